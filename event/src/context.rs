@@ -1,0 +1,84 @@
+//! The event that is being handled, so that what its handler publishes can say where it came from.
+
+use std::future::Future;
+
+use crate::{EventId, RawEvent, header};
+
+tokio::task_local! {
+    static CURRENT: Context;
+}
+
+/// What an event hands on to the events that its handler publishes.
+///
+/// The inbox runs each handler inside [`Context::scope`]; the outbox asks [`Context::current`] when it
+/// writes. The context belongs to the task: code that a handler moves to another task (`tokio::spawn`) is
+/// outside it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Context {
+    /// The handled event's id: the causation id of what is published.
+    pub event_id: EventId,
+    /// The handled event's correlation id, or its id where it had none.
+    pub correlation_id: String,
+    /// The handled event's trace context.
+    pub traceparent: Option<String>,
+    /// The handled event's trace state.
+    pub tracestate: Option<String>,
+}
+
+impl Context {
+    /// The context of handling this event.
+    pub fn of(event: &RawEvent) -> Self {
+        Self {
+            event_id: event.id().clone(),
+            correlation_id: event.correlation_id().unwrap_or(event.id().as_str()).to_owned(),
+            traceparent: event.traceparent().map(str::to_owned),
+            tracestate: event.header(header::CE_TRACESTATE).map(str::to_owned),
+        }
+    }
+
+    /// Runs a future with this context as the current one. Dropping the future ends it.
+    pub async fn scope<F: Future>(self, future: F) -> F::Output {
+        CURRENT.scope(self, future).await
+    }
+
+    /// The context of the event that this task is handling, if it is handling one.
+    pub fn current() -> Option<Self> {
+        CURRENT.try_with(Clone::clone).ok()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn what_is_published_while_handling_says_what_caused_it() {
+        let first = RawEvent::builder("order.placed", "orders.placed")
+            .header("traceparent", "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01")
+            .build()
+            .unwrap();
+        let second = Context::of(&first)
+            .scope(async {
+                RawEvent::builder("payment.taken", "payments.taken")
+                    .build()
+                    .unwrap()
+                    .caused_by_current()
+            })
+            .await;
+        assert_eq!(second.causation_id(), Some(first.id().as_str()));
+        assert_eq!(second.correlation_id(), Some(first.id().as_str()));
+        assert_eq!(second.traceparent(), first.traceparent());
+
+        let third = Context::of(&second)
+            .scope(async { RawEvent::builder("a", "b").build().unwrap().caused_by_current() })
+            .await;
+        assert_eq!(third.causation_id(), Some(second.id().as_str()));
+        assert_eq!(third.correlation_id(), Some(first.id().as_str()));
+    }
+
+    #[tokio::test]
+    async fn outside_a_handler_nothing_is_added() {
+        let event = RawEvent::builder("a", "b").build().unwrap();
+        assert_eq!(event.clone().caused_by_current(), event);
+    }
+}

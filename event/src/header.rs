@@ -1,0 +1,137 @@
+//! Header names, and what names and values may look like.
+
+use crate::error::{EventError, excerpt};
+
+/// CloudEvents version; always `1.0`.
+pub const SPEC_VERSION: &str = "ce-specversion";
+/// The event's id.
+pub const ID: &str = "ce-id";
+/// The event's type.
+pub const TYPE: &str = "ce-type";
+/// Who says so: a URI reference that names the producing service.
+pub const SOURCE: &str = "ce-source";
+/// What the event is about, within its source.
+pub const SUBJECT: &str = "ce-subject";
+/// When it happened, RFC 3339.
+pub const TIME: &str = "ce-time";
+/// The payload's media type; sent as `content-type` too.
+pub const DATA_CONTENT_TYPE: &str = "ce-datacontenttype";
+/// Where the payload's schema is.
+pub const DATA_SCHEMA: &str = "ce-dataschema";
+/// The ordering key.
+pub const PARTITION_KEY: &str = "ce-partitionkey";
+/// The id shared by all events that one first event led to.
+pub const CORRELATION_ID: &str = "ce-correlationid";
+/// The id of the event whose handling produced this one.
+pub const CAUSATION_ID: &str = "ce-causationid";
+/// The trace context as a CloudEvents extension; sent as [`TRACEPARENT`] too.
+pub const CE_TRACEPARENT: &str = "ce-traceparent";
+/// The trace state as a CloudEvents extension.
+pub const CE_TRACESTATE: &str = "ce-tracestate";
+/// The trace context, W3C Trace Context, as tracing libraries look for it.
+pub const TRACEPARENT: &str = "traceparent";
+/// The payload's media type.
+pub const CONTENT_TYPE: &str = "content-type";
+/// JetStream's message id; set by the relay.
+pub const NATS_MSG_ID: &str = "Nats-Msg-Id";
+
+/// The media type of a payload that names none.
+pub const JSON: &str = "application/json";
+
+/// The longest value, in bytes.
+pub const MAX_VALUE_BYTES: usize = 8 * 1024;
+
+/// The attributes that have a place of their own, so that no header may set them.
+const OWN_PLACE: [&str; 4] = [SPEC_VERSION, ID, TYPE, PARTITION_KEY];
+
+/// Checks a header that an application or a producer wants to set.
+///
+/// # Errors
+/// [`EventError::HeaderName`] if the name is empty, is not made of visible ASCII without a colon, starts
+/// with `Nats-` (those steer the server), or names an attribute with a place of its own
+/// (`ce-id`, `ce-type`, `ce-partitionkey`, `ce-specversion`); [`EventError::HeaderValue`] as [`validate_value`].
+pub fn validate(name: &str, value: &str) -> Result<(), EventError> {
+    let problem = if name.is_empty() {
+        "it is empty"
+    } else if name.len() > 255 {
+        "it is longer than 255 bytes"
+    } else if !name.bytes().all(|b| b.is_ascii_graphic() && b != b':') {
+        "it holds something other than visible ASCII, or a colon"
+    } else if name.get(..5).is_some_and(|start| start.eq_ignore_ascii_case("nats-")) {
+        "headers that start with \"Nats-\" steer the server"
+    } else if OWN_PLACE.iter().any(|own| own.eq_ignore_ascii_case(name)) {
+        "this attribute is set from the event itself"
+    } else {
+        return validate_value(name, value);
+    };
+    Err(EventError::HeaderName { name: excerpt(name), problem })
+}
+
+/// Checks a header's value.
+///
+/// # Errors
+/// [`EventError::HeaderValue`] if it holds a line break or another control character, or is longer than
+/// 8 KiB.
+pub fn validate_value(name: &str, value: &str) -> Result<(), EventError> {
+    let problem = if value.contains(['\r', '\n']) {
+        "it holds a line break"
+    } else if value.chars().any(char::is_control) {
+        "it holds a control character"
+    } else if value.len() > MAX_VALUE_BYTES {
+        "it is longer than 8 KiB"
+    } else if !name.starts_with("ce-") && value.trim() != value {
+        "it starts or ends with white space, which the broker would strip"
+    } else {
+        return Ok(());
+    };
+    Err(EventError::HeaderValue { name: name.to_owned(), problem })
+}
+
+/// Checks the type or the key: 1 to 255 bytes without control characters.
+pub(crate) fn validate_attribute(name: &str, value: &str) -> Result<(), EventError> {
+    let problem = if value.is_empty() {
+        "it is empty"
+    } else if value.len() > 255 {
+        "it is longer than 255 bytes"
+    } else if value.chars().any(char::is_control) {
+        "it holds a control character"
+    } else {
+        return Ok(());
+    };
+    Err(EventError::Attribute { name: name.to_owned(), value: excerpt(value), problem })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_line_break_in_a_value_is_refused() {
+        for value in ["a\r\nNats-Msg-Id: x", "a\nb", "a\rb"] {
+            let error = validate("x-note", value).unwrap_err();
+            assert!(
+                matches!(&error, EventError::HeaderValue { problem: "it holds a line break", .. }),
+                "{error}"
+            );
+        }
+    }
+
+    #[test]
+    fn names_that_are_not_the_applications_to_set_are_refused() {
+        for name in [
+            "",
+            "a b",
+            "a:b",
+            "ä",
+            "a\nb",
+            "Nats-Msg-Id",
+            "nats-expected-stream",
+            "ce-id",
+            "CE-Type",
+        ] {
+            assert!(matches!(validate(name, "v"), Err(EventError::HeaderName { .. })), "{name:?}");
+        }
+        validate("x-tenant", "acme").unwrap();
+        validate("ce-source", "/orders").unwrap();
+    }
+}

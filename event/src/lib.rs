@@ -1,0 +1,51 @@
+//! The event of Pillarbox: what a service says happened, on its way from the outbox to a handler.
+//!
+//! A typed event is any serde type that names its type, topic and key:
+//!
+//! ```
+//! use std::borrow::Cow;
+//! use pillarbox_event::{Event, RawEvent};
+//!
+//! #[derive(serde::Serialize, serde::Deserialize)]
+//! struct OrderPlaced { order: u64, cents: i64 }
+//!
+//! impl Event for OrderPlaced {
+//!     const TYPE: &'static str = "order.placed";
+//!     fn topic(&self) -> Cow<'_, str> { "orders.placed".into() }
+//!     fn key(&self) -> Option<Cow<'_, str>> { Some(self.order.to_string().into()) }
+//! }
+//!
+//! let event = RawEvent::encode(&OrderPlaced { order: 42, cents: 1999 })?;
+//! assert_eq!(event.topic(), "orders.placed");
+//! assert_eq!(event.key(), Some("42"));
+//! # Ok::<(), pillarbox_event::EventError>(())
+//! ```
+//!
+//! On the wire it is a [CloudEvent 1.0](https://cloudevents.io) in the binary mode of the NATS binding:
+//! [`RawEvent::wire_headers`] and [`RawEvent::from_wire`] map both ways. This crate does no I/O.
+//!
+//! | module | concept |
+//! |---|---|
+//! | [`typed`] | [`Event`], and how types become events and events become types |
+//! | [`raw`] | [`RawEvent`]: validated attributes, headers and payload bytes |
+//! | [`id`] | [`EventId`] |
+//! | [`topic`] | what a topic may look like |
+//! | [`header`] | header names, and what names and values may look like |
+//! | [`wire`] | the CloudEvents headers, both ways |
+//! | [`context`] | the event that is being handled, for causation, correlation and trace |
+//! | [`error`] | [`EventError`], [`DecodeError`] |
+
+pub mod context;
+pub mod error;
+pub mod header;
+pub mod id;
+pub mod raw;
+pub mod topic;
+pub mod typed;
+pub mod wire;
+
+pub use context::Context;
+pub use error::{DecodeError, EventError};
+pub use id::EventId;
+pub use raw::{RawEvent, RawEventBuilder};
+pub use typed::{Event, FromEvent, IntoEvent};

@@ -1,0 +1,322 @@
+//! An event as it is stored and sent: validated attributes, headers and payload bytes.
+
+use std::collections::BTreeMap;
+use std::fmt;
+
+use bytes::Bytes;
+use serde::de::DeserializeOwned;
+use time::OffsetDateTime;
+use time::format_description::well_known::Rfc3339;
+
+use crate::{Context, DecodeError, Event, EventError, EventId, header, topic};
+
+/// An event whose payload is bytes.
+///
+/// It is always valid: a topic that can be published to, an id, type and key within their limits, headers
+/// without line breaks. Attributes beyond id, type, topic and key are headers under the names in
+/// [`header`], as they are in the outbox table; applications add their own beside them.
+///
+/// `Debug` shows the payload's size, never its content.
+#[derive(Clone, PartialEq, Eq)]
+pub struct RawEvent {
+    pub(crate) id: EventId,
+    pub(crate) event_type: String,
+    pub(crate) topic: String,
+    pub(crate) key: Option<String>,
+    pub(crate) headers: BTreeMap<String, String>,
+    pub(crate) payload: Bytes,
+}
+
+impl RawEvent {
+    /// Starts an event of this type for this topic, with a new id and an empty payload.
+    pub fn builder(event_type: impl Into<String>, topic: impl Into<String>) -> RawEventBuilder {
+        RawEventBuilder {
+            event: Self {
+                id: EventId::generate(),
+                event_type: event_type.into(),
+                topic: topic.into(),
+                key: None,
+                headers: BTreeMap::new(),
+                payload: Bytes::new(),
+            },
+            error: None,
+        }
+    }
+
+    /// Makes an event of a typed one, with a new id and its JSON as the payload.
+    ///
+    /// # Errors
+    /// [`EventError`] if its topic or key is refused, or it cannot be written as JSON.
+    pub fn encode<E: Event>(event: &E) -> Result<Self, EventError> {
+        let payload = serde_json::to_vec(event)
+            .map_err(|source| EventError::Encode { event_type: E::TYPE, source })?;
+        let mut builder = Self::builder(E::TYPE, event.topic()).payload(payload);
+        if let Some(key) = event.key() {
+            builder = builder.key(key);
+        }
+        builder.build()
+    }
+
+    /// Puts together an event that was stored. `headers` are the attributes without a place of their own, and
+    /// the application's.
+    ///
+    /// # Errors
+    /// [`EventError`], for the first thing that is refused.
+    pub fn from_parts(
+        id: EventId,
+        event_type: String,
+        topic: String,
+        key: Option<String>,
+        headers: BTreeMap<String, String>,
+        payload: Bytes,
+    ) -> Result<Self, EventError> {
+        for (name, value) in &headers {
+            header::validate(name, value)?;
+        }
+        Self { id, event_type, topic, key, headers, payload }.validated()
+    }
+
+    /// Reads the payload as a typed event.
+    ///
+    /// # Errors
+    /// [`DecodeError::Type`] if the event is of another type, [`DecodeError::Payload`] if the payload is not
+    /// the JSON of that type.
+    pub fn decode<E: Event + DeserializeOwned>(&self) -> Result<E, DecodeError> {
+        if self.event_type != E::TYPE {
+            return Err(DecodeError::Type {
+                id: self.id.to_string(),
+                expected: E::TYPE,
+                found: self.event_type.clone(),
+            });
+        }
+        serde_json::from_slice(&self.payload).map_err(|source| DecodeError::Payload {
+            id: self.id.to_string(),
+            event_type: self.event_type.clone(),
+            source,
+        })
+    }
+
+    /// The id, the same at every delivery.
+    pub fn id(&self) -> &EventId {
+        &self.id
+    }
+
+    /// The CloudEvents type.
+    pub fn event_type(&self) -> &str {
+        &self.event_type
+    }
+
+    /// The NATS subject.
+    pub fn topic(&self) -> &str {
+        &self.topic
+    }
+
+    /// The ordering key.
+    pub fn key(&self) -> Option<&str> {
+        self.key.as_deref()
+    }
+
+    /// The payload.
+    pub fn payload(&self) -> &Bytes {
+        &self.payload
+    }
+
+    /// All headers but id, type, key and version, by name.
+    pub fn headers(&self) -> &BTreeMap<String, String> {
+        &self.headers
+    }
+
+    /// One header, by its exact name.
+    pub fn header(&self, name: &str) -> Option<&str> {
+        self.headers.get(name).map(String::as_str)
+    }
+
+    /// The service that says so.
+    pub fn source(&self) -> Option<&str> {
+        self.header(header::SOURCE)
+    }
+
+    /// When it happened. `None` too if a foreign producer wrote something other than RFC 3339.
+    pub fn time(&self) -> Option<OffsetDateTime> {
+        OffsetDateTime::parse(self.header(header::TIME)?, &Rfc3339).ok()
+    }
+
+    /// The payload's media type; `application/json` if none was set.
+    pub fn content_type(&self) -> &str {
+        self.header(header::CONTENT_TYPE).unwrap_or(header::JSON)
+    }
+
+    /// The id shared by all events that one first event led to.
+    pub fn correlation_id(&self) -> Option<&str> {
+        self.header(header::CORRELATION_ID)
+    }
+
+    /// The id of the event whose handling produced this one.
+    pub fn causation_id(&self) -> Option<&str> {
+        self.header(header::CAUSATION_ID)
+    }
+
+    /// The W3C trace context.
+    pub fn traceparent(&self) -> Option<&str> {
+        self.header(header::TRACEPARENT)
+    }
+
+    /// Sets a header.
+    ///
+    /// # Errors
+    /// [`EventError::HeaderName`] or [`EventError::HeaderValue`], as [`header::validate`].
+    pub fn with_header(
+        mut self,
+        name: impl Into<String>,
+        value: impl Into<String>,
+    ) -> Result<Self, EventError> {
+        let (name, value) = (name.into(), value.into());
+        header::validate(&name, &value)?;
+        self.headers.insert(name, value);
+        Ok(self)
+    }
+
+    fn validated(self) -> Result<Self, EventError> {
+        header::validate_attribute(header::TYPE, &self.event_type)?;
+        topic::validate(&self.topic)?;
+        if let Some(key) = &self.key {
+            header::validate_attribute(header::PARTITION_KEY, key)?;
+        }
+        Ok(self)
+    }
+
+    /// Adds causation, correlation and trace of the event that this task is handling, if it is handling
+    /// one, where this event does not say otherwise.
+    pub fn caused_by_current(mut self) -> Self {
+        if let Some(context) = Context::current() {
+            let inherited = [
+                (header::CAUSATION_ID, Some(context.event_id.to_string())),
+                (header::CORRELATION_ID, Some(context.correlation_id)),
+                (header::TRACEPARENT, context.traceparent),
+                (header::CE_TRACESTATE, context.tracestate),
+            ];
+            for (name, value) in inherited {
+                if let Some(value) = value {
+                    self.headers.entry(name.to_owned()).or_insert(value);
+                }
+            }
+        }
+        self
+    }
+}
+
+impl fmt::Debug for RawEvent {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("RawEvent")
+            .field("id", &self.id)
+            .field("event_type", &self.event_type)
+            .field("topic", &self.topic)
+            .field("key", &self.key)
+            .field("headers", &self.headers.keys().collect::<Vec<_>>())
+            .field("payload_bytes", &self.payload.len())
+            .finish()
+    }
+}
+
+/// Builds a [`RawEvent`]; the first thing refused is reported by [`build`](Self::build).
+#[derive(Debug)]
+#[must_use]
+pub struct RawEventBuilder {
+    event: RawEvent,
+    error: Option<EventError>,
+}
+
+impl RawEventBuilder {
+    /// Sets the id; a new UUID of version 7 otherwise.
+    pub fn id(mut self, id: impl Into<String>) -> Self {
+        match EventId::parse(id) {
+            Ok(id) => self.event.id = id,
+            Err(error) => self.fail(error),
+        }
+        self
+    }
+
+    /// Sets the ordering key: 1 to 255 bytes without control characters.
+    pub fn key(mut self, key: impl Into<String>) -> Self {
+        self.event.key = Some(key.into());
+        self
+    }
+
+    /// Sets the producing service, a URI reference such as `/shop/orders`.
+    pub fn source(self, source: impl Into<String>) -> Self {
+        self.header(header::SOURCE, source)
+    }
+
+    /// Sets what the event is about, within its source.
+    pub fn subject(self, subject: impl Into<String>) -> Self {
+        self.header(header::SUBJECT, subject)
+    }
+
+    /// Sets the payload's media type; `application/json` otherwise.
+    pub fn content_type(self, content_type: impl Into<String>) -> Self {
+        self.header(header::CONTENT_TYPE, content_type)
+    }
+
+    /// Sets a header.
+    pub fn header(mut self, name: impl Into<String>, value: impl Into<String>) -> Self {
+        let (name, value) = (name.into(), value.into());
+        match header::validate(&name, &value) {
+            Ok(()) => drop(self.event.headers.insert(name, value)),
+            Err(error) => self.fail(error),
+        }
+        self
+    }
+
+    /// Sets the payload.
+    pub fn payload(mut self, payload: impl Into<Bytes>) -> Self {
+        self.event.payload = payload.into();
+        self
+    }
+
+    /// Checks everything and gives the event.
+    ///
+    /// # Errors
+    /// [`EventError`], for the first thing that is refused.
+    pub fn build(self) -> Result<RawEvent, EventError> {
+        if let Some(error) = self.error {
+            return Err(error);
+        }
+        self.event.validated()
+    }
+
+    fn fail(&mut self, error: EventError) {
+        self.error.get_or_insert(error);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn debug_never_shows_the_payload_or_a_header_value() {
+        let event = RawEvent::builder("a", "b")
+            .header("authorization", "hunter2")
+            .payload("4111 1111 1111 1111")
+            .build()
+            .unwrap();
+        let shown = format!("{event:?}");
+        assert!(!shown.contains("4111") && !shown.contains("hunter2"), "{shown}");
+        assert!(shown.contains("payload_bytes: 19"), "{shown}");
+    }
+
+    #[test]
+    fn the_first_thing_refused_is_reported() {
+        let error = RawEvent::builder("t", "a b").header("x", "1\n2").id("").build().unwrap_err();
+        assert!(matches!(error, EventError::HeaderValue { .. }), "{error}");
+        assert!(matches!(
+            RawEvent::builder("", "a").build(),
+            Err(EventError::Attribute { problem: "it is empty", .. })
+        ));
+        assert!(matches!(
+            RawEvent::builder("t", "a").key("k".repeat(256)).build(),
+            Err(EventError::Attribute { problem: "it is longer than 255 bytes", .. })
+        ));
+        assert!(matches!(RawEvent::builder("t", "a b").build(), Err(EventError::Topic { .. })));
+    }
+}

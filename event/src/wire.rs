@@ -1,0 +1,206 @@
+//! The CloudEvents headers of a message, both ways.
+//!
+//! CloudEvents 1.0, NATS protocol binding 1.0, binary mode: attributes are headers with the prefix `ce-`,
+//! their values percent-encoded where they hold a space, a double quote, a percent sign or anything outside
+//! visible ASCII; the payload travels as it is. `content-type` and `traceparent` are sent under their plain
+//! names as well, for those who do not know CloudEvents. Application headers travel as they are.
+
+use std::borrow::Cow;
+use std::collections::BTreeMap;
+
+use bytes::Bytes;
+use percent_encoding::{AsciiSet, CONTROLS, percent_decode_str, utf8_percent_encode};
+
+use crate::{DecodeError, EventId, RawEvent, header, topic};
+
+const ENCODED: &AsciiSet = &CONTROLS.add(b' ').add(b'"').add(b'%');
+
+impl RawEvent {
+    /// The headers to send, each name once. `Nats-Msg-Id` is not among them: what the broker is to take for
+    /// a repeat is for the sender to say.
+    pub fn wire_headers(&self) -> impl Iterator<Item = (&str, Cow<'_, str>)> {
+        let content_type = self.content_type();
+        let own = [
+            (header::SPEC_VERSION, Some("1.0")),
+            (header::ID, Some(self.id.as_str())),
+            (header::TYPE, Some(self.event_type.as_str())),
+            (header::PARTITION_KEY, self.key.as_deref()),
+            (header::DATA_CONTENT_TYPE, Some(content_type)),
+            (header::CONTENT_TYPE, Some(content_type)),
+            (header::CE_TRACEPARENT, self.traceparent()),
+        ];
+        let own = own.into_iter().filter_map(|(name, value)| Some((name, value?)));
+        let rest = self.headers.iter().map(|(name, value)| (name.as_str(), value.as_str())).filter(
+            |(name, _)| {
+                !matches!(
+                    *name,
+                    header::CONTENT_TYPE | header::DATA_CONTENT_TYPE | header::CE_TRACEPARENT
+                )
+            },
+        );
+        own.chain(rest).map(|(name, value)| {
+            let value = if name.starts_with("ce-") {
+                utf8_percent_encode(value, ENCODED).into()
+            } else {
+                Cow::Borrowed(value)
+            };
+            (name, value)
+        })
+    }
+
+    /// Reads a message. Names are matched without regard to case; where a name comes twice, the first
+    /// counts. Headers that start with `Nats-` are the broker's and are left out.
+    ///
+    /// # Errors
+    /// [`DecodeError`] if it has no `ce-id` or `ce-type`, names another version, or breaks a rule for
+    /// events.
+    pub fn from_wire<'a>(
+        topic: &str,
+        headers: impl IntoIterator<Item = (&'a str, &'a str)>,
+        payload: Bytes,
+    ) -> Result<Self, DecodeError> {
+        let mut all = BTreeMap::new();
+        for (name, value) in headers {
+            let name = canonical(name);
+            if name.get(..5).is_some_and(|start| start.eq_ignore_ascii_case("nats-")) {
+                continue;
+            }
+            let value = if name.starts_with("ce-") {
+                percent_decode_str(value).decode_utf8_lossy()
+            } else {
+                Cow::Borrowed(value)
+            };
+            header::validate_value(&name, &value)?;
+            all.entry(name.into_owned()).or_insert_with(|| value.into_owned());
+        }
+        if let Some(version) = all.remove(header::SPEC_VERSION)
+            && version != "1.0"
+        {
+            return Err(DecodeError::SpecVersion { version });
+        }
+        let missing = |name| DecodeError::MissingHeader { name };
+        let id = EventId::parse(all.remove(header::ID).ok_or(missing(header::ID))?)?;
+        let event_type = all.remove(header::TYPE).ok_or(missing(header::TYPE))?;
+        header::validate_attribute(header::TYPE, &event_type)?;
+        let key = all.remove(header::PARTITION_KEY).filter(|key| !key.is_empty());
+        if let Some(key) = &key {
+            header::validate_attribute(header::PARTITION_KEY, key)?;
+        }
+        topic::validate(topic)?;
+        if let Some(content_type) = all.remove(header::DATA_CONTENT_TYPE) {
+            all.entry(header::CONTENT_TYPE.to_owned()).or_insert(content_type);
+        }
+        if all.get(header::CONTENT_TYPE).is_some_and(|content_type| content_type == header::JSON) {
+            // It goes without saying.
+            all.remove(header::CONTENT_TYPE);
+        }
+        if let Some(traceparent) = all.remove(header::CE_TRACEPARENT) {
+            all.entry(header::TRACEPARENT.to_owned()).or_insert(traceparent);
+        }
+        Ok(Self { id, event_type, topic: topic.to_owned(), key, headers: all, payload })
+    }
+}
+
+/// Lower case for the names this library knows, as they are for all others.
+fn canonical(name: &str) -> Cow<'_, str> {
+    let known = name.get(..3).is_some_and(|start| start.eq_ignore_ascii_case("ce-"))
+        || name.eq_ignore_ascii_case(header::CONTENT_TYPE)
+        || name.eq_ignore_ascii_case(header::TRACEPARENT);
+    if known && name.bytes().any(|b| b.is_ascii_uppercase()) {
+        name.to_ascii_lowercase().into()
+    } else {
+        name.into()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn there_and_back(event: &RawEvent) -> RawEvent {
+        let headers: Vec<(String, String)> =
+            event.wire_headers().map(|(n, v)| (n.to_owned(), v.into_owned())).collect();
+        for (name, value) in &headers {
+            assert!(!value.contains(['\r', '\n']), "{name}: {value:?}");
+            assert_eq!(headers.iter().filter(|(n, _)| n == name).count(), 1, "{name} is sent once");
+        }
+        RawEvent::from_wire(
+            event.topic(),
+            headers.iter().map(|(n, v)| (n.as_str(), v.as_str())),
+            event.payload().clone(),
+        )
+        .unwrap()
+    }
+
+    #[test]
+    fn an_event_comes_back_as_it_was_sent() {
+        let event = RawEvent::builder("order.placed", "orders.placed")
+            .key("Größe 100% \"neu\"")
+            .source("/shop/orders")
+            .subject("Bestellung 42")
+            .content_type("application/octet-stream")
+            .header("traceparent", "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01")
+            .header("x-tenant", "acme & söhne")
+            .payload(vec![0_u8, 159, 146, 150])
+            .build()
+            .unwrap();
+        assert_eq!(there_and_back(&event), event);
+    }
+
+    #[test]
+    fn the_headers_are_those_of_the_cloudevents_binding() {
+        let event =
+            RawEvent::builder("order.placed", "orders.placed").id("42").key("a b").build().unwrap();
+        let headers: BTreeMap<_, _> = event.wire_headers().collect();
+        let headers: Vec<_> = headers.iter().map(|(n, v)| (*n, v.as_ref())).collect();
+        assert_eq!(
+            headers,
+            [
+                ("ce-datacontenttype", "application/json"),
+                ("ce-id", "42"),
+                ("ce-partitionkey", "a%20b"),
+                ("ce-specversion", "1.0"),
+                ("ce-type", "order.placed"),
+                ("content-type", "application/json"),
+            ]
+        );
+    }
+
+    #[test]
+    fn a_message_of_another_producer_is_read_whatever_the_case_of_its_names() {
+        let event = RawEvent::from_wire(
+            "a.b",
+            [
+                ("CE-Id", "x/1"),
+                ("ce-Type", "t"),
+                ("ce-specversion", "1.0"),
+                ("Content-Type", "text/plain"),
+                ("Nats-Msg-Id", "x/1"),
+                ("X-Mine", "kept"),
+            ],
+            Bytes::new(),
+        )
+        .unwrap();
+        assert_eq!(event.id().as_str(), "x/1");
+        assert_eq!(event.content_type(), "text/plain");
+        assert_eq!(event.header("X-Mine"), Some("kept"));
+        assert_eq!(event.headers().len(), 2);
+    }
+
+    #[test]
+    fn what_is_not_an_event_is_refused_with_its_reason() {
+        let read = |headers: &[(&'static str, &'static str)]| {
+            RawEvent::from_wire("a", headers.iter().copied(), Bytes::new()).unwrap_err().to_string()
+        };
+        assert!(read(&[]).contains("no ce-id header"));
+        assert!(read(&[("ce-id", "1")]).contains("no ce-type header"));
+        assert!(read(&[("ce-id", ""), ("ce-type", "t")]).contains("it is empty"));
+        assert!(
+            read(&[("ce-id", "1"), ("ce-type", "t"), ("ce-specversion", "0.3")]).contains("0.3")
+        );
+        assert!(
+            read(&[("ce-id", "a%0Ab"), ("ce-type", "t")])
+                .contains("ce-id is refused: it holds a line break")
+        );
+    }
+}

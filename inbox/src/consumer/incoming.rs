@@ -1,0 +1,94 @@
+//! A message as it came: an event, or something that is none.
+
+use std::sync::Arc;
+
+use async_nats::jetstream::Message;
+use async_nats::jetstream::message::Acker;
+use bytes::Bytes;
+use pillarbox_event::{RawEvent, header};
+
+use super::lanes::Lane;
+use crate::error::full_text;
+use crate::store::Undecodable;
+
+/// What a message holds.
+#[derive(Debug)]
+pub(super) enum Content {
+    Event(Arc<RawEvent>),
+    Undecodable {
+        id: String,
+        topic: String,
+        headers: Vec<(String, String)>,
+        payload: Bytes,
+        error: String,
+    },
+}
+
+/// A message, read.
+pub(super) struct Incoming {
+    /// Its place in the stream.
+    pub(super) sequence: u64,
+    pub(super) content: Arc<Content>,
+    pub(super) acker: Acker,
+}
+
+impl Incoming {
+    /// Reads a message; `None` for one that is not a JetStream delivery.
+    pub(super) fn read(message: Message) -> Option<Self> {
+        let info = message.info().ok()?;
+        let (sequence, stream) = (info.stream_sequence, info.stream.to_owned());
+        let (message, acker) = message.split();
+        let headers: Vec<(String, String)> = message
+            .headers
+            .iter()
+            .flat_map(|headers| headers.iter())
+            .flat_map(|(name, values)| {
+                values.iter().map(move |value| {
+                    (AsRef::<str>::as_ref(name).to_owned(), value.as_str().to_owned())
+                })
+            })
+            .collect();
+        let pairs = headers.iter().map(|(name, value)| (name.as_str(), value.as_str()));
+        let content = match RawEvent::from_wire(&message.subject, pairs, message.payload.clone()) {
+            Ok(event) => Content::Event(Arc::new(event)),
+            Err(error) => Content::Undecodable {
+                id: id_of(&headers).unwrap_or_else(|| format!("{stream}:{sequence}")),
+                topic: message.subject.to_string(),
+                headers,
+                payload: message.payload,
+                error: full_text(&error),
+            },
+        };
+        Some(Self { sequence, content: Arc::new(content), acker })
+    }
+
+    /// The lane that keeps its order.
+    pub(super) fn lane(&self, ordered: bool) -> Lane {
+        match &*self.content {
+            Content::Event(event) if ordered => match event.key() {
+                Some(key) => Lane::Key(key.into()),
+                None => Lane::Alone(self.sequence),
+            },
+            _ => Lane::Alone(self.sequence),
+        }
+    }
+}
+
+impl Content {
+    pub(super) fn as_stored(&self) -> Result<&RawEvent, Undecodable<'_>> {
+        match self {
+            Self::Event(event) => Ok(event),
+            Self::Undecodable { topic, headers, payload, .. } => {
+                Err(Undecodable { topic, headers: headers.clone(), payload })
+            }
+        }
+    }
+}
+
+/// The id that something which is no event may have all the same.
+fn id_of(headers: &[(String, String)]) -> Option<String> {
+    [header::ID, header::NATS_MSG_ID].iter().find_map(|wanted| {
+        let (_, id) = headers.iter().find(|(name, _)| name.eq_ignore_ascii_case(wanted))?;
+        pillarbox_event::EventId::parse(id.clone()).ok().map(|id| id.as_str().to_owned())
+    })
+}

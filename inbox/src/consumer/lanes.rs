@@ -1,0 +1,143 @@
+//! Which event may run next: in order within a lane, any lane first.
+//!
+//! ```text
+//!            push            take              done, more waiting
+//!   (none) ───────► ready ─────────► running ─────────────────────► ready
+//!                     ▲                 │  done, nothing waiting ──► (none)
+//!                     └──── due ── resting ◄── retry
+//! ```
+
+use std::collections::{BTreeSet, HashMap, VecDeque};
+use std::sync::Arc;
+
+use tokio::time::Instant;
+
+/// What is handled in order: a key, or an event that has none and so is a lane by itself.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub(super) enum Lane {
+    Key(Arc<str>),
+    Alone(u64),
+}
+
+/// Events by lane. Holds at most what it is given: the caller bounds it.
+#[derive(Debug)]
+pub(super) struct Lanes<T> {
+    lanes: HashMap<Lane, VecDeque<T>>,
+    ready: VecDeque<Lane>,
+    resting: BTreeSet<(Instant, Lane)>,
+}
+
+impl<T> Lanes<T> {
+    pub(super) fn new() -> Self {
+        Self { lanes: HashMap::new(), ready: VecDeque::new(), resting: BTreeSet::new() }
+    }
+
+    /// Adds an event behind the others of its lane.
+    pub(super) fn push(&mut self, lane: Lane, event: T) {
+        let queue = self.lanes.entry(lane.clone()).or_insert_with(|| {
+            self.ready.push_back(lane);
+            VecDeque::new()
+        });
+        queue.push_back(event);
+    }
+
+    /// Takes the next event that may run. Its lane gives no other until [`done`](Self::done) or
+    /// [`retry`](Self::retry).
+    pub(super) fn take(&mut self) -> Option<(Lane, T)> {
+        loop {
+            let lane = self.ready.pop_front()?;
+            if let Some(event) = self.lanes.get_mut(&lane).and_then(VecDeque::pop_front) {
+                return Some((lane, event));
+            }
+        }
+    }
+
+    /// The event taken from this lane is done with.
+    pub(super) fn done(&mut self, lane: Lane) {
+        if self.lanes.get(&lane).is_some_and(VecDeque::is_empty) {
+            self.lanes.remove(&lane);
+        } else {
+            self.ready.push_back(lane);
+        }
+    }
+
+    /// The event taken from this lane comes again, before the others of the lane, and not before `at`.
+    pub(super) fn retry(&mut self, lane: Lane, event: T, at: Instant) {
+        self.lanes.entry(lane.clone()).or_default().push_front(event);
+        self.resting.insert((at, lane));
+    }
+
+    /// When the next resting lane is due.
+    pub(super) fn next_due(&self) -> Option<Instant> {
+        self.resting.first().map(|(at, _)| *at)
+    }
+
+    /// Makes the lanes ready that are due.
+    pub(super) fn wake(&mut self, now: Instant) {
+        while let Some((at, lane)) = self.resting.pop_first() {
+            if at > now {
+                self.resting.insert((at, lane));
+                return;
+            }
+            self.ready.push_back(lane);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::*;
+
+    fn key(name: &str) -> Lane {
+        Lane::Key(name.into())
+    }
+
+    #[tokio::test]
+    async fn a_lane_gives_one_event_at_a_time_in_order_and_others_go_on() {
+        let mut lanes = Lanes::new();
+        for (name, event) in [("a", 1), ("a", 2), ("b", 3), ("a", 4)] {
+            lanes.push(key(name), event);
+        }
+        assert_eq!(lanes.take(), Some((key("a"), 1)));
+        assert_eq!(lanes.take(), Some((key("b"), 3)));
+        assert_eq!(lanes.take(), None);
+        lanes.done(key("a"));
+        assert_eq!(lanes.take(), Some((key("a"), 2)));
+        lanes.push(key("b"), 5);
+        assert_eq!(lanes.take(), None, "b still runs");
+        lanes.done(key("b"));
+        assert_eq!(lanes.take(), Some((key("b"), 5)));
+    }
+
+    #[tokio::test]
+    async fn a_failing_event_holds_back_its_own_lane_only() {
+        let mut lanes = Lanes::new();
+        lanes.push(key("a"), 1);
+        lanes.push(key("a"), 2);
+        let (lane, event) = lanes.take().unwrap();
+        let at = Instant::now() + Duration::from_secs(1);
+        lanes.retry(lane, event, at);
+        lanes.push(key("b"), 3);
+        lanes.wake(Instant::now());
+        assert_eq!(lanes.take(), Some((key("b"), 3)));
+        assert_eq!(lanes.take(), None);
+        assert_eq!(lanes.next_due(), Some(at));
+        lanes.wake(at);
+        assert_eq!(lanes.take(), Some((key("a"), 1)));
+        lanes.done(key("a"));
+        assert_eq!(lanes.take(), Some((key("a"), 2)));
+    }
+
+    #[tokio::test]
+    async fn an_empty_lane_takes_no_memory() {
+        let mut lanes = Lanes::new();
+        for number in 0..100 {
+            lanes.push(Lane::Alone(number), number);
+            let (lane, _) = lanes.take().unwrap();
+            lanes.done(lane);
+        }
+        assert!(lanes.lanes.is_empty() && lanes.ready.is_empty());
+    }
+}

@@ -1,0 +1,91 @@
+//! Pausing while nothing can be handled, and growing waits.
+
+use std::time::Duration;
+
+use backon::{BackoffBuilder, ExponentialBackoff, ExponentialBuilder};
+use tokio::time::Instant;
+
+/// Waits that start at 50 ms and double, with jitter of up to as much again, to 5 s at the most; without end.
+#[derive(Debug)]
+pub(super) struct Waits(ExponentialBackoff);
+
+const LONGEST: Duration = Duration::from_secs(5);
+
+impl Waits {
+    pub(super) fn new() -> Self {
+        let waits = ExponentialBuilder::new()
+            .with_min_delay(Duration::from_millis(50))
+            .with_max_delay(LONGEST / 2)
+            .with_jitter()
+            .without_max_times();
+        Self(waits.build())
+    }
+
+    pub(super) fn next(&mut self) -> Duration {
+        self.0.next().unwrap_or(LONGEST)
+    }
+}
+
+/// Whether events are started.
+///
+/// ```text
+///           an environment failure                 the probe succeeds
+///   open ──────────────────────────► paused ──────────────────────────► open
+///                                     │  ▲
+///                                     └──┘ the probe fails: probe again later
+/// ```
+///
+/// The waits grow from one pause to the next until an event has been handled, so that a handler whose own
+/// surroundings are away is not called all the time.
+#[derive(Debug)]
+pub(super) struct Pause {
+    waits: Waits,
+    state: State,
+}
+
+#[derive(Debug)]
+enum State {
+    Open,
+    Paused { probe_at: Instant, since: Instant },
+}
+
+impl Pause {
+    pub(super) fn new() -> Self {
+        Self { waits: Waits::new(), state: State::Open }
+    }
+
+    pub(super) fn is_open(&self) -> bool {
+        matches!(self.state, State::Open)
+    }
+
+    /// When to look whether the surroundings are back.
+    pub(super) fn probe_at(&self) -> Option<Instant> {
+        match self.state {
+            State::Open => None,
+            State::Paused { probe_at, .. } => Some(probe_at),
+        }
+    }
+
+    pub(super) fn environment_failed(&mut self, consumer: &str, error: &str) {
+        if self.is_open() {
+            tracing::warn!(consumer, error, "paused: no attempts are counted while this lasts");
+            let now = Instant::now();
+            self.state = State::Paused { probe_at: now + self.waits.next(), since: now };
+        }
+    }
+
+    pub(super) fn probed(&mut self, consumer: &str, well: bool) {
+        if let State::Paused { since, .. } = self.state {
+            if well {
+                tracing::info!(consumer, paused = ?since.elapsed(), "going on");
+                self.state = State::Open;
+            } else {
+                self.state = State::Paused { probe_at: Instant::now() + self.waits.next(), since };
+            }
+        }
+    }
+
+    pub(super) fn handled(&mut self) {
+        self.waits = Waits::new();
+    }
+}

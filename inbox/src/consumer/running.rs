@@ -1,0 +1,238 @@
+//! What a consumer holds, and the handlers that run.
+
+use std::collections::{HashMap, VecDeque};
+use std::sync::Arc;
+use std::time::Duration;
+
+use async_nats::jetstream::AckKind;
+use async_nats::jetstream::message::Acker;
+use tokio::task::JoinSet;
+use tokio::time::{Instant, sleep_until, timeout};
+use tokio_util::sync::CancellationToken;
+use tower_service::Service;
+
+use super::incoming::{Content, Incoming};
+use super::lanes::{Lane, Lanes};
+use super::pause::Pause;
+use super::subscription::Subscription;
+use super::worker::{Verdict, Worker};
+use super::{BoxError, Order};
+use crate::delivery::{Delivery, Outcome};
+
+/// The subscription ended, and why.
+pub(super) struct Ended(pub(super) String);
+
+/// How long handing an acknowledgement to the connection may take. A lost one is harmless: the event comes
+/// again and is skipped.
+const ACK_TIMEOUT: Duration = Duration::from_secs(1);
+
+pub(super) struct Running<S> {
+    worker: Worker<S>,
+    lanes: Lanes<Held>,
+    /// Everything held, running or not, by its place in the stream, with the newest way to acknowledge it.
+    ackers: HashMap<u64, Acker>,
+    /// What the server is still to be told.
+    answers: VecDeque<Answer>,
+    handlers: JoinSet<(Lane, Held, Verdict)>,
+    probes: JoinSet<bool>,
+    pause: Pause,
+    alive_at: Instant,
+}
+
+enum Answer {
+    /// This message is done with.
+    Final(Acker, AckKind),
+    /// The message at this place in the stream is in work.
+    Alive(u64),
+}
+
+#[derive(Debug)]
+struct Held {
+    sequence: u64,
+    content: Arc<Content>,
+}
+
+impl<S> Running<S>
+where
+    S: Service<Delivery, Response = Outcome, Error: Into<BoxError>, Future: Send>
+        + Clone
+        + Send
+        + 'static,
+{
+    pub(super) fn new(worker: Worker<S>) -> Self {
+        Self {
+            worker,
+            lanes: Lanes::new(),
+            ackers: HashMap::new(),
+            answers: VecDeque::new(),
+            handlers: JoinSet::new(),
+            probes: JoinSet::new(),
+            pause: Pause::new(),
+            alive_at: Instant::now(),
+        }
+    }
+
+    /// Handles what the subscription gives, until shutdown (`Ok`) or until it ends.
+    pub(super) async fn run(
+        &mut self,
+        mut subscription: Subscription,
+        shutdown: &CancellationToken,
+    ) -> Result<(), Ended> {
+        let config = self.worker.rules.config.clone();
+        loop {
+            self.start_handlers();
+            // With an order the server sends no more than may be held; without, this process must not ask.
+            let room = config.order == Order::Key || self.ackers.len() < config.prefetch;
+            tokio::select! {
+                message = subscription.next(), if room => match message {
+                    Ok(message) => {
+                        if let Some(incoming) = Incoming::read(message) {
+                            self.hold(incoming);
+                        }
+                    }
+                    Err(error) => return Err(Ended(error.to_string())),
+                },
+                () = self.go_on() => {}
+                () = shutdown.cancelled() => return Ok(()),
+            }
+        }
+    }
+
+    /// Goes on with what is held for this long. `true` if shutdown came.
+    pub(super) async fn wait(&mut self, wait: Duration, shutdown: &CancellationToken) -> bool {
+        let until = Instant::now() + wait;
+        loop {
+            self.start_handlers();
+            tokio::select! {
+                () = self.go_on() => {}
+                () = sleep_until(until) => return false,
+                () = shutdown.cancelled() => return true,
+            }
+        }
+    }
+
+    /// Starts nothing more, lets the handlers finish up to the deadline, and drops the rest.
+    pub(super) async fn finish(&mut self) {
+        let until = Instant::now() + self.worker.rules.config.shutdown_timeout();
+        while !self.handlers.is_empty() {
+            tokio::select! {
+                () = self.go_on() => {}
+                () = sleep_until(until) => break,
+            }
+        }
+        self.handlers.shutdown().await;
+        for answer in self.answers.drain(..) {
+            if let Answer::Final(acker, kind) = answer {
+                acknowledge(&acker, kind).await;
+            }
+        }
+        if self.worker.rules.config.order == Order::None {
+            for (_, acker) in self.ackers.drain() {
+                acknowledge(&acker, AckKind::Nak(None)).await;
+            }
+        }
+    }
+
+    fn start_handlers(&mut self) {
+        while self.pause.is_open() && self.handlers.len() < self.worker.rules.config.concurrency {
+            let Some((lane, held)) = self.lanes.take() else {
+                return;
+            };
+            let worker = self.worker.clone();
+            self.handlers.spawn(async move {
+                let verdict = worker.handle(held.content.clone()).await;
+                (lane, held, verdict)
+            });
+        }
+    }
+
+    fn hold(&mut self, incoming: Incoming) {
+        let lane = incoming.lane(self.worker.rules.config.order == Order::Key);
+        let Incoming { sequence, content, acker } = incoming;
+        // One that is held already has come again; only the way to acknowledge it is new.
+        if self.ackers.insert(sequence, acker).is_none() {
+            self.lanes.push(lane, Held { sequence, content });
+        }
+    }
+
+    /// One step of everything but the subscription. Safe to cancel: an answer stays in its queue until it is
+    /// given, and nothing else is begun before an await.
+    async fn go_on(&mut self) {
+        while let Some(answer) = self.answers.front() {
+            match answer {
+                Answer::Final(acker, kind) => acknowledge(acker, *kind).await,
+                Answer::Alive(sequence) => {
+                    if let Some(acker) = self.ackers.get(sequence) {
+                        acknowledge(acker, AckKind::Progress).await;
+                    }
+                }
+            }
+            self.answers.pop_front();
+        }
+        let far = Instant::now() + Duration::from_secs(3600);
+        let due = self.lanes.next_due().unwrap_or(far);
+        let probe_at = self.pause.probe_at().filter(|_| self.probes.is_empty()).unwrap_or(far);
+        tokio::select! {
+            Some(ended) = self.handlers.join_next() => {
+                // A task of ours neither panics nor is cancelled, but for `finish`.
+                if let Ok((lane, held, verdict)) = ended {
+                    self.settle(lane, held, verdict);
+                }
+            }
+            Some(well) = self.probes.join_next() => {
+                self.pause.probed(&self.worker.rules.config.name, well.unwrap_or(false));
+            }
+            () = sleep_until(due) => self.lanes.wake(Instant::now()),
+            () = sleep_until(probe_at) => {
+                let pool = self.worker.rules.store.pool.clone();
+                self.probes.spawn(async move {
+                    let probe = sqlx::query("select 1").execute(&pool);
+                    matches!(timeout(Duration::from_secs(5), probe).await, Ok(Ok(_)))
+                });
+            }
+            () = sleep_until(self.alive_at) => {
+                self.alive_at = Instant::now() + self.worker.rules.config.ack_wait() / 3;
+                self.answers.extend(self.ackers.keys().copied().map(Answer::Alive));
+            }
+        }
+    }
+
+    fn settle(&mut self, lane: Lane, held: Held, verdict: Verdict) {
+        let kind = match verdict {
+            Verdict::Done => AckKind::Ack,
+            Verdict::Dead => AckKind::Term,
+            Verdict::Retry(wait) if self.worker.rules.config.order == Order::None => {
+                // Without an order it need not wait here.
+                AckKind::Nak(Some(wait))
+            }
+            Verdict::Retry(wait) => {
+                self.lanes.retry(lane, held, Instant::now() + wait);
+                return;
+            }
+            Verdict::Environment(error) => {
+                self.pause.environment_failed(&self.worker.rules.config.name, &error);
+                self.lanes.retry(lane, held, Instant::now());
+                return;
+            }
+        };
+        if matches!(kind, AckKind::Ack) {
+            self.pause.handled();
+        }
+        self.lanes.done(lane);
+        if let Some(acker) = self.ackers.remove(&held.sequence) {
+            self.answers.push_back(Answer::Final(acker, kind));
+        }
+    }
+}
+
+async fn acknowledge(acker: &Acker, kind: AckKind) {
+    match timeout(ACK_TIMEOUT, acker.ack_with(kind)).await {
+        Ok(Ok(())) => {}
+        Ok(Err(error)) => {
+            tracing::debug!(%error, "an acknowledgement was not sent; the event will come again")
+        }
+        Err(_) => {
+            tracing::debug!("an acknowledgement was not sent in time; the event will come again")
+        }
+    }
+}

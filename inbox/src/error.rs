@@ -1,0 +1,93 @@
+use crate::failure::{Fault, HandlerError, fault_of};
+
+/// Why an event was not handled. Everything was rolled back.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum InboxError {
+    /// The handler, or a layer between it and the inbox, failed.
+    #[error("the handler failed")]
+    Handler(#[source] HandlerCause),
+    /// The inbox itself could not begin, record or commit. Whether a commit whose answer was lost took effect
+    /// shows at the next delivery.
+    #[error("the inbox could not {doing}")]
+    Database {
+        /// What it was about to do.
+        doing: &'static str,
+        /// What sqlx said.
+        #[source]
+        source: sqlx::Error,
+    },
+    /// The handler returned while another task still held its transaction.
+    #[error("the handler returned success while its transaction was still in use by another task")]
+    InUse,
+    /// The schema's name is refused.
+    #[error(
+        "schema {name:?} is refused: a schema is a lower-case word, [a-z_][a-z0-9_]*, at most 63 bytes"
+    )]
+    Schema {
+        /// The refused name.
+        name: String,
+    },
+}
+
+/// A [`HandlerError`] as a source of other errors.
+#[derive(Debug)]
+pub struct HandlerCause(pub HandlerError);
+
+impl std::fmt::Display for HandlerCause {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        self.0.fmt(f)
+    }
+}
+
+impl std::error::Error for HandlerCause {
+    fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
+        self.0.cause().source()
+    }
+}
+
+impl InboxError {
+    pub(crate) fn handler(error: impl Into<HandlerError>) -> Self {
+        Self::Handler(HandlerCause(error.into()))
+    }
+
+    pub(crate) fn database(doing: &'static str) -> impl FnOnce(sqlx::Error) -> Self {
+        move |source| Self::Database { doing, source }
+    }
+
+    /// Whose fault it is.
+    pub fn fault(&self) -> Fault {
+        match self {
+            Self::Handler(cause) => cause.0.fault(),
+            Self::Database { source, .. } => match fault_of(source) {
+                Fault::Transient => Fault::Environment,
+                fault => fault,
+            },
+            Self::InUse => Fault::Transient,
+            Self::Schema { .. } => Fault::Permanent,
+        }
+    }
+
+    /// When the handler asked to be tried again.
+    pub fn retry_after(&self) -> Option<std::time::Duration> {
+        match self {
+            Self::Handler(cause) => cause.0.wanted_retry_after(),
+            _ => None,
+        }
+    }
+}
+
+/// An error with all its sources, on one line.
+pub(crate) fn full_text(error: &(dyn std::error::Error + 'static)) -> String {
+    let mut text = error.to_string();
+    let mut source = error.source();
+    while let Some(error) = source {
+        let more = error.to_string();
+        if !text.contains(&more) {
+            text.push_str(": ");
+            text.push_str(&more);
+        }
+        source = error.source();
+    }
+    text
+}

@@ -1,0 +1,168 @@
+//! Whose fault a failure is, and what follows.
+//!
+//! | fault | for example | what follows |
+//! |---|---|---|
+//! | [`Fault::Transient`] | the handler returned an error, panicked, or took too long | the attempt counts; again after a backoff; after the last attempt a dead letter |
+//! | [`Fault::Permanent`] | the payload cannot be read; the handler says so | a dead letter at once |
+//! | [`Fault::Environment`] | the database is down, the pool exhausted | does not count; the consumer pauses until it is over |
+//! | [`Fault::Conflict`] | serialization failure, deadlock | does not count; again at once |
+//!
+//! An outage therefore never fills the dead letters.
+
+use std::error::Error;
+use std::fmt;
+use std::time::Duration;
+
+/// Whose fault a failure is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Fault {
+    /// Perhaps the event's: it may work the next time. Counts as an attempt.
+    Transient,
+    /// The event's, for good: it can never be handled.
+    Permanent,
+    /// The surroundings': nothing can be handled now. Does not count.
+    Environment,
+    /// Two transactions got in each other's way. Does not count.
+    Conflict,
+}
+
+/// Why a handler failed.
+///
+/// Made from any error by `?`: sqlx errors, wherever they are in the chain of sources, are told apart by
+/// [`Fault`]; all others are transient unless said otherwise.
+///
+/// ```
+/// use pillarbox_inbox::HandlerError;
+/// # fn handle(amount: i64) -> Result<(), HandlerError> {
+/// if amount < 0 {
+///     return Err(HandlerError::permanent("an amount cannot be negative"));
+/// }
+/// let amount: u64 = amount.to_string().parse()?;
+/// # Ok(()) }
+/// ```
+pub struct HandlerError {
+    fault: Fault,
+    retry_after: Option<Duration>,
+    cause: Box<dyn Error + Send + Sync>,
+}
+
+impl HandlerError {
+    /// It may work the next time. Counts as an attempt.
+    pub fn transient(cause: impl Into<Box<dyn Error + Send + Sync>>) -> Self {
+        Self { fault: Fault::Transient, retry_after: None, cause: cause.into() }
+    }
+
+    /// It can never work: a dead letter at once.
+    pub fn permanent(cause: impl Into<Box<dyn Error + Send + Sync>>) -> Self {
+        Self { fault: Fault::Permanent, retry_after: None, cause: cause.into() }
+    }
+
+    /// Something that all events need is not there: the consumer pauses, and no attempt is counted.
+    pub fn environment(cause: impl Into<Box<dyn Error + Send + Sync>>) -> Self {
+        Self { fault: Fault::Environment, retry_after: None, cause: cause.into() }
+    }
+
+    /// Asks for the next attempt after this long, instead of after the usual backoff.
+    #[must_use]
+    pub fn retry_after(mut self, wait: Duration) -> Self {
+        self.retry_after = Some(wait);
+        self
+    }
+
+    /// The error of a layer between the inbox and the handler.
+    pub(crate) fn of_layer(error: Box<dyn Error + Send + Sync>) -> Self {
+        Self { fault: fault_of(&*error), retry_after: None, cause: error }
+    }
+
+    /// Whose fault it is.
+    pub fn fault(&self) -> Fault {
+        self.fault
+    }
+
+    pub(crate) fn wanted_retry_after(&self) -> Option<Duration> {
+        self.retry_after
+    }
+
+    /// What happened.
+    pub fn cause(&self) -> &(dyn Error + Send + Sync + 'static) {
+        &*self.cause
+    }
+}
+
+impl<E: Error + Send + Sync + 'static> From<E> for HandlerError {
+    fn from(error: E) -> Self {
+        Self { fault: fault_of(&error), retry_after: None, cause: Box::new(error) }
+    }
+}
+
+impl fmt::Display for HandlerError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.cause.fmt(f)
+    }
+}
+
+impl fmt::Debug for HandlerError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("HandlerError")
+            .field("fault", &self.fault)
+            .field("cause", &self.cause)
+            .finish_non_exhaustive()
+    }
+}
+
+/// The fault of the first sqlx error in the chain; transient without one.
+pub(crate) fn fault_of(error: &(dyn Error + 'static)) -> Fault {
+    let mut next = Some(error);
+    while let Some(error) = next {
+        if let Some(error) = error.downcast_ref::<sqlx::Error>() {
+            return fault_of_sqlx(error);
+        }
+        next = error.source();
+    }
+    Fault::Transient
+}
+
+fn fault_of_sqlx(error: &sqlx::Error) -> Fault {
+    use sqlx::Error as E;
+    match error {
+        E::Io(_)
+        | E::Tls(_)
+        | E::Protocol(_)
+        | E::PoolTimedOut
+        | E::PoolClosed
+        | E::WorkerCrashed => Fault::Environment,
+        E::Database(error) => match error.code().as_deref() {
+            Some("40001" | "40P01") => Fault::Conflict,
+            // Connection, resources, shutdown, I/O: https://www.postgresql.org/docs/current/errcodes-appendix.html
+            Some(code) if ["08", "53", "57P", "58"].iter().any(|class| code.starts_with(class)) => {
+                Fault::Environment
+            }
+            // A primary that became a standby under us.
+            Some("25006") => Fault::Environment,
+            _ => Fault::Transient,
+        },
+        _ => Fault::Transient,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[derive(Debug, thiserror::Error)]
+    #[error("outer")]
+    struct Outer(#[source] sqlx::Error);
+
+    #[test]
+    fn a_lost_database_is_nobodys_fault_however_deep_it_is_told() {
+        assert_eq!(HandlerError::from(sqlx::Error::PoolTimedOut).fault(), Fault::Environment);
+        assert_eq!(
+            HandlerError::from(Outer(sqlx::Error::PoolTimedOut)).fault(),
+            Fault::Environment
+        );
+        assert_eq!(HandlerError::from(Outer(sqlx::Error::RowNotFound)).fault(), Fault::Transient);
+        assert_eq!(HandlerError::from(std::fmt::Error).fault(), Fault::Transient);
+        assert_eq!(HandlerError::permanent("no").fault(), Fault::Permanent);
+    }
+}

@@ -1,0 +1,165 @@
+//! The tower layer that makes it once.
+
+use std::panic::AssertUnwindSafe;
+use std::sync::Arc;
+use std::task::{Context, Poll};
+
+use futures::FutureExt;
+use futures::future::BoxFuture;
+use pillarbox_event::Context as EventContext;
+use sqlx::PgPool;
+use tokio::sync::Mutex;
+use tower_layer::Layer;
+use tower_service::Service;
+
+use crate::delivery::{Delivery, Handling, Outcome};
+use crate::error::InboxError;
+use crate::failure::HandlerError;
+use crate::migrations::DEFAULT_SCHEMA;
+use crate::store::Store;
+
+type BoxError = Box<dyn std::error::Error + Send + Sync>;
+
+/// Wraps a service of [`Handling`] into a service of [`Delivery`] that runs it once per event id.
+///
+/// ```no_run
+/// use pillarbox_inbox::{InboxLayer, Router};
+/// use tower::ServiceBuilder;
+///
+/// # fn example(pool: sqlx::PgPool) -> Result<(), pillarbox_inbox::InboxError> {
+/// let service = ServiceBuilder::new()
+///     .concurrency_limit(16)
+///     .layer(InboxLayer::new(pool, "payments")?)
+///     .service(Router::new());
+/// # Ok(()) }
+/// ```
+///
+/// For each delivery it begins a transaction and records the event's id. If the id was there, the answer is
+/// [`Outcome::Duplicate`] and the inner service is not called; if another transaction is recording it at this
+/// moment, that one is waited for. Otherwise the inner service runs, inside the event's
+/// [`Context`](pillarbox_event::Context), and its success commits. Its failure, its panic, and a dropped
+/// future roll back.
+///
+/// Layers outside of it see deliveries (limits, tracing, load shedding), layers inside see handlings with
+/// their transaction (timeouts that roll back).
+#[derive(Clone, Debug)]
+pub struct InboxLayer {
+    store: Store,
+}
+
+impl InboxLayer {
+    /// For the consumer of this name, in schema `pillarbox`. The name is part of the identity of what has
+    /// been handled: under another name everything is new.
+    ///
+    /// # Errors
+    /// None with this schema.
+    pub fn new(pool: PgPool, consumer: &str) -> Result<Self, InboxError> {
+        Self::in_schema(pool, consumer, DEFAULT_SCHEMA)
+    }
+
+    /// The same in another schema.
+    ///
+    /// # Errors
+    /// [`InboxError::Schema`].
+    pub fn in_schema(pool: PgPool, consumer: &str, schema: &str) -> Result<Self, InboxError> {
+        Ok(Self { store: Store::new(pool, consumer, schema)? })
+    }
+
+    #[cfg(feature = "jetstream")]
+    pub(crate) fn of(store: Store) -> Self {
+        Self { store }
+    }
+}
+
+impl<S> Layer<S> for InboxLayer {
+    type Service = Inbox<S>;
+
+    fn layer(&self, inner: S) -> Inbox<S> {
+        Inbox { inner, store: self.store.clone() }
+    }
+}
+
+/// See [`InboxLayer`].
+#[derive(Clone, Debug)]
+pub struct Inbox<S> {
+    inner: S,
+    store: Store,
+}
+
+impl<S> Service<Delivery> for Inbox<S>
+where
+    // Cloned so that the future owns the instance that was ready, and can call it once the transaction is open.
+    S: Service<Handling, Response = (), Error: Into<BoxError>, Future: Send>
+        + Clone
+        + Send
+        + 'static,
+{
+    type Response = Outcome;
+    type Error = InboxError;
+    type Future = BoxFuture<'static, Result<Outcome, InboxError>>;
+
+    fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), InboxError>> {
+        self.inner.poll_ready(cx).map_err(|error| of_inner(error.into()))
+    }
+
+    fn call(&mut self, delivery: Delivery) -> Self::Future {
+        let clone = self.inner.clone();
+        let inner = std::mem::replace(&mut self.inner, clone);
+        Box::pin(once(self.store.clone(), inner, delivery))
+    }
+}
+
+async fn once<S>(store: Store, mut inner: S, delivery: Delivery) -> Result<Outcome, InboxError>
+where
+    S: Service<Handling, Response = (), Error: Into<BoxError>, Future: Send> + Send,
+{
+    let event = delivery.event;
+    let id = event.id().as_str();
+    let mut tx = store.pool.begin().await.map_err(InboxError::database("begin a transaction"))?;
+    let Some(failed) =
+        store.claim(&mut *tx, id).await.map_err(InboxError::database("record the event"))?
+    else {
+        tx.rollback().await.map_err(InboxError::database("end a transaction"))?;
+        return Ok(Outcome::Duplicate);
+    };
+    let slot = Arc::new(Mutex::new(Some(tx)));
+    let handling = Handling { event: event.clone(), attempt: failed + 1, slot: slot.clone() };
+    let handled = EventContext::of(&event).scope(async { inner.call(handling).await });
+    let handled = match AssertUnwindSafe(handled).catch_unwind().await {
+        Ok(handled) => handled.map_err(|error| of_inner(error.into())),
+        Err(panic) => Err(InboxError::handler(HandlerError::transient(panic_text(&*panic)))),
+    };
+    // Taken out, so that whoever still holds the handling cannot write any more.
+    let tx = slot.try_lock().ok().and_then(|mut tx| tx.take());
+    match (handled, tx) {
+        (Ok(()), Some(tx)) => {
+            tx.commit().await.map_err(InboxError::database("commit"))?;
+            Ok(Outcome::Handled)
+        }
+        (Ok(()), None) => Err(InboxError::InUse),
+        (Err(error), tx) => {
+            if let Some(tx) = tx {
+                // The handler's error is the one to tell. A rollback that fails, on a lost connection, has
+                // happened all the same.
+                let _ = tx.rollback().await;
+            }
+            Err(error)
+        }
+    }
+}
+
+/// An error of the inner service: the router's own, or that of a layer in between.
+fn of_inner(error: BoxError) -> InboxError {
+    match error.downcast::<InboxError>() {
+        Ok(error) => *error,
+        Err(error) => InboxError::handler(HandlerError::of_layer(error)),
+    }
+}
+
+fn panic_text(panic: &(dyn std::any::Any + Send)) -> String {
+    let said = panic
+        .downcast_ref::<&str>()
+        .copied()
+        .or_else(|| panic.downcast_ref::<String>().map(String::as_str));
+    format!("the handler panicked: {}", said.unwrap_or("without a text"))
+}

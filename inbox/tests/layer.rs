@@ -1,0 +1,182 @@
+//! The tower layer: once, or not at all.
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
+
+mod support;
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::time::Duration;
+
+use pillarbox_event::Context;
+use pillarbox_inbox::{
+    Delivery, Fault, Handler, HandlerError, Handling, InboxError, InboxLayer, Outcome, Received,
+    Router, Tx, handler_fn,
+};
+use support::{OrderPlaced, Shop, record};
+use tokio::sync::Notify;
+use tokio::task::JoinSet;
+use tower::{Service, ServiceBuilder, ServiceExt};
+
+fn layer(shop: &Shop) -> InboxLayer {
+    InboxLayer::new(shop.pool().clone(), "payments").unwrap()
+}
+
+#[tokio::test]
+async fn the_same_event_again_is_skipped() {
+    let shop = Shop::open().await;
+    let service =
+        ServiceBuilder::new().layer(layer(&shop)).service(Router::new().on(handler_fn(record)));
+    let delivery = Delivery::from(shop.event(1, 1));
+    assert_eq!(service.clone().oneshot(delivery.clone()).await.unwrap(), Outcome::Handled);
+    assert_eq!(service.clone().oneshot(delivery).await.unwrap(), Outcome::Duplicate);
+    shop.assert_each_once_in_order(1).await;
+}
+
+#[tokio::test]
+async fn of_many_at_once_one_is_handled_and_the_others_wait_for_it() {
+    let shop = Shop::open().await;
+    let service =
+        ServiceBuilder::new().layer(layer(&shop)).service(Router::new().on(handler_fn(record)));
+    let delivery = Delivery::from(shop.event(1, 1));
+    let mut deliveries = JoinSet::new();
+    for _ in 0..8 {
+        deliveries.spawn(service.clone().oneshot(delivery.clone()));
+    }
+    let outcomes: Vec<_> = deliveries.join_all().await.into_iter().map(Result::unwrap).collect();
+    assert_eq!(outcomes.iter().filter(|outcome| **outcome == Outcome::Handled).count(), 1);
+    shop.assert_each_once_in_order(1).await;
+}
+
+#[tokio::test]
+async fn another_consumer_handles_it_too() {
+    let shop = Shop::open().await;
+    let delivery = Delivery::from(shop.event(1, 1));
+    for consumer in ["payments", "inventory"] {
+        let layer = InboxLayer::new(shop.pool().clone(), consumer).unwrap();
+        let service =
+            ServiceBuilder::new().layer(layer).service(Router::new().on(handler_fn(record)));
+        assert_eq!(service.oneshot(delivery.clone()).await.unwrap(), Outcome::Handled);
+    }
+    assert_eq!(shop.number("select count(*) from effects").await, 2);
+}
+
+/// Writes, and then does what the event's step says: fails, panics or never ends.
+struct Trouble {
+    written: Arc<Notify>,
+}
+
+impl Handler<Received<OrderPlaced>> for Trouble {
+    async fn handle(&self, tx: &mut Tx, placed: Received<OrderPlaced>) -> Result<(), HandlerError> {
+        let step = placed.step;
+        record(tx, placed).await?;
+        self.written.notify_one();
+        match step {
+            1 => Err(HandlerError::transient("no")),
+            2 => panic!("oh"),
+            _ => std::future::pending().await,
+        }
+    }
+}
+
+#[tokio::test]
+async fn failure_panic_and_a_dropped_future_leave_nothing_behind() {
+    let shop = Shop::open().await;
+    let written = Arc::new(Notify::new());
+    let service = ServiceBuilder::new()
+        .layer(layer(&shop))
+        .service(Router::new().on(Trouble { written: written.clone() }));
+    let error = service.clone().oneshot(shop.event(1, 1).into()).await.unwrap_err();
+    assert_eq!(error.fault(), Fault::Transient);
+    let error = service.clone().oneshot(shop.event(1, 2).into()).await.unwrap_err();
+    assert!(format!("{error:?}").contains("panicked: oh"), "{error:?}");
+    written.notified().await;
+    tokio::select! {
+        _ = service.clone().oneshot(shop.event(1, 3).into()) => unreachable!("it never ends"),
+        () = async { written.notified().await; written.notified().await } => {}
+        () = tokio::time::sleep(Duration::from_millis(200)) => {}
+    }
+    shop.until("select count(*) from pg_stat_activity where datname = current_database() and state like 'idle in%'", 0).await;
+    assert_eq!(shop.number("select count(*) from effects").await, 0);
+    assert_eq!(shop.number("select count(*) from pillarbox.inbox").await, 0);
+}
+
+#[tokio::test]
+async fn it_composes_with_timeout_limit_buffer_and_load_shed() {
+    let shop = Shop::open().await;
+    let hang = Trouble { written: Arc::new(Notify::new()) };
+    // Inside: a timeout that rolls back. Outside: limits on deliveries.
+    let mut service = ServiceBuilder::new()
+        .buffer::<Delivery>(16)
+        .load_shed()
+        .concurrency_limit(4)
+        .layer(layer(&shop))
+        .timeout(Duration::from_millis(100))
+        .service(Router::new().on(hang));
+    let error = service.ready().await.unwrap().call(shop.event(1, 9).into()).await.unwrap_err();
+    let error = error.downcast::<InboxError>().unwrap();
+    assert_eq!(error.fault(), Fault::Transient);
+    assert!(format!("{error:?}").contains("Elapsed"), "{error:?}");
+    assert_eq!(shop.number("select count(*) from pillarbox.inbox").await, 0);
+}
+
+#[tokio::test]
+async fn a_handler_sees_the_context_of_its_event() {
+    struct Check(Arc<AtomicU32>);
+    impl Handler<Received<OrderPlaced>> for Check {
+        async fn handle(
+            &self,
+            _: &mut Tx,
+            placed: Received<OrderPlaced>,
+        ) -> Result<(), HandlerError> {
+            let context =
+                Context::current().ok_or_else(|| HandlerError::permanent("no context"))?;
+            assert_eq!(&context.event_id, placed.id());
+            assert_eq!(placed.attempt(), 1);
+            self.0.fetch_add(1, Ordering::SeqCst);
+            Ok(())
+        }
+    }
+    let shop = Shop::open().await;
+    let calls = Arc::new(AtomicU32::new(0));
+    let service =
+        ServiceBuilder::new().layer(layer(&shop)).service(Router::new().on(Check(calls.clone())));
+    service.oneshot(shop.event(1, 1).into()).await.unwrap();
+    assert_eq!(calls.load(Ordering::SeqCst), 1);
+}
+
+#[tokio::test]
+async fn a_service_that_hands_its_transaction_on_cannot_commit() {
+    let shop = Shop::open().await;
+    let kept: Arc<std::sync::Mutex<Vec<Handling>>> = Arc::default();
+    let keep = kept.clone();
+    let service = ServiceBuilder::new().layer(layer(&shop)).service(tower::service_fn(
+        move |handling: Handling| {
+            keep.lock().unwrap().push(handling);
+            async { Ok::<_, InboxError>(()) }
+        },
+    ));
+    service.oneshot(shop.event(1, 1).into()).await.unwrap();
+    let handling = kept.lock().unwrap().pop().unwrap();
+    assert!(handling.transaction().await.get().is_none(), "the handling is over");
+}
+
+#[tokio::test]
+async fn an_unknown_type_is_a_permanent_failure_unless_it_is_ignored() {
+    let shop = Shop::open().await;
+    let refused = ServiceBuilder::new().layer(layer(&shop)).service(Router::new());
+    let error = refused.oneshot(shop.event(1, 1).into()).await.unwrap_err();
+    assert_eq!(error.fault(), Fault::Permanent);
+    let ignored = ServiceBuilder::new().layer(layer(&shop)).service(Router::new().ignore_others());
+    assert_eq!(ignored.oneshot(shop.event(1, 1).into()).await.unwrap(), Outcome::Handled);
+}
+
+#[tokio::test]
+async fn another_schema_serves_as_well() {
+    let shop = Shop::open().await;
+    pillarbox_inbox::migrate_schema(shop.pool(), "shop_inbox").await.unwrap();
+    let layer = InboxLayer::in_schema(shop.pool().clone(), "payments", "shop_inbox").unwrap();
+    let service = ServiceBuilder::new().layer(layer).service(Router::new().on(handler_fn(record)));
+    service.oneshot(shop.event(1, 1).into()).await.unwrap();
+    assert_eq!(shop.number("select count(*) from shop_inbox.inbox").await, 1);
+    assert!(InboxLayer::in_schema(shop.pool().clone(), "payments", "a b").is_err());
+}

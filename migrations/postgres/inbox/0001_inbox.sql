@@ -1,0 +1,52 @@
+-- The inbox of a service: which events each of its consumers has handled, which it is still trying, and
+-- which it gave up on.
+--
+-- Plain SQL: apply it with `pillarbox migrate inbox`, with `pillarbox_inbox::migrate`, with psql, or with
+-- any migration tool. Another schema is had by replacing the word `pillarbox` throughout, which is what
+-- `--schema` does.
+
+create schema if not exists pillarbox;
+
+-- One row for each event a consumer is done with, written in the handler's transaction: the row and the
+-- handler's effects commit together or not at all. Inserting it is also the lock: a second delivery of the
+-- same event waits for the first one's transaction and then finds the row.
+create table if not exists pillarbox.inbox (
+    consumer     text        not null check (consumer <> ''),
+    event_id     text        not null check (event_id <> ''),
+    processed_at timestamptz not null default clock_timestamp(),
+    primary key (consumer, event_id)
+);
+
+-- Removing old rows in batches walks them by age.
+create index if not exists inbox_processed_at on pillarbox.inbox using brin (processed_at);
+
+-- Events that failed and will be tried again. Written after the handler's rollback, removed with its
+-- success or with the dead letter.
+create table if not exists pillarbox.inbox_failure (
+    consumer        text        not null,
+    event_id        text        not null,
+    attempts        integer     not null check (attempts > 0),
+    last_error      text        not null,
+    first_failed_at timestamptz not null default clock_timestamp(),
+    last_failed_at  timestamptz not null default clock_timestamp(),
+    primary key (consumer, event_id)
+);
+
+-- Events that were given up, whole, so that they can be looked at and tried again.
+create table if not exists pillarbox.inbox_dead_letter (
+    consumer        text        not null,
+    event_id        text        not null,
+    event_type      text        null,
+    topic           text        not null,
+    key             text        null,
+    headers         jsonb       not null,
+    payload         bytea       not null,
+    reason          text        not null,
+    error           text        not null,
+    attempts        integer     not null,
+    first_failed_at timestamptz not null,
+    dead_at         timestamptz not null default clock_timestamp(),
+    state           text        not null default 'dead' check (state in ('dead', 'parked', 'retried', 'discarded')),
+    resolved_at     timestamptz null,
+    primary key (consumer, event_id)
+);

@@ -1,0 +1,72 @@
+-- The outbox of a service, and the relay's place in it.
+--
+-- Plain SQL: apply it with `pillarbox migrate outbox`, with `pillarbox_outbox::migrate`, with psql, or
+-- with any migration tool. Another schema is had by replacing the word `pillarbox` throughout, which is
+-- what `--schema` does.
+
+create schema if not exists pillarbox;
+
+-- One row for each event, written in the transaction that it tells of.
+--
+-- `txid` stands before `position` on purpose: defaults are evaluated from left to right, so a row's
+-- position is always drawn after its transaction has its id. The relay's cursor rests on that, and on
+-- positions being handed out in order over all sessions, which is why the sequence has cache 1.
+--
+-- The relay never updates these rows. Any language may insert (event_type, topic, key, headers, payload).
+create table if not exists pillarbox.outbox (
+    txid       xid8        not null default pg_current_xact_id(),
+    position   bigint      generated always as identity (cache 1) primary key,
+    event_id   uuid        not null default gen_random_uuid(),
+    event_type text        not null check (event_type <> ''),
+    topic      text        not null check (topic <> ''),
+    key        text        null,
+    headers    jsonb       not null default '{}' check (jsonb_typeof(headers) = 'object'),
+    payload    bytea       not null,
+    created_at timestamptz not null default clock_timestamp()
+);
+
+comment on table pillarbox.outbox is
+    'Events waiting for, or already shipped by, the Pillarbox relay. Insert (event_type, topic, key, headers, payload); never update.';
+comment on column pillarbox.outbox.key is
+    'The ordering key: events with the same key are delivered in the order of their commits, provided that their writers serialise on that key.';
+comment on column pillarbox.outbox.headers is
+    'Message headers by name, string to string: the remaining CloudEvents attributes (ce-source, ce-subject, traceparent, ...) and the application''s own.';
+
+-- Payloads are bytes that seldom compress well; leave them as they are up to the toast threshold, and
+-- keep the writer from spending time on compression.
+alter table pillarbox.outbox alter column payload set storage external;
+
+-- One row for each relay name: its cursor, and the lease that says which process may move it.
+create table if not exists pillarbox.relay (
+    name       text        primary key,
+    cursor     jsonb       not null,
+    holder     text        null,
+    epoch      bigint      not null default 0,
+    expires_at timestamptz null,
+    heartbeat  timestamptz null
+);
+
+comment on column pillarbox.relay.cursor is
+    'A Postgres snapshot: what it can see has been shipped. The other members are explained in the relay''s cursor.rs.';
+comment on column pillarbox.relay.epoch is
+    'Grows with each change of holder; a write that names an older epoch changes nothing.';
+
+-- Events that can never be stored by the broker (payload over its limit, a subject it refuses), moved
+-- aside in the same transaction in which the cursor passes them.
+create table if not exists pillarbox.outbox_dead_letter (
+    position    bigint      primary key,
+    relay       text        not null,
+    event_id    uuid        not null,
+    event_type  text        not null,
+    topic       text        not null,
+    key         text        null,
+    headers     jsonb       not null,
+    payload     bytea       not null,
+    created_at  timestamptz not null,
+    reason      text        not null,
+    error       text        not null,
+    attempts    integer     not null,
+    state       text        not null default 'dead' check (state in ('dead', 'parked', 'retried', 'discarded')),
+    dead_at     timestamptz not null default clock_timestamp(),
+    resolved_at timestamptz null
+);

@@ -1,0 +1,192 @@
+//! Writing events.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use pillarbox_event::{EventId, IntoEvent, RawEvent, header};
+use sqlx::{AssertSqlSafe, Postgres, SqlSafeStr, SqlStr, Transaction};
+use uuid::Uuid;
+
+use crate::OutboxError;
+use crate::migrations::{DEFAULT_SCHEMA, check_schema};
+
+/// Writes an event to the outbox in schema `pillarbox`, in one round trip, and returns its id.
+///
+/// It is delivered if, and only if, `tx` commits. Inside a handler of the inbox the event says by itself
+/// what caused it: causation, correlation and trace are those of the handled event.
+///
+/// Dropping the future leaves the transaction as sqlx does: to be rolled back.
+///
+/// # Errors
+/// [`OutboxError`]; nothing has been written then.
+pub async fn publish(
+    tx: &mut Transaction<'_, Postgres>,
+    event: impl IntoEvent,
+) -> Result<EventId, OutboxError> {
+    Outbox::new().publish(tx, event).await
+}
+
+/// Writes many events, in this order, in one statement and one round trip. All or none are written.
+///
+/// # Errors
+/// As [`publish`].
+pub async fn publish_all<E: IntoEvent>(
+    tx: &mut Transaction<'_, Postgres>,
+    events: impl IntoIterator<Item = E>,
+) -> Result<Vec<EventId>, OutboxError> {
+    Outbox::new().publish_all(tx, events).await
+}
+
+/// An outbox in a schema of one's own choosing, or with a default `ce-source`. Cheap to clone.
+#[derive(Clone, Debug)]
+pub struct Outbox {
+    schema: Arc<str>,
+    source: Option<Arc<str>>,
+    insert: SqlStr,
+    insert_all: SqlStr,
+}
+
+const INSERT: &str = "insert into pillarbox.outbox (event_id, event_type, topic, key, headers, payload) \
+                      values ($1, $2, $3, $4, $5::jsonb, $6)";
+const INSERT_ALL: &str = include_str!("publish.sql");
+
+impl Outbox {
+    /// The outbox in schema `pillarbox`.
+    pub fn new() -> Self {
+        Self {
+            schema: DEFAULT_SCHEMA.into(),
+            source: None,
+            insert: SqlStr::from_static(INSERT),
+            insert_all: SqlStr::from_static(INSERT_ALL),
+        }
+    }
+
+    /// The same in another schema.
+    ///
+    /// # Errors
+    /// [`OutboxError::Schema`] if that is not a plain lower-case identifier.
+    pub fn schema(self, schema: &str) -> Result<Self, OutboxError> {
+        check_schema(schema)?;
+        let sql = |text: &str| {
+            let text = text.replace("pillarbox.", &format!("{schema}."));
+            AssertSqlSafe(Arc::<str>::from(text)).into_sql_str()
+        };
+        Ok(Self {
+            schema: schema.into(),
+            source: self.source,
+            insert: sql(INSERT),
+            insert_all: sql(INSERT_ALL),
+        })
+    }
+
+    /// The same with a `ce-source` for events that name none: a URI reference such as `/shop/orders`.
+    ///
+    /// # Errors
+    /// [`OutboxError::Event`] if it cannot be a header's value.
+    pub fn source(self, source: &str) -> Result<Self, OutboxError> {
+        header::validate(header::SOURCE, source)?;
+        Ok(Self { source: Some(source.into()), ..self })
+    }
+
+    /// The schema's name.
+    pub fn schema_name(&self) -> &str {
+        &self.schema
+    }
+
+    /// As the function [`publish`].
+    ///
+    /// # Errors
+    /// [`OutboxError`]; nothing has been written then.
+    pub async fn publish(
+        &self,
+        tx: &mut Transaction<'_, Postgres>,
+        event: impl IntoEvent,
+    ) -> Result<EventId, OutboxError> {
+        let row = self.row(event)?;
+        sqlx::query(self.insert.clone())
+            .bind(row.id)
+            .bind(row.event.event_type())
+            .bind(row.event.topic())
+            .bind(row.event.key())
+            .bind(row.headers)
+            .bind(&row.event.payload()[..])
+            .execute(&mut **tx)
+            .await
+            .map_err(|source| not_written(&row.event, source))?;
+        Ok(row.event.id().clone())
+    }
+
+    /// As the function [`publish_all`].
+    ///
+    /// # Errors
+    /// [`OutboxError`]; nothing has been written then.
+    pub async fn publish_all<E: IntoEvent>(
+        &self,
+        tx: &mut Transaction<'_, Postgres>,
+        events: impl IntoIterator<Item = E>,
+    ) -> Result<Vec<EventId>, OutboxError> {
+        let rows =
+            events.into_iter().map(|event| self.row(event)).collect::<Result<Vec<_>, _>>()?;
+        let Some(first) = rows.first() else {
+            return Ok(Vec::new());
+        };
+        let column = |read: fn(&Row) -> &str| {
+            rows.iter().map(|row| read(row).to_owned()).collect::<Vec<_>>()
+        };
+        sqlx::query(self.insert_all.clone())
+            .bind(rows.iter().map(|row| row.id).collect::<Vec<_>>())
+            .bind(column(|row| row.event.event_type()))
+            .bind(column(|row| row.event.topic()))
+            .bind(rows.iter().map(|row| row.event.key().map(str::to_owned)).collect::<Vec<_>>())
+            .bind(column(|row| &row.headers))
+            .bind(rows.iter().map(|row| row.event.payload().to_vec()).collect::<Vec<_>>())
+            .execute(&mut **tx)
+            .await
+            .map_err(|source| not_written(&first.event, source))?;
+        Ok(rows.iter().map(|row| row.event.id().clone()).collect())
+    }
+
+    fn row(&self, event: impl IntoEvent) -> Result<Row, OutboxError> {
+        let mut event = event.into_event()?.caused_by_current();
+        if let Some(source) = &self.source
+            && event.source().is_none()
+        {
+            event = event.with_header(header::SOURCE, &**source)?;
+        }
+        let id =
+            event.id().as_uuid().ok_or_else(|| OutboxError::Id { id: event.id().to_string() })?;
+        Ok(Row { id, headers: headers(&event)?, event })
+    }
+}
+
+impl Default for Outbox {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+struct Row {
+    id: Uuid,
+    headers: String,
+    event: RawEvent,
+}
+
+/// The headers column: what does not go without saying.
+fn headers(event: &RawEvent) -> Result<String, OutboxError> {
+    let said: BTreeMap<&str, &str> = event
+        .headers()
+        .iter()
+        .map(|(name, value)| (name.as_str(), value.as_str()))
+        .filter(|said| *said != (header::CONTENT_TYPE, header::JSON))
+        .collect();
+    serde_json::to_string(&said)
+        .map_err(|error| not_written(event, sqlx::Error::Encode(Box::new(error))))
+}
+
+fn not_written(event: &RawEvent, source: sqlx::Error) -> OutboxError {
+    OutboxError::Database {
+        id: event.id().to_string(),
+        event_type: event.event_type().to_owned(),
+        source,
+    }
+}

@@ -1,0 +1,97 @@
+//! The tables come to be once, wherever from, and leave others alone.
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
+
+use pillarbox_event::RawEvent;
+use pillarbox_outbox::{Outbox, OutboxError, migrate, migrations};
+use pillarbox_testkit::servers;
+use sqlx::migrate::{Migration, MigrationType, Migrator};
+use sqlx::postgres::PgPoolOptions;
+use sqlx::{Row, SqlSafeStr};
+use tokio::task::JoinSet;
+
+#[tokio::test]
+async fn eight_processes_may_migrate_at_once_and_again() {
+    let scope = servers().await.unwrap().scope().await.unwrap();
+    let mut migrating = JoinSet::new();
+    for _ in 0..8 {
+        let url = scope.database_url().to_owned();
+        migrating.spawn(async move {
+            let pool = PgPoolOptions::new().max_connections(1).connect(&url).await.unwrap();
+            migrate(&pool).await
+        });
+    }
+    while let Some(migrated) = migrating.join_next().await {
+        migrated.unwrap().unwrap();
+    }
+    migrate(scope.pool()).await.unwrap();
+    let applied: i64 = sqlx::query("select count(*) from pillarbox.outbox_migration")
+        .fetch_one(scope.pool())
+        .await
+        .unwrap()
+        .get(0);
+    assert_eq!(applied, i64::try_from(migrations("pillarbox").unwrap().len()).unwrap());
+}
+
+#[tokio::test]
+async fn a_services_own_migrations_are_not_disturbed() {
+    let own = || {
+        let sql = "create table orders (id bigint primary key)".into_sql_str();
+        Migrator::with_migrations(vec![Migration::new(
+            1,
+            "orders".into(),
+            MigrationType::Simple,
+            sql,
+            false,
+        )])
+    };
+    for ours_first in [true, false] {
+        let scope = servers().await.unwrap().scope().await.unwrap();
+        if ours_first {
+            migrate(scope.pool()).await.unwrap();
+        }
+        own().run(scope.pool()).await.unwrap();
+        migrate(scope.pool()).await.unwrap();
+        own().run(scope.pool()).await.unwrap();
+        let applied: i64 = sqlx::query("select count(*) from _sqlx_migrations")
+            .fetch_one(scope.pool())
+            .await
+            .unwrap()
+            .get(0);
+        assert_eq!(applied, 1);
+    }
+}
+
+#[tokio::test]
+async fn another_schema_has_tables_of_its_own() {
+    let scope = servers().await.unwrap().scope().await.unwrap();
+    let outbox = Outbox::new().schema("shop_events").unwrap();
+    outbox.migrate(scope.pool()).await.unwrap();
+    let mut tx = scope.pool().begin().await.unwrap();
+    outbox.publish(&mut tx, RawEvent::builder("t", "a").build().unwrap()).await.unwrap();
+    outbox.publish_all(&mut tx, [RawEvent::builder("t", "a").build().unwrap()]).await.unwrap();
+    tx.commit().await.unwrap();
+    let row = sqlx::query(
+        "select (select count(*) from shop_events.outbox), to_regnamespace('pillarbox') is null",
+    )
+    .fetch_one(scope.pool())
+    .await
+    .unwrap();
+    assert_eq!((row.get::<i64, _>(0), row.get::<bool, _>(1)), (2, true));
+}
+
+#[tokio::test]
+async fn the_printed_sql_does_the_same_with_any_tool() {
+    let scope = servers().await.unwrap().scope().await.unwrap();
+    for (_, sql) in migrations("elsewhere").unwrap() {
+        sqlx::raw_sql(sqlx::AssertSqlSafe(sql)).execute(scope.pool()).await.unwrap();
+    }
+    sqlx::query("select position from elsewhere.outbox").fetch_all(scope.pool()).await.unwrap();
+}
+
+#[test]
+fn a_schema_name_that_is_more_than_a_word_is_refused() {
+    for name in ["", "Shop", "a b", "a;drop", "1a", "a\"b", &"x".repeat(64)] {
+        assert!(matches!(Outbox::new().schema(name), Err(OutboxError::Schema { .. })), "{name:?}");
+        assert!(migrations(name).is_err(), "{name:?}");
+    }
+}

@@ -1,0 +1,40 @@
+//! How long to wait before the next try.
+
+use std::time::Duration;
+
+use backon::{BackoffBuilder, ExponentialBackoff, ExponentialBuilder};
+
+/// Waits that start at 50 ms and double, with jitter of up to as much again, to 5 s at the most; without end.
+#[derive(Debug)]
+pub(crate) struct Backoff(ExponentialBackoff);
+
+const LONGEST: Duration = Duration::from_secs(5);
+
+impl Backoff {
+    pub(crate) fn new() -> Self {
+        let waits = ExponentialBuilder::new()
+            .with_min_delay(Duration::from_millis(50))
+            .with_max_delay(LONGEST / 2)
+            .with_jitter()
+            .without_max_times();
+        Self(waits.build())
+    }
+
+    /// The next wait.
+    pub(crate) fn wait(&mut self) -> Duration {
+        self.0.next().unwrap_or(LONGEST).min(LONGEST)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn waits_grow_to_five_seconds_and_never_end() {
+        let mut backoff = Backoff::new();
+        let waits: Vec<_> = (0..100).map(|_| backoff.wait()).collect();
+        assert!((50..=100).contains(&waits[0].as_millis()), "{:?}", waits[0]);
+        assert!(waits[20..].iter().all(|wait| (LONGEST / 2..=LONGEST).contains(wait)));
+    }
+}

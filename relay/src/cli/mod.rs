@@ -1,0 +1,95 @@
+//! The command line.
+
+mod migrate;
+mod relay;
+mod status;
+
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand, ValueEnum};
+use pillarbox_relay::error::full_text;
+
+/// Transactional outbox for Postgres and NATS JetStream.
+///
+/// Exit codes: 0 done, 1 failed, 2 wrong usage, 130 stopped by a second signal.
+#[derive(Debug, Parser)]
+#[command(name = "pillarbox", version, propagate_version = true)]
+pub(crate) struct Cli {
+    #[command(subcommand)]
+    command: Command,
+
+    /// How log lines are written to standard error. RUST_LOG sets what is logged; `info` otherwise.
+    #[arg(long, global = true, value_enum, default_value = "text", env = "PILLARBOX_LOG_FORMAT")]
+    log_format: LogFormat,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Ship committed outbox rows to JetStream, until SIGTERM or SIGINT.
+    Relay(relay::Relay),
+    /// Create or update the tables, or print the SQL that does.
+    Migrate(migrate::Migrate),
+    /// Show backlog, oldest age, cursor and holder.
+    Status(status::StatusCommand),
+}
+
+#[derive(Clone, Copy, Debug, ValueEnum)]
+enum LogFormat {
+    /// Lines for people.
+    Text,
+    /// One JSON object a line.
+    Json,
+}
+
+/// Where the tables are.
+#[derive(Debug, clap::Args)]
+struct Database {
+    /// The database, postgres://user:password@host:port/database.
+    #[arg(long, env = "DATABASE_URL", hide_env_values = true, value_name = "URL")]
+    database_url: String,
+    /// The schema of the tables.
+    #[arg(long, env = "PILLARBOX_SCHEMA", default_value = "pillarbox", value_name = "NAME")]
+    schema: String,
+}
+
+pub(crate) fn run(cli: Cli) -> ExitCode {
+    start_logging(cli.log_format);
+    let runtime = match tokio::runtime::Builder::new_multi_thread().enable_all().build() {
+        Ok(runtime) => runtime,
+        Err(error) => return failed(&error),
+    };
+    let done = runtime.block_on(async {
+        match cli.command {
+            Command::Relay(command) => command.run().await,
+            Command::Migrate(command) => command.run().await,
+            Command::Status(command) => command.run().await,
+        }
+    });
+    match done {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => failed(&*error),
+    }
+}
+
+type Done = Result<(), Box<dyn std::error::Error>>;
+
+fn failed(error: &(dyn std::error::Error + 'static)) -> ExitCode {
+    eprintln!("pillarbox: {}", full_text(error));
+    ExitCode::FAILURE
+}
+
+fn start_logging(format: LogFormat) {
+    use tracing_subscriber::EnvFilter;
+    let filter = EnvFilter::try_from_default_env()
+        .unwrap_or_else(|_| EnvFilter::new("info,async_nats=warn,jetstream_extra=warn,sqlx=warn"));
+    let log = tracing_subscriber::fmt()
+        .with_env_filter(filter)
+        .with_writer(std::io::stderr)
+        .with_target(false);
+    match format {
+        LogFormat::Text => {
+            log.with_ansi(std::io::IsTerminal::is_terminal(&std::io::stderr())).init()
+        }
+        LogFormat::Json => log.json().init(),
+    }
+}

@@ -1,0 +1,238 @@
+//! What a relay is told.
+
+use std::fmt;
+use std::time::Duration;
+
+use serde::{Deserialize, Serialize};
+
+/// A relay's settings: where it reads, where it ships to, and how patient it is.
+///
+/// Secrets in the URLs do not show in `Debug`.
+#[derive(Clone, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct RelayConfig {
+    /// The database that holds the outbox, `postgres://user:password@host:port/database`.
+    pub database_url: String,
+    /// The broker, `nats://host:port`; several parted by commas are one cluster.
+    pub nats_url: String,
+    /// The schema of the outbox tables.
+    pub schema: String,
+    /// The relay's name: its row in `pillarbox.relay`. Relays of one name share a cursor and take turns.
+    pub name: String,
+    /// The `ce-source` of events that name none.
+    pub source: String,
+    /// The most rows read at a time. Fewer are read where rows are large: a page aims at 4 MiB.
+    pub page_rows: u32,
+    /// The longest pause between two looks at an idle outbox, in milliseconds. It starts at 2 ms and doubles.
+    pub idle_interval_ms: u64,
+    /// How long the lease lasts unless it is renewed, in milliseconds; it is renewed every third of that. A
+    /// standby takes over when it has expired.
+    pub lease_ms: u64,
+    /// How long an acknowledgement of the broker may take, in milliseconds, before everything
+    /// unacknowledged is sent again.
+    pub ack_timeout_ms: u64,
+    /// How long a stop may wait for acknowledgements, in milliseconds.
+    pub shutdown_timeout_ms: u64,
+    /// How messages are stored.
+    pub sink: SinkChoice,
+    /// End with an error if the database or the broker cannot be reached at the start, instead of trying
+    /// again until they can.
+    pub fail_fast: bool,
+}
+
+/// How messages are stored; see [`sink`](crate::sink).
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+#[non_exhaustive]
+pub enum SinkChoice {
+    /// Fast ingest where the server and the stream can, the keyed window elsewhere.
+    #[default]
+    Auto,
+    /// The keyed window everywhere.
+    KeyedWindow,
+}
+
+impl Default for RelayConfig {
+    fn default() -> Self {
+        Self {
+            database_url: "postgres://localhost/postgres".into(),
+            nats_url: "nats://127.0.0.1:4222".into(),
+            schema: "pillarbox".into(),
+            name: "default".into(),
+            source: "/pillarbox".into(),
+            page_rows: 2000,
+            idle_interval_ms: 50,
+            lease_ms: 10_000,
+            ack_timeout_ms: 5_000,
+            shutdown_timeout_ms: 10_000,
+            sink: SinkChoice::Auto,
+            fail_fast: false,
+        }
+    }
+}
+
+/// A setting that cannot be used.
+#[derive(Debug, thiserror::Error)]
+#[error("{key} = {value:?} cannot be used: {problem}")]
+pub struct ConfigError {
+    /// The setting's name.
+    pub key: &'static str,
+    /// Its value.
+    pub value: String,
+    /// What is wrong with it.
+    pub problem: &'static str,
+}
+
+impl RelayConfig {
+    /// Checks every setting.
+    ///
+    /// # Errors
+    /// [`ConfigError`] with the first setting that cannot be used.
+    pub fn validate(&self) -> Result<(), ConfigError> {
+        let fail = |key, value: &dyn fmt::Display, problem| {
+            Err(ConfigError { key, value: value.to_string(), problem })
+        };
+        if !is_schema_name(&self.schema) {
+            return fail(
+                "schema",
+                &self.schema,
+                "a schema is a lower-case word: [a-z_][a-z0-9_]*, at most 63 bytes",
+            );
+        }
+        if self.name.is_empty() || self.name.len() > 255 || self.name.chars().any(char::is_control)
+        {
+            return fail(
+                "name",
+                &self.name,
+                "a relay's name is 1 to 255 bytes without control characters",
+            );
+        }
+        if let Err(error) = pillarbox_event::header::validate_value("ce-source", &self.source) {
+            return fail("source", &error, "it is sent as a header");
+        }
+        if self.source.is_empty() {
+            return fail("source", &self.source, "CloudEvents must name a source");
+        }
+        if !(1..=100_000).contains(&self.page_rows) {
+            return fail("page_rows", &self.page_rows, "it is 1 to 100000");
+        }
+        if !(2..=60_000).contains(&self.idle_interval_ms) {
+            return fail("idle_interval_ms", &self.idle_interval_ms, "it is 2 to 60000");
+        }
+        if !(300..=600_000).contains(&self.lease_ms) {
+            return fail("lease_ms", &self.lease_ms, "it is 300 to 600000");
+        }
+        if !(100..=60_000).contains(&self.ack_timeout_ms) {
+            return fail("ack_timeout_ms", &self.ack_timeout_ms, "it is 100 to 60000");
+        }
+        if self.shutdown_timeout_ms > 600_000 {
+            return fail("shutdown_timeout_ms", &self.shutdown_timeout_ms, "it is at most 600000");
+        }
+        Ok(())
+    }
+
+    pub(crate) fn idle_interval(&self) -> Duration {
+        Duration::from_millis(self.idle_interval_ms)
+    }
+
+    pub(crate) fn lease(&self) -> Duration {
+        Duration::from_millis(self.lease_ms)
+    }
+
+    pub(crate) fn ack_timeout(&self) -> Duration {
+        Duration::from_millis(self.ack_timeout_ms)
+    }
+
+    pub(crate) fn shutdown_timeout(&self) -> Duration {
+        Duration::from_millis(self.shutdown_timeout_ms)
+    }
+}
+
+/// Whether this can be a schema's name without quotes.
+fn is_schema_name(name: &str) -> bool {
+    let mut bytes = name.bytes();
+    name.len() <= 63
+        && bytes.next().is_some_and(|b| b.is_ascii_lowercase() || b == b'_')
+        && bytes.all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'_')
+}
+
+/// A URL without its user, password and parameters, for logs. What cannot be told apart is left out.
+pub(crate) fn without_secrets(url: &str) -> String {
+    url.split(',')
+        .map(|url| {
+            let (scheme, rest) = url.split_once("://").unwrap_or(("", url));
+            let rest = rest.split(['?', '#']).next().unwrap_or_default();
+            let host = rest.rsplit_once('@').map_or(rest, |(_, host)| host);
+            if scheme.is_empty() { host.to_owned() } else { format!("{scheme}://{host}") }
+        })
+        .collect::<Vec<_>>()
+        .join(",")
+}
+
+impl fmt::Debug for RelayConfig {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self {
+            database_url,
+            nats_url,
+            schema,
+            name,
+            source,
+            page_rows,
+            idle_interval_ms,
+            lease_ms,
+            ack_timeout_ms,
+            shutdown_timeout_ms,
+            sink,
+            fail_fast,
+        } = self;
+        f.debug_struct("RelayConfig")
+            .field("database_url", &without_secrets(database_url))
+            .field("nats_url", &without_secrets(nats_url))
+            .field("schema", schema)
+            .field("name", name)
+            .field("source", source)
+            .field("page_rows", page_rows)
+            .field("idle_interval_ms", idle_interval_ms)
+            .field("lease_ms", lease_ms)
+            .field("ack_timeout_ms", ack_timeout_ms)
+            .field("shutdown_timeout_ms", shutdown_timeout_ms)
+            .field("sink", sink)
+            .field("fail_fast", fail_fast)
+            .finish()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn secrets_do_not_show() {
+        let config = RelayConfig {
+            database_url: "postgres://app:hunter2@db:5432/shop?sslpassword=hunter3".into(),
+            nats_url: "nats://token4@a:4222,nats://u:p5@b:4222".into(),
+            ..RelayConfig::default()
+        };
+        let shown = format!("{config:?}");
+        for secret in ["hunter2", "hunter3", "token4", "p5"] {
+            assert!(!shown.contains(secret), "{shown}");
+        }
+        assert!(
+            shown.contains("postgres://db:5432/shop")
+                && shown.contains("nats://a:4222,nats://b:4222")
+        );
+    }
+
+    #[test]
+    fn a_setting_that_cannot_be_used_is_named() {
+        RelayConfig::default().validate().unwrap();
+        let refused = |config: RelayConfig| config.validate().unwrap_err().key;
+        let base = RelayConfig::default;
+        assert_eq!(refused(RelayConfig { schema: "a; drop table b".into(), ..base() }), "schema");
+        assert_eq!(refused(RelayConfig { schema: String::new(), ..base() }), "schema");
+        assert_eq!(refused(RelayConfig { name: String::new(), ..base() }), "name");
+        assert_eq!(refused(RelayConfig { source: "a\nb".into(), ..base() }), "source");
+        assert_eq!(refused(RelayConfig { page_rows: 0, ..base() }), "page_rows");
+        assert_eq!(refused(RelayConfig { lease_ms: 1, ..base() }), "lease_ms");
+    }
+}

@@ -1,0 +1,285 @@
+//! The lease: one relay of a name moves its cursor, any number stand by.
+//!
+//! ```text
+//!              expired, or released, or never held
+//!   standby ─────────────────────────────────────────► leader (epoch + 1)
+//!      ▲                                                  │ renews every third of the lease
+//!      └──────────── lost: expired by the local clock, ◄──┘
+//!                    or the epoch is another's
+//! ```
+//!
+//! Every write names the epoch and changes nothing if it is no longer the newest, so a leader that was
+//! paused and wakes cannot move the cursor. It stops shipping when the lease has expired by its own monotonic
+//! clock, counted from *before* the renewal was sent, which is earlier than the database thinks. What it may
+//! have sent just before that, its successor sends too, under the same message ids.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use sqlx::postgres::{PgArguments, Postgres};
+use sqlx::query::Query;
+use sqlx::{AssertSqlSafe, Connection, PgConnection, Row, SqlSafeStr, SqlStr};
+use tokio::time::Instant;
+
+use crate::cursor::Cursor;
+use crate::schema::in_schema;
+use crate::sink::Fault;
+
+/// The connection that the lease and the cursor are written on, and only they.
+#[derive(Debug)]
+pub(crate) struct Registry {
+    connection: PgConnection,
+    schema: String,
+    relay: String,
+    holder: String,
+    length: Duration,
+}
+
+/// What came of asking for the lease.
+#[derive(Debug)]
+pub(crate) enum Acquired {
+    Leader { lease: Lease, cursor: Cursor },
+    Standby { registry: Registry, holder: Option<String> },
+}
+
+/// A held lease.
+#[derive(Debug)]
+pub(crate) struct Lease {
+    registry: Registry,
+    epoch: i64,
+    valid_until: Instant,
+    system_identifier: String,
+}
+
+/// Why the lease or the cursor could not be written.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum LeaseError {
+    #[error("another relay has taken the lease over")]
+    Lost,
+    #[error("the lease expired before the database answered")]
+    Expired,
+    #[error(
+        "the cursor of relay {relay:?} cannot be read; mend its column `cursor` or delete the row to ship everything again"
+    )]
+    Cursor {
+        relay: String,
+        #[source]
+        source: serde_json::Error,
+    },
+    #[error(transparent)]
+    Database(#[from] sqlx::Error),
+}
+
+impl Registry {
+    pub(crate) async fn open(
+        mut connection: PgConnection,
+        schema: &str,
+        relay: &str,
+        holder: &str,
+        length: Duration,
+    ) -> Result<Self, sqlx::Error> {
+        sqlx::raw_sql(
+            "set synchronous_commit = on; set default_transaction_isolation = 'read committed'",
+        )
+        .execute(&mut connection)
+        .await?;
+        Ok(Self {
+            connection,
+            schema: schema.to_owned(),
+            relay: relay.to_owned(),
+            holder: holder.to_owned(),
+            length,
+        })
+    }
+
+    /// Asks for the lease. With it comes the cursor; one of another cluster is rebased first.
+    pub(crate) async fn acquire(mut self) -> Result<Acquired, LeaseError> {
+        let system_identifier = self.system_identifier().await?;
+        if let Some(holder) = self.held_by_another().await? {
+            return Ok(Acquired::Standby { registry: self, holder: Some(holder) });
+        }
+        let asked = Instant::now();
+        let row = sqlx::query(self.sql(include_str!("acquire.sql")))
+            .bind(&self.relay)
+            .bind(&self.holder)
+            .bind(milliseconds(self.length))
+            .bind(json(&Cursor::start(&system_identifier), &self.relay)?)
+            .fetch_optional(&mut self.connection)
+            .await?;
+        let Some(row) = row else {
+            // Somebody else was faster.
+            return Ok(Acquired::Standby { registry: self, holder: None });
+        };
+        let epoch: i64 = row.try_get(0)?;
+        let cursor: String = row.try_get(1)?;
+        let mut cursor: Cursor = serde_json::from_str(&cursor)
+            .map_err(|source| LeaseError::Cursor { relay: self.relay.clone(), source })?;
+        let valid_until = asked + self.length;
+        let mut lease = Lease { registry: self, epoch, valid_until, system_identifier };
+        if cursor.system_identifier != lease.system_identifier {
+            cursor = lease.rebase(&cursor).await?;
+        }
+        Ok(Acquired::Leader { lease, cursor })
+    }
+
+    /// The holder of a lease in force, if it is not this relay. Only reads, so that standbys leave no traces.
+    async fn held_by_another(&mut self) -> Result<Option<String>, sqlx::Error> {
+        let text = "select holder from pillarbox.relay \
+                    where name = $1 and holder <> $2 and expires_at >= clock_timestamp()";
+        let row = sqlx::query(self.sql(text))
+            .bind(&self.relay)
+            .bind(&self.holder)
+            .fetch_optional(&mut self.connection)
+            .await?;
+        row.map(|row| row.try_get(0)).transpose()
+    }
+
+    async fn system_identifier(&mut self) -> Result<String, sqlx::Error> {
+        sqlx::query("select system_identifier::text from pg_control_system()")
+            .fetch_one(&mut self.connection)
+            .await?
+            .try_get(0)
+    }
+
+    fn sql(&self, text: &str) -> SqlStr {
+        AssertSqlSafe(Arc::<str>::from(in_schema(text, &self.schema))).into_sql_str()
+    }
+}
+
+impl Lease {
+    /// Until when this relay may ship.
+    pub(crate) fn valid_until(&self) -> Instant {
+        self.valid_until
+    }
+
+    pub(crate) fn epoch(&self) -> i64 {
+        self.epoch
+    }
+
+    pub(crate) fn length(&self) -> Duration {
+        self.registry.length
+    }
+
+    /// Extends the lease.
+    pub(crate) async fn renew(&mut self) -> Result<(), LeaseError> {
+        let asked = Instant::now();
+        let text = "update pillarbox.relay set heartbeat = clock_timestamp(), \
+                    expires_at = clock_timestamp() + $3 * interval '1 millisecond' where name = $1 and epoch = $2";
+        let query = self.query(text).bind(milliseconds(self.registry.length));
+        self.write(query).await?;
+        self.valid_until = asked + self.registry.length;
+        Ok(())
+    }
+
+    /// Writes the cursor.
+    pub(crate) async fn save(&mut self, cursor: &Cursor) -> Result<(), LeaseError> {
+        let text =
+            "update pillarbox.relay set cursor = $3::text::jsonb where name = $1 and epoch = $2";
+        let query = self.query(text).bind(json(cursor, &self.registry.relay)?);
+        self.write(query).await
+    }
+
+    /// Writes the cursor and sets the event at `position` aside.
+    pub(crate) async fn set_aside(
+        &mut self,
+        cursor: &Cursor,
+        position: i64,
+        fault: Fault,
+        error: &str,
+    ) -> Result<(), LeaseError> {
+        let query = self
+            .query(include_str!("dead_letter.sql"))
+            .bind(json(cursor, &self.registry.relay)?)
+            .bind(position)
+            .bind(fault.to_string())
+            .bind(error.to_owned())
+            .bind(1_i32);
+        let until = self.valid_until;
+        let moved: i64 =
+            within(until, query.fetch_one(&mut self.registry.connection)).await?.try_get(0)?;
+        if moved == 1 { Ok(()) } else { Err(LeaseError::Lost) }
+    }
+
+    /// Gives the lease up, so that a standby need not wait for it to expire.
+    pub(crate) async fn release(mut self) -> Result<(), LeaseError> {
+        let query = self.query("update pillarbox.relay set holder = null, expires_at = null where name = $1 and epoch = $2");
+        self.write(query).await
+    }
+
+    async fn rebase(&mut self, old: &Cursor) -> Result<Cursor, LeaseError> {
+        let update = self.registry.sql(include_str!("rebase.sql"));
+        let mut transaction = self.registry.connection.begin().await?;
+        // Before this transaction has an id, so that the snapshot cannot see it.
+        let snapshot: String = sqlx::query("select pg_current_snapshot()::text")
+            .fetch_one(&mut *transaction)
+            .await?
+            .try_get(0)?;
+        let snapshot = snapshot
+            .parse()
+            .map_err(|error| LeaseError::Database(sqlx::Error::Decode(Box::new(error))))?;
+        let rows = sqlx::query(update)
+            .bind(old.snapshot.to_string())
+            .bind(old.high)
+            .bind(old.window.as_ref().map(|window| window.snapshot.to_string()))
+            .bind(old.window.as_ref().map(|window| window.position))
+            .execute(&mut *transaction)
+            .await?
+            .rows_affected();
+        let cursor = Cursor { snapshot, high: old.high, ..Cursor::start(&self.system_identifier) };
+        let text = in_schema(
+            "update pillarbox.relay set cursor = $3::text::jsonb where name = $1 and epoch = $2",
+            &self.registry.schema,
+        );
+        let moved = sqlx::query(AssertSqlSafe(text))
+            .bind(self.registry.relay.clone())
+            .bind(self.epoch)
+            .bind(json(&cursor, &self.registry.relay)?)
+            .execute(&mut *transaction)
+            .await?
+            .rows_affected();
+        if moved == 0 {
+            return Err(LeaseError::Lost);
+        }
+        transaction.commit().await?;
+        tracing::warn!(
+            relay = self.registry.relay,
+            from = old.system_identifier,
+            to = self.system_identifier,
+            rows,
+            "this is another database cluster than the cursor's; rebased the outbox onto its transaction ids"
+        );
+        Ok(cursor)
+    }
+
+    fn query(&self, text: &str) -> Query<'static, Postgres, PgArguments> {
+        sqlx::query(self.registry.sql(text)).bind(self.registry.relay.clone()).bind(self.epoch)
+    }
+
+    /// Runs an update that names the epoch.
+    async fn write(
+        &mut self,
+        query: Query<'static, Postgres, PgArguments>,
+    ) -> Result<(), LeaseError> {
+        let done = within(self.valid_until, query.execute(&mut self.registry.connection)).await?;
+        if done.rows_affected() == 1 { Ok(()) } else { Err(LeaseError::Lost) }
+    }
+}
+
+async fn within<T>(
+    until: Instant,
+    query: impl Future<Output = Result<T, sqlx::Error>>,
+) -> Result<T, LeaseError> {
+    match tokio::time::timeout_at(until, query).await {
+        Ok(result) => Ok(result?),
+        Err(_) => Err(LeaseError::Expired),
+    }
+}
+
+fn json(cursor: &Cursor, relay: &str) -> Result<String, LeaseError> {
+    serde_json::to_string(cursor)
+        .map_err(|source| LeaseError::Cursor { relay: relay.to_owned(), source })
+}
+
+fn milliseconds(duration: Duration) -> i64 {
+    i64::try_from(duration.as_millis()).unwrap_or(i64::MAX)
+}

@@ -1,0 +1,60 @@
+//! Ships committed outbox rows to NATS JetStream: in order per key, losing nothing.
+//!
+//! ```no_run
+//! use pillarbox_relay::{Relay, RelayConfig};
+//! use tokio_util::sync::CancellationToken;
+//!
+//! # async fn example() -> Result<(), pillarbox_relay::RelayError> {
+//! let shutdown = CancellationToken::new();
+//! let config = RelayConfig {
+//!     database_url: "postgres://localhost/shop".into(),
+//!     nats_url: "nats://localhost:4222".into(),
+//!     ..RelayConfig::default()
+//! };
+//! Relay::new(config)?.run(shutdown).await?;
+//! # Ok(())
+//! # }
+//! ```
+//!
+//! The same is the command `pillarbox relay`. Data flows one way:
+//!
+//! ```text
+//!  outbox ──► source ──► reader ──► shipper ──► sink ──► stream
+//!               ▲        (pages)       │ progress
+//!             cursor ◄── lease ◄───────┘
+//! ```
+//!
+//! | module | concept |
+//! |---|---|
+//! | [`cursor`] | the relay's place, a Postgres snapshot, and the rules it moves by: start reading here |
+//! | `source` | the next page behind a cursor |
+//! | `reader` | pages read ahead, polling |
+//! | [`message`] | a row as a message |
+//! | `shipper` | from pages to the sink; rewinding, holding |
+//! | [`sink`] | storing messages in streams, in order: fast ingest and keyed window; whose fault a failure is |
+//! | `broker` | the connection to NATS |
+//! | `lease` | one leader, any number of standbys; the only writer of the cursor |
+//! | `relay` | [`Relay`]: stands by, leads, stops |
+//! | [`status`] | backlog, oldest age, cursor and holder, for operators |
+//! | [`config`], [`error`] | [`RelayConfig`], [`RelayError`] |
+
+mod backoff;
+mod broker;
+pub mod config;
+pub mod cursor;
+pub mod error;
+mod lease;
+pub mod message;
+mod reader;
+mod relay;
+mod schema;
+mod shipper;
+pub mod sink;
+mod source;
+pub mod status;
+
+pub use broker::BrokerError;
+pub use config::{ConfigError, RelayConfig, SinkChoice};
+pub use error::RelayError;
+pub use relay::Relay;
+pub use status::Status;

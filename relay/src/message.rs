@@ -1,0 +1,184 @@
+//! An outbox row as a message for the broker.
+
+use std::collections::BTreeMap;
+
+use async_nats::{HeaderMap, Subject};
+use bytes::Bytes;
+use pillarbox_event::{EventError, EventId, RawEvent, header};
+use time::OffsetDateTime;
+use time::format_description::well_known::Rfc3339;
+use uuid::Uuid;
+
+/// A message, ready to be sent.
+#[derive(Clone, Debug)]
+pub struct Message {
+    /// The row's position in the outbox.
+    pub position: i64,
+    /// The event's id, for logs and errors.
+    pub event_id: Uuid,
+    /// The ordering key.
+    pub key: Option<String>,
+    /// The topic.
+    pub subject: Subject,
+    /// All headers, `Nats-Msg-Id` among them.
+    pub headers: HeaderMap,
+    /// The payload.
+    pub payload: Bytes,
+}
+
+impl Message {
+    /// What the message takes of the server's `max_payload`: its headers and its payload, in bytes.
+    pub fn wire_size(&self) -> usize {
+        let headers: usize = self
+            .headers
+            .iter()
+            .flat_map(|(name, values)| {
+                let name: &str = name.as_ref();
+                values.iter().map(move |value| name.len() + value.as_str().len() + ": \r\n".len())
+            })
+            .sum();
+        "NATS/1.0\r\n\r\n".len() + headers + self.payload.len()
+    }
+}
+
+/// A row of the outbox.
+#[derive(Debug)]
+pub(crate) struct Row {
+    pub(crate) position: i64,
+    pub(crate) event_id: Uuid,
+    pub(crate) event_type: String,
+    pub(crate) topic: String,
+    pub(crate) key: Option<String>,
+    /// The headers column as JSON text; `None` for an empty object.
+    pub(crate) headers: Option<String>,
+    pub(crate) payload: Bytes,
+    pub(crate) created_at: OffsetDateTime,
+}
+
+/// Why a row cannot be sent as an event, whatever the broker's state.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum RowError {
+    #[error("its headers are not a JSON object of strings")]
+    Headers(#[source] serde_json::Error),
+    #[error(transparent)]
+    Event(#[from] EventError),
+}
+
+impl Row {
+    /// What the row takes in memory, roughly, in bytes.
+    pub(crate) fn size(&self) -> usize {
+        let texts =
+            [Some(&self.event_type), Some(&self.topic), self.key.as_ref(), self.headers.as_ref()];
+        size_of::<Self>()
+            + self.payload.len()
+            + texts.into_iter().flatten().map(String::len).sum::<usize>()
+    }
+
+    /// The message of this row. `source` is the `ce-source` of events that name none.
+    pub(crate) fn into_message(self, source: &str) -> Result<Message, RowError> {
+        let mut attributes: BTreeMap<String, String> = match &self.headers {
+            Some(text) => serde_json::from_str(text).map_err(RowError::Headers)?,
+            None => BTreeMap::new(),
+        };
+        attributes.entry(header::SOURCE.to_owned()).or_insert_with(|| source.to_owned());
+        if let Ok(time) = self.created_at.format(&Rfc3339) {
+            attributes.entry(header::TIME.to_owned()).or_insert(time);
+        }
+        let id = EventId::from(self.event_id);
+        let event = RawEvent::from_parts(
+            id,
+            self.event_type,
+            self.topic,
+            self.key,
+            attributes,
+            self.payload,
+        )?;
+        let mut headers = HeaderMap::new();
+        headers.insert(header::NATS_MSG_ID, event.id().as_str());
+        for (name, value) in event.wire_headers() {
+            headers.insert(name, value.as_ref());
+        }
+        Ok(Message {
+            position: self.position,
+            event_id: self.event_id,
+            key: event.key().map(str::to_owned),
+            subject: event.topic().into(),
+            headers,
+            payload: event.payload().clone(),
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn row() -> Row {
+        Row {
+            position: 7,
+            event_id: Uuid::nil(),
+            event_type: "order.placed".into(),
+            topic: "orders.placed".into(),
+            key: Some("42".into()),
+            headers: None,
+            payload: Bytes::from_static(b"{}"),
+            created_at: OffsetDateTime::UNIX_EPOCH,
+        }
+    }
+
+    #[test]
+    fn a_bare_row_becomes_a_complete_cloudevent() {
+        let message = row().into_message("/shop").unwrap();
+        let header = |name: &str| message.headers.get(name).map(|value| value.as_str().to_owned());
+        let id = Uuid::nil().to_string();
+        for (name, value) in [
+            ("Nats-Msg-Id", id.as_str()),
+            ("ce-id", id.as_str()),
+            ("ce-type", "order.placed"),
+            ("ce-source", "/shop"),
+            ("ce-time", "1970-01-01T00:00:00Z"),
+            ("ce-partitionkey", "42"),
+            ("ce-specversion", "1.0"),
+            ("content-type", "application/json"),
+        ] {
+            assert_eq!(header(name).as_deref(), Some(value), "{name}");
+        }
+        assert_eq!((message.position, message.subject.as_str()), (7, "orders.placed"));
+    }
+
+    #[test]
+    fn what_the_writer_says_wins_over_the_defaults() {
+        let headers = r#"{"ce-source":"/else","ce-time":"2026-01-02T03:04:05Z","x-tenant":"acme"}"#;
+        let message = Row { headers: Some(headers.into()), ..row() }.into_message("/shop").unwrap();
+        for (name, value) in
+            [("ce-source", "/else"), ("ce-time", "2026-01-02T03:04:05Z"), ("x-tenant", "acme")]
+        {
+            assert_eq!(message.headers.get(name).unwrap().as_str(), value);
+        }
+    }
+
+    #[test]
+    fn a_row_that_is_no_event_says_why() {
+        let refused = |row: Row| row.into_message("/shop").unwrap_err().to_string();
+        assert!(
+            refused(Row { headers: Some(r#"{"a":1}"#.into()), ..row() })
+                .contains("object of strings")
+        );
+        assert!(
+            refused(Row { headers: Some(r#"{"a":"b\nc"}"#.into()), ..row() })
+                .contains("line break")
+        );
+        assert!(refused(Row { topic: "a b".into(), ..row() }).contains("white space"));
+    }
+
+    #[test]
+    fn the_wire_size_is_what_the_server_counts() {
+        let message = row().into_message("/shop").unwrap();
+        let text: usize = message
+            .headers
+            .iter()
+            .map(|(name, values)| format!("{name}: {}\r\n", values[0].as_str()).len())
+            .sum();
+        assert_eq!(message.wire_size(), "NATS/1.0\r\n".len() + text + "\r\n".len() + 2);
+    }
+}

@@ -1,0 +1,264 @@
+//! A relay: stands by until it holds the lease, and then leads until it is told to stop.
+
+use std::time::Duration;
+
+use sqlx::postgres::PgConnectOptions;
+use sqlx::{AssertSqlSafe, ConnectOptions, PgConnection, Row};
+use tokio::sync::{mpsc, watch};
+use tokio::task::JoinSet;
+use tokio::time::{Instant, sleep, sleep_until, timeout};
+use tokio_util::sync::CancellationToken;
+
+use crate::backoff::Backoff;
+use crate::broker::Broker;
+use crate::config::{ConfigError, RelayConfig, without_secrets};
+use crate::cursor::Cursor;
+use crate::error::{RelayError, full_text};
+use crate::lease::{Acquired, Lease, LeaseError, Registry};
+use crate::shipper::{SetAside, Shipper};
+
+/// How long the database may take to answer a new connection.
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
+/// The cursor is written at most this often.
+const SAVE_INTERVAL: Duration = Duration::from_millis(100);
+/// How often a standby looks whether the lease is free, at the longest.
+const STANDBY_INTERVAL: Duration = Duration::from_millis(500);
+
+/// Ships the events of one outbox.
+#[derive(Debug)]
+pub struct Relay {
+    config: RelayConfig,
+    database: PgConnectOptions,
+    holder: String,
+}
+
+impl Relay {
+    /// A relay with these settings. Connects to nothing yet.
+    ///
+    /// # Errors
+    /// [`RelayError::Config`] or [`RelayError::Url`], with the setting that cannot be used.
+    pub fn new(config: RelayConfig) -> Result<Self, RelayError> {
+        config.validate().map_err(|error: ConfigError| RelayError::Config(error))?;
+        let database = config
+            .database_url
+            .parse::<PgConnectOptions>()
+            .map_err(|source| RelayError::Url { key: "database_url", source: Box::new(source) })?
+            .application_name(&format!("pillarbox relay {}", config.name))
+            .disable_statement_logging();
+        Ok(Self { config, database, holder: holder() })
+    }
+
+    /// Runs until `shutdown` is cancelled: stops reading, waits for acknowledgements up to
+    /// `shutdown_timeout_ms`, writes the cursor and releases the lease.
+    ///
+    /// An outage of the database or the broker is waited out, with one log line when it begins and one when
+    /// it ends. Dropping the future stops at once; the lease then expires by itself, and what was under way
+    /// is shipped again by whoever takes over.
+    ///
+    /// # Errors
+    /// Only before the first event, and other than [`RelayError::Url`] only with `fail_fast`.
+    pub async fn run(self, shutdown: CancellationToken) -> Result<(), RelayError> {
+        let mut broker = None;
+        let mut health = Health { backoff: Backoff::new(), trouble: None, started: false };
+        loop {
+            let error = tokio::select! {
+                ended = self.session(&mut broker, &mut health, &shutdown) => match ended {
+                    Ok(()) => return Ok(()),
+                    Err(error) => error,
+                },
+            };
+            if error.is_final() || (self.config.fail_fast && !health.started) {
+                return Err(error);
+            }
+            health.report(&self.config.name, &error);
+            tokio::select! {
+                () = sleep(health.backoff.wait()) => {}
+                () = shutdown.cancelled() => return Ok(()),
+            }
+        }
+    }
+
+    /// From connecting to the end of the lease. `Ok` after a shutdown.
+    async fn session(
+        &self,
+        broker: &mut Option<Broker>,
+        health: &mut Health,
+        shutdown: &CancellationToken,
+    ) -> Result<(), RelayError> {
+        let mut registry = tokio::select! {
+            registry = self.register(broker) => registry?,
+            () = shutdown.cancelled() => return Ok(()),
+        };
+        let Some(broker) = broker.clone() else {
+            return Ok(());
+        };
+        let mut standing_by = false;
+        loop {
+            match registry.acquire().await? {
+                Acquired::Leader { lease, cursor } => {
+                    health.well(&self.config.name);
+                    return self.lead(lease, cursor, broker, shutdown).await;
+                }
+                Acquired::Standby { registry: again, holder } => {
+                    registry = again;
+                    health.well(&self.config.name);
+                    if !standing_by {
+                        tracing::info!(relay = self.config.name, holder, "standing by");
+                        standing_by = true;
+                    }
+                }
+            }
+            tokio::select! {
+                () = sleep(STANDBY_INTERVAL.min(self.config.lease() / 3)) => {}
+                () = shutdown.cancelled() => return Ok(()),
+            }
+        }
+    }
+
+    /// Connects to the broker and to the database, and makes sure that this is a primary with an outbox.
+    async fn register(&self, broker: &mut Option<Broker>) -> Result<Registry, RelayError> {
+        let mut connection = self.connect().await?;
+        self.check(&mut connection).await?;
+        if broker.is_none() {
+            *broker = Some(Broker::connect(&self.config).await?);
+        }
+        let RelayConfig { schema, name, .. } = &self.config;
+        Ok(Registry::open(connection, schema, name, &self.holder, self.config.lease()).await?)
+    }
+
+    async fn connect(&self) -> Result<PgConnection, RelayError> {
+        let connected = timeout(CONNECT_TIMEOUT, self.database.connect()).await;
+        connected
+            .unwrap_or_else(|_| Err(sqlx::Error::Io(std::io::ErrorKind::TimedOut.into())))
+            .map_err(|error| RelayError::connect(&self.config.database_url, error))
+    }
+
+    async fn check(&self, connection: &mut PgConnection) -> Result<(), RelayError> {
+        let (schema, url) =
+            (self.config.schema.clone(), without_secrets(&self.config.database_url));
+        let sql = format!(
+            "select pg_is_in_recovery(), to_regclass('{schema}.outbox') is not null \
+             and to_regclass('{schema}.relay') is not null"
+        );
+        let row = sqlx::query(AssertSqlSafe(sql)).fetch_one(connection).await?;
+        let (in_recovery, migrated): (bool, bool) = (row.try_get(0)?, row.try_get(1)?);
+        if in_recovery {
+            return Err(RelayError::Standby { url });
+        }
+        if !migrated {
+            return Err(RelayError::NotMigrated { schema, url });
+        }
+        Ok(())
+    }
+
+    /// Ships while the lease holds. The only writer of the cursor.
+    async fn lead(
+        &self,
+        mut lease: Lease,
+        cursor: Cursor,
+        broker: Broker,
+        shutdown: &CancellationToken,
+    ) -> Result<(), RelayError> {
+        tracing::info!(
+            relay = self.config.name,
+            epoch = lease.epoch(),
+            holder = self.holder,
+            "leading"
+        );
+        let (progress, mut reached) = watch::channel(cursor);
+        let (set_aside, mut asides) = mpsc::channel(1);
+        let shipper = Shipper {
+            config: self.config.clone(),
+            database: self.database.clone(),
+            broker,
+            progress,
+            set_aside,
+            shutdown: shutdown.clone(),
+        };
+        let mut shipping = JoinSet::new();
+        shipping.spawn(shipper.run());
+
+        let third = lease.length() / 3;
+        let mut renew_at = Instant::now() + third;
+        let mut save_at = Instant::now();
+        let mut unsaved = false;
+        let mut stop_at: Option<Instant> = None;
+        loop {
+            let far = Instant::now() + Duration::from_secs(3600);
+            tokio::select! {
+                biased;
+                () = sleep_until(lease.valid_until()) => return Err(LeaseError::Expired.into()),
+                () = sleep_until(renew_at) => {
+                    lease.renew().await?;
+                    renew_at = Instant::now() + third;
+                }
+                Some(request) = asides.recv() => {
+                    let SetAside { cursor, refused, done } = request;
+                    lease.set_aside(&cursor, refused.position, refused.fault, &refused.error).await?;
+                    // The shipper may have ended meanwhile; what is written is written.
+                    let _ = done.send(());
+                }
+                Ok(()) = reached.changed(), if !unsaved => unsaved = true,
+                () = sleep_until(save_at), if unsaved => {
+                    let cursor = reached.borrow_and_update().clone();
+                    lease.save(&cursor).await?;
+                    unsaved = false;
+                    save_at = Instant::now() + SAVE_INTERVAL;
+                }
+                ended = shipping.join_next() => {
+                    match ended {
+                        Some(Ok(shipped)) => shipped?,
+                        _ => return Err(RelayError::Database(sqlx::Error::WorkerCrashed)),
+                    }
+                    break;
+                }
+                () = shutdown.cancelled(), if stop_at.is_none() => {
+                    tracing::info!(relay = self.config.name, "stopping");
+                    stop_at = Some(Instant::now() + self.config.shutdown_timeout());
+                }
+                () = sleep_until(stop_at.unwrap_or(far)), if stop_at.is_some() => {
+                    tracing::warn!(relay = self.config.name, "stopped before everything was acknowledged; it will be shipped again");
+                    shipping.shutdown().await;
+                    break;
+                }
+            }
+        }
+        let cursor = reached.borrow().clone();
+        lease.save(&cursor).await?;
+        lease.release().await?;
+        tracing::info!(relay = self.config.name, "stopped");
+        Ok(())
+    }
+}
+
+/// What has been said about the relay's troubles, so that each is said once.
+struct Health {
+    backoff: Backoff,
+    trouble: Option<String>,
+    started: bool,
+}
+
+impl Health {
+    fn report(&mut self, relay: &str, error: &RelayError) {
+        let text = full_text(error);
+        if self.trouble.as_ref() != Some(&text) {
+            tracing::warn!(relay, error = text, "waiting: events stay in the outbox");
+            self.trouble = Some(text);
+        }
+    }
+
+    fn well(&mut self, relay: &str) {
+        self.started = true;
+        self.backoff = Backoff::new();
+        if self.trouble.take().is_some() {
+            tracing::info!(relay, "the trouble is over");
+        }
+    }
+}
+
+/// A name for this run of this process, for operators: host, process and start.
+fn holder() -> String {
+    let host = rustix::system::uname().nodename().to_string_lossy().into_owned();
+    let run = uuid::Uuid::new_v4().simple().to_string();
+    format!("{host}/{}/{}", std::process::id(), &run[..8])
+}

@@ -1,0 +1,265 @@
+//! Ships pages: from the source to the sink, and says how far it has come.
+//!
+//! Whatever goes wrong is answered in one way: everything under way is dropped, and reading starts again
+//! behind the last row that is known to be stored. The broker drops what it has already.
+
+use std::collections::VecDeque;
+use std::time::Duration;
+
+use sqlx::{ConnectOptions, PgConnection};
+use tokio::sync::{mpsc, oneshot, watch};
+use tokio::task::JoinSet;
+use tokio_util::sync::CancellationToken;
+
+use crate::backoff::Backoff;
+use crate::broker::Broker;
+use crate::config::RelayConfig;
+use crate::cursor::Cursor;
+use crate::reader::{self, Batch, Refused};
+use crate::sink::{Sink, SinkError, SinkFailure};
+use crate::source::Source;
+
+/// Pages read ahead of the one that is being shipped.
+const PAGES_AHEAD: usize = 2;
+/// How long to wait for a further page before the open batches are ended.
+const LINGER: Duration = Duration::from_millis(1);
+
+/// An event to be set aside, with the cursor behind it. Answered when that is written.
+#[derive(Debug)]
+pub(crate) struct SetAside {
+    pub(crate) cursor: Cursor,
+    pub(crate) refused: Refused,
+    pub(crate) done: oneshot::Sender<()>,
+}
+
+pub(crate) struct Shipper {
+    pub(crate) config: RelayConfig,
+    pub(crate) database: sqlx::postgres::PgConnectOptions,
+    pub(crate) broker: Broker,
+    /// Where the relay stands; whoever holds the other end saves it.
+    pub(crate) progress: watch::Sender<Cursor>,
+    pub(crate) set_aside: mpsc::Sender<SetAside>,
+    pub(crate) shutdown: CancellationToken,
+}
+
+enum Interrupted {
+    Database(sqlx::Error),
+    Broker(SinkError),
+    Refused(Refused, Cursor),
+}
+
+impl From<sqlx::Error> for Interrupted {
+    fn from(error: sqlx::Error) -> Self {
+        Self::Database(error)
+    }
+}
+
+impl Shipper {
+    /// Ships until shutdown, and then waits for what is under way. Ends early only with the database.
+    ///
+    /// Dropping the future stops it at once; what was under way is shipped again from the saved cursor.
+    pub(crate) async fn run(mut self) -> Result<(), sqlx::Error> {
+        let mut backoff = Backoff::new();
+        let mut held: Option<String> = None;
+        let mut after_refusal = false;
+        loop {
+            let before = self.progress.borrow().clone();
+            let interrupted = match self.ship(after_refusal, &mut held).await {
+                Ok(()) => return Ok(()),
+                Err(interrupted) => interrupted,
+            };
+            if *self.progress.borrow() != before {
+                backoff = Backoff::new();
+            }
+            match interrupted {
+                Interrupted::Database(error) => return Err(error),
+                Interrupted::Refused(refused, cursor) => self.set_aside(refused, cursor).await,
+                Interrupted::Broker(error) => {
+                    self.broker.forget_streams();
+                    after_refusal = matches!(error, SinkError::BatchRefused(_));
+                    let reason = error.to_string();
+                    if !after_refusal && held.as_ref() != Some(&reason) {
+                        tracing::warn!(
+                            relay = self.config.name,
+                            reason,
+                            "holding: events wait in the outbox"
+                        );
+                        held = Some(reason);
+                    }
+                    tokio::select! {
+                        () = tokio::time::sleep(backoff.wait()) => {}
+                        () = self.shutdown.cancelled() => return Ok(()),
+                    }
+                }
+            }
+        }
+    }
+
+    async fn set_aside(&mut self, refused: Refused, cursor: Cursor) {
+        tracing::error!(
+            relay = self.config.name,
+            event_id = %refused.event_id,
+            position = refused.position,
+            reason = %refused.fault,
+            error = refused.error,
+            "this event can never be shipped; moving it to the dead letters"
+        );
+        let (done, written) = oneshot::channel();
+        let request = SetAside { cursor: cursor.clone(), refused, done };
+        if self.set_aside.send(request).await.is_ok() && written.await.is_ok() {
+            self.progress.send_replace(cursor);
+        }
+    }
+
+    /// Ships from where the relay stands, until shutdown or something happens.
+    async fn ship(
+        &mut self,
+        after_refusal: bool,
+        held: &mut Option<String>,
+    ) -> Result<(), Interrupted> {
+        let connection = self.database.connect().await?;
+        let (mut reader, mut batches) = self.open_reader(connection).await?;
+        let mut under_way = UnderWay::new(&self.progress);
+        let mut sink = self.broker.open_sink(after_refusal);
+        let outcome = loop {
+            let batch = match tokio::time::timeout(LINGER, batches.recv()).await {
+                Ok(batch) => batch,
+                Err(_) => {
+                    let flushed = sink.flush().await;
+                    if let Err(interrupted) = under_way.stored(flushed) {
+                        break Err(interrupted);
+                    }
+                    under_way.say_resumed(&self.config.name, held);
+                    tokio::select! {
+                        batch = batches.recv() => batch,
+                        () = self.shutdown.cancelled() => break Ok(()),
+                    }
+                }
+            };
+            if self.shutdown.is_cancelled() {
+                break under_way.stored(sink.flush().await);
+            }
+            let Some(batch) = batch else {
+                break Ok(());
+            };
+            if let Err(interrupted) = under_way.ship(&mut *sink, batch).await {
+                break Err(interrupted);
+            }
+            under_way.say_resumed(&self.config.name, held);
+        };
+        drop(sink);
+        drop(batches);
+        match outcome {
+            Ok(()) if self.shutdown.is_cancelled() => Ok(()),
+            // The reader ended first; it says why.
+            Ok(()) => match reader.join_next().await {
+                Some(Ok(Err(error))) => Err(error.into()),
+                _ => Err(sqlx::Error::WorkerCrashed.into()),
+            },
+            Err(interrupted) => Err(interrupted),
+        }
+    }
+
+    async fn open_reader(
+        &self,
+        connection: PgConnection,
+    ) -> Result<(JoinSet<Result<(), sqlx::Error>>, mpsc::Receiver<Batch>), sqlx::Error> {
+        let cursor = self.progress.borrow().clone();
+        let RelayConfig { schema, name, page_rows, source, .. } = &self.config;
+        let from = Source::open(connection, schema, name, cursor, *page_rows).await?;
+        let (sender, batches) = mpsc::channel(PAGES_AHEAD);
+        let mut reader = JoinSet::new();
+        reader.spawn(reader::read(from, source.clone(), self.config.idle_interval(), sender));
+        Ok((reader, batches))
+    }
+}
+
+/// The pages given to the sink and not yet known to be stored.
+struct UnderWay<'p> {
+    progress: &'p watch::Sender<Cursor>,
+    pages: VecDeque<Given>,
+    /// Messages given to the sink so far.
+    count: u64,
+    /// Messages known to be stored.
+    stored: u64,
+}
+
+struct Given {
+    batch: Batch,
+    /// Messages given before this page.
+    first: u64,
+}
+
+impl<'p> UnderWay<'p> {
+    fn new(progress: &'p watch::Sender<Cursor>) -> Self {
+        Self { progress, pages: VecDeque::new(), count: 0, stored: 0 }
+    }
+
+    async fn ship(&mut self, sink: &mut dyn Sink, mut batch: Batch) -> Result<(), Interrupted> {
+        let messages = std::mem::take(&mut batch.messages);
+        let first = self.count;
+        self.count += messages.len() as u64;
+        let refused =
+            batch.refused.take().map(|refused| (batch.cursor_at(refused.position), refused));
+        if refused.is_none() || !messages.is_empty() {
+            self.pages.push_back(Given { batch, first });
+        }
+        self.stored(sink.store(messages).await)?;
+        if let Some((cursor, refused)) = refused {
+            self.stored(sink.flush().await)?;
+            return Err(Interrupted::Refused(refused, cursor));
+        }
+        Ok(())
+    }
+
+    fn say_resumed(&self, relay: &str, held: &mut Option<String>) {
+        if self.stored > 0 && held.take().is_some() {
+            tracing::info!(relay, "the broker stores messages again");
+        }
+    }
+
+    /// Takes note of what is stored, and of why no more is.
+    fn stored(&mut self, result: Result<u64, SinkFailure>) -> Result<(), Interrupted> {
+        let (stored, error) = match result {
+            Ok(stored) => (stored, None),
+            Err(failure) => (failure.stored, Some(failure.error)),
+        };
+        self.stored = stored;
+        let mut reached = None;
+        while let Some(page) = self.pages.front() {
+            if page.first + page.batch.positions.len() as u64 > stored {
+                break;
+            }
+            reached = page.batch.after().or(reached);
+            self.pages.pop_front();
+        }
+        let Some(error) = error else {
+            if let Some(cursor) = reached {
+                self.progress.send_replace(cursor);
+            }
+            return Ok(());
+        };
+        // Part of a page counts only when it matters: here, where reading starts again.
+        let mut behind = None;
+        if let Some(page) = self.pages.front() {
+            let part = usize::try_from(stored.saturating_sub(page.first)).unwrap_or(usize::MAX);
+            if let Some(position) =
+                part.checked_sub(1).and_then(|last| page.batch.positions.get(last))
+            {
+                reached = Some(page.batch.cursor_at(*position));
+            }
+            if let SinkError::Message { position, .. } = &error {
+                behind = Some(page.batch.cursor_at(*position));
+            }
+        }
+        if let Some(cursor) = reached {
+            self.progress.send_replace(cursor);
+        }
+        match (error, behind) {
+            (SinkError::Message { position, event_id, fault, error }, Some(cursor)) => {
+                Err(Interrupted::Refused(Refused { position, event_id, fault, error }, cursor))
+            }
+            (error, _) => Err(Interrupted::Broker(error)),
+        }
+    }
+}

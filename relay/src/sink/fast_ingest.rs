@@ -1,0 +1,219 @@
+//! Fast-ingest batches: the server itself refuses everything after a lost message.
+//!
+//! [ADR-50](https://github.com/nats-io/nats-architecture-and-design/blob/main/adr/ADR-50.md), through the
+//! client of `jetstream-extra`. One batch for each stream stays open while messages keep coming, in gap mode
+//! `fail`; acknowledgements come once for every few hundred messages. [`flush`](Sink::flush) ends the
+//! batches, because nothing acknowledges the tail of an open one. Few messages at a time, and messages for a
+//! stream without `allow_batched`, go through a [`KeyedWindow`]: one round trip instead of two.
+
+use std::collections::{HashMap, VecDeque};
+use std::time::Duration;
+
+use async_nats::jetstream::Context;
+use async_nats::jetstream::message::OutboundMessage;
+use futures::future::BoxFuture;
+use jetstream_extra::batch_publish_fast::{
+    FastPublishError, FastPublishErrorKind, FastPublishExt, FastPublisher, GapMode,
+};
+
+use super::keyed_window::check_size;
+use super::{KeyedWindow, Sink, SinkError, SinkFailure, Streams};
+use crate::error::full_text;
+use crate::message::Message;
+
+/// How many messages one acknowledgement covers at the most.
+const FLOW: u16 = 500;
+/// How many acknowledgements may be outstanding.
+const OUTSTANDING: u16 = 3;
+/// As many messages as this are not worth a batch.
+const FEW: usize = 32;
+/// After a batch was refused, this many messages go one by one, which finds out the one to blame.
+const ONE_BY_ONE: u64 = 2 * FLOW as u64 * OUTSTANDING as u64;
+
+/// See the [module](self).
+pub struct FastIngest<'s> {
+    context: Context,
+    streams: &'s mut Streams,
+    ack_timeout: Duration,
+    batches: HashMap<String, Batch>,
+    /// Messages taken so far.
+    taken: u64,
+    /// Messages still to be sent one by one.
+    one_by_one: u64,
+}
+
+struct Batch {
+    publisher: FastPublisher,
+    /// The numbers of the messages sent and not yet acknowledged, counted over all streams.
+    pending: VecDeque<u64>,
+    /// The last acknowledged message, counted within the batch.
+    acknowledged: u64,
+}
+
+impl Batch {
+    fn acknowledge(&mut self, sequence: u64) {
+        while self.acknowledged < sequence && self.pending.pop_front().is_some() {
+            self.acknowledged += 1;
+        }
+    }
+}
+
+impl<'s> FastIngest<'s> {
+    /// A sink on this context, whose timeout is how long an acknowledgement may take. `after_refusal`: the
+    /// previous sink failed with [`SinkError::BatchRefused`].
+    pub fn new(
+        context: Context,
+        ack_timeout: Duration,
+        streams: &'s mut Streams,
+        after_refusal: bool,
+    ) -> Self {
+        Self {
+            context,
+            streams,
+            ack_timeout,
+            batches: HashMap::new(),
+            taken: 0,
+            one_by_one: if after_refusal { ONE_BY_ONE } else { 0 },
+        }
+    }
+
+    /// How many messages, from the first on, are known to be stored.
+    fn stored(&self) -> u64 {
+        self.batches
+            .values()
+            .filter_map(|batch| batch.pending.front().copied())
+            .min()
+            .unwrap_or(self.taken)
+    }
+
+    async fn store_all(&mut self, messages: Vec<Message>) -> Result<(), SinkError> {
+        let few = messages.len() <= FEW && self.batches.is_empty();
+        if few || self.one_by_one > 0 || !self.all_allow_batches(&messages).await? {
+            return self.store_in_window(messages).await;
+        }
+        for message in messages {
+            if let Err(error) = check_size(&message, self.context.client().max_payload()) {
+                self.end_batches().await?;
+                return Err(error);
+            }
+            let stream = self.streams.target(&message.subject).await?.name.clone();
+            let batch = match self.batches.get_mut(&stream) {
+                Some(batch) => batch,
+                None => {
+                    let publisher = self
+                        .context
+                        .fast_publish()
+                        .flow(FLOW)
+                        .max_outstanding_acks(OUTSTANDING)
+                        .ack_timeout(self.ack_timeout)
+                        .gap_mode(GapMode::Fail)
+                        .build()
+                        .map_err(failed)?;
+                    self.batches.entry(stream).or_insert(Batch {
+                        publisher,
+                        pending: VecDeque::new(),
+                        acknowledged: 0,
+                    })
+                }
+            };
+            batch.pending.push_back(self.taken);
+            self.taken += 1;
+            let Message { subject, headers, payload, .. } = message;
+            let outbound = OutboundMessage { subject, payload, headers: Some(headers) };
+            let sent = batch.publisher.add_message(outbound).await;
+            batch.acknowledge(batch.publisher.last_ack_sequence());
+            sent.map_err(failed)?;
+        }
+        Ok(())
+    }
+
+    async fn all_allow_batches(&mut self, messages: &[Message]) -> Result<bool, SinkError> {
+        for message in messages {
+            match self.streams.target(&message.subject).await {
+                Ok(target) if target.allow_batched => {}
+                // The window comes as far as it can, and names the subject.
+                Ok(_) | Err(SinkError::NoStream { .. }) => return Ok(false),
+                Err(error) => return Err(error),
+            }
+        }
+        Ok(true)
+    }
+
+    async fn store_in_window(&mut self, messages: Vec<Message>) -> Result<(), SinkError> {
+        self.end_batches().await?;
+        let count = messages.len() as u64;
+        let mut window = KeyedWindow::new(self.context.clone());
+        let result = match window.store(messages).await {
+            Ok(_) => window.flush().await,
+            Err(failure) => Err(failure),
+        };
+        match result {
+            Ok(_) => {
+                self.taken += count;
+                self.one_by_one = self.one_by_one.saturating_sub(count);
+                Ok(())
+            }
+            Err(failure) => {
+                self.taken += failure.stored;
+                Err(failure.error)
+            }
+        }
+    }
+
+    /// Ends all batches; each end is acknowledged when everything before it is stored.
+    async fn end_batches(&mut self) -> Result<(), SinkError> {
+        let streams: Vec<String> = self.batches.keys().cloned().collect();
+        for stream in streams {
+            let Some(Batch { publisher, pending, .. }) = self.batches.remove(&stream) else {
+                continue;
+            };
+            let sent = publisher.size();
+            let ended = publisher.close().await.map_err(failed).and_then(|ack| {
+                // The end itself is not stored, but some servers count it.
+                if ack.batch_size >= sent {
+                    Ok(())
+                } else {
+                    Err(SinkError::Unavailable(format!(
+                        "a batch for stream {stream} ended at {} of {sent} messages",
+                        ack.batch_size
+                    )))
+                }
+            });
+            if let Err(error) = ended {
+                // What was not acknowledged before does not count as stored.
+                self.taken = pending.front().map_or(self.taken, |first| self.taken.min(*first));
+                return Err(error);
+            }
+        }
+        Ok(())
+    }
+}
+
+impl Sink for FastIngest<'_> {
+    fn store(&mut self, messages: Vec<Message>) -> BoxFuture<'_, Result<u64, SinkFailure>> {
+        Box::pin(async move {
+            match self.store_all(messages).await {
+                Ok(()) => Ok(self.stored()),
+                Err(error) => Err(SinkFailure { stored: self.stored(), error }),
+            }
+        })
+    }
+
+    fn flush(&mut self) -> BoxFuture<'_, Result<u64, SinkFailure>> {
+        Box::pin(async move {
+            match self.end_batches().await {
+                Ok(()) => Ok(self.stored()),
+                Err(error) => Err(SinkFailure { stored: self.stored(), error }),
+            }
+        })
+    }
+}
+
+fn failed(error: FastPublishError) -> SinkError {
+    match error.kind() {
+        FastPublishErrorKind::FlowError | FastPublishErrorKind::NotEnabled => {
+            SinkError::BatchRefused(full_text(&error))
+        }
+        _ => SinkError::Unavailable(full_text(&error)),
+    }
+}

@@ -1,0 +1,64 @@
+//! Whose fault it is when a message is not stored.
+//!
+//! | what happened | whose fault | what the relay does |
+//! |---|---|---|
+//! | the row's topic, type, key or headers break the rules for events | the event's | dead letter `invalid` |
+//! | headers and payload exceed the server's `max_payload` | the event's | dead letter `too_large` |
+//! | the message exceeds the stream's `max_msg_size` (error 10054) | the event's | dead letter `too_large` |
+//! | no stream takes the subject | nobody's yet | hold, naming the subject |
+//! | connection lost, no answer in time, no leader, not enough replicas | the broker's | hold |
+//! | stream or account full (10077, 10047, …) | the broker's | hold |
+//! | anything else that the server says | the broker's | hold |
+//!
+//! The last line is deliberate: what the relay does not know is held, where an operator sees it, and not
+//! thrown aside.
+
+use std::fmt;
+
+use async_nats::jetstream;
+
+/// What is wrong with an event that can never be stored. The text is the dead letter's `reason`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Fault {
+    /// The row breaks the rules for events.
+    Invalid,
+    /// The message is larger than the server or the stream takes.
+    TooLarge,
+}
+
+impl Fault {
+    /// The fault that the server's error tells of, if it is the event's.
+    pub(super) fn of(error: &jetstream::Error) -> Option<Self> {
+        match error.error_code() {
+            jetstream::ErrorCode::STREAM_MESSAGE_EXCEEDS_MAXIMUM => Some(Self::TooLarge),
+            _ => None,
+        }
+    }
+}
+
+impl fmt::Display for Fault {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Invalid => "invalid",
+            Self::TooLarge => "too_large",
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_what_is_known_to_be_the_events_fault_is_held_against_it() {
+        let error = |code: u64| -> jetstream::Error {
+            serde_json::from_str(&format!(r#"{{"code":400,"err_code":{code},"description":"x"}}"#))
+                .unwrap()
+        };
+        assert_eq!(Fault::of(&error(10054)), Some(Fault::TooLarge));
+        for broker in [10077, 10047, 10023, 10008, 10205, 99999] {
+            assert_eq!(Fault::of(&error(broker)), None, "{broker}");
+        }
+    }
+}

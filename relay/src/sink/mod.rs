@@ -1,0 +1,81 @@
+//! Stores messages in streams, in order, and says how far.
+//!
+//! | sink | needs | how order is kept |
+//! |---|---|---|
+//! | [`FastIngest`] | nats-server 2.14, a stream with `allow_batched` | the server refuses everything after a lost message |
+//! | [`KeyedWindow`] | any server with JetStream | at most one unacknowledged message for each key |
+//!
+//! Plain pipelining with a rewind is not among them: after a cut connection part of the client's buffer is
+//! lost, later messages are stored first, and going back cannot mend that, because the broker drops the
+//! repeats.
+
+mod fast_ingest;
+mod fault;
+mod keyed_window;
+mod streams;
+
+pub use fast_ingest::FastIngest;
+pub use fault::Fault;
+pub use keyed_window::KeyedWindow;
+pub use streams::Streams;
+
+use futures::future::BoxFuture;
+
+use crate::message::Message;
+
+/// Stores messages in order.
+///
+/// A sink counts the messages it is given. Both calls return how many of them, from the first on and without
+/// a gap, are known to be stored. After a failure or a dropped future it is of no more use: open another,
+/// and give it again everything behind the last one known to be stored. What had been stored meanwhile is
+/// dropped by the broker, which knows it by its `Nats-Msg-Id`.
+pub trait Sink: Send {
+    /// Takes messages. They may still be under way when it returns.
+    fn store(&mut self, messages: Vec<Message>) -> BoxFuture<'_, Result<u64, SinkFailure>>;
+
+    /// Waits until everything taken is stored.
+    fn flush(&mut self) -> BoxFuture<'_, Result<u64, SinkFailure>>;
+}
+
+/// How far a sink came, and why no further.
+#[derive(Debug, thiserror::Error)]
+#[error("{error}")]
+pub struct SinkFailure {
+    /// How many messages, from the first on, are known to be stored.
+    pub stored: u64,
+    /// What happened.
+    #[source]
+    pub error: SinkError,
+}
+
+/// Why messages were not stored.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum SinkError {
+    /// The broker is down, slow, leaderless or full. Not the event's fault: hold and try again.
+    #[error("the broker does not store messages now: {0}")]
+    Unavailable(String),
+    /// No stream takes the subject. Held like an outage, until somebody makes the stream.
+    #[error(
+        "no stream takes the subject {subject:?}: create one that does, and shipping goes on by itself"
+    )]
+    NoStream {
+        /// The subject.
+        subject: String,
+    },
+    /// A batch was refused without saying for which message. Store them one by one to find out.
+    #[error("the broker refused a batch: {0}")]
+    BatchRefused(String),
+    /// This message can never be stored.
+    #[error("event {event_id} at position {position} cannot be stored ({fault}): {error}")]
+    Message {
+        /// Its position in the outbox.
+        position: i64,
+        /// Its event id.
+        event_id: uuid::Uuid,
+        /// What is wrong with it.
+        fault: Fault,
+        /// What the broker, or the check before it, said.
+        error: String,
+    },
+}

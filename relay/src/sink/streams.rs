@@ -1,0 +1,128 @@
+//! Which stream takes a subject, and what it can do.
+
+use std::collections::HashMap;
+
+use async_nats::jetstream::Context;
+use async_nats::jetstream::context::GetStreamByNameErrorKind;
+use async_nats::jetstream::stream::Config;
+
+use super::SinkError;
+use crate::error::full_text;
+
+/// A stream that takes some of the relay's subjects.
+#[derive(Clone, Debug)]
+pub(super) struct Target {
+    pub(super) name: String,
+    subjects: Vec<String>,
+    /// Whether it takes fast-ingest batches.
+    pub(super) allow_batched: bool,
+}
+
+/// The streams met so far. Asked for once each, and again after [`forget`](Self::forget).
+#[derive(Clone, Debug)]
+pub struct Streams {
+    context: Context,
+    targets: Vec<Target>,
+    /// The last subjects asked for. Bounded: topics may hold ids.
+    recent: HashMap<String, usize>,
+}
+
+const RECENT: usize = 1024;
+
+impl Streams {
+    /// Knows no stream yet.
+    pub fn new(context: Context) -> Self {
+        Self { context, targets: Vec::new(), recent: HashMap::new() }
+    }
+
+    /// The stream that takes this subject.
+    pub(super) async fn target(&mut self, subject: &str) -> Result<&Target, SinkError> {
+        let index = match self.recent.get(subject) {
+            Some(index) => *index,
+            None => {
+                let known = self.targets.iter().position(|target| takes(&target.subjects, subject));
+                let index = match known {
+                    Some(index) => index,
+                    None => self.ask(subject).await?,
+                };
+                if self.recent.len() >= RECENT {
+                    self.recent.clear();
+                }
+                self.recent.insert(subject.to_owned(), index);
+                index
+            }
+        };
+        Ok(&self.targets[index])
+    }
+
+    /// Forgets all that was learned, because something did not go as it said.
+    pub fn forget(&mut self) {
+        self.targets.clear();
+        self.recent.clear();
+    }
+
+    async fn ask(&mut self, subject: &str) -> Result<usize, SinkError> {
+        let unavailable =
+            |error: &(dyn std::error::Error + 'static)| SinkError::Unavailable(full_text(error));
+        let name = match self.context.stream_by_subject(subject).await {
+            Ok(name) => name,
+            Err(error) if error.kind() == GetStreamByNameErrorKind::NotFound => {
+                return Err(SinkError::NoStream { subject: subject.to_owned() });
+            }
+            Err(error) => return Err(unavailable(&error)),
+        };
+        let stream = self.context.get_stream(&name).await.map_err(|error| unavailable(&error))?;
+        let Config { subjects, allow_batch_publish, .. } = &stream.cached_info().config;
+        tracing::info!(
+            stream = name,
+            sink = if *allow_batch_publish { "fast ingest" } else { "keyed window" },
+            "shipping to stream"
+        );
+        let mut subjects = subjects.clone();
+        if !takes(&subjects, subject) {
+            // Taken through a mapping that the configuration does not show.
+            subjects.push(subject.to_owned());
+        }
+        self.targets.push(Target { name, subjects, allow_batched: *allow_batch_publish });
+        Ok(self.targets.len() - 1)
+    }
+}
+
+/// Whether one of a stream's subjects, which may hold wildcards, takes this one.
+fn takes(patterns: &[String], subject: &str) -> bool {
+    patterns.iter().any(|pattern| {
+        let mut words = subject.split('.');
+        for wanted in pattern.split('.') {
+            match (wanted, words.next()) {
+                (">", Some(_)) => return true,
+                ("*", Some(_)) => {}
+                (wanted, Some(word)) if wanted == word => {}
+                _ => return false,
+            }
+        }
+        words.next().is_none()
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn subjects_match_as_the_server_matches_them() {
+        for (pattern, subject, taken) in [
+            ("orders.>", "orders.placed", true),
+            ("orders.>", "orders.placed.eu", true),
+            ("orders.>", "orders", false),
+            ("orders.*", "orders.placed", true),
+            ("orders.*", "orders.placed.eu", false),
+            ("*.placed", "orders.placed", true),
+            ("orders", "orders", true),
+            ("orders", "orders.placed", false),
+            (">", "a", true),
+        ] {
+            assert_eq!(takes(&[pattern.to_owned()], subject), taken, "{pattern} {subject}");
+        }
+        assert!(!takes(&[], "a"));
+    }
+}

@@ -1,0 +1,53 @@
+-- The first page of a window: everything visible now that the saved snapshot S could not see, in the order
+-- of position, up to the page's size.
+--
+--   $1 S                       $2 floor F
+--   $3, $4 in flight: the transactions in progress in S, and the position at or below which each has no rows
+--   $5 page size
+--
+-- One statement, so one snapshot: the rows are those visible in S' = pg_current_snapshot(), exactly, and
+-- whether a transaction in flight has finished is judged by the same S'. Judged a moment earlier, one that
+-- finishes in between would be in S' yet have its rows below the start of the scan, and be lost.
+--
+-- The scan starts at F, or lower if a transaction with lower rows has finished since.
+--
+-- The first row is the head: S', and where the write-ahead log stands. `flushed` is false while something
+-- that is visible may not be on disk yet (a writer with synchronous_commit = off); such rows are not
+-- shipped before the log is flushed up to `wal`.
+select
+    null::bigint as position,
+    null::uuid as event_id,
+    null::text as event_type,
+    null::text as topic,
+    null::text as key,
+    null::text as headers,
+    null::bytea as payload,
+    null::timestamptz as created_at,
+    pg_current_snapshot()::text as snapshot,
+    pg_current_wal_insert_lsn()::text as wal,
+    pg_current_wal_flush_lsn() >= pg_current_wal_insert_lsn() as flushed
+union all
+(
+    select
+        position,
+        event_id,
+        event_type,
+        topic,
+        key,
+        nullif(headers, '{}')::text,
+        payload,
+        created_at,
+        null,
+        null,
+        null
+    from pillarbox.outbox
+    where
+        position > (
+            select least($2, min(in_flight.low))
+            from unnest($3::text[]::xid8[], $4::bigint[]) as in_flight (xid, low)
+            where pg_visible_in_snapshot(in_flight.xid, pg_current_snapshot())
+        )
+        and not pg_visible_in_snapshot(txid, $1::text::pg_snapshot)
+    order by position
+    limit $5
+)

@@ -1,0 +1,70 @@
+//! What an operator wants to know of a relay, read from its database.
+
+use std::sync::Arc;
+
+use serde::Serialize;
+use sqlx::{AssertSqlSafe, PgConnection, Row, SqlSafeStr};
+
+use crate::cursor::Cursor;
+use crate::schema::in_schema;
+
+/// How a relay stands. The backlog is as of the saved cursor, which follows what has been shipped within a
+/// moment.
+#[derive(Clone, Debug, Serialize)]
+pub struct Status {
+    /// The relay's name.
+    pub relay: String,
+    /// Committed events not yet shipped.
+    pub backlog_events: i64,
+    /// The age of the oldest of them, in seconds; 0 without a backlog.
+    pub oldest_age_seconds: f64,
+    /// The process that holds the lease, as host/process/run. `None`: nobody ships.
+    pub holder: Option<String>,
+    /// Whether the lease is in force.
+    pub leading: bool,
+    /// How often the lease has changed hands. `None`: this relay has never run.
+    pub epoch: Option<i64>,
+    /// The age of the holder's last sign of life, in seconds.
+    pub heartbeat_age_seconds: Option<f64>,
+    /// Events set aside because they can never be stored, and not resolved yet.
+    pub dead_letters: i64,
+    /// Where it stands.
+    pub cursor: Option<Cursor>,
+}
+
+impl Status {
+    /// Reads the status of the relay of this name. `schema` is the outbox's, a plain identifier as
+    /// [`RelayConfig::validate`](crate::RelayConfig::validate) checks it.
+    ///
+    /// Counting a backlog takes time in proportion to it.
+    ///
+    /// # Errors
+    /// What sqlx says; a cursor that cannot be read is a decoding error.
+    pub async fn read(
+        connection: &mut PgConnection,
+        schema: &str,
+        relay: &str,
+    ) -> Result<Self, sqlx::Error> {
+        let sql = in_schema(include_str!("status.sql"), schema);
+        let row = sqlx::query(AssertSqlSafe(Arc::<str>::from(sql)).into_sql_str())
+            .bind(relay)
+            .fetch_one(connection)
+            .await?;
+        let cursor: Option<String> = row.try_get("cursor")?;
+        let cursor = cursor
+            .map(|text| serde_json::from_str(&text))
+            .transpose()
+            .map_err(|error| sqlx::Error::Decode(Box::new(error)))?;
+        Ok(Self {
+            relay: relay.to_owned(),
+            backlog_events: row.try_get("events")?,
+            oldest_age_seconds: row.try_get::<Option<f64>, _>("oldest_age")?.unwrap_or(0.0),
+            holder: row.try_get("holder")?,
+            leading: row.try_get::<Option<bool>, _>("alive")?.unwrap_or(false),
+            epoch: row.try_get("epoch")?,
+            heartbeat_age_seconds: row.try_get("heartbeat_age")?,
+            dead_letters: row.try_get("dead_letters")?,
+            cursor,
+        })
+    }
+}

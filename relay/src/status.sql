@@ -1,0 +1,56 @@
+-- What has not been shipped, as of the saved cursor of one relay: $1 its name.
+--
+-- The same rows that the relay would read next; see cursor.rs. `started` is false for a relay that has never
+-- run: then everything is backlog.
+with relay as (
+    select
+        holder,
+        epoch,
+        expires_at > clock_timestamp() as alive,
+        extract(epoch from clock_timestamp() - heartbeat)::float8 as heartbeat_age,
+        cursor,
+        (cursor ->> 'snapshot')::pg_snapshot as snapshot,
+        (cursor ->> 'floor')::bigint as floor,
+        (cursor #>> '{window,snapshot}')::pg_snapshot as window_snapshot,
+        (cursor #>> '{window,position}')::bigint as window_position
+    from pillarbox.relay
+    where name = $1
+),
+start as (
+    select least(relay.floor, min(in_flight.low::bigint)) as position
+    from relay
+    left join lateral jsonb_each_text(relay.cursor -> 'in_flight') as in_flight (xid, low) on true
+    group by relay.floor
+),
+backlog as (
+    select
+        count(*) as events,
+        extract(epoch from clock_timestamp() - min(outbox.created_at))::float8 as oldest_age
+    from pillarbox.outbox
+    left join relay on true
+    where
+        outbox.position > coalesce((select start.position from start), 0)
+        and (
+            relay.snapshot is null
+            or (
+                not pg_visible_in_snapshot(outbox.txid, relay.snapshot)
+                and (
+                    relay.window_snapshot is null
+                    or outbox.position > relay.window_position
+                    or not pg_visible_in_snapshot(outbox.txid, relay.window_snapshot)
+                )
+            )
+        )
+)
+select
+    backlog.events,
+    backlog.oldest_age,
+    relay.epoch is not null as started,
+    relay.holder,
+    relay.epoch,
+    relay.alive,
+    relay.heartbeat_age,
+    relay.cursor::text as cursor,
+    (select count(*) from pillarbox.outbox_dead_letter where state in ('dead', 'parked')) as dead_letters
+from backlog
+left join relay on true

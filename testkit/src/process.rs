@@ -1,0 +1,138 @@
+//! A server as a child process that dies with its owner.
+
+use std::fs;
+use std::io::{BufRead, BufReader, Write};
+use std::os::unix::process::CommandExt;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+
+use rustix::process::{Pid, Signal, kill_process, test_kill_process};
+
+use crate::account::Account;
+use crate::error::{IoContext, TestkitError};
+
+/// A running server, its guard, and its folder.
+#[derive(Debug)]
+pub(crate) struct Process {
+    server: &'static str,
+    folder: PathBuf,
+    guard: Option<Child>,
+    pid: Option<Pid>,
+}
+
+impl Process {
+    /// A server that does not run yet, and that owns this folder.
+    pub(crate) fn new(server: &'static str, folder: PathBuf) -> Self {
+        Self { server, folder, guard: None, pid: None }
+    }
+
+    pub(crate) fn folder(&self) -> &Path {
+        &self.folder
+    }
+
+    fn log_file(&self) -> PathBuf {
+        self.folder.join("server.log")
+    }
+
+    /// Starts it, as `account` if one is given. What ran before is ended.
+    pub(crate) fn start(
+        &mut self,
+        program: &Path,
+        arguments: &[String],
+        account: Option<Account>,
+    ) -> Result<(), TestkitError> {
+        self.end();
+        let mut guard = Command::new("/bin/sh");
+        guard
+            .args(["-c", include_str!("guard.sh"), "guard"])
+            .arg(&self.folder)
+            .arg(self.log_file())
+            .arg(program)
+            .args(arguments)
+            .current_dir(&self.folder)
+            .env("LC_ALL", "C")
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::null())
+            // Away from the terminal's Ctrl-C: the owner decides.
+            .process_group(0);
+        if let Some(account) = account {
+            guard.uid(account.uid).gid(account.gid);
+        }
+        let mut child = guard.spawn().context(format!("starting {}", self.server))?;
+        let mut line = String::new();
+        if let Some(output) = child.stdout.take() {
+            BufReader::new(output)
+                .read_line(&mut line)
+                .context("reading the server's process id")?;
+        }
+        self.guard = Some(child);
+        self.pid = line.trim().parse().ok().and_then(Pid::from_raw);
+        match self.pid {
+            Some(_) => Ok(()),
+            None => Err(self.failed("its guard gave no process id")),
+        }
+    }
+
+    pub(crate) fn failed(&self, problem: impl Into<String>) -> TestkitError {
+        TestkitError::Start { server: self.server, problem: problem.into(), log: self.log_tail() }
+    }
+
+    /// The last lines of the server's log.
+    pub(crate) fn log_tail(&self) -> String {
+        let log = fs::read(self.log_file()).unwrap_or_default();
+        let log = String::from_utf8_lossy(&log);
+        let lines: Vec<&str> = log.lines().collect();
+        lines[lines.len().saturating_sub(20)..].join("\n")
+    }
+
+    pub(crate) fn pid(&self) -> Option<u32> {
+        self.pid.map(|pid| pid.as_raw_nonzero().get().unsigned_abs())
+    }
+
+    /// Whether the server runs, or is paused.
+    pub(crate) fn is_running(&self) -> bool {
+        let Some(pid) = self.pid else {
+            return false;
+        };
+        match fs::read_to_string(format!("/proc/{}/stat", pid.as_raw_nonzero())) {
+            // The state follows the name, which stands in parentheses. Z: ended, not yet collected.
+            Ok(stat) => !stat.rsplit(')').next().unwrap_or_default().trim_start().starts_with('Z'),
+            Err(_) if Path::new("/proc/self").exists() => false,
+            Err(_) => test_kill_process(pid).is_ok(),
+        }
+    }
+
+    pub(crate) fn signal(&self, signal: Signal) -> Result<(), TestkitError> {
+        let pid = self
+            .pid
+            .filter(|_| self.is_running())
+            .ok_or(TestkitError::NotRunning { server: self.server })?;
+        kill_process(pid, signal)
+            .map_err(std::io::Error::from)
+            .context(format!("signalling {}", self.server))
+    }
+
+    /// Ends the server, if it still runs, and keeps the folder.
+    fn end(&mut self) {
+        self.pid = None;
+        if let Some(mut guard) = self.guard.take() {
+            if let Some(input) = &mut guard.stdin {
+                // A guard that is gone has nothing left to do.
+                let _ = input.write_all(b"keep\n");
+            }
+            let _ = guard.wait();
+        }
+    }
+}
+
+impl Drop for Process {
+    /// Ends the server and removes its folder.
+    fn drop(&mut self) {
+        match self.guard.take() {
+            // `wait` closes the guard's input first.
+            Some(mut guard) => drop(guard.wait()),
+            None => drop(fs::remove_dir_all(&self.folder)),
+        }
+    }
+}

@@ -1,0 +1,91 @@
+//! The servers shared by one process, and a place of its own on them for each test.
+
+use sqlx::postgres::PgPool;
+use tokio::sync::OnceCell;
+use uuid::Uuid;
+
+use crate::error::TestkitError;
+use crate::nats::Nats;
+use crate::postgres::{Database, Postgres};
+
+/// One Postgres and one nats-server.
+#[derive(Debug)]
+pub struct Servers {
+    /// The Postgres.
+    pub postgres: Postgres,
+    /// The nats-server.
+    pub nats: Nats,
+}
+
+/// The servers that all tests of this process share, started on first use. They end with the process.
+///
+/// # Errors
+/// Any [`TestkitError`]; the next call tries again.
+pub async fn servers() -> Result<&'static Servers, TestkitError> {
+    static SERVERS: OnceCell<Servers> = OnceCell::const_new();
+    SERVERS.get_or_try_init(Servers::start).await
+}
+
+impl Servers {
+    /// Starts a pair of its own.
+    ///
+    /// # Errors
+    /// Any [`TestkitError`].
+    pub async fn start() -> Result<Self, TestkitError> {
+        let (postgres, nats) = tokio::try_join!(Postgres::start(), Nats::start())?;
+        eprintln!("testkit: using {} and {}", postgres.version(), nats.version());
+        Ok(Self { postgres, nats })
+    }
+
+    /// A new database, a prefix nobody else uses, and a client.
+    ///
+    /// # Errors
+    /// Any [`TestkitError`].
+    pub async fn scope(&self) -> Result<Scope, TestkitError> {
+        let prefix = format!("t{}", &Uuid::new_v4().simple().to_string()[..12]);
+        let database = self.postgres.create_database(&prefix).await?;
+        Ok(Scope { prefix, database, nats_url: self.nats.url(), nats: self.nats.connect().await? })
+    }
+}
+
+/// A test's own place: a database, and a prefix for its streams and subjects. What it holds belongs to the
+/// runtime that made it, as each `#[tokio::test]` has one.
+#[derive(Clone, Debug)]
+pub struct Scope {
+    prefix: String,
+    database: Database,
+    nats_url: String,
+    nats: async_nats::Client,
+}
+
+impl Scope {
+    /// A word that is good as a stream's name and as a subject's first word.
+    pub fn prefix(&self) -> &str {
+        &self.prefix
+    }
+
+    /// The database's URL.
+    pub fn database_url(&self) -> &str {
+        &self.database.url
+    }
+
+    /// A pool on the database.
+    pub fn pool(&self) -> &PgPool {
+        &self.database.pool
+    }
+
+    /// The broker's URL.
+    pub fn nats_url(&self) -> &str {
+        &self.nats_url
+    }
+
+    /// A connected client.
+    pub fn nats(&self) -> &async_nats::Client {
+        &self.nats
+    }
+
+    /// The JetStream context of [`nats`](Self::nats).
+    pub fn jetstream(&self) -> async_nats::jetstream::Context {
+        async_nats::jetstream::new(self.nats.clone())
+    }
+}

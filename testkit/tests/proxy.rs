@@ -1,0 +1,76 @@
+//! The proxy cuts, stalls and refuses.
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
+
+use std::time::Duration;
+
+use pillarbox_testkit::Proxy;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::{TcpListener, TcpStream};
+use tokio::time::timeout;
+
+/// A server that says back what it hears.
+async fn echo() -> std::net::SocketAddr {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap();
+    tokio::spawn(async move {
+        loop {
+            let (mut stream, _) = listener.accept().await.unwrap();
+            tokio::spawn(async move {
+                let (mut read, mut write) = stream.split();
+                let _ = tokio::io::copy(&mut read, &mut write).await;
+            });
+        }
+    });
+    address
+}
+
+async fn says_back(stream: &mut TcpStream) -> std::io::Result<u8> {
+    stream.write_all(&[7]).await?;
+    stream.read_u8().await
+}
+
+#[tokio::test]
+async fn bytes_pass_until_the_connection_is_cut() {
+    let proxy = Proxy::start(echo().await).await.unwrap();
+    let mut stream = TcpStream::connect(proxy.address()).await.unwrap();
+    assert_eq!(says_back(&mut stream).await.unwrap(), 7);
+    proxy.cut();
+    assert!(says_back(&mut stream).await.is_err());
+    let mut stream = TcpStream::connect(proxy.address()).await.unwrap();
+    assert_eq!(says_back(&mut stream).await.unwrap(), 7);
+    assert_eq!(proxy.connections(), 2);
+}
+
+#[tokio::test]
+async fn a_stalled_proxy_passes_on_later_what_it_holds() {
+    let proxy = Proxy::start(echo().await).await.unwrap();
+    let mut stream = TcpStream::connect(proxy.address()).await.unwrap();
+    assert_eq!(says_back(&mut stream).await.unwrap(), 7);
+    proxy.stall();
+    assert!(timeout(Duration::from_millis(200), says_back(&mut stream)).await.is_err());
+    proxy.flow();
+    assert_eq!(stream.read_u8().await.unwrap(), 7);
+}
+
+#[tokio::test]
+async fn a_refusing_proxy_lets_nobody_in() {
+    let proxy = Proxy::start(echo().await).await.unwrap();
+    proxy.refuse();
+    let refused = match TcpStream::connect(proxy.address()).await {
+        Ok(mut stream) => says_back(&mut stream).await.is_err(),
+        Err(_) => true,
+    };
+    assert!(refused);
+    proxy.accept();
+    let mut stream = TcpStream::connect(proxy.address()).await.unwrap();
+    assert_eq!(says_back(&mut stream).await.unwrap(), 7);
+}
+
+#[tokio::test]
+async fn the_next_reply_can_be_withheld() {
+    let proxy = Proxy::start(echo().await).await.unwrap();
+    let mut stream = TcpStream::connect(proxy.address()).await.unwrap();
+    assert_eq!(says_back(&mut stream).await.unwrap(), 7);
+    proxy.cut_at_next_reply();
+    assert!(says_back(&mut stream).await.is_err());
+}

@@ -1,0 +1,145 @@
+//! The servers start, obey, and end with their owner.
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
+
+use std::io::{BufRead, BufReader};
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+use std::time::Duration;
+
+use pillarbox_testkit::{Nats, Postgres, TestkitError, eventually, servers};
+use sqlx::Row;
+
+const DEADLINE: Duration = Duration::from_secs(30);
+
+#[tokio::test]
+async fn each_scope_has_its_own_database_and_prefix() {
+    let servers = servers().await.unwrap();
+    let (one, two) = (servers.scope().await.unwrap(), servers.scope().await.unwrap());
+    assert_ne!(one.prefix(), two.prefix());
+    sqlx::raw_sql("create table orders (id bigint)").execute(one.pool()).await.unwrap();
+    assert!(sqlx::raw_sql("select * from orders").execute(two.pool()).await.is_err());
+    assert!(one.jetstream().query_account().await.is_ok());
+}
+
+#[tokio::test]
+async fn a_killed_postgres_comes_back_with_what_was_committed() {
+    let mut postgres = Postgres::start().await.unwrap();
+    let database = postgres.create_database("shop").await.unwrap();
+    sqlx::raw_sql("create table orders (id bigint); insert into orders values (42)")
+        .execute(&database.pool)
+        .await
+        .unwrap();
+    let before = postgres.pid().unwrap();
+    postgres.kill().unwrap();
+    eventually("the pool to notice", DEADLINE, async || {
+        let gone = sqlx::query("select 1").execute(&database.pool).await.is_err();
+        Ok::<_, TestkitError>(gone.then_some(()))
+    })
+    .await
+    .unwrap();
+    postgres.restart().await.unwrap();
+    assert_ne!(postgres.pid().unwrap(), before);
+    let id: i64 =
+        sqlx::query("select id from orders").fetch_one(&database.pool).await.unwrap().get(0);
+    assert_eq!(id, 42);
+    postgres.stop().await.unwrap();
+    assert!(matches!(postgres.kill(), Err(TestkitError::NotRunning { .. })));
+    postgres.restart().await.unwrap();
+}
+
+#[tokio::test]
+async fn a_killed_nats_server_comes_back_with_its_streams_and_a_paused_one_answers_later() {
+    let mut nats = Nats::start().await.unwrap();
+    let jetstream = async_nats::jetstream::new(nats.connect().await.unwrap());
+    jetstream
+        .create_stream(async_nats::jetstream::stream::Config {
+            name: "ORDERS".into(),
+            subjects: vec!["orders.>".into()],
+            ..Default::default()
+        })
+        .await
+        .unwrap();
+    jetstream.publish("orders.placed", "42".into()).await.unwrap().await.unwrap();
+    nats.kill().unwrap();
+    nats.restart().await.unwrap();
+    let messages = eventually("the client to reconnect", DEADLINE, async || {
+        let info = jetstream.get_stream("ORDERS").await.map_err(|error| error.to_string())?;
+        Ok::<_, String>(Some(info.cached_info().state.messages))
+    })
+    .await
+    .unwrap();
+    assert_eq!(messages, 1);
+
+    nats.pause().unwrap();
+    let asked =
+        tokio::time::timeout(Duration::from_millis(300), jetstream.get_stream("ORDERS")).await;
+    assert!(asked.is_err(), "a paused server answers nothing");
+    nats.resume().unwrap();
+    jetstream.get_stream("ORDERS").await.unwrap();
+}
+
+#[tokio::test]
+async fn a_failed_start_shows_the_servers_own_words() {
+    let error =
+        Postgres::options().setting("no_such_setting", "1").start().await.unwrap_err().to_string();
+    assert!(
+        error.contains("no_such_setting") && error.contains("unrecognized configuration parameter"),
+        "{error}"
+    );
+    let error =
+        Nats::options().config("no_such_block { a: }").start().await.unwrap_err().to_string();
+    assert!(error.contains("server.conf"), "{error}");
+}
+
+/// Not a test: what `servers_die_with_a_killed_owner` runs and kills.
+#[tokio::test]
+#[ignore = "started by another test"]
+async fn hold_servers_until_killed() {
+    let postgres = Postgres::start().await.unwrap();
+    let nats = Nats::start().await.unwrap();
+    println!(
+        "\nheld {} {} {}",
+        postgres.pid().unwrap(),
+        nats.pid().unwrap(),
+        nats.folder().display()
+    );
+    std::future::pending::<()>().await;
+}
+
+#[tokio::test]
+async fn servers_die_with_a_killed_owner() {
+    let mut owner = Command::new(std::env::current_exe().unwrap())
+        .args(["--exact", "hold_servers_until_killed", "--ignored", "--nocapture"])
+        .stdout(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let line = BufReader::new(owner.stdout.take().unwrap())
+        .lines()
+        .map(Result::unwrap)
+        .find(|line| line.starts_with("held "))
+        .expect("the owner starts its servers");
+    let words: Vec<&str> = line.split(' ').collect();
+    let (postgres, nats, folder) = (words[1], words[2], Path::new(words[3]));
+    let runs = |pid: &str| {
+        Command::new("kill").args(["-0", pid]).stderr(Stdio::null()).status().unwrap().success()
+    };
+    assert!(runs(postgres) && runs(nats) && folder.exists());
+
+    owner.kill().unwrap();
+    owner.wait().unwrap();
+    eventually("the servers and their folder to be gone", DEADLINE, async || {
+        Ok::<_, TestkitError>((!runs(postgres) && !runs(nats) && !folder.exists()).then_some(()))
+    })
+    .await
+    .unwrap();
+}
+
+#[tokio::test]
+async fn a_dropped_server_is_gone_with_its_folder() {
+    let nats = Nats::start().await.unwrap();
+    let (folder, port) = (PathBuf::from(nats.folder()), nats.port());
+    assert!(folder.exists());
+    drop(nats);
+    assert!(!folder.exists());
+    assert!(tokio::net::TcpStream::connect(("127.0.0.1", port)).await.is_err());
+}
