@@ -41,7 +41,7 @@ pub(super) struct Running<S> {
 
 enum Answer {
     /// This message is done with.
-    Final(Acker, AckKind),
+    Final(Box<Acker>, AckKind),
     /// The message at this place in the stream is in work.
     Alive(u64),
 }
@@ -220,7 +220,7 @@ where
         }
         self.lanes.done(lane);
         if let Some(acker) = self.ackers.remove(&held.sequence) {
-            self.answers.push_back(Answer::Final(acker, kind));
+            self.answers.push_back(Answer::Final(Box::new(acker), kind));
         }
     }
 }

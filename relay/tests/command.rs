@@ -1,0 +1,132 @@
+//! The `pillarbox` program.
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
+
+mod support;
+
+use std::process::{Command, Output};
+
+use support::{Process, Shop};
+
+fn pillarbox(arguments: &[&str]) -> Output {
+    Command::new(env!("CARGO_BIN_EXE_pillarbox"))
+        .env_remove("DATABASE_URL")
+        .args(arguments)
+        .output()
+        .unwrap()
+}
+
+fn text(bytes: &[u8]) -> String {
+    String::from_utf8_lossy(bytes).into_owned()
+}
+
+#[tokio::test]
+async fn status_shows_backlog_age_cursor_and_holder() {
+    let shop = Shop::open().await;
+    shop.insert_many(7).await;
+    let status = |more: &[&str]| {
+        let output =
+            pillarbox(&[&["status", "--database-url", shop.scope.database_url()], more].concat());
+        assert!(output.status.success(), "{}", text(&output.stderr));
+        text(&output.stdout)
+    };
+    let before = status(&[]);
+    assert!(
+        before.contains("backlog       7 events") && before.contains("this relay has never run"),
+        "{before}"
+    );
+    let relay = Process::relay(&shop, &[]);
+    shop.shipped().await;
+    let after: serde_json::Value = serde_json::from_str(&status(&["--json"])).unwrap();
+    assert_eq!(after["backlog_events"], 0);
+    assert_eq!(after["leading"], true);
+    assert!(after["holder"].as_str().unwrap().contains(&format!("/{}/", relay.id())), "{after}");
+    assert_eq!(after["cursor"]["high"], 7);
+}
+
+#[tokio::test]
+async fn migrate_creates_the_tables_and_prints_them() {
+    let scope = pillarbox_testkit::servers().await.unwrap().scope().await.unwrap();
+    let url = scope.database_url();
+    for set in ["outbox", "inbox", "all"] {
+        let output = pillarbox(&["migrate", set, "--database-url", url]);
+        assert!(output.status.success(), "{}", text(&output.stderr));
+    }
+    sqlx::query("select from pillarbox.outbox, pillarbox.inbox")
+        .fetch_all(scope.pool())
+        .await
+        .unwrap();
+    let printed = text(&pillarbox(&["migrate", "--print", "--schema", "shop"]).stdout);
+    assert!(
+        printed.contains("create table if not exists shop.outbox (")
+            && printed.contains("shop.inbox ("),
+        "{printed}"
+    );
+    sqlx::raw_sql(sqlx::AssertSqlSafe(printed)).execute(scope.pool()).await.unwrap();
+    let refused = pillarbox(&["migrate", "--print", "--schema", "a b"]);
+    assert_eq!(refused.status.code(), Some(1));
+    assert!(
+        text(&refused.stderr).contains("schema \"a b\" is refused"),
+        "{}",
+        text(&refused.stderr)
+    );
+}
+
+#[tokio::test]
+async fn what_cannot_be_reached_at_the_start_is_waited_for_unless_told_otherwise() {
+    let shop = Shop::open().await;
+    let nobody = "postgres://postgres:hunter2@127.0.0.1:1/shop";
+    for (database, nats, said) in [
+        (
+            nobody,
+            shop.scope.nats_url(),
+            "no connection to the database at postgres://127.0.0.1:1/shop",
+        ),
+        (
+            shop.scope.database_url(),
+            "nats://user:hunter2@127.0.0.1:1",
+            "no connection to the broker at nats://127.0.0.1:1",
+        ),
+    ] {
+        let environment = [("DATABASE_URL", database), ("NATS_URL", nats)];
+        let mut waiting = Process::run(&["relay"], &environment);
+        waiting.until_said(said).await;
+        tokio::time::sleep(std::time::Duration::from_millis(500)).await;
+        assert!(waiting.child.try_wait().unwrap().is_none(), "it goes on trying");
+        assert_eq!(waiting.said(said), 1, "said once: {:#?}", waiting.lines.lock().unwrap());
+        assert_eq!(waiting.said("hunter2"), 0);
+        let mut failing = Process::run(&["relay", "--fail-fast"], &environment);
+        assert_eq!(failing.ended().await, 1);
+        failing.until_said(said).await;
+    }
+}
+
+#[tokio::test]
+async fn a_database_without_the_tables_is_told_what_to_do_and_waited_for() {
+    let scope = pillarbox_testkit::servers().await.unwrap().scope().await.unwrap();
+    let environment = [("DATABASE_URL", scope.database_url()), ("NATS_URL", scope.nats_url())];
+    let relay = Process::run(&["relay"], &environment);
+    relay.until_said("run `pillarbox migrate outbox`").await;
+    pillarbox_outbox::migrate(scope.pool()).await.unwrap();
+    relay.until_said("leading").await;
+}
+
+#[test]
+fn wrong_usage_ends_with_2_and_a_wrong_setting_with_1_and_its_name() {
+    assert_eq!(pillarbox(&["relay", "--no-such-flag"]).status.code(), Some(2));
+    assert_eq!(pillarbox(&["status"]).status.code(), Some(2));
+    let refused =
+        pillarbox(&["relay", "--database-url", "postgres://localhost/x", "--lease-ms", "1"]);
+    assert_eq!(refused.status.code(), Some(1));
+    assert!(
+        text(&refused.stderr).contains("lease_ms = \"1\" cannot be used"),
+        "{}",
+        text(&refused.stderr)
+    );
+    let refused = pillarbox(&["relay", "--database-url", "not a url"]);
+    assert_eq!(refused.status.code(), Some(1));
+    assert!(
+        text(&refused.stderr).contains("database_url cannot be used"),
+        "{}",
+        text(&refused.stderr)
+    );
+}
