@@ -7,6 +7,7 @@ use std::collections::HashMap;
 use std::time::Duration;
 
 use pillarbox_relay::RelayConfig;
+use pillarbox_testkit::{Nats, Postgres, Servers};
 use rand::rngs::StdRng;
 use rand::{RngExt, SeedableRng};
 use sqlx::{PgConnection, PgPool, Row};
@@ -72,6 +73,35 @@ async fn a_transaction_with_an_early_id_does_not_turn_a_key_around() {
     relay.stop().await;
     let payloads: Vec<_> = shop.stored().await.into_iter().map(|stored| stored.payload).collect();
     assert_eq!(payloads, ["B", "A", "D", "C"]);
+}
+
+/// The case that the floor's lag is for. X runs, with a row at a low position, and the snapshot of the window in
+/// which Y's higher position is shipped does not list it, because no transaction behind it has completed.
+#[tokio::test]
+async fn a_running_transaction_that_no_snapshot_lists_is_not_lost() {
+    // A server of its own, and a long lease: nobody else may complete a transaction in between.
+    let servers =
+        Servers { postgres: Postgres::start().await.unwrap(), nats: Nats::start().await.unwrap() };
+    let shop = Shop::on(servers.scope().await.unwrap()).await;
+    let relay = shop.start(RelayConfig { lease_ms: 600_000, idle_interval_ms: 2, ..shop.config() });
+    for round in 0..20_u64 {
+        shop.insert_one("0", "before").await;
+        shop.until_messages(round * 3 + 1).await;
+        shop.shipped().await;
+        // Everything the relay writes of its own accord is written by now.
+        tokio::time::sleep(Duration::from_millis(150)).await;
+        let mut y = shop.pool().begin().await.unwrap();
+        take_id(&mut y).await;
+        let mut x = shop.pool().begin().await.unwrap();
+        shop.insert(&mut x, "X", "low position, late commit").await;
+        shop.insert(&mut y, "Y", "high position, early commit").await;
+        y.commit().await.unwrap();
+        shop.until_messages(round * 3 + 2).await;
+        x.commit().await.unwrap();
+        shop.until_messages(round * 3 + 3).await;
+    }
+    relay.stop().await;
+    assert_eq!(shop.messages().await, 60);
 }
 
 #[tokio::test]
