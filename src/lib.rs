@@ -1,4 +1,37 @@
 //! Transactional outbox and idempotent-consumer inbox for Postgres and NATS JetStream.
+//!
+//! A service writes an event in the same transaction as its rows ([`outbox`]), the `pillarbox relay` ships what
+//! was committed, and a consumer runs its handler once per event, inside the handler's own transaction
+//! ([`inbox`]).
+//!
+//! ```no_run
+//! use pillarbox::event::RawEvent;
+//! use pillarbox::inbox::{HandlerError, Tx};
+//!
+//! /// A handler: its row, and the event that it leads to, commit with the note that `placed` is done.
+//! async fn charge(tx: &mut Tx, placed: RawEvent) -> Result<(), HandlerError> {
+//!     sqlx::query("insert into charges (order_id) values ($1)").bind(placed.key()).execute(&mut **tx).await?;
+//!     let taken = RawEvent::builder("payment.taken", "payments.taken").build()?;
+//!     pillarbox::outbox::publish(tx, taken).await?;
+//!     Ok(())
+//! }
+//! ```
+//!
+//! The README shows a whole producer and a whole consumer, and says exactly what is promised.
+//!
+//! | module | crate | what it is |
+//! |---|---|---|
+//! | [`event`] | `pillarbox-event` | the event and its CloudEvents headers |
+//! | [`outbox`] | `pillarbox-outbox` | writing events in a transaction |
+//! | [`inbox`] | `pillarbox-inbox` | handling each event once |
+//! | | `pillarbox-relay` | the relay, as a library and as the program `pillarbox` |
+//! | | `pillarbox-testkit` | throwaway servers for tests |
+
 pub use pillarbox_event as event;
 pub use pillarbox_inbox as inbox;
 pub use pillarbox_outbox as outbox;
+
+/// Compiles the README's code.
+#[cfg(doctest)]
+#[doc = include_str!("../README.md")]
+struct Readme;

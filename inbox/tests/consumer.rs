@@ -185,7 +185,7 @@ async fn events_of_a_key_keep_their_order_through_random_failures() {
 
 fn rand_bool() -> bool {
     use std::hash::{BuildHasher, RandomState};
-    RandomState::new().hash_one(0) % 4 == 0
+    RandomState::new().hash_one(0).is_multiple_of(4)
 }
 
 #[tokio::test]

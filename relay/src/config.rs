@@ -33,6 +33,9 @@ pub struct RelayConfig {
     pub ack_timeout_ms: u64,
     /// How long a stop may wait for acknowledgements, in milliseconds.
     pub shutdown_timeout_ms: u64,
+    /// How long shipped rows are kept, in seconds, before they are removed. No row goes that any relay in
+    /// `pillarbox.relay` has not shipped.
+    pub retention_s: u64,
     /// How messages are stored.
     pub sink: SinkChoice,
     /// End with an error if the database or the broker cannot be reached at the start, instead of trying
@@ -65,6 +68,7 @@ impl Default for RelayConfig {
             lease_ms: 10_000,
             ack_timeout_ms: 5_000,
             shutdown_timeout_ms: 10_000,
+            retention_s: 3_600,
             sink: SinkChoice::Auto,
             fail_fast: false,
         }
@@ -125,6 +129,9 @@ impl RelayConfig {
         if !(100..=60_000).contains(&self.ack_timeout_ms) {
             return fail("ack_timeout_ms", &self.ack_timeout_ms, "it is 100 to 60000");
         }
+        if !(1..=10 * 365 * 86_400).contains(&self.retention_s) {
+            return fail("retention_s", &self.retention_s, "it is 1 second to 10 years");
+        }
         if self.shutdown_timeout_ms > 600_000 {
             return fail("shutdown_timeout_ms", &self.shutdown_timeout_ms, "it is at most 600000");
         }
@@ -182,6 +189,7 @@ impl fmt::Debug for RelayConfig {
             lease_ms,
             ack_timeout_ms,
             shutdown_timeout_ms,
+            retention_s,
             sink,
             fail_fast,
         } = self;
@@ -196,6 +204,7 @@ impl fmt::Debug for RelayConfig {
             .field("lease_ms", lease_ms)
             .field("ack_timeout_ms", ack_timeout_ms)
             .field("shutdown_timeout_ms", shutdown_timeout_ms)
+            .field("retention_s", retention_s)
             .field("sink", sink)
             .field("fail_fast", fail_fast)
             .finish()

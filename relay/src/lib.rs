@@ -35,6 +35,7 @@
 //! | `broker` | the connection to NATS |
 //! | `lease` | one leader, any number of standbys; the only writer of the cursor |
 //! | `relay` | [`Relay`]: stands by, leads, stops |
+//! | `retention` | removing old rows |
 //! | [`status`] | backlog, oldest age, cursor and holder, for operators |
 //! | [`config`], [`error`] | [`RelayConfig`], [`RelayError`] |
 
@@ -47,6 +48,7 @@ mod lease;
 pub mod message;
 mod reader;
 mod relay;
+mod retention;
 mod schema;
 mod shipper;
 pub mod sink;

@@ -15,6 +15,7 @@ use crate::config::{ConfigError, RelayConfig, without_secrets};
 use crate::cursor::Cursor;
 use crate::error::{RelayError, full_text};
 use crate::lease::{Acquired, Lease, LeaseError, Registry};
+use crate::retention::remove_old_rows;
 use crate::shipper::{SetAside, Shipper};
 
 /// How long the database may take to answer a new connection.
@@ -177,6 +178,8 @@ impl Relay {
         };
         let mut shipping = JoinSet::new();
         shipping.spawn(shipper.run());
+        let mut cleaning = JoinSet::new();
+        cleaning.spawn(remove_old_rows(self.config.clone(), self.database.clone()));
 
         let third = lease.length() / 3;
         let mut renew_at = Instant::now() + third;

@@ -45,7 +45,7 @@ pub(crate) struct Shipper {
 enum Interrupted {
     Database(sqlx::Error),
     Broker(SinkError),
-    Refused(Refused, Cursor),
+    Refused(Box<(Refused, Cursor)>),
 }
 
 impl From<sqlx::Error> for Interrupted {
@@ -73,7 +73,7 @@ impl Shipper {
             }
             match interrupted {
                 Interrupted::Database(error) => return Err(error),
-                Interrupted::Refused(refused, cursor) => self.set_aside(refused, cursor).await,
+                Interrupted::Refused(refused) => self.set_aside(refused.0, refused.1).await,
                 Interrupted::Broker(error) => {
                     self.broker.forget_streams();
                     after_refusal = matches!(error, SinkError::BatchRefused(_));
@@ -207,7 +207,7 @@ impl<'p> UnderWay<'p> {
         self.stored(sink.store(messages).await)?;
         if let Some((cursor, refused)) = refused {
             self.stored(sink.flush().await)?;
-            return Err(Interrupted::Refused(refused, cursor));
+            return Err(Interrupted::Refused(Box::new((refused, cursor))));
         }
         Ok(())
     }
@@ -257,7 +257,10 @@ impl<'p> UnderWay<'p> {
         }
         match (error, behind) {
             (SinkError::Message { position, event_id, fault, error }, Some(cursor)) => {
-                Err(Interrupted::Refused(Refused { position, event_id, fault, error }, cursor))
+                Err(Interrupted::Refused(Box::new((
+                    Refused { position, event_id, fault, error },
+                    cursor,
+                ))))
             }
             (error, _) => Err(Interrupted::Broker(error)),
         }

@@ -33,6 +33,9 @@ pub(crate) struct Relay {
     /// The longest pause between two looks at an idle outbox, in milliseconds.
     #[arg(long, default_value_t = RelayConfig::default().idle_interval_ms, value_name = "MS")]
     idle_interval_ms: u64,
+    /// How long shipped rows are kept, in seconds.
+    #[arg(long, env = "PILLARBOX_RETENTION_S", default_value_t = RelayConfig::default().retention_s, value_name = "SECONDS")]
+    retention_s: u64,
     /// Store through the keyed window even where fast ingest could be had.
     #[arg(long)]
     keyed_window: bool,
@@ -52,6 +55,7 @@ impl Relay {
             source: self.source,
             lease_ms: self.lease_ms,
             idle_interval_ms: self.idle_interval_ms,
+            retention_s: self.retention_s,
             sink: if self.keyed_window { SinkChoice::KeyedWindow } else { SinkChoice::Auto },
             fail_fast: self.fail_fast,
             ..RelayConfig::default()

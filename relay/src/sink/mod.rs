@@ -9,9 +9,9 @@
 //! lost, later messages are stored first, and going back cannot mend that, because the broker drops the
 //! repeats.
 
-mod fast_ingest;
-mod fault;
-mod keyed_window;
+pub mod fast_ingest;
+pub mod fault;
+pub mod keyed_window;
 mod streams;
 
 pub use fast_ingest::FastIngest;

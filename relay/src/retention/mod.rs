@@ -1,0 +1,82 @@
+//! Removes rows that have been shipped and kept long enough, in bounded batches, on a connection of its own.
+//!
+//! Reading starts at the cursor, so old rows cost the relay nothing; they cost space. They are kept for a while
+//! to be looked at, and to be shipped again if the broker should have lost them.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use sqlx::postgres::PgConnectOptions;
+use sqlx::{AssertSqlSafe, ConnectOptions, PgConnection, Row, SqlSafeStr, SqlStr};
+use tokio::time::sleep;
+
+use crate::config::RelayConfig;
+use crate::error::full_text;
+use crate::schema::in_schema;
+
+const BATCH_ROWS: i64 = 2000;
+const LONGEST_INTERVAL: Duration = Duration::from_secs(30);
+
+/// Removes old rows for as long as it is polled. Failures are logged and tried again.
+pub(crate) async fn remove_old_rows(config: RelayConfig, database: PgConnectOptions) {
+    let Ok(seconds) = i64::try_from(config.retention_s) else {
+        return;
+    };
+    let text = in_schema(include_str!("delete.sql"), &config.schema);
+    let sql = AssertSqlSafe(Arc::<str>::from(text)).into_sql_str();
+    let interval = (Duration::from_secs(config.retention_s) / 4)
+        .clamp(Duration::from_millis(250), LONGEST_INTERVAL);
+    loop {
+        sleep(interval).await;
+        match run(&database, &sql, seconds).await {
+            Ok(0) => {}
+            Ok(rows) => tracing::debug!(
+                relay = config.name,
+                rows,
+                "removed shipped rows past their retention"
+            ),
+            Err(error) => {
+                let error = full_text(&error);
+                tracing::debug!(
+                    relay = config.name,
+                    error,
+                    "old rows were not removed; they will be later"
+                );
+            }
+        }
+    }
+}
+
+/// Removes what can be removed now, and returns how many rows that was.
+async fn run(database: &PgConnectOptions, sql: &SqlStr, seconds: i64) -> Result<i64, sqlx::Error> {
+    let mut connection = database.connect().await?;
+    let removed = remove(&mut connection, sql, seconds).await;
+    sqlx::Connection::close(connection).await?;
+    removed
+}
+
+async fn remove(
+    connection: &mut PgConnection,
+    sql: &SqlStr,
+    seconds: i64,
+) -> Result<i64, sqlx::Error> {
+    let (mut behind, mut removed) = (0_i64, 0_i64);
+    loop {
+        let row = sqlx::query(sql.clone())
+            .bind(behind)
+            .bind(seconds)
+            .bind(BATCH_ROWS)
+            .fetch_one(&mut *connection)
+            .await?;
+        let (rows, looked_at, last): (i64, i64, Option<i64>) =
+            (row.try_get(0)?, row.try_get(1)?, row.try_get(2)?);
+        removed += rows;
+        match last {
+            // What was just removed is stepped over, though its remains may lie there until a vacuum.
+            Some(last) if rows > 0 && looked_at == BATCH_ROWS => behind = last,
+            _ => return Ok(removed),
+        }
+        // Leaves the disk to others in between.
+        sleep(Duration::from_millis(10)).await;
+    }
+}

@@ -1,0 +1,81 @@
+//! Shipped rows go when they are old enough, and no others.
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
+
+mod support;
+
+use pillarbox_relay::RelayConfig;
+use pillarbox_testkit::eventually;
+use support::{DEADLINE, Shop};
+
+async fn until_rows(shop: &Shop, wanted: i64) {
+    eventually(&format!("{wanted} rows"), DEADLINE, async || {
+        match shop.number("select count(*) from pillarbox.outbox").await {
+            rows if rows == wanted => Ok(Some(())),
+            rows => Err(format!("{rows} rows")),
+        }
+    })
+    .await
+    .unwrap();
+}
+
+#[tokio::test]
+async fn shipped_rows_are_removed_when_they_are_old_and_unshipped_ones_stay() {
+    let shop = Shop::open().await;
+    shop.insert_many(10_000).await;
+    sqlx::query(
+        "insert into pillarbox.outbox (event_type, topic, payload) values ('t', $1, 'held')",
+    )
+    .bind(format!("nobody{}.takes", shop.scope.prefix()))
+    .execute(shop.pool())
+    .await
+    .unwrap();
+    // Its window is not over, so all of it stays.
+    let relay = shop.start(RelayConfig { retention_s: 1, ..shop.config() });
+    shop.until_messages(10_000).await;
+    tokio::time::sleep(std::time::Duration::from_millis(2_500)).await;
+    assert_eq!(shop.number("select count(*) from pillarbox.outbox").await, 10_001);
+
+    let config = async_nats::jetstream::stream::Config {
+        name: format!("{}NOBODY", shop.stream),
+        subjects: vec![format!("nobody{}.>", shop.scope.prefix())],
+        ..Default::default()
+    };
+    shop.jetstream().await.create_stream(config).await.unwrap();
+    // An open writer neither waits nor is waited for.
+    let mut open = shop.pool().begin().await.unwrap();
+    shop.insert(&mut open, "1", "late").await;
+    until_rows(&shop, 0).await;
+    open.commit().await.unwrap();
+    shop.until_messages(10_001).await;
+    until_rows(&shop, 0).await;
+    relay.stop().await;
+}
+
+#[tokio::test]
+async fn a_row_that_another_relay_has_not_shipped_stays() {
+    let shop = Shop::open().await;
+    let other = shop.start(RelayConfig { name: "other".into(), ..shop.config() });
+    shop.insert_many(10).await;
+    shop.until_messages(10).await;
+    other.stop().await;
+    shop.insert_many(10).await;
+    let relay = shop.start(RelayConfig { retention_s: 1, ..shop.config() });
+    shop.until_messages(20).await;
+    until_rows(&shop, 10).await;
+    tokio::time::sleep(std::time::Duration::from_millis(1_500)).await;
+    assert_eq!(shop.number("select count(*) from pillarbox.outbox").await, 10);
+    relay.stop().await;
+}
+
+#[tokio::test]
+async fn rows_are_kept_for_their_retention() {
+    let shop = Shop::open().await;
+    shop.insert_many(10).await;
+    let relay = shop.start(RelayConfig { retention_s: 3, ..shop.config() });
+    shop.until_messages(10).await;
+    shop.shipped().await;
+    let age = "select count(*) from pillarbox.outbox where created_at > clock_timestamp() - interval '3 s'";
+    assert_eq!(shop.number(age).await, 10);
+    until_rows(&shop, 0).await;
+    relay.stop().await;
+}
