@@ -230,6 +230,26 @@ async fn a_topic_without_a_stream_holds_until_there_is_one() {
 }
 
 #[tokio::test]
+async fn an_outbox_in_another_schema_is_shipped_as_well() {
+    let shop = Shop::open().await;
+    let outbox = pillarbox_outbox::Outbox::new().schema("shop_events").unwrap();
+    outbox.migrate(shop.pool()).await.unwrap();
+    let mut tx = shop.pool().begin().await.unwrap();
+    let event = pillarbox_event::RawEvent::builder("order.placed", shop.topic())
+        .payload("elsewhere")
+        .build()
+        .unwrap();
+    outbox.publish(&mut tx, event).await.unwrap();
+    tx.commit().await.unwrap();
+    shop.insert_one("1", "not here").await;
+    let relay = shop.start(RelayConfig { schema: "shop_events".into(), ..shop.config() });
+    shop.until_messages(1).await;
+    relay.stop().await;
+    assert_eq!(shop.stored().await[0].payload, "elsewhere");
+    assert_eq!(shop.messages().await, 1);
+}
+
+#[tokio::test]
 async fn a_full_stream_holds_until_there_is_room() {
     let shop = Shop::open().await;
     shop.create_stream(|config| async_nats::jetstream::stream::Config {

@@ -47,6 +47,7 @@ pub struct Database {
 pub struct PostgresOptions {
     settings: Vec<(String, String)>,
     durable: bool,
+    own_identity: bool,
 }
 
 impl PostgresOptions {
@@ -62,6 +63,14 @@ impl PostgresOptions {
     #[must_use]
     pub fn durable(mut self) -> Self {
         self.durable = true;
+        self
+    }
+
+    /// Makes a cluster with a system identifier of its own, which takes a second longer. Otherwise all have the
+    /// same one, as copies of one cluster have.
+    #[must_use]
+    pub fn own_identity(mut self) -> Self {
+        self.own_identity = true;
         self
     }
 
@@ -113,8 +122,13 @@ impl Postgres {
             .keep();
         give(&folder, account)?;
         let process = Process::new("Postgres", folder);
-        let template = template(&programs, account, &found.version)?;
-        run(Command::new("cp").arg("-a").arg(&template).arg(process.folder().join("data")))?;
+        let data = process.folder().join("data");
+        if options.own_identity {
+            initdb(&programs, account, &data)?;
+        } else {
+            let template = template(&programs, account, &found.version)?;
+            run(Command::new("cp").arg("-a").arg(&template).arg(&data))?;
+        }
         let mut settings = vec![
             ("listen_addresses".to_owned(), "127.0.0.1".to_owned()),
             ("unix_socket_directories".to_owned(), String::new()),
@@ -288,6 +302,17 @@ fn template(
         .context("making a temporary folder")?;
     give(folder.path(), account)?;
     let data = folder.path().join("data");
+    initdb(programs, account, &data)?;
+    let beside = tempfile::Builder::new()
+        .prefix("installing-")
+        .tempdir_in(&cache)
+        .context("making a temporary folder")?;
+    run(Command::new("cp").arg("-a").arg(&data).arg(beside.path().join("data")))?;
+    fs::rename(beside.path().join("data"), &place).context("keeping the data folder")?;
+    Ok(place)
+}
+
+fn initdb(programs: &Path, account: Option<Account>, data: &Path) -> Result<(), TestkitError> {
     let mut initdb = Command::new(programs.join("initdb"));
     initdb
         .args([
@@ -298,19 +323,12 @@ fn template(
             "--no-sync",
             "-D",
         ])
-        .arg(&data)
-        .current_dir(folder.path());
+        .arg(data)
+        .current_dir(data.parent().unwrap_or(data));
     if let Some(account) = account {
         initdb.uid(account.uid).gid(account.gid);
     }
-    run(&mut initdb)?;
-    let beside = tempfile::Builder::new()
-        .prefix("installing-")
-        .tempdir_in(&cache)
-        .context("making a temporary folder")?;
-    run(Command::new("cp").arg("-a").arg(&data).arg(beside.path().join("data")))?;
-    fs::rename(beside.path().join("data"), &place).context("keeping the data folder")?;
-    Ok(place)
+    run(&mut initdb)
 }
 
 fn give(folder: &Path, account: Option<Account>) -> Result<(), TestkitError> {
