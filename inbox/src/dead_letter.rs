@@ -6,7 +6,7 @@ use std::sync::Arc;
 use bytes::Bytes;
 use pillarbox_event::{EventId, RawEvent};
 use sqlx::postgres::PgRow;
-use sqlx::{AssertSqlSafe, PgPool, Row, SqlSafeStr, SqlStr};
+use sqlx::{AssertSqlSafe, PgExecutor, PgPool, Row, SqlSafeStr, SqlStr};
 use time::OffsetDateTime;
 
 use crate::error::InboxError;
@@ -150,15 +150,22 @@ impl DeadLetters {
     /// attempts start anew. `false` if it is not an unresolved dead letter.
     ///
     /// It comes when it is sent again, through [`Inbox`](crate::Inbox) or by publishing it; the broker drops
-    /// a repeat of a message id that it has seen of late, so give it a new `Nats-Msg-Id`.
+    /// a repeat of a message id that it has seen of late, so give it a new `Nats-Msg-Id`. Publish it before the
+    /// commit of the transaction that this runs in, and nothing is lost whichever fails: a consumer that gets it
+    /// early waits for the commit.
     ///
     /// # Errors
     /// What sqlx says.
-    pub async fn release(&self, consumer: &str, event_id: &str) -> Result<bool, sqlx::Error> {
+    pub async fn release(
+        &self,
+        executor: impl PgExecutor<'_>,
+        consumer: &str,
+        event_id: &str,
+    ) -> Result<bool, sqlx::Error> {
         sqlx::query(self.release.clone())
             .bind(consumer)
             .bind(event_id)
-            .fetch_one(&self.pool)
+            .fetch_one(executor)
             .await?
             .try_get(0)
     }

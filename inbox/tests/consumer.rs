@@ -83,8 +83,8 @@ async fn a_handler_that_always_fails_makes_a_dead_letter_and_its_key_goes_on() {
     assert_eq!(shop.number("select count(*) from pillarbox.inbox_failure").await, 0);
 
     // It can be let in again.
-    assert!(letters.release("payments", poison.id().as_str()).await.unwrap());
-    assert!(!letters.release("payments", poison.id().as_str()).await.unwrap());
+    assert!(letters.release(shop.pool(), "payments", poison.id().as_str()).await.unwrap());
+    assert!(!letters.release(shop.pool(), "payments", poison.id().as_str()).await.unwrap());
     shop.send(
         &letters.show("payments", poison.id().as_str()).await.unwrap().unwrap().event().unwrap(),
     )

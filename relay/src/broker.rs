@@ -43,13 +43,7 @@ pub enum BrokerError {
 
 impl Broker {
     pub(crate) async fn connect(config: &RelayConfig) -> Result<Self, BrokerError> {
-        let shown = without_secrets(&config.nats_url);
-        let servers = config
-            .nats_url
-            .split(',')
-            .map(|url| url.trim().parse::<ServerAddr>())
-            .collect::<Result<Vec<_>, _>>()
-            .map_err(|source| BrokerError::Url { url: shown.clone(), source })?;
+        let (shown, servers) = servers(&config.nats_url)?;
         let log = shown.clone();
         let client = ConnectOptions::new()
             .name(format!("pillarbox relay {}", config.name))
@@ -90,6 +84,29 @@ impl Broker {
     /// Forgets what is known of the streams, because storing failed.
     pub(crate) fn forget_streams(&mut self) {
         self.streams.forget();
+    }
+}
+
+/// A JetStream context on a connection of its own, of the client version that the relay has.
+///
+/// # Errors
+/// [`BrokerError`].
+pub async fn jetstream(nats_url: &str) -> Result<Context, BrokerError> {
+    let (url, servers) = servers(nats_url)?;
+    let client = async_nats::connect(servers)
+        .await
+        .map_err(|source| BrokerError::Connect { url, source })?;
+    Ok(context(&client, Duration::from_secs(5)))
+}
+
+/// The URL without secrets, and the servers it names.
+fn servers(nats_url: &str) -> Result<(String, Vec<ServerAddr>), BrokerError> {
+    let shown = without_secrets(nats_url);
+    let servers =
+        nats_url.split(',').map(|url| url.trim().parse::<ServerAddr>()).collect::<Result<_, _>>();
+    match servers {
+        Ok(servers) => Ok((shown, servers)),
+        Err(source) => Err(BrokerError::Url { url: shown, source }),
     }
 }
 

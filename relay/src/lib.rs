@@ -37,12 +37,14 @@
 //! | `relay` | [`Relay`]: stands by, leads, stops |
 //! | `retention` | removing old rows |
 //! | [`status`] | backlog, oldest age, cursor and holder, for operators |
+//! | [`dead_letters`] | events that were given up, on either side |
 //! | [`config`], [`error`] | [`RelayConfig`], [`RelayError`] |
 
 mod backoff;
 mod broker;
 pub mod config;
 pub mod cursor;
+pub mod dead_letters;
 pub mod error;
 mod lease;
 pub mod message;
@@ -55,7 +57,7 @@ pub mod sink;
 mod source;
 pub mod status;
 
-pub use broker::BrokerError;
+pub use broker::{BrokerError, jetstream};
 pub use config::{ConfigError, RelayConfig, SinkChoice};
 pub use error::RelayError;
 pub use relay::Relay;

@@ -1,5 +1,6 @@
 //! The command line.
 
+mod dead_letters;
 mod migrate;
 mod relay;
 mod status;
@@ -31,6 +32,8 @@ enum Command {
     Migrate(migrate::Migrate),
     /// Show backlog, oldest age, cursor and holder.
     Status(status::StatusCommand),
+    /// Look at events that were given up, try them again, or discard them.
+    DeadLetters(dead_letters::DeadLettersCommand),
 }
 
 #[derive(Clone, Copy, Debug, ValueEnum)]
@@ -63,6 +66,7 @@ pub(crate) fn run(cli: Cli) -> ExitCode {
             Command::Relay(command) => command.run().await,
             Command::Migrate(command) => command.run().await,
             Command::Status(command) => command.run().await,
+            Command::DeadLetters(command) => command.run().await,
         }
     });
     match done {

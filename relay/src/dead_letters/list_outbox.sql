@@ -1,0 +1,28 @@
+-- Unresolved dead letters of the outbox, oldest first.
+--
+--   $1 event id, $2 reason, $3 topic, $4 key, $5 relay: each null for any
+--   $6 at least this old, in seconds      $7 at most so many
+select
+    position,
+    relay as owner,
+    event_id::text as event_id,
+    event_type,
+    topic,
+    key,
+    headers::text as headers,
+    payload,
+    reason,
+    error,
+    attempts,
+    extract(epoch from clock_timestamp() - dead_at)::float8 as age
+from pillarbox.outbox_dead_letter
+where
+    state = 'dead'
+    and ($1::text is null or event_id::text = $1)
+    and ($2::text is null or reason = $2)
+    and ($3::text is null or topic = $3)
+    and ($4::text is null or key = $4)
+    and ($5::text is null or relay = $5)
+    and dead_at <= clock_timestamp() - $6 * interval '1 second'
+order by dead_at, position
+limit $7

@@ -1,0 +1,302 @@
+//! Events that were given up, on either side: looking at them, trying them again, discarding them.
+//!
+//! | side | why it is there | a retry |
+//! |---|---|---|
+//! | outbox | the broker can never store it ([`Fault`](crate::sink::Fault)) | goes back into the outbox, behind all others, under its id |
+//! | inbox | a handler gave it up | is published again under its id and a new `Nats-Msg-Id`; other consumers skip it as a duplicate |
+//!
+//! ```text
+//!   dead ── retry ──► retried      (dead again, in a new row or the same, if it fails again)
+//!     └── discard ──► discarded
+//! ```
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use async_nats::HeaderMap;
+use async_nats::jetstream::Context;
+use bytes::Bytes;
+use pillarbox_event::{EventId, RawEvent, header};
+use serde::Serialize;
+use sqlx::postgres::PgRow;
+use sqlx::{AssertSqlSafe, PgPool, Row, SqlSafeStr, SqlStr};
+
+use crate::schema::in_schema;
+
+/// Which dead letters.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Side {
+    /// The producer's: events that the relay could not ship.
+    Outbox,
+    /// The consumers': events that a handler gave up.
+    Inbox,
+}
+
+/// Which of them; what is `None` matches all.
+#[derive(Clone, Debug, Default)]
+pub struct Filter {
+    /// The event's id.
+    pub event_id: Option<String>,
+    /// The reason, in full.
+    pub reason: Option<String>,
+    /// The topic, in full.
+    pub topic: Option<String>,
+    /// The ordering key.
+    pub key: Option<String>,
+    /// The relay, or the consumer.
+    pub owner: Option<String>,
+    /// Given up at least this long ago, in seconds.
+    pub older_than_s: i64,
+}
+
+/// An event that was given up. `Debug` shows neither payload nor header values; `Serialize` shows the headers.
+#[derive(Clone, Serialize)]
+pub struct DeadLetter {
+    /// The position in the outbox, on that side.
+    pub position: Option<i64>,
+    /// The relay, or the consumer, that gave it up.
+    pub owner: String,
+    /// The event's id; `stream:sequence` for a message without one.
+    pub event_id: String,
+    /// The event's type, if the message was an event.
+    pub event_type: Option<String>,
+    /// The topic.
+    pub topic: String,
+    /// The ordering key.
+    pub key: Option<String>,
+    /// The headers, by name.
+    pub headers: BTreeMap<String, String>,
+    /// The payload.
+    #[serde(skip)]
+    pub payload: Bytes,
+    /// Why, in a word.
+    pub reason: String,
+    /// The last error, with its sources.
+    pub error: String,
+    /// How many attempts failed.
+    pub attempts: i32,
+    /// How long ago it was given up, in seconds.
+    pub age_seconds: f64,
+}
+
+impl std::fmt::Debug for DeadLetter {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("DeadLetter")
+            .field("owner", &self.owner)
+            .field("event_id", &self.event_id)
+            .field("topic", &self.topic)
+            .field("reason", &self.reason)
+            .field("error", &self.error)
+            .finish_non_exhaustive()
+    }
+}
+
+/// Why a dead letter could not be tried again. It is as it was.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum RetryError {
+    /// The database failed.
+    #[error("dead letter {event_id} was not retried: the database failed")]
+    Database {
+        /// The event's id.
+        event_id: String,
+        /// What sqlx said.
+        #[source]
+        source: sqlx::Error,
+    },
+    /// It was never an event, so it cannot be sent as one.
+    #[error(
+        "dead letter {event_id} cannot be retried, because it is no event: {reason}; discard it"
+    )]
+    NotAnEvent {
+        /// The id it goes by.
+        event_id: String,
+        /// What is wrong with it.
+        reason: String,
+    },
+    /// No connection to a broker was given.
+    #[error("dead letter {event_id} was not retried: that takes a broker to publish it to")]
+    NoBroker {
+        /// The event's id.
+        event_id: String,
+    },
+    /// The broker did not take it.
+    #[error("dead letter {event_id} was not retried: the broker did not take it")]
+    Broker {
+        /// The event's id.
+        event_id: String,
+        /// What the client said.
+        #[source]
+        source: async_nats::jetstream::context::PublishError,
+    },
+}
+
+/// The dead letters of one side of one database.
+#[derive(Clone, Debug)]
+pub struct DeadLetters {
+    pool: PgPool,
+    side: Side,
+    list: SqlStr,
+    retry: SqlStr,
+    discard: SqlStr,
+    inbox: pillarbox_inbox::DeadLetters,
+}
+
+impl DeadLetters {
+    /// Those of this side in this schema.
+    ///
+    /// # Errors
+    /// [`InboxError::Schema`](pillarbox_inbox::InboxError::Schema).
+    pub fn new(
+        pool: PgPool,
+        schema: &str,
+        side: Side,
+    ) -> Result<Self, pillarbox_inbox::InboxError> {
+        let inbox = pillarbox_inbox::DeadLetters::in_schema(pool.clone(), schema)?;
+        let sql =
+            |text: &str| AssertSqlSafe(Arc::<str>::from(in_schema(text, schema))).into_sql_str();
+        let list = match side {
+            Side::Outbox => sql(include_str!("list_outbox.sql")),
+            Side::Inbox => sql(include_str!("list_inbox.sql")),
+        };
+        let discard = sql(
+            "update pillarbox.outbox_dead_letter set state = 'discarded', resolved_at = clock_timestamp() \
+             where position = $1 and state = 'dead'",
+        );
+        Ok(Self { pool, side, list, retry: sql(include_str!("retry_outbox.sql")), discard, inbox })
+    }
+
+    /// The unresolved ones that match, oldest first, `limit` at the most.
+    ///
+    /// # Errors
+    /// What sqlx says.
+    pub async fn list(&self, filter: &Filter, limit: i64) -> Result<Vec<DeadLetter>, sqlx::Error> {
+        let rows = sqlx::query(self.list.clone())
+            .bind(&filter.event_id)
+            .bind(&filter.reason)
+            .bind(&filter.topic)
+            .bind(&filter.key)
+            .bind(&filter.owner)
+            .bind(filter.older_than_s)
+            .bind(limit)
+            .fetch_all(&self.pool)
+            .await?;
+        rows.iter().map(read).collect()
+    }
+
+    /// Tries one again. `false` if somebody else resolved it meanwhile. The inbox side needs a `broker`.
+    ///
+    /// It comes behind the events of its key that went on without it.
+    ///
+    /// # Errors
+    /// [`RetryError`]; it is as it was then.
+    pub async fn retry(
+        &self,
+        letter: &DeadLetter,
+        broker: Option<&Context>,
+    ) -> Result<bool, RetryError> {
+        let database = |source| RetryError::Database { event_id: letter.event_id.clone(), source };
+        match self.side {
+            Side::Outbox => {
+                let retried = sqlx::query(self.retry.clone())
+                    .bind(letter.position)
+                    .fetch_one(&self.pool)
+                    .await;
+                retried.and_then(|row| row.try_get(0)).map_err(database)
+            }
+            Side::Inbox => {
+                let event = letter.event()?;
+                let broker = broker
+                    .ok_or_else(|| RetryError::NoBroker { event_id: letter.event_id.clone() })?;
+                let mut tx = self.pool.begin().await.map_err(database)?;
+                if !self
+                    .inbox
+                    .release(&mut *tx, &letter.owner, &letter.event_id)
+                    .await
+                    .map_err(database)?
+                {
+                    return Ok(false);
+                }
+                publish_again(&event, broker).await.map_err(|source| RetryError::Broker {
+                    event_id: letter.event_id.clone(),
+                    source,
+                })?;
+                tx.commit().await.map_err(database)?;
+                Ok(true)
+            }
+        }
+    }
+
+    /// Marks one as not to be handled. `false` if somebody else resolved it meanwhile.
+    ///
+    /// # Errors
+    /// What sqlx says.
+    pub async fn discard(&self, letter: &DeadLetter) -> Result<bool, sqlx::Error> {
+        match self.side {
+            Side::Outbox => {
+                let done = sqlx::query(self.discard.clone())
+                    .bind(letter.position)
+                    .execute(&self.pool)
+                    .await?;
+                Ok(done.rows_affected() == 1)
+            }
+            Side::Inbox => self.inbox.discard(&letter.owner, &letter.event_id).await,
+        }
+    }
+}
+
+impl DeadLetter {
+    fn event(&self) -> Result<RawEvent, RetryError> {
+        let not_an_event =
+            |reason: String| RetryError::NotAnEvent { event_id: self.event_id.clone(), reason };
+        let event_type = self.event_type.clone().ok_or_else(|| not_an_event(self.error.clone()))?;
+        let id = EventId::parse(self.event_id.clone())
+            .map_err(|error| not_an_event(error.to_string()))?;
+        RawEvent::from_parts(
+            id,
+            event_type,
+            self.topic.clone(),
+            self.key.clone(),
+            self.headers.clone(),
+            self.payload.clone(),
+        )
+        .map_err(|error| not_an_event(error.to_string()))
+    }
+}
+
+/// Publishes an event that the broker may have seen of late, so under another message id.
+async fn publish_again(
+    event: &RawEvent,
+    broker: &Context,
+) -> Result<(), async_nats::jetstream::context::PublishError> {
+    let mut headers = HeaderMap::new();
+    headers
+        .insert(header::NATS_MSG_ID, format!("{}#{}", event.id(), uuid::Uuid::now_v7().simple()));
+    for (name, value) in event.wire_headers() {
+        headers.insert(name, value.as_ref());
+    }
+    broker
+        .publish_with_headers(event.topic().to_owned(), headers, event.payload().clone())
+        .await?
+        .await?;
+    Ok(())
+}
+
+fn read(row: &PgRow) -> Result<DeadLetter, sqlx::Error> {
+    let headers: String = row.try_get("headers")?;
+    Ok(DeadLetter {
+        position: row.try_get("position")?,
+        owner: row.try_get("owner")?,
+        event_id: row.try_get("event_id")?,
+        event_type: row.try_get("event_type")?,
+        topic: row.try_get("topic")?,
+        key: row.try_get("key")?,
+        // What is wrong with an event may be its headers.
+        headers: serde_json::from_str(&headers).unwrap_or_default(),
+        payload: row.try_get::<Vec<u8>, _>("payload")?.into(),
+        reason: row.try_get("reason")?,
+        error: row.try_get("error")?,
+        attempts: row.try_get("attempts")?,
+        age_seconds: row.try_get("age")?,
+    })
+}
