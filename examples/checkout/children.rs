@@ -1,0 +1,125 @@
+//! The processes of the shop: this program again, in another role.
+//!
+//! A child holds one end of a pipe, its standard input, and stops when the other end closes, as it does when
+//! this process ends, however it ends.
+
+use std::io::Read;
+use std::process::Stdio;
+use std::time::Duration;
+
+use anyhow::Context;
+use tokio::process::{Child, Command};
+use tokio_util::sync::CancellationToken;
+
+use crate::service::Service;
+use crate::shop::Addresses;
+
+/// How long a child may take to stop.
+const STOP_DEADLINE: Duration = Duration::from_secs(5);
+
+/// The relays' process, and one for each service.
+#[derive(Debug)]
+pub struct Children {
+    pub relays: Process,
+    pub services: Vec<Process>,
+}
+
+impl Children {
+    pub fn start(addresses: &Addresses) -> anyhow::Result<Self> {
+        let addresses = [
+            "--postgres".to_owned(),
+            addresses.postgres.clone(),
+            "--nats".to_owned(),
+            addresses.nats.clone(),
+        ];
+        let start = |name: &'static str, role: &[&str]| {
+            let role = role.iter().map(|&word| word.to_owned());
+            Process::start(name, role.chain(addresses.clone()).collect())
+        };
+        Ok(Self {
+            relays: start("the relays", &["relays"])?,
+            services: Service::ALL
+                .iter()
+                .map(|service| start(service.name(), &["service", service.name()]))
+                .collect::<anyhow::Result<_>>()?,
+        })
+    }
+
+    pub fn service(&mut self, service: Service) -> anyhow::Result<&mut Process> {
+        self.services
+            .iter_mut()
+            .find(|process| process.name == service.name())
+            .context("a service without a process")
+    }
+
+    /// Stops all. An error is the first one of theirs.
+    pub async fn stop(self) -> anyhow::Result<()> {
+        let processes = std::iter::once(self.relays).chain(self.services);
+        let stopped = futures::future::join_all(processes.map(Process::stop)).await;
+        stopped.into_iter().collect()
+    }
+}
+
+#[derive(Debug)]
+pub struct Process {
+    name: &'static str,
+    arguments: Vec<String>,
+    child: Child,
+}
+
+impl Process {
+    fn start(name: &'static str, arguments: Vec<String>) -> anyhow::Result<Self> {
+        let child = Command::new(std::env::current_exe()?)
+            .args(&arguments)
+            .stdin(Stdio::piped())
+            // Away from the terminal's Ctrl-C.
+            .process_group(0)
+            .spawn()
+            .with_context(|| format!("starting {name}"))?;
+        Ok(Self { name, arguments, child })
+    }
+
+    pub fn pid(&self) -> u32 {
+        self.child.id().unwrap_or_default()
+    }
+
+    /// Kills it (SIGKILL): no chance to finish anything.
+    pub async fn kill(&mut self) -> anyhow::Result<()> {
+        self.child.kill().await.with_context(|| format!("killing {}", self.name))
+    }
+
+    pub fn restart(&mut self) -> anyhow::Result<()> {
+        *self = Self::start(self.name, std::mem::take(&mut self.arguments))?;
+        Ok(())
+    }
+
+    async fn stop(mut self) -> anyhow::Result<()> {
+        let name = self.name;
+        if let Some(status) = self.child.try_wait()? {
+            anyhow::bail!("{name} ended by itself, with {status}");
+        }
+        // `wait` closes the child's input first.
+        let stopped = tokio::time::timeout(2 * STOP_DEADLINE, self.child.wait()).await;
+        let Ok(status) = stopped else {
+            self.child.kill().await?;
+            anyhow::bail!("{name} did not stop");
+        };
+        let status = status?;
+        anyhow::ensure!(status.success(), "{name} stopped with {status}");
+        Ok(())
+    }
+}
+
+/// For a child: cancelled when its input ends. One that does not stop then is ended.
+pub fn told_to_stop() -> CancellationToken {
+    let stop = CancellationToken::new();
+    let told = stop.clone();
+    std::thread::spawn(move || {
+        let mut input = std::io::stdin();
+        while input.read(&mut [0; 64]).is_ok_and(|read| read > 0) {}
+        told.cancel();
+        std::thread::sleep(STOP_DEADLINE);
+        std::process::exit(1);
+    });
+    stop
+}

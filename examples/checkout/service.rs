@@ -1,0 +1,118 @@
+//! What every service has: a database with an inbox, a consumer of the events it listens to, handlers.
+
+use std::fmt;
+
+use clap::ValueEnum;
+use pillarbox::inbox::{self, Consumer, ConsumerConfig, Router};
+use pillarbox::outbox;
+use sqlx::PgPool;
+use sqlx::postgres::PgPoolOptions;
+use tokio_util::sync::CancellationToken;
+
+use crate::shop::{Addresses, STREAM};
+use crate::{analytics, inventory, notifications, orders, payments};
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum Service {
+    Orders,
+    Payments,
+    Inventory,
+    Notifications,
+    Analytics,
+}
+
+impl Service {
+    pub const ALL: [Self; 5] =
+        [Self::Orders, Self::Payments, Self::Inventory, Self::Notifications, Self::Analytics];
+
+    /// Its name: of its database, and of its consumer.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Orders => "orders",
+            Self::Payments => "payments",
+            Self::Inventory => "inventory",
+            Self::Notifications => "notifications",
+            Self::Analytics => "analytics",
+        }
+    }
+
+    /// Whether it says something itself, and so has an outbox.
+    pub fn speaks(self) -> bool {
+        matches!(self, Self::Orders | Self::Payments | Self::Inventory)
+    }
+
+    pub fn listens_to(self) -> &'static [&'static str] {
+        match self {
+            Self::Orders => orders::LISTENS_TO,
+            Self::Payments => payments::LISTENS_TO,
+            Self::Inventory => inventory::LISTENS_TO,
+            Self::Notifications => notifications::LISTENS_TO,
+            Self::Analytics => analytics::LISTENS_TO,
+        }
+    }
+
+    /// Whether it listens to this subject.
+    pub fn hears(self, subject: &str) -> bool {
+        self.listens_to().iter().any(|wanted| match wanted.strip_suffix('>') {
+            Some(start) => subject.starts_with(start),
+            None => subject == *wanted,
+        })
+    }
+
+    fn tables(self) -> &'static str {
+        match self {
+            Self::Orders => orders::TABLES,
+            Self::Payments => payments::TABLES,
+            Self::Inventory => inventory::TABLES,
+            Self::Notifications => notifications::TABLES,
+            Self::Analytics => analytics::TABLES,
+        }
+    }
+
+    fn router(self) -> Router {
+        match self {
+            Self::Orders => orders::router(),
+            Self::Payments => payments::router(),
+            Self::Inventory => inventory::router(),
+            Self::Notifications => notifications::router(),
+            Self::Analytics => analytics::router(),
+        }
+    }
+}
+
+impl fmt::Display for Service {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(self.name())
+    }
+}
+
+/// Makes the tables of a service's database: the inbox, the outbox, and its own.
+pub async fn migrate(service: Service, pool: &PgPool) -> anyhow::Result<()> {
+    inbox::migrate(pool).await?;
+    if service.speaks() {
+        outbox::migrate(pool).await?;
+    }
+    sqlx::raw_sql(service.tables()).execute(pool).await?;
+    Ok(())
+}
+
+/// Handles the events that a service listens to, until it is told to stop. All of its process.
+pub async fn run(
+    service: Service,
+    addresses: &Addresses,
+    shutdown: CancellationToken,
+) -> anyhow::Result<()> {
+    let pool =
+        PgPoolOptions::new().max_connections(10).connect(&addresses.database(service)).await?;
+    let broker = async_nats::connect(&addresses.nats).await?;
+    let config = ConsumerConfig {
+        stream: STREAM.into(),
+        name: service.name().into(),
+        filter_subjects: service.listens_to().iter().map(|&subject| subject.into()).collect(),
+        // How soon a restarted process takes over from a killed one.
+        takeover_ms: 1_000,
+        ..ConsumerConfig::default()
+    };
+    Consumer::new(broker, pool, config)?.run(service.router(), shutdown).await?;
+    Ok(())
+}
