@@ -9,6 +9,7 @@ use sqlx::postgres::PgRow;
 use sqlx::{AssertSqlSafe, PgExecutor, PgPool, Row, SqlSafeStr, SqlStr};
 use time::OffsetDateTime;
 
+use crate::delivery::Delivery;
 use crate::error::InboxError;
 use crate::migrations::{DEFAULT_SCHEMA, check_schema};
 
@@ -29,7 +30,7 @@ pub struct DeadLetter {
     pub headers: BTreeMap<String, String>,
     /// The payload.
     pub payload: Bytes,
-    /// Why, in a word: `undecodable`, `permanent`, `attempts`.
+    /// Why, in a word: `undecodable`, `permanent`, `attempts`, `kills`.
     pub reason: String,
     /// The last error, with its sources.
     pub error: String,
@@ -70,6 +71,27 @@ impl DeadLetter {
             self.payload.clone(),
         )
         .ok()
+    }
+
+    /// The event, to be handled after all: hand it to a service under an [`InboxLayer`](crate::InboxLayer) of
+    /// the same consumer. Its success, and that it is a dead letter no more, commit together; its failure
+    /// leaves it what it is. `None` if the message was no event.
+    ///
+    /// ```no_run
+    /// use pillarbox_inbox::{DeadLetters, InboxLayer, Router};
+    /// use tower::{Layer, ServiceExt};
+    ///
+    /// # async fn example(pool: sqlx::PgPool, router: Router) -> Result<(), Box<dyn std::error::Error>> {
+    /// let service = InboxLayer::new(pool.clone(), "payments")?.layer(router);
+    /// for letter in DeadLetters::new(pool)?.list("payments", 100).await? {
+    ///     if let Some(delivery) = letter.delivery() {
+    ///         service.clone().oneshot(delivery).await?;
+    ///     }
+    /// }
+    /// # Ok(()) }
+    /// ```
+    pub fn delivery(&self) -> Option<Delivery> {
+        self.event().map(|event| Delivery { event: Arc::new(event), dead_letter: true })
     }
 }
 
@@ -149,10 +171,10 @@ impl DeadLetters {
     /// Lets the consumer handle the event again when it next comes: it no longer counts as handled, and its
     /// attempts start anew. `false` if it is not an unresolved dead letter.
     ///
-    /// It comes when it is sent again, through [`Inbox`](crate::Inbox) or by publishing it; the broker drops
-    /// a repeat of a message id that it has seen of late, so give it a new `Nats-Msg-Id`. Publish it before the
-    /// commit of the transaction that this runs in, and nothing is lost whichever fails: a consumer that gets it
-    /// early waits for the commit.
+    /// It comes when it is published again; the broker drops a repeat of a message id that it has seen of
+    /// late, so give it a new `Nats-Msg-Id`. Publish it before the commit of the transaction that this runs in,
+    /// and nothing is lost whichever fails: a consumer that gets it early waits for the commit. Where the
+    /// handler is at hand, use [`DeadLetter::delivery`], which needs no broker.
     ///
     /// # Errors
     /// What sqlx says.

@@ -1,6 +1,7 @@
 //! What the inbox takes, what it hands in, and what comes out.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use pillarbox_event::RawEvent;
 use tokio::sync::{Mutex, MutexGuard};
@@ -12,11 +13,20 @@ use crate::handler::Tx;
 pub struct Delivery {
     /// The event.
     pub event: Arc<RawEvent>,
+    /// Whether the event is a dead letter that is to be handled after all. See
+    /// [`DeadLetter::delivery`](crate::DeadLetter::delivery).
+    pub dead_letter: bool,
 }
 
 impl From<RawEvent> for Delivery {
     fn from(event: RawEvent) -> Self {
-        Self { event: Arc::new(event) }
+        Arc::new(event).into()
+    }
+}
+
+impl From<Arc<RawEvent>> for Delivery {
+    fn from(event: Arc<RawEvent>) -> Self {
+        Self { event, dead_letter: false }
     }
 }
 
@@ -25,7 +35,7 @@ impl From<RawEvent> for Delivery {
 pub enum Outcome {
     /// The handler's effects are committed.
     Handled,
-    /// They had been committed before; the handler did not run.
+    /// They had been committed before, or the event is a dead letter; the handler did not run.
     Duplicate,
 }
 
@@ -34,7 +44,7 @@ pub enum Outcome {
 pub struct Handling {
     pub(crate) event: Arc<RawEvent>,
     pub(crate) attempt: u32,
-    pub(crate) slot: Arc<Mutex<Option<Tx>>>,
+    pub(crate) slot: Arc<Slot>,
 }
 
 impl Handling {
@@ -50,17 +60,66 @@ impl Handling {
 
     /// The transaction. The inbox commits it when the service returns success, and not before.
     pub async fn transaction(&self) -> HandlingTransaction<'_> {
-        HandlingTransaction(self.slot.lock().await)
+        HandlingTransaction { slot: &self.slot, tx: Some(self.slot.tx.lock().await) }
     }
 }
 
 /// The transaction of a [`Handling`], held.
 #[derive(Debug)]
-pub struct HandlingTransaction<'a>(MutexGuard<'a, Option<Tx>>);
+pub struct HandlingTransaction<'a> {
+    slot: &'a Slot,
+    tx: Option<MutexGuard<'a, Option<Tx>>>,
+}
 
 impl HandlingTransaction<'_> {
     /// The transaction, or `None` if the handling is over: it has been committed or rolled back.
     pub fn get(&mut self) -> Option<&mut Tx> {
-        self.0.as_mut()
+        let tx = self.tx.as_mut().filter(|_| !self.slot.is_over())?;
+        tx.as_mut()
+    }
+}
+
+impl Drop for HandlingTransaction<'_> {
+    fn drop(&mut self) {
+        // First let go, then look: whoever ends the handling meanwhile either gets the transaction or has said
+        // so by now.
+        drop(self.tx.take());
+        if self.slot.is_over() {
+            drop(self.slot.end());
+        }
+    }
+}
+
+/// The transaction of a handling until that is over. Handlings may be kept or moved to other tasks; the
+/// transaction does not outlive its own handling there, and is rolled back.
+#[derive(Debug)]
+pub(crate) struct Slot {
+    tx: Mutex<Option<Tx>>,
+    over: AtomicBool,
+}
+
+impl Slot {
+    pub(crate) fn new(tx: Tx) -> Arc<Self> {
+        Arc::new(Self { tx: Mutex::new(Some(tx)), over: AtomicBool::new(false) })
+    }
+
+    /// The handling is over. The transaction, unless it was ended before or another task holds it.
+    pub(crate) fn end(&self) -> Option<Tx> {
+        self.over.store(true, Ordering::SeqCst);
+        self.tx.try_lock().ok()?.take()
+    }
+
+    fn is_over(&self) -> bool {
+        self.over.load(Ordering::SeqCst)
+    }
+}
+
+/// Ends the handling with the future that it belongs to.
+#[derive(Debug)]
+pub(crate) struct EndOnDrop(pub(crate) Arc<Slot>);
+
+impl Drop for EndOnDrop {
+    fn drop(&mut self) {
+        drop(self.0.end());
     }
 }

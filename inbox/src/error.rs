@@ -7,8 +7,7 @@ pub enum InboxError {
     /// The handler, or a layer between it and the inbox, failed.
     #[error("the handler failed")]
     Handler(#[source] HandlerCause),
-    /// The inbox itself could not begin, record or commit. Whether a commit whose answer was lost took effect
-    /// shows at the next delivery.
+    /// The inbox itself could not begin a transaction or record the event.
     #[error("the inbox could not {doing}")]
     Database {
         /// What it was about to do.
@@ -16,6 +15,22 @@ pub enum InboxError {
         /// What sqlx said.
         #[source]
         source: sqlx::Error,
+    },
+    /// The commit failed, or its answer was lost. Whether it took effect shows at the next delivery.
+    #[error("the inbox could not commit")]
+    Commit(#[source] sqlx::Error),
+    /// A statement of the handler failed, and the handler returned success all the same.
+    #[error(
+        "the handler returned success although one of its statements had failed, which undoes the others; \
+         it should return the error, or run in a savepoint what may fail"
+    )]
+    Aborted,
+    /// The database did not answer in time. When the event was to be recorded, another transaction may be
+    /// handling it.
+    #[error("the database took too long to {doing}")]
+    Slow {
+        /// What it was about to do.
+        doing: &'static str,
     },
     /// The handler returned while another task still held its transaction.
     #[error("the handler returned success while its transaction was still in use by another task")]
@@ -55,6 +70,12 @@ impl InboxError {
         move |source| Self::Database { doing, source }
     }
 
+    pub(crate) fn commit(error: sqlx::Error) -> Self {
+        let aborted =
+            error.as_database_error().is_some_and(|error| error.code().as_deref() == Some("25P02"));
+        if aborted { Self::Aborted } else { Self::Commit(error) }
+    }
+
     /// Whose fault it is.
     pub fn fault(&self) -> Fault {
         match self {
@@ -63,8 +84,22 @@ impl InboxError {
                 Fault::Transient => Fault::Environment,
                 fault => fault,
             },
-            Self::InUse => Fault::Transient,
+            // A deferred constraint, for instance, fails here.
+            Self::Commit(source) => fault_of(source),
+            Self::Slow { .. } => Fault::Environment,
+            Self::Aborted | Self::InUse => Fault::Transient,
             Self::Schema { .. } => Fault::Permanent,
+        }
+    }
+
+    #[cfg(feature = "jetstream")]
+    pub(crate) fn is_caused_by<E: std::error::Error + 'static>(&self) -> bool {
+        match self {
+            Self::Handler(cause) => {
+                let cause: &(dyn std::error::Error + 'static) = cause.0.cause();
+                cause.is::<E>()
+            }
+            _ => false,
         }
     }
 

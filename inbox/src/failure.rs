@@ -133,7 +133,8 @@ fn fault_of_sqlx(error: &sqlx::Error) -> Fault {
         | E::PoolClosed
         | E::WorkerCrashed => Fault::Environment,
         E::Database(error) => match error.code().as_deref() {
-            Some("40001" | "40P01") => Fault::Conflict,
+            // Serialization failure, deadlock, and a transaction that this process slept through.
+            Some("40001" | "40P01" | "25P03") => Fault::Conflict,
             // Connection, resources, shutdown, I/O: https://www.postgresql.org/docs/current/errcodes-appendix.html
             Some(code) if ["08", "53", "57P", "58"].iter().any(|class| code.starts_with(class)) => {
                 Fault::Environment

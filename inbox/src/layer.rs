@@ -1,24 +1,28 @@
 //! The tower layer that makes it once.
 
 use std::panic::AssertUnwindSafe;
-use std::sync::Arc;
 use std::task::{Context, Poll};
+use std::time::Duration;
 
 use futures::FutureExt;
 use futures::future::BoxFuture;
 use pillarbox_event::Context as EventContext;
 use sqlx::PgPool;
-use tokio::sync::Mutex;
+use tokio::time::timeout;
 use tower_layer::Layer;
 use tower_service::Service;
 
-use crate::delivery::{Delivery, Handling, Outcome};
+use crate::delivery::{Delivery, EndOnDrop, Handling, Outcome, Slot};
 use crate::error::InboxError;
 use crate::failure::HandlerError;
+use crate::handler::Tx;
 use crate::migrations::DEFAULT_SCHEMA;
-use crate::store::Store;
+use crate::store::{Claim, Store};
 
 type BoxError = Box<dyn std::error::Error + Send + Sync>;
+
+/// How long the database may take to open the transaction and record the event, and again to commit.
+const PATIENCE: Duration = Duration::from_secs(30);
 
 /// Wraps a service of [`Handling`] into a service of [`Delivery`] that runs it once per event id.
 ///
@@ -42,6 +46,9 @@ type BoxError = Box<dyn std::error::Error + Send + Sync>;
 ///
 /// Layers outside of it see deliveries (limits, tracing, load shedding), layers inside see handlings with
 /// their transaction (timeouts that roll back).
+///
+/// Success commits only if every statement of the transaction succeeded. A handler that expects one to fail
+/// runs it in a savepoint (`tx.begin()`) or writes `on conflict do nothing`.
 #[derive(Clone, Debug)]
 pub struct InboxLayer {
     store: Store,
@@ -62,7 +69,7 @@ impl InboxLayer {
     /// # Errors
     /// [`InboxError::Schema`].
     pub fn in_schema(pool: PgPool, consumer: &str, schema: &str) -> Result<Self, InboxError> {
-        Ok(Self { store: Store::new(pool, consumer, schema)? })
+        Ok(Self { store: Store::new(pool, consumer, schema, None)? })
     }
 
     #[cfg(feature = "jetstream")]
@@ -113,39 +120,66 @@ async fn once<S>(store: Store, mut inner: S, delivery: Delivery) -> Result<Outco
 where
     S: Service<Handling, Response = (), Error: Into<BoxError>, Future: Send> + Send,
 {
-    let event = delivery.event;
+    let Delivery { event, dead_letter } = delivery;
     let id = event.id().as_str();
-    let mut tx = store.pool.begin().await.map_err(InboxError::database("begin a transaction"))?;
-    let Some(failed) =
-        store.claim(&mut *tx, id).await.map_err(InboxError::database("record the event"))?
-    else {
-        tx.rollback().await.map_err(InboxError::database("end a transaction"))?;
+    let begun = timeout(PATIENCE, begin(&store, id, dead_letter)).await;
+    let Some((tx, failed)) = begun.map_err(|_| InboxError::Slow { doing: "begin" })?? else {
         return Ok(Outcome::Duplicate);
     };
-    let slot = Arc::new(Mutex::new(Some(tx)));
-    let handling = Handling { event: event.clone(), attempt: failed + 1, slot: slot.clone() };
+    let slot = Slot::new(tx);
+    let _end = EndOnDrop(slot.clone());
+    let attempt = failed.unwrap_or(0) + 1;
+    let handling = Handling { event: event.clone(), attempt, slot: slot.clone() };
     let handled = EventContext::of(&event).scope(async { inner.call(handling).await });
-    let handled = match AssertUnwindSafe(handled).catch_unwind().await {
-        Ok(handled) => handled.map_err(|error| of_inner(error.into())),
-        Err(panic) => Err(InboxError::handler(HandlerError::transient(panic_text(&*panic)))),
-    };
-    // Taken out, so that whoever still holds the handling cannot write any more.
-    let tx = slot.try_lock().ok().and_then(|mut tx| tx.take());
-    match (handled, tx) {
-        (Ok(()), Some(tx)) => {
-            tx.commit().await.map_err(InboxError::database("commit"))?;
-            Ok(Outcome::Handled)
-        }
-        (Ok(()), None) => Err(InboxError::InUse),
-        (Err(error), tx) => {
-            if let Some(tx) = tx {
-                // The handler's error is the one to tell. A rollback that fails, on a lost connection, has
-                // happened all the same.
-                let _ = tx.rollback().await;
-            }
-            Err(error)
+    match AssertUnwindSafe(handled).catch_unwind().await {
+        Ok(handled) => handled.map_err(|error| of_inner(error.into()))?,
+        Err(panic) => {
+            return Err(InboxError::handler(HandlerError::transient(panic_text(&*panic))));
         }
     }
+    // Taken out, so that whoever still holds the handling cannot write any more.
+    let mut tx = slot.end().ok_or(InboxError::InUse)?;
+    let committed = timeout(PATIENCE, async {
+        if failed.is_some() {
+            store.forget(&mut *tx, id).await?;
+        }
+        commit(tx).await
+    });
+    match committed.await {
+        Ok(Ok(())) => Ok(Outcome::Handled),
+        Ok(Err(error)) => Err(InboxError::commit(error)),
+        Err(_) => Err(InboxError::Slow { doing: "commit" }),
+    }
+}
+
+/// Opens a transaction and claims the event in it. `None` for a duplicate; else how many attempts failed.
+async fn begin(
+    store: &Store,
+    id: &str,
+    dead_letter: bool,
+) -> Result<Option<(Tx, Option<u32>)>, InboxError> {
+    let mut tx = store.begin().await.map_err(InboxError::database("begin a transaction"))?;
+    let released = match dead_letter {
+        true => store.release(&mut *tx, id).await.map_err(InboxError::database("release")),
+        false => Ok(true),
+    };
+    if !released? {
+        return Ok(None);
+    }
+    match store.claim(&mut *tx, id).await.map_err(InboxError::database("record the event"))? {
+        Claim::Claimed(failed) => Ok(Some((tx, failed))),
+        Claim::Duplicate => Ok(None),
+    }
+}
+
+/// Commits, or says that it did not.
+///
+/// A plain `commit` of a transaction in which a statement failed rolls back, and *succeeds*: a handler that
+/// passes over a failed insert would have its event acknowledged and nothing written. So a statement goes in
+/// front, which fails in such a transaction, and the rest of the message with it; all in one round trip. The
+/// `begin` is for sqlx, which does not know and sends a rollback as the connection goes back to the pool.
+async fn commit(mut tx: Tx) -> Result<(), sqlx::Error> {
+    sqlx::raw_sql("select 1; commit; begin").execute(&mut *tx).await.map(drop)
 }
 
 /// An error of the inner service: the router's own, or that of a layer in between.

@@ -1,12 +1,21 @@
 //! The inbox's statements, for one consumer in one schema.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
+use std::time::Duration;
 
 use pillarbox_event::RawEvent;
 use sqlx::{AssertSqlSafe, PgExecutor, PgPool, Row, SqlSafeStr, SqlStr};
 
 use crate::error::InboxError;
+use crate::handler::Tx;
 use crate::migrations::check_schema;
+
+/// How long a database that is well may take to answer.
+const ANSWER_TIMEOUT: Duration = Duration::from_secs(3);
+
+/// How much of an error's text is kept.
+const MAX_ERROR_CHARS: usize = 8_000;
 
 /// Where a consumer keeps what it has handled. Cheap to clone.
 #[derive(Clone, Debug)]
@@ -18,9 +27,32 @@ pub(crate) struct Store {
 
 #[derive(Debug)]
 struct Statements {
+    begin: SqlStr,
     claim: SqlStr,
-    record_failure: SqlStr,
+    forget: SqlStr,
+    release: SqlStr,
+    fail: SqlStr,
+    mark: SqlStr,
+    unmark: SqlStr,
     bury: SqlStr,
+}
+
+/// What a claim found.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Claim {
+    /// The event is handled already.
+    Duplicate,
+    /// It is claimed. So many attempts failed; `None` if nothing is known of it.
+    Claimed(Option<u32>),
+}
+
+/// What was known of an event when it was marked as begun.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Marked {
+    /// It is handled already, and was not marked.
+    Handled,
+    /// So many beginnings had no end.
+    Started(u32),
 }
 
 /// What is written about an event that is given up.
@@ -42,40 +74,106 @@ pub(crate) struct Undecodable<'a> {
 }
 
 impl Store {
-    pub(crate) fn new(pool: PgPool, consumer: &str, schema: &str) -> Result<Self, InboxError> {
+    /// `longest_idle` is how long a transaction may be idle before the database ends it: a process that hangs,
+    /// or whose machine is gone, holds its events' rows until then.
+    pub(crate) fn new(
+        pool: PgPool,
+        consumer: &str,
+        schema: &str,
+        longest_idle: Option<Duration>,
+    ) -> Result<Self, InboxError> {
         check_schema(schema)?;
         let sql = |text: &str| {
             let text = text.replace("pillarbox.", &format!("{schema}."));
             AssertSqlSafe(Arc::<str>::from(text)).into_sql_str()
         };
-        let statements = Statements {
-            claim: sql(include_str!("claim.sql")),
-            record_failure: sql(
-                "insert into pillarbox.inbox_failure as failure (consumer, event_id, attempts, last_error) \
-                 values ($1, $2, 1, $3) \
-                 on conflict (consumer, event_id) do update set attempts = failure.attempts + 1, \
-                 last_error = excluded.last_error, last_failed_at = clock_timestamp() \
-                 returning attempts",
+        let begin = match longest_idle {
+            Some(longest) => format!(
+                "begin; set local idle_in_transaction_session_timeout = {}",
+                longest.as_millis().min(i32::MAX as u128)
             ),
+            None => "begin".to_owned(),
+        };
+        let statements = Statements {
+            begin: sql(&begin),
+            claim: sql(include_str!("claim.sql")),
+            forget: sql(
+                "delete from pillarbox.inbox_failure where consumer = $1 and event_id = $2",
+            ),
+            release: sql(include_str!("release.sql")),
+            fail: sql(include_str!("fail.sql")),
+            mark: sql(include_str!("mark.sql")),
+            unmark: sql(include_str!("unmark.sql")),
             bury: sql(include_str!("bury.sql")),
         };
         Ok(Self { pool, consumer: consumer.into(), statements: Arc::new(statements) })
     }
 
-    /// Records the event as handled, and returns how many attempts failed before. `None` if it was handled
-    /// already. Waits for another transaction that is handling it.
+    /// Opens a transaction.
+    pub(crate) async fn begin(&self) -> Result<Tx, sqlx::Error> {
+        self.pool.begin_with(self.statements.begin.clone()).await
+    }
+
+    /// Records the event as handled. Waits for another transaction that is handling it.
     pub(crate) async fn claim(
         &self,
         executor: impl PgExecutor<'_>,
         event_id: &str,
-    ) -> Result<Option<u32>, sqlx::Error> {
+    ) -> Result<Claim, sqlx::Error> {
         let row = sqlx::query(self.statements.claim.clone())
             .bind(&*self.consumer)
             .bind(event_id)
             .fetch_one(executor)
             .await?;
-        let (claimed, failed): (bool, i32) = (row.try_get(0)?, row.try_get(1)?);
-        Ok(claimed.then_some(failed.unsigned_abs()))
+        let (claimed, failed): (bool, Option<i32>) = (row.try_get(0)?, row.try_get(1)?);
+        Ok(match claimed {
+            true => Claim::Claimed(failed.map(i32::unsigned_abs)),
+            false => Claim::Duplicate,
+        })
+    }
+
+    /// Removes what is known of failed attempts.
+    pub(crate) async fn forget(
+        &self,
+        executor: impl PgExecutor<'_>,
+        event_id: &str,
+    ) -> Result<(), sqlx::Error> {
+        let forget = sqlx::query(self.statements.forget.clone());
+        forget.bind(&*self.consumer).bind(event_id).execute(executor).await.map(drop)
+    }
+
+    /// Lets a dead letter be handled again. `false` if it is none, or none any more.
+    pub(crate) async fn release(
+        &self,
+        executor: impl PgExecutor<'_>,
+        event_id: &str,
+    ) -> Result<bool, sqlx::Error> {
+        let release = sqlx::query(self.statements.release.clone());
+        release.bind(&*self.consumer).bind(event_id).fetch_one(executor).await?.try_get(0)
+    }
+
+    /// Marks an event that was delivered before as begun.
+    pub(crate) async fn mark(&self, event_id: &str, alone: bool) -> Result<Marked, sqlx::Error> {
+        let row = sqlx::query(self.statements.mark.clone())
+            .bind(&*self.consumer)
+            .bind(event_id)
+            .bind(alone)
+            .fetch_one(&self.pool)
+            .await?;
+        let (handled, started): (bool, i32) = (row.try_get(0)?, row.try_get(1)?);
+        Ok(if handled { Marked::Handled } else { Marked::Started(started.unsigned_abs()) })
+    }
+
+    /// Marked events have ended, without a failure to be counted.
+    pub(crate) async fn unmark(&self, event_ids: &[String]) -> Result<(), sqlx::Error> {
+        let unmark = sqlx::query(self.statements.unmark.clone());
+        unmark.bind(&*self.consumer).bind(event_ids).execute(&self.pool).await.map(drop)
+    }
+
+    /// Whether the database answers, before long.
+    pub(crate) async fn answers(&self) -> bool {
+        let asked = sqlx::query("select 1").execute(&self.pool);
+        matches!(tokio::time::timeout(ANSWER_TIMEOUT, asked).await, Ok(Ok(_)))
     }
 
     /// Counts a failed attempt, and returns how many there were.
@@ -84,10 +182,10 @@ impl Store {
         event_id: &str,
         error: &str,
     ) -> Result<u32, sqlx::Error> {
-        let attempts: i32 = sqlx::query(self.statements.record_failure.clone())
+        let attempts: i32 = sqlx::query(self.statements.fail.clone())
             .bind(&*self.consumer)
             .bind(event_id)
-            .bind(without_nul(error))
+            .bind(storable(error))
             .fetch_one(&self.pool)
             .await?
             .try_get(0)?;
@@ -99,15 +197,19 @@ impl Store {
         let (event_type, topic, key, headers, payload) = match &burial.event {
             Ok(event) => (
                 Some(event.event_type()),
-                event.topic(),
+                event.topic().to_owned(),
                 event.key(),
                 serde_json::to_string(event.headers()),
                 &event.payload()[..],
             ),
             Err(message) => {
-                let headers: std::collections::BTreeMap<_, _> =
-                    message.headers.iter().cloned().collect();
-                (None, message.topic, None, serde_json::to_string(&headers), message.payload)
+                let headers: BTreeMap<_, _> = message
+                    .headers
+                    .iter()
+                    .map(|(name, value)| (without_nul(name), without_nul(value)))
+                    .collect();
+                let headers = serde_json::to_string(&headers);
+                (None, without_nul(message.topic), None, headers, message.payload)
             }
         };
         let headers = headers.map_err(|error| sqlx::Error::Encode(Box::new(error)))?;
@@ -117,11 +219,10 @@ impl Store {
             .bind(event_type)
             .bind(topic)
             .bind(key)
-            // Postgres text holds no NUL, which JSON writes as an escape.
-            .bind(headers.replace("\\u0000", "\u{fffd}"))
+            .bind(headers)
             .bind(payload)
             .bind(burial.reason)
-            .bind(without_nul(burial.error))
+            .bind(storable(burial.error))
             .bind(i32::try_from(burial.attempts).unwrap_or(i32::MAX))
             .fetch_one(&self.pool)
             .await?;
@@ -129,6 +230,12 @@ impl Store {
     }
 }
 
+/// Postgres text holds no NUL.
 fn without_nul(text: &str) -> String {
     text.replace('\0', "\u{fffd}")
+}
+
+/// An error's text as it is kept: without NUL, and not without end.
+fn storable(error: &str) -> String {
+    without_nul(&error.chars().take(MAX_ERROR_CHARS).collect::<String>())
 }

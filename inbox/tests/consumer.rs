@@ -377,6 +377,47 @@ async fn a_second_process_takes_over_and_keeps_the_order() {
 }
 
 #[tokio::test]
+async fn a_process_that_holds_all_it_may_stays_the_active_one() {
+    let shop = Shop::open().await;
+    struct Slow(&'static AtomicU32);
+    impl Handler<Received<OrderPlaced>> for Slow {
+        async fn handle(
+            &self,
+            tx: &mut Tx,
+            placed: Received<OrderPlaced>,
+        ) -> Result<(), HandlerError> {
+            self.0.fetch_add(1, Ordering::SeqCst);
+            tokio::time::sleep(Duration::from_millis(2_500)).await;
+            record(tx, placed).await
+        }
+    }
+    static FIRST: AtomicU32 = AtomicU32::new(0);
+    static SECOND: AtomicU32 = AtomicU32::new(0);
+    let config = ConsumerConfig {
+        concurrency: 4,
+        prefetch: 4,
+        takeover_ms: 1_000,
+        ack_wait_ms: 60_000,
+        ..shop.config()
+    };
+    for order in 0..8 {
+        shop.send(&shop.event(order, 1)).await;
+    }
+    let first = shop.start(config.clone(), Router::new().on(Slow(&FIRST)));
+    pillarbox_testkit::eventually("the first to begin", support::DEADLINE, async || {
+        Ok::<_, String>((FIRST.load(Ordering::SeqCst) == 4).then_some(()))
+    })
+    .await
+    .unwrap();
+    let second = shop.start(config, Router::new().on(Slow(&SECOND)));
+    shop.until("select count(*) from effects", 8).await;
+    first.stop().await;
+    second.stop().await;
+    let begun = (FIRST.load(Ordering::SeqCst), SECOND.load(Ordering::SeqCst));
+    assert_eq!(begun, (8, 0));
+}
+
+#[tokio::test]
 async fn without_an_order_several_processes_share_the_work() {
     let shop = Shop::open().await;
     let config = ConsumerConfig { order: Order::None, prefetch: 8, ..shop.config() };
@@ -450,4 +491,85 @@ async fn a_consumer_waits_for_its_stream() {
     shop.send(&event).await;
     shop.until("select count(*) from effects", 1).await;
     started.stop().await;
+}
+
+#[tokio::test]
+async fn no_message_is_too_odd_to_be_a_dead_letter() {
+    let shop = Shop::open().await;
+    let topic = format!("{}.placed", shop.scope.prefix());
+    let mut headers = HeaderMap::new();
+    headers.insert("x-odd", "\\u0000 and \\ud800 and \"");
+    shop.send_raw(&topic, headers, "no event").await;
+    shop.send(&shop.event(1, 1)).await;
+    let started = shop.start(shop.config(), Router::new().on(handler_fn(record)));
+    shop.until("select count(*) from pillarbox.inbox_dead_letter where headers ->> 'x-odd' = '\\u0000 and \\ud800 and \"'", 1).await;
+    shop.until("select count(*) from effects", 1).await;
+    shop.drained().await;
+    started.stop().await;
+}
+
+#[tokio::test]
+async fn a_database_that_hangs_costs_no_attempt() {
+    let shop = Shop::open().await;
+    let port = pillarbox_testkit::servers().await.unwrap().postgres.port();
+    let proxy = Proxy::to_port(port).await.unwrap();
+    let through: sqlx::postgres::PgConnectOptions = shop.scope.database_url().parse().unwrap();
+    let pool = sqlx::PgPool::connect_with(through.port(proxy.port())).await.unwrap();
+    async fn slowly(tx: &mut Tx, placed: Received<OrderPlaced>) -> Result<(), HandlerError> {
+        tokio::time::sleep(Duration::from_millis(100)).await;
+        record(tx, placed).await
+    }
+    // A single failure would be the last.
+    let config = ConsumerConfig { handler_timeout_ms: 1_000, max_attempts: 1, ..shop.config() };
+    let consumer = pillarbox_inbox::Consumer::new(shop.scope.nats().clone(), pool, config).unwrap();
+    let shutdown = tokio_util::sync::CancellationToken::new();
+    let running =
+        tokio::spawn(consumer.run(Router::new().on(handler_fn(slowly)), shutdown.clone()));
+    for order in 0..100 {
+        shop.send(&shop.event(order, 1)).await;
+    }
+    shop.until("select least(count(*), 10) from effects", 10).await;
+    proxy.stall();
+    // Longer than handlers may take, and than it takes to find out that the database is not well.
+    tokio::time::sleep(Duration::from_secs(6)).await;
+    proxy.flow();
+    shop.until("select count(*) from effects", 100).await;
+    shop.drained().await;
+    shutdown.cancel();
+    running.await.unwrap().unwrap();
+    shop.assert_each_once_in_order(100).await;
+    assert_eq!(shop.number("select count(*) from pillarbox.inbox_dead_letter").await, 0);
+    assert_eq!(shop.number("select count(*) from pillarbox.inbox_failure").await, 0);
+}
+
+#[tokio::test]
+async fn a_consumer_that_starts_before_its_broker_is_pinned_all_the_same() {
+    let mut nats = Nats::start().await.unwrap();
+    let shop = Shop::open().await;
+    let jetstream = async_nats::jetstream::new(nats.connect().await.unwrap());
+    let config = async_nats::jetstream::stream::Config {
+        name: shop.stream.clone(),
+        subjects: vec![format!("{}.>", shop.scope.prefix())],
+        ..Default::default()
+    };
+    let stream = jetstream.create_stream(config).await.unwrap();
+    nats.stop().await.unwrap();
+    let client = async_nats::ConnectOptions::new()
+        .retry_on_initial_connect()
+        .connect(nats.url())
+        .await
+        .unwrap();
+    let consumer =
+        pillarbox_inbox::Consumer::new(client, shop.pool().clone(), shop.config()).unwrap();
+    let shutdown = tokio_util::sync::CancellationToken::new();
+    let running =
+        tokio::spawn(consumer.run(Router::new().on(handler_fn(record)), shutdown.clone()));
+    nats.restart().await.unwrap();
+    let info = pillarbox_testkit::eventually("the consumer", support::DEADLINE, async || {
+        stream.consumer_info("payments").await.map(Some)
+    });
+    let info = info.await.unwrap();
+    assert_eq!(info.config.priority_groups, ["pillarbox"]);
+    shutdown.cancel();
+    running.await.unwrap().unwrap();
 }

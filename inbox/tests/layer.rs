@@ -9,8 +9,8 @@ use std::time::Duration;
 
 use pillarbox_event::Context;
 use pillarbox_inbox::{
-    Delivery, Fault, Handler, HandlerError, Handling, InboxError, InboxLayer, Outcome, Received,
-    Router, Tx, handler_fn,
+    DeadLetters, Delivery, Fault, Handler, HandlerError, Handling, InboxError, InboxLayer, Outcome,
+    Received, Router, Tx, handler_fn,
 };
 use support::{OrderPlaced, Shop, record};
 use tokio::sync::Notify;
@@ -179,4 +179,160 @@ async fn another_schema_serves_as_well() {
     service.oneshot(shop.event(1, 1).into()).await.unwrap();
     assert_eq!(shop.number("select count(*) from shop_inbox.inbox").await, 1);
     assert!(InboxLayer::in_schema(shop.pool().clone(), "payments", "a b").is_err());
+}
+
+async fn passes_over(tx: &mut Tx, placed: Received<OrderPlaced>) -> Result<(), HandlerError> {
+    record(tx, placed).await?;
+    let _ = sqlx::query("insert into no_such_table values (1)").execute(&mut **tx).await;
+    Ok(())
+}
+
+#[tokio::test]
+async fn a_handler_that_passes_over_a_failed_statement_has_not_succeeded() {
+    let shop = Shop::open().await;
+    let service = ServiceBuilder::new()
+        .layer(layer(&shop))
+        .service(Router::new().on(handler_fn(passes_over)));
+    let error = service.oneshot(shop.event(1, 1).into()).await.unwrap_err();
+    assert!(matches!(error, InboxError::Aborted), "{error:?}");
+    assert_eq!(error.fault(), Fault::Transient);
+    assert_eq!(shop.number("select count(*) from pillarbox.inbox").await, 0);
+}
+
+#[tokio::test]
+async fn a_constraint_that_fails_at_the_commit_is_the_events_fault() {
+    let shop = Shop::open().await;
+    let deferred =
+        "alter table effects add constraint once unique (event_id) deferrable initially deferred";
+    sqlx::raw_sql(deferred).execute(shop.pool()).await.unwrap();
+    async fn twice(tx: &mut Tx, placed: Received<OrderPlaced>) -> Result<(), HandlerError> {
+        record(tx, placed.clone()).await?;
+        record(tx, placed).await
+    }
+    let service =
+        ServiceBuilder::new().layer(layer(&shop)).service(Router::new().on(handler_fn(twice)));
+    let error = service.oneshot(shop.event(1, 1).into()).await.unwrap_err();
+    assert!(matches!(error, InboxError::Commit(_)), "{error:?}");
+    assert_eq!(error.fault(), Fault::Transient);
+    assert_eq!(shop.number("select count(*) from effects").await, 0);
+}
+
+#[tokio::test]
+async fn connections_go_back_to_the_pool_clean() {
+    let shop = Shop::open().await;
+    let pool = sqlx::postgres::PgPoolOptions::new()
+        .max_connections(1)
+        .connect(shop.scope.database_url())
+        .await
+        .unwrap();
+    let layer = InboxLayer::new(pool.clone(), "payments").unwrap();
+    let service = ServiceBuilder::new().layer(layer).service(Router::new().on(handler_fn(record)));
+    for order in 0..5 {
+        service.clone().oneshot(shop.event(order, 1).into()).await.unwrap();
+        let alone = "select count(*) from pg_locks where locktype = 'transactionid' and pid = pg_backend_pid()";
+        assert_eq!(support::number(&pool, alone).await, 0, "no transaction is left open");
+        sqlx::query("insert into effects (event_id, order_id, step) values ('outside', 99, $1)")
+            .bind(order)
+            .execute(&pool)
+            .await
+            .unwrap();
+    }
+    assert_eq!(shop.number("select count(*) from effects").await, 10);
+}
+
+#[tokio::test]
+async fn a_transaction_that_another_task_holds_is_rolled_back() {
+    let shop = Shop::open().await;
+    let release = Arc::new(Notify::new());
+    let released = release.clone();
+    let service = ServiceBuilder::new().layer(layer(&shop)).service(tower::service_fn(
+        move |handling: Handling| {
+            let released = released.clone();
+            async move {
+                let (held, holds) = tokio::sync::oneshot::channel();
+                tokio::spawn(async move {
+                    let mut transaction = handling.transaction().await;
+                    let tx = transaction.get().unwrap();
+                    sqlx::query("insert into effects (order_id) values (1)")
+                        .execute(&mut **tx)
+                        .await
+                        .unwrap();
+                    held.send(()).unwrap();
+                    released.notified().await;
+                    assert!(transaction.get().is_none(), "the handling is over");
+                    drop(transaction);
+                    // It keeps the handling, and the transaction ends all the same.
+                    std::future::pending::<()>().await;
+                    drop(handling);
+                });
+                holds.await.unwrap();
+                Ok::<_, InboxError>(())
+            }
+        },
+    ));
+    let error = service.oneshot(shop.event(1, 1).into()).await.unwrap_err();
+    assert!(matches!(error, InboxError::InUse), "{error:?}");
+    release.notify_one();
+    let open = "select count(*) from pg_stat_activity where datname = current_database() and state like 'idle in%'";
+    shop.until(open, 0).await;
+    assert_eq!(shop.number("select count(*) from effects").await, 0);
+    assert_eq!(shop.number("select count(*) from pillarbox.inbox").await, 0);
+}
+
+#[tokio::test]
+async fn a_dropped_future_ends_the_transaction_though_the_handling_is_kept() {
+    let shop = Shop::open().await;
+    let (keep, mut kept) = tokio::sync::mpsc::unbounded_channel::<Handling>();
+    let service = ServiceBuilder::new().layer(layer(&shop)).service(tower::service_fn(
+        move |handling: Handling| {
+            keep.send(handling).unwrap();
+            std::future::pending::<Result<(), InboxError>>()
+        },
+    ));
+    let call = tokio::spawn(service.oneshot(shop.event(1, 1).into()));
+    let handling = kept.recv().await.unwrap();
+    call.abort();
+    let open = "select count(*) from pg_stat_activity where datname = current_database() and state like 'idle in%'";
+    shop.until(open, 0).await;
+    assert!(handling.transaction().await.get().is_none());
+}
+
+#[tokio::test]
+async fn a_dead_letter_is_handled_after_all_or_stays_what_it_is() {
+    let shop = Shop::open().await;
+    let event = shop.event(1, 1);
+    sqlx::query(
+        "insert into pillarbox.inbox_dead_letter (consumer, event_id, event_type, topic, key, headers, payload, reason, error, attempts, first_failed_at) \
+         values ('payments', $1, $2, $3, $4, '{}', $5, 'attempts', 'no', 3, now())",
+    )
+    .bind(event.id().as_str())
+    .bind(event.event_type())
+    .bind(event.topic())
+    .bind(event.key())
+    .bind(&event.payload()[..])
+    .execute(shop.pool())
+    .await
+    .unwrap();
+    sqlx::query("insert into pillarbox.inbox values ('payments', $1)")
+        .bind(event.id().as_str())
+        .execute(shop.pool())
+        .await
+        .unwrap();
+    let letters = DeadLetters::new(shop.pool().clone()).unwrap();
+    let letter = letters.list("payments", 10).await.unwrap().pop().unwrap();
+
+    let fails = Trouble { written: Arc::new(Notify::new()) };
+    let service = ServiceBuilder::new().layer(layer(&shop)).service(Router::new().on(fails));
+    service.oneshot(letter.delivery().unwrap()).await.unwrap_err();
+    assert_eq!(letters.list("payments", 10).await.unwrap().len(), 1);
+
+    let service =
+        ServiceBuilder::new().layer(layer(&shop)).service(Router::new().on(handler_fn(record)));
+    let again = Delivery::from(event);
+    assert_eq!(service.clone().oneshot(again).await.unwrap(), Outcome::Duplicate);
+    let delivery = letter.delivery().unwrap();
+    assert_eq!(service.clone().oneshot(delivery.clone()).await.unwrap(), Outcome::Handled);
+    assert_eq!(service.clone().oneshot(delivery).await.unwrap(), Outcome::Duplicate);
+    assert!(letters.list("payments", 10).await.unwrap().is_empty());
+    shop.assert_each_once_in_order(1).await;
 }

@@ -30,7 +30,8 @@ pub struct ConsumerConfig {
     /// The longest wait between attempts, in milliseconds, before the random part.
     pub max_backoff_ms: u64,
     /// How long a handler may take, in milliseconds; then it is dropped, and rolled back, and the attempt has
-    /// failed.
+    /// failed. The database ends a transaction that is idle for two seconds more than this, so that a process
+    /// that hangs does not hold up its events for longer.
     pub handler_timeout_ms: u64,
     /// How long the server waits for a sign of life before it delivers again, in milliseconds. Slow handlers
     /// give one every third of it.

@@ -4,6 +4,7 @@ use async_nats::jetstream;
 use async_nats::jetstream::consumer::pull::Config;
 use async_nats::jetstream::consumer::{AckPolicy, Consumer, PriorityPolicy};
 use async_nats::jetstream::context::{ConsumerInfoErrorKind, GetStreamErrorKind};
+use async_nats::jetstream::stream::Stream;
 
 use super::{ConsumerConfig, ConsumerError, Order};
 use crate::error::full_text;
@@ -19,23 +20,28 @@ pub(super) enum NotNow {
     Never(ConsumerError),
 }
 
-pub(super) async fn ensure(
+pub(super) async fn stream(
     jetstream: &jetstream::Context,
     config: &ConsumerConfig,
+) -> Result<Stream, NotNow> {
+    jetstream.get_stream(&config.stream).await.map_err(|error| match error.kind() {
+        GetStreamErrorKind::JetStream(said)
+            if said.error_code() == jetstream::ErrorCode::STREAM_NOT_FOUND =>
+        {
+            NotNow::Later(format!(
+                "there is no stream {}: create it, and the consumer goes on by itself",
+                config.stream
+            ))
+        }
+        _ => NotNow::Later(full_text(&error)),
+    })
+}
+
+pub(super) async fn ensure(
+    stream: &Stream,
+    config: &ConsumerConfig,
     pinned: bool,
-) -> Result<(jetstream::stream::Stream, Consumer<Config>), NotNow> {
-    let stream =
-        jetstream.get_stream(&config.stream).await.map_err(|error| match error.kind() {
-            GetStreamErrorKind::JetStream(said)
-                if said.error_code() == jetstream::ErrorCode::STREAM_NOT_FOUND =>
-            {
-                NotNow::Later(format!(
-                    "there is no stream {}: create it, and the consumer goes on by itself",
-                    config.stream
-                ))
-            }
-            _ => NotNow::Later(full_text(&error)),
-        })?;
+) -> Result<Consumer<Config>, NotNow> {
     let wanted = wanted(config, pinned);
     match stream.consumer_info(&config.name).await {
         Ok(_) => {}
@@ -51,7 +57,7 @@ pub(super) async fn ensure(
         .await
         .map_err(|error| NotNow::Later(full_text(&*error)))?;
     match difference(&consumer.cached_info().config, &wanted) {
-        None => Ok((stream, consumer)),
+        None => Ok(consumer),
         Some((field, found, expected)) => Err(NotNow::Never(ConsumerError::Differs {
             stream: config.stream.clone(),
             name: config.name.clone(),

@@ -2,12 +2,12 @@
 
 use std::sync::Arc;
 
-use async_nats::jetstream::Message;
 use async_nats::jetstream::message::Acker;
 use bytes::Bytes;
 use pillarbox_event::{RawEvent, header};
 
 use super::lanes::Lane;
+use super::subscription::Arrival;
 use crate::error::full_text;
 use crate::store::Undecodable;
 
@@ -28,13 +28,16 @@ pub(super) enum Content {
 pub(super) struct Incoming {
     /// Its place in the stream.
     pub(super) sequence: u64,
+    /// Whether it was delivered before.
+    pub(super) again: bool,
     pub(super) content: Arc<Content>,
     pub(super) acker: Acker,
 }
 
 impl Incoming {
     /// Reads a message; `None` for one that is not a JetStream delivery.
-    pub(super) fn read(message: Message) -> Option<Self> {
+    pub(super) fn read(arrival: Arrival) -> Option<Self> {
+        let Arrival { message, again } = arrival;
         let info = message.info().ok()?;
         let (sequence, stream) = (info.stream_sequence, info.stream.to_owned());
         let (message, acker) = message.split();
@@ -59,7 +62,7 @@ impl Incoming {
                 error: full_text(&error),
             },
         };
-        Some(Self { sequence, content: Arc::new(content), acker })
+        Some(Self { sequence, again, content: Arc::new(content), acker })
     }
 
     /// The lane that keeps its order.

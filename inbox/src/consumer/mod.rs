@@ -9,9 +9,11 @@ mod config;
 mod durable;
 mod incoming;
 mod lanes;
+mod limit;
 mod pause;
 mod running;
 mod subscription;
+mod suspects;
 mod worker;
 
 use std::sync::Arc;
@@ -30,9 +32,11 @@ use crate::error::InboxError;
 use crate::layer::InboxLayer;
 use crate::store::Store;
 use durable::NotNow;
+use limit::Limit;
 use pause::Waits;
 use running::{Ended, Running};
 use subscription::Subscription;
+use suspects::Suspects;
 use worker::{Rules, Worker};
 
 type BoxError = Box<dyn std::error::Error + Send + Sync>;
@@ -92,7 +96,9 @@ impl Consumer {
         config: ConsumerConfig,
     ) -> Result<Self, ConsumerError> {
         config.validate()?;
-        let store = Store::new(pool, &config.name, &config.schema)?;
+        // A handler is dropped before its transaction has been idle for so long.
+        let longest_idle = config.handler_timeout() + Duration::from_secs(2);
+        let store = Store::new(pool, &config.name, &config.schema, Some(longest_idle))?;
         let jetstream = jetstream::context::ContextBuilder::new()
             .timeout(Duration::from_secs(5))
             .build(client.clone());
@@ -115,12 +121,15 @@ impl Consumer {
             + Send
             + 'static,
     {
+        let longest = self.config.handler_timeout();
+        let service = Limit { inner: service, longest };
         let service = InboxLayer::of(self.store.clone()).layer(service);
         self.run_service(service, shutdown).await
     }
 
     /// As [`run`](Self::run), with a service that has the [`InboxLayer`] inside already, under the same
-    /// consumer name and schema, and other layers around it.
+    /// consumer name and schema, and other layers around it. `handler_timeout_ms` is not applied: put tower's
+    /// timeout inside of the [`InboxLayer`].
     ///
     /// # Errors
     /// As [`run`](Self::run).
@@ -138,9 +147,13 @@ impl Consumer {
         let name = self.config.name.clone();
         let worker = Worker {
             service,
-            rules: Rules { store: self.store.clone(), config: self.config.clone() },
+            rules: Rules {
+                store: self.store.clone(),
+                suspects: Suspects::new(self.store.clone()),
+                config: self.config.clone(),
+            },
         };
-        let mut running = Running::new(worker);
+        let mut running = Running::new(worker, self.client.clone());
         let mut waits = Waits::new();
         let mut trouble: Option<String> = None;
         loop {
@@ -184,12 +197,13 @@ impl Consumer {
     }
 
     async fn open(&self) -> Result<(jetstream::stream::Stream, Subscription), NotNow> {
+        // Asked first: before it has answered, the server's version is not known.
+        let stream = durable::stream(&self.jetstream, &self.config).await?;
         let (pinned, ordered) = (self.pinned(), self.ordered());
-        let (stream, consumer) = durable::ensure(&self.jetstream, &self.config, pinned).await?;
-        let subscription =
-            Subscription::open(self.jetstream.clone(), &consumer, &self.config, ordered, pinned)
-                .await
-                .map_err(|error| NotNow::Later(error.to_string()))?;
+        let consumer = durable::ensure(&stream, &self.config, pinned).await?;
+        let subscription = Subscription::open(&stream, &consumer, &self.config, ordered, pinned)
+            .await
+            .map_err(|error| NotNow::Later(error.to_string()))?;
         if self.config.order == Order::Key && !ordered {
             tracing::warn!(
                 consumer = self.config.name,

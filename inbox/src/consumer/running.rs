@@ -4,6 +4,7 @@ use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;
 use std::time::Duration;
 
+use async_nats::connection::State;
 use async_nats::jetstream::AckKind;
 use async_nats::jetstream::message::Acker;
 use tokio::task::JoinSet;
@@ -26,9 +27,16 @@ pub(super) struct Ended(pub(super) String);
 /// again and is skipped.
 const ACK_TIMEOUT: Duration = Duration::from_secs(1);
 
+/// How long the last acknowledgements of a stop may take.
+const LAST_WORDS: Duration = Duration::from_secs(2);
+
 pub(super) struct Running<S> {
     worker: Worker<S>,
+    client: async_nats::Client,
     lanes: Lanes<Held>,
+    /// Taken out of their lanes, to run with nothing beside them.
+    alone: VecDeque<(Lane, Held)>,
+    alone_runs: bool,
     /// Everything held, running or not, by its place in the stream, with the newest way to acknowledge it.
     ackers: HashMap<u64, Acker>,
     /// What the server is still to be told.
@@ -49,6 +57,8 @@ enum Answer {
 #[derive(Debug)]
 struct Held {
     sequence: u64,
+    again: bool,
+    alone: bool,
     content: Arc<Content>,
 }
 
@@ -59,10 +69,13 @@ where
         + Send
         + 'static,
 {
-    pub(super) fn new(worker: Worker<S>) -> Self {
+    pub(super) fn new(worker: Worker<S>, client: async_nats::Client) -> Self {
         Self {
             worker,
+            client,
             lanes: Lanes::new(),
+            alone: VecDeque::new(),
+            alone_runs: false,
             ackers: HashMap::new(),
             answers: VecDeque::new(),
             handlers: JoinSet::new(),
@@ -85,8 +98,8 @@ where
             let room = config.order == Order::Key || self.ackers.len() < config.prefetch;
             tokio::select! {
                 message = subscription.next(), if room => match message {
-                    Ok(message) => {
-                        if let Some(incoming) = Incoming::read(message) {
+                    Ok(arrival) => {
+                        if let Some(incoming) = Incoming::read(arrival) {
                             self.hold(incoming);
                         }
                     }
@@ -121,37 +134,58 @@ where
             }
         }
         self.handlers.shutdown().await;
-        for answer in self.answers.drain(..) {
-            if let Answer::Final(acker, kind) = answer {
-                acknowledge(&acker, kind).await;
+        self.worker.rules.suspects.unmark_all().await;
+        // What is not told now comes again, and is skipped.
+        let _ = timeout(LAST_WORDS, async {
+            for answer in self.answers.drain(..) {
+                if let Answer::Final(acker, kind) = answer {
+                    acknowledge(&acker, kind).await;
+                }
             }
-        }
-        if self.worker.rules.config.order == Order::None {
-            for (_, acker) in self.ackers.drain() {
-                acknowledge(&acker, AckKind::Nak(None)).await;
+            if self.worker.rules.config.order == Order::None {
+                for (_, acker) in self.ackers.drain() {
+                    acknowledge(&acker, AckKind::Nak(None)).await;
+                }
+            }
+            let _ = self.client.flush().await;
+        })
+        .await;
+    }
+
+    fn start_handlers(&mut self) {
+        let concurrency = self.worker.rules.config.concurrency;
+        while self.pause.is_open() && !self.alone_runs && self.handlers.len() < concurrency {
+            if !self.alone.is_empty() {
+                if self.handlers.is_empty()
+                    && let Some((lane, held)) = self.alone.pop_front()
+                {
+                    self.alone_runs = true;
+                    self.start(lane, held);
+                }
+                return;
+            }
+            match self.lanes.take() {
+                Some((lane, held)) if held.alone => self.alone.push_back((lane, held)),
+                Some((lane, held)) => self.start(lane, held),
+                None => return,
             }
         }
     }
 
-    fn start_handlers(&mut self) {
-        while self.pause.is_open() && self.handlers.len() < self.worker.rules.config.concurrency {
-            let Some((lane, held)) = self.lanes.take() else {
-                return;
-            };
-            let worker = self.worker.clone();
-            self.handlers.spawn(async move {
-                let verdict = worker.handle(held.content.clone()).await;
-                (lane, held, verdict)
-            });
-        }
+    fn start(&mut self, lane: Lane, held: Held) {
+        let worker = self.worker.clone();
+        self.handlers.spawn(async move {
+            let verdict = worker.handle(held.content.clone(), held.again, held.alone).await;
+            (lane, held, verdict)
+        });
     }
 
     fn hold(&mut self, incoming: Incoming) {
         let lane = incoming.lane(self.worker.rules.config.order == Order::Key);
-        let Incoming { sequence, content, acker } = incoming;
+        let Incoming { sequence, again, content, acker } = incoming;
         // One that is held already has come again; only the way to acknowledge it is new.
         if self.ackers.insert(sequence, acker).is_none() {
-            self.lanes.push(lane, Held { sequence, content });
+            self.lanes.push(lane, Held { sequence, again, alone: false, content });
         }
     }
 
@@ -184,20 +218,23 @@ where
             }
             () = sleep_until(due) => self.lanes.wake(Instant::now()),
             () = sleep_until(probe_at) => {
-                let pool = self.worker.rules.store.pool.clone();
-                self.probes.spawn(async move {
-                    let probe = sqlx::query("select 1").execute(&pool);
-                    matches!(timeout(Duration::from_secs(5), probe).await, Ok(Ok(_)))
-                });
+                let store = self.worker.rules.store.clone();
+                self.probes.spawn(async move { store.answers().await });
             }
             () = sleep_until(self.alive_at) => {
                 self.alive_at = Instant::now() + self.worker.rules.config.ack_wait() / 3;
-                self.answers.extend(self.ackers.keys().copied().map(Answer::Alive));
+                // Nobody listens without a connection, and the answers would only pile up.
+                if self.client.connection_state() == State::Connected {
+                    self.answers.extend(self.ackers.keys().copied().map(Answer::Alive));
+                }
             }
         }
     }
 
-    fn settle(&mut self, lane: Lane, held: Held, verdict: Verdict) {
+    fn settle(&mut self, lane: Lane, mut held: Held, verdict: Verdict) {
+        if held.alone {
+            self.alone_runs = false;
+        }
         let kind = match verdict {
             Verdict::Done => AckKind::Ack,
             Verdict::Dead => AckKind::Term,
@@ -206,7 +243,13 @@ where
                 AckKind::Nak(Some(wait))
             }
             Verdict::Retry(wait) => {
+                held.alone = false;
                 self.lanes.retry(lane, held, Instant::now() + wait);
+                return;
+            }
+            Verdict::Alone => {
+                held.alone = true;
+                self.alone.push_back((lane, held));
                 return;
             }
             Verdict::Environment(error) => {

@@ -11,15 +11,27 @@
 //! - what is on its way from before the reset is dropped. What was handled already is skipped by the inbox.
 //!
 //! ```text
-//!   standing by ── first message ──► resetting ── number 1 ──► in order ── gap ──► resetting
+//!                  first message                 number 1              gap, or another pin
+//!   standing by ──────────────────► resetting ────────────► in order ──────────────────────► resetting
+//!     │  ▲  ▲                           │
+//!     └──┘  └───────────────────────────┘ nothing comes
+//!     looks
 //! ```
+//!
+//! The pin's id changes whenever another process may have been active in between, whose own reset would have
+//! started the numbers anew.
+//!
+//! Whoever stands by looks from time to time whether nobody is active while something is unacknowledged, and has
+//! that delivered again. Without it, what a dead process held would be waited for until `ack_wait` is over, and
+//! everything else with it once it held all that it may.
 
 use std::time::Duration;
 
-use async_nats::jetstream::consumer::{Consumer, pull};
-use async_nats::jetstream::{self, Message};
+use async_nats::jetstream::consumer::{Consumer, Info, pull};
+use async_nats::jetstream::stream::Stream;
+use async_nats::{header, jetstream};
 use futures::StreamExt;
-use serde::Deserialize;
+use futures::future::BoxFuture;
 use tokio::time::{Instant, timeout_at};
 
 use super::ConsumerConfig;
@@ -30,24 +42,41 @@ use crate::error::full_text;
 const FIRST_AFTER_RESET: Duration = Duration::from_secs(5);
 
 pub(super) struct Subscription {
-    jetstream: jetstream::Context,
-    stream: String,
+    stream: Stream,
     consumer: String,
     messages: pull::Stream,
     state: State,
+    /// The pin under which the consumer was reset last.
+    pin: Option<String>,
+    /// What had been delivered, by place in the stream, when this process became the active one.
+    delivered_before: u64,
+    look_every: Duration,
+}
+
+/// A message, and whether it was delivered before, to this process or another.
+pub(super) struct Arrival {
+    pub(super) message: jetstream::Message,
+    pub(super) again: bool,
 }
 
 enum State {
     /// Takes what comes: without an order, or on a server that cannot reset.
     Unordered,
     /// Nothing has come yet.
-    StandingBy,
-    /// The server must be told to start from the ack floor.
-    ResetDue,
+    StandingBy { look_at: Instant },
+    /// The server is being asked, or told to start from the ack floor.
+    Asking(BoxFuture<'static, Result<Answer, Interrupted>>),
     /// It was told; messages from before are still on their way.
     Resetting { until: Instant },
     /// The next message bears this number.
     InOrder { next: u64 },
+}
+
+struct Answer {
+    /// Up to which place in the stream other processes had got it.
+    delivered_before: u64,
+    /// Whether this process is the active one.
+    active: bool,
 }
 
 /// The subscription cannot go on; another must be opened.
@@ -57,7 +86,7 @@ pub(super) struct Interrupted(String);
 
 impl Subscription {
     pub(super) async fn open(
-        jetstream: jetstream::Context,
+        stream: &Stream,
         consumer: &Consumer<pull::Config>,
         config: &ConsumerConfig,
         ordered: bool,
@@ -74,26 +103,35 @@ impl Subscription {
             messages = messages.group(GROUP);
         }
         let messages = messages.messages().await.map_err(|error| Interrupted(full_text(&error)))?;
-        let state = if ordered { State::StandingBy } else { State::Unordered };
+        let state =
+            if ordered { State::StandingBy { look_at: Instant::now() } } else { State::Unordered };
         Ok(Self {
-            jetstream,
-            stream: config.stream.clone(),
+            stream: stream.clone(),
             consumer: config.name.clone(),
             messages,
             state,
+            pin: None,
+            delivered_before: 0,
+            look_every: config.takeover() / 3,
         })
     }
 
     /// The next message. Safe to cancel.
-    pub(super) async fn next(&mut self) -> Result<Message, Interrupted> {
+    pub(super) async fn next(&mut self) -> Result<Arrival, Interrupted> {
         loop {
             let far = Instant::now() + Duration::from_secs(3600);
-            let until = match &self.state {
-                State::ResetDue => {
-                    self.reset().await?;
+            let until = match &mut self.state {
+                State::Asking(asked) => {
+                    let Answer { delivered_before, active } = asked.await?;
+                    self.delivered_before = self.delivered_before.max(delivered_before);
+                    let now = Instant::now();
+                    self.state = match active {
+                        true => State::Resetting { until: now + FIRST_AFTER_RESET },
+                        false => State::StandingBy { look_at: now + self.look_every },
+                    };
                     continue;
                 }
-                State::Resetting { until } => *until,
+                State::StandingBy { look_at: until } | State::Resetting { until } => *until,
                 _ => far,
             };
             let message = match timeout_at(until, self.messages.next()).await {
@@ -101,28 +139,29 @@ impl Subscription {
                 Ok(Some(Err(error))) => return Err(Interrupted(full_text(&error))),
                 Ok(None) => return Err(Interrupted("the subscription ended".into())),
                 Err(_) => {
-                    // Nothing may be left to deliver; if something was lost, another reset brings it.
-                    if matches!(self.state, State::Resetting { .. }) {
-                        self.state = State::ResetDue;
-                    }
+                    // After a reset: nothing is left, or it was lost, or another process has it.
+                    self.look();
                     continue;
                 }
             };
-            let Ok(number) = message.info().map(|info| info.consumer_sequence) else {
+            let Ok(info) = message.info() else {
                 continue;
             };
+            let number = info.consumer_sequence;
+            let again = info.delivered > 1 || info.stream_sequence <= self.delivered_before;
             match &mut self.state {
-                State::Unordered => return Ok(message),
+                State::Unordered => return Ok(Arrival { message, again }),
+                State::StandingBy { .. } => self.take_over(&message),
+                _ if pin(&message) != self.pin => self.take_over(&message),
                 State::InOrder { next } if number == *next => {
                     *next += 1;
-                    return Ok(message);
+                    return Ok(Arrival { message, again });
                 }
                 State::Resetting { .. } if number == 1 => {
                     self.state = State::InOrder { next: 2 };
-                    return Ok(message);
+                    return Ok(Arrival { message, again });
                 }
-                State::Resetting { .. } => {}
-                State::StandingBy | State::ResetDue => self.state = State::ResetDue,
+                State::Resetting { .. } | State::Asking(_) => {}
                 State::InOrder { next } => {
                     tracing::debug!(
                         consumer = self.consumer,
@@ -130,28 +169,80 @@ impl Subscription {
                         number,
                         "a gap; starting from the ack floor"
                     );
-                    self.state = State::ResetDue;
+                    self.reset();
                 }
             }
         }
     }
 
-    async fn reset(&mut self) -> Result<(), Interrupted> {
-        #[derive(Deserialize)]
-        struct Answer {
-            error: Option<jetstream::Error>,
-        }
-        let subject = format!("CONSUMER.RESET.{}.{}", self.stream, self.consumer);
-        let answer: Answer =
-            self.jetstream.request(subject, &serde_json::json!({})).await.map_err(|error| {
-                Interrupted(format!("no answer to a reset: {}", full_text(&error)))
-            })?;
-        match answer.error {
-            None => {
-                self.state = State::Resetting { until: Instant::now() + FIRST_AFTER_RESET };
-                Ok(())
-            }
-            Some(error) => Err(Interrupted(format!("the server refused a reset: {error}"))),
-        }
+    /// This process is the active one now.
+    fn take_over(&mut self, message: &jetstream::Message) {
+        self.pin = pin(message);
+        tracing::debug!(
+            consumer = self.consumer,
+            pin = self.pin,
+            "active; starting from the ack floor"
+        );
+        // A first delivery: what is before it in the stream went to others.
+        let known = match message.info() {
+            Ok(info) if info.delivered == 1 => Some(info.stream_sequence.saturating_sub(1)),
+            _ => None,
+        };
+        self.ask(|stream, consumer| async move {
+            let delivered_before = match known {
+                Some(known) => known,
+                None => info(&stream, &consumer).await?.delivered.stream_sequence,
+            };
+            reset(&stream, &consumer).await?;
+            Ok(Answer { delivered_before, active: true })
+        });
     }
+
+    fn reset(&mut self) {
+        self.ask(|stream, consumer| async move {
+            reset(&stream, &consumer).await?;
+            Ok(Answer { delivered_before: 0, active: true })
+        });
+    }
+
+    /// Has delivered again what nobody works on.
+    fn look(&mut self) {
+        let mine = self.pin.clone();
+        self.ask(|stream, consumer| async move {
+            let info = info(&stream, &consumer).await?;
+            let pin = info.priority_groups.into_iter().find_map(|group| group.pinned_client_id);
+            let nobody = pin.is_none();
+            if info.num_ack_pending > 0 && (nobody || pin == mine) {
+                tracing::debug!(consumer, "nobody is active; having the consumer reset");
+                reset(&stream, &consumer).await?;
+            }
+            let delivered_before = if nobody { info.delivered.stream_sequence } else { 0 };
+            Ok(Answer { delivered_before, active: false })
+        });
+    }
+
+    fn ask<F>(&mut self, question: impl FnOnce(Stream, String) -> F)
+    where
+        F: Future<Output = Result<Answer, Interrupted>> + Send + 'static,
+    {
+        self.state = State::Asking(Box::pin(question(self.stream.clone(), self.consumer.clone())));
+    }
+}
+
+async fn info(stream: &Stream, consumer: &str) -> Result<Info, Interrupted> {
+    stream.consumer_info(consumer).await.map_err(|error| {
+        Interrupted(format!("no answer about the consumer: {}", full_text(&error)))
+    })
+}
+
+async fn reset(stream: &Stream, consumer: &str) -> Result<(), Interrupted> {
+    let reset = stream.reset_consumer(consumer, None).await;
+    reset.map(drop).map_err(|error| {
+        Interrupted(format!("the server did not reset the consumer: {}", full_text(&error)))
+    })
+}
+
+fn pin(message: &jetstream::Message) -> Option<String> {
+    let headers = message.headers.as_ref()?;
+    Some(headers.get_last(header::NATS_PIN_ID)?.as_str().to_owned())
 }

@@ -9,14 +9,14 @@ use pillarbox_event::RawEvent;
 use std::panic::AssertUnwindSafe;
 use tower_service::Service;
 
-use super::ConsumerConfig;
 use super::incoming::Content;
+use super::limit::TookTooLong;
+use super::suspects::{Ruling, Suspects};
+use super::{BoxError, ConsumerConfig};
 use crate::delivery::{Delivery, Outcome};
 use crate::error::{InboxError, full_text};
 use crate::failure::{Fault, HandlerError};
 use crate::store::{Burial, Store};
-
-type BoxError = Box<dyn std::error::Error + Send + Sync>;
 
 /// What is to become of a message.
 #[derive(Debug)]
@@ -27,6 +27,8 @@ pub(super) enum Verdict {
     Dead,
     /// Try again after this long.
     Retry(Duration),
+    /// Try again with nothing beside it.
+    Alone,
     /// Nothing can be handled now.
     Environment(String),
 }
@@ -42,6 +44,7 @@ pub(super) struct Worker<S> {
 #[derive(Clone)]
 pub(super) struct Rules {
     pub(super) store: Store,
+    pub(super) suspects: Suspects,
     pub(super) config: Arc<ConsumerConfig>,
 }
 
@@ -49,7 +52,13 @@ impl<S> Worker<S>
 where
     S: Service<Delivery, Response = Outcome, Error: Into<BoxError>, Future: Send> + Send,
 {
-    pub(super) async fn handle(mut self, content: Arc<Content>) -> Verdict {
+    /// Handles one event; `again` if it was delivered before, `alone` if nothing runs beside it.
+    pub(super) async fn handle(
+        mut self,
+        content: Arc<Content>,
+        again: bool,
+        alone: bool,
+    ) -> Verdict {
         let name = &self.rules.config.name;
         let event = match &*content {
             Content::Event(event) => event,
@@ -63,38 +72,36 @@ where
                 return self.rules.bury(&content, id, "undecodable", error, 0).await;
             }
         };
-        match call(&mut self.service, event, self.rules.config.handler_timeout()).await {
+        if again && let Some(verdict) = self.rules.begin_again(&content, event, alone).await {
+            return verdict;
+        }
+        match call(&mut self.service, event).await {
             Ok(outcome) => {
                 if outcome == Outcome::Duplicate {
-                    tracing::debug!(consumer = name, event_id = %event.id(), "skipped a duplicate");
+                    self.rules.skipped(event.id().as_str()).await;
                 }
+                self.rules.suspects.ended(event.id().as_str());
                 Verdict::Done
             }
-            Err(error) => self.rules.failed(event, &error).await,
+            Err(error) => self.rules.failed(&content, event, &error).await,
         }
     }
 }
 
-/// Calls the service. Its panic, and its taking too long, are failures.
-async fn call<S>(
-    service: &mut S,
-    event: &Arc<RawEvent>,
-    limit: Duration,
-) -> Result<Outcome, InboxError>
+/// Calls the service. Its panic is a failure.
+async fn call<S>(service: &mut S, event: &Arc<RawEvent>) -> Result<Outcome, InboxError>
 where
     S: Service<Delivery, Response = Outcome, Error: Into<BoxError>, Future: Send> + Send,
 {
-    let delivery = Delivery { event: event.clone() };
+    let delivery = Delivery::from(event.clone());
     let called = AssertUnwindSafe(async move {
         std::future::poll_fn(|cx| service.poll_ready(cx)).await?;
         service.call(delivery).await
-    })
-    .catch_unwind();
-    let error: BoxError = match tokio::time::timeout(limit, called).await {
-        Ok(Ok(Ok(outcome))) => return Ok(outcome),
-        Ok(Ok(Err(error))) => error.into(),
-        Ok(Err(_)) => "the service panicked".into(),
-        Err(_) => format!("the handler took longer than {limit:?}").into(),
+    });
+    let error: BoxError = match called.catch_unwind().await {
+        Ok(Ok(outcome)) => return Ok(outcome),
+        Ok(Err(error)) => error.into(),
+        Err(_) => "the service panicked".into(),
     };
     Err(match error.downcast::<InboxError>() {
         Ok(error) => *error,
@@ -103,40 +110,94 @@ where
 }
 
 impl Rules {
-    async fn failed(&self, event: &Arc<RawEvent>, error: &InboxError) -> Verdict {
-        let (id, text) = (event.id().as_str(), full_text(error));
-        let content = Content::Event(event.clone());
-        match error.fault() {
-            Fault::Environment => Verdict::Environment(text),
-            Fault::Conflict => Verdict::Retry(self.backoff(1)),
-            Fault::Permanent => {
-                tracing::error!(
-                    consumer = self.config.name,
+    /// Marks an event that was delivered before. A verdict, if it is not to run now.
+    async fn begin_again(
+        &self,
+        content: &Content,
+        event: &RawEvent,
+        alone: bool,
+    ) -> Option<Verdict> {
+        let (name, id) = (&self.config.name, event.id().as_str());
+        match self.suspects.begin(id, alone).await {
+            Ok(Ruling::Run) => None,
+            Ok(Ruling::RunAlone) => {
+                tracing::warn!(
+                    consumer = name,
                     event_id = id,
-                    error = text,
+                    "a process died while it handled this event; it runs alone"
+                );
+                Some(Verdict::Alone)
+            }
+            Ok(Ruling::Kills) => {
+                let error = "three processes died while they handled this event, the third while it handled nothing else";
+                tracing::error!(
+                    consumer = name,
+                    event_id = id,
+                    event_type = event.event_type(),
+                    error,
+                    "a dead letter"
+                );
+                Some(self.bury(content, id, "kills", error, 3).await)
+            }
+            Err(error) => Some(Verdict::Environment(full_text(&error))),
+        }
+    }
+
+    /// The event is handled already. A process that was slow to see it may have left a failure behind.
+    async fn skipped(&self, id: &str) {
+        tracing::debug!(consumer = self.config.name, event_id = id, "skipped a duplicate");
+        if let Err(error) = self.store.forget(&self.store.pool, id).await {
+            tracing::debug!(consumer = self.config.name, event_id = id, %error, "a failure was left behind");
+        }
+    }
+
+    async fn failed(&self, content: &Content, event: &RawEvent, error: &InboxError) -> Verdict {
+        let (name, id) = (&self.config.name, event.id().as_str());
+        let (event_type, text) = (event.event_type(), full_text(error));
+        match self.fault_of(error).await {
+            Fault::Environment => {
+                self.suspects.unmark(id).await;
+                Verdict::Environment(text)
+            }
+            Fault::Conflict => {
+                tracing::debug!(consumer = name, event_id = id, error = text, "a conflict");
+                self.suspects.unmark(id).await;
+                Verdict::Retry(self.backoff(1))
+            }
+            Fault::Permanent => {
+                let error = text.as_str();
+                tracing::error!(
+                    consumer = name,
+                    event_id = id,
+                    event_type,
+                    error,
                     "a permanent failure; a dead letter"
                 );
-                self.bury(&content, id, "permanent", &text, 1).await
+                self.bury(content, id, "permanent", error, 1).await
             }
             Fault::Transient => {
                 let attempts = match self.store.record_failure(id, &text).await {
                     Ok(attempts) => attempts,
                     Err(error) => return Verdict::Environment(full_text(&error)),
                 };
+                self.suspects.ended(id);
                 if attempts >= self.config.max_attempts {
+                    let error = text.as_str();
                     tracing::error!(
-                        consumer = self.config.name,
+                        consumer = name,
                         event_id = id,
+                        event_type,
                         attempts,
-                        error = text,
+                        error,
                         "the last attempt failed; a dead letter"
                     );
-                    return self.bury(&content, id, "attempts", &text, attempts).await;
+                    return self.bury(content, id, "attempts", error, attempts).await;
                 }
                 let wait = error.retry_after().unwrap_or_else(|| self.backoff(attempts));
                 tracing::warn!(
-                    consumer = self.config.name,
+                    consumer = name,
                     event_id = id,
+                    event_type,
                     attempts,
                     error = text,
                     ?wait,
@@ -144,6 +205,20 @@ impl Rules {
                 );
                 Verdict::Retry(wait)
             }
+        }
+    }
+
+    /// Whose fault it is, which for slowness only the database can tell: a handler is not to blame for a
+    /// database that hangs, nor is the database if the event is in work elsewhere.
+    async fn fault_of(&self, error: &InboxError) -> Fault {
+        let slow_database = matches!(error, InboxError::Slow { .. });
+        if !slow_database && !error.is_caused_by::<TookTooLong>() {
+            return error.fault();
+        }
+        match self.store.answers().await {
+            false => Fault::Environment,
+            true if slow_database => Fault::Conflict,
+            true => error.fault(),
         }
     }
 
@@ -157,7 +232,10 @@ impl Rules {
     ) -> Verdict {
         let burial = Burial { event_id: id, event: content.as_stored(), reason, error, attempts };
         match self.store.bury(burial).await {
-            Ok(_) => Verdict::Dead,
+            Ok(_) => {
+                self.suspects.ended(id);
+                Verdict::Dead
+            }
             Err(error) => Verdict::Environment(full_text(&error)),
         }
     }

@@ -32,6 +32,15 @@ impl Event for OrderPlaced {
     }
 }
 
+pub fn log() {
+    static LOG: Once = Once::new();
+    LOG.call_once(|| {
+        let filter =
+            tracing_subscriber::EnvFilter::try_from_default_env().unwrap_or_else(|_| "warn".into());
+        tracing_subscriber::fmt().with_env_filter(filter).with_test_writer().init();
+    });
+}
+
 pub struct Shop {
     pub scope: Scope,
     pub stream: String,
@@ -43,12 +52,7 @@ impl Shop {
     }
 
     pub async fn on(scope: Scope) -> Self {
-        static LOG: Once = Once::new();
-        LOG.call_once(|| {
-            let filter = tracing_subscriber::EnvFilter::try_from_default_env()
-                .unwrap_or_else(|_| "warn".into());
-            tracing_subscriber::fmt().with_env_filter(filter).with_test_writer().init();
-        });
+        log();
         pillarbox_inbox::migrate(scope.pool()).await.unwrap();
         sqlx::raw_sql(
             "create table effects (position bigint generated always as identity, event_id text, order_id bigint, step bigint)",
@@ -96,11 +100,7 @@ impl Shop {
 
     /// Sends an event, under a message id that the broker has not seen.
     pub async fn send(&self, event: &RawEvent) {
-        let mut headers = HeaderMap::new();
-        for (name, value) in event.wire_headers() {
-            headers.insert(name, value.as_ref());
-        }
-        self.send_raw(event.topic(), headers, event.payload().clone()).await;
+        self.send_raw(event.topic(), headers(event), event.payload().clone()).await;
     }
 
     pub async fn send_raw(
@@ -167,6 +167,14 @@ impl Shop {
                           as before from effects) as steps where before >= step";
         assert_eq!(self.number(inversions).await, 0, "steps out of order");
     }
+}
+
+pub fn headers(event: &RawEvent) -> HeaderMap {
+    let mut headers = HeaderMap::new();
+    for (name, value) in event.wire_headers() {
+        headers.insert(name, value.as_ref());
+    }
+    headers
 }
 
 pub struct Started {

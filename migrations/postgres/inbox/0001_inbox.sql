@@ -21,11 +21,13 @@ create table if not exists pillarbox.inbox (
 create index if not exists inbox_processed_at on pillarbox.inbox using brin (processed_at);
 
 -- Events that failed and will be tried again. Written after the handler's rollback, removed with its
--- success or with the dead letter.
+-- success or with the dead letter. `started` is how often an event that was delivered before was begun without
+-- an end being recorded, which is what an event leaves behind that kills the process.
 create table if not exists pillarbox.inbox_failure (
     consumer        text        not null,
     event_id        text        not null,
-    attempts        integer     not null check (attempts > 0),
+    attempts        integer     not null check (attempts >= 0),
+    started         integer     not null default 0 check (started >= 0),
     last_error      text        not null,
     first_failed_at timestamptz not null default clock_timestamp(),
     last_failed_at  timestamptz not null default clock_timestamp(),

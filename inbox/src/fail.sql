@@ -1,0 +1,11 @@
+-- Counts a failed attempt, and says how many there were: $1 consumer, $2 event id, $3 error.
+insert into pillarbox.inbox_failure as failure (consumer, event_id, attempts, last_error)
+values ($1, $2, 1, $3)
+on conflict (consumer, event_id) do update
+set
+    attempts = failure.attempts + 1,
+    started = 0,
+    last_error = excluded.last_error,
+    first_failed_at = case when failure.attempts = 0 then clock_timestamp() else failure.first_failed_at end,
+    last_failed_at = clock_timestamp()
+returning attempts
