@@ -7,6 +7,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
 use crate::error::{IoContext, TestkitError};
+use crate::install::cache_folder;
 use crate::run::run;
 
 /// A user and a group.
@@ -48,7 +49,7 @@ pub(crate) fn readable(programs: &Path, account: Account) -> Result<PathBuf, Tes
     if runs.is_ok_and(|status| status.success()) {
         return Ok(programs.to_owned());
     }
-    let install = programs.parent().unwrap_or(programs);
+    let install = whole_install(programs);
     let stamp = fs::metadata(install)
         .map(|metadata| format!("{}-{}", metadata.ino(), metadata.mtime()))
         .unwrap_or_default();
@@ -64,10 +65,21 @@ pub(crate) fn readable(programs: &Path, account: Account) -> Result<PathBuf, Tes
         run(Command::new("cp").arg("-a").arg(install).arg(beside.path().join("install")))?;
         fs::set_permissions(beside.path(), fs::Permissions::from_mode(0o755))
             .context("opening the copy")?;
+        // Whatever the umask was when it was installed.
+        run(Command::new("chmod").args(["-R", "a+rX"]).arg(beside.path()))?;
         // Somebody else may have been faster, which is as good.
         if fs::rename(beside.path(), &copy).is_ok() {
             let _ = beside.keep();
         }
     }
-    Ok(copy.join("install").join(programs.file_name().unwrap_or_default()))
+    let inside = programs.strip_prefix(install).unwrap_or(Path::new(""));
+    Ok(copy.join("install").join(inside))
+}
+
+/// Everything that the programs need: of a private install all of it, for libraries lie beside the programs'
+/// own folder there.
+fn whole_install(programs: &Path) -> &Path {
+    let cache = cache_folder();
+    let private = programs.ancestors().find(|folder| folder.parent() == Some(&*cache));
+    private.or_else(|| programs.parent()).unwrap_or(programs)
 }
