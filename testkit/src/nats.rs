@@ -181,12 +181,13 @@ impl Nats {
         self.process.signal(Signal::KILL)
     }
 
-    /// Pauses it (SIGSTOP): connections stay open, and nothing is answered.
+    /// Pauses it (SIGSTOP): connections stay open, and nothing is answered. It stands still when
+    /// this returns.
     ///
     /// # Errors
-    /// [`TestkitError::NotRunning`].
+    /// [`TestkitError::NotRunning`], or [`TestkitError::Deadline`] if it does not stand still.
     pub fn pause(&self) -> Result<(), TestkitError> {
-        self.process.signal(Signal::STOP)
+        self.process.pause()
     }
 
     /// Goes on after [`pause`](Self::pause).

@@ -234,12 +234,12 @@ impl Postgres {
     }
 
     /// Pauses it (SIGSTOP): connections stay open, and nothing is answered. Only the process that accepts
-    /// connections is paused; those that serve open ones go on.
+    /// connections is paused; those that serve open ones go on. It stands still when this returns.
     ///
     /// # Errors
-    /// [`TestkitError::NotRunning`].
+    /// [`TestkitError::NotRunning`], or [`TestkitError::Deadline`] if it does not stand still.
     pub fn pause(&self) -> Result<(), TestkitError> {
-        self.process.signal(Signal::STOP)
+        self.process.pause()
     }
 
     /// Goes on after [`pause`](Self::pause).

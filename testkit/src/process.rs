@@ -5,11 +5,15 @@ use std::io::{BufRead, BufReader, Write};
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
+use std::time::{Duration, Instant};
 
 use rustix::process::{Pid, Signal, kill_process, test_kill_process};
 
 use crate::account::Account;
 use crate::error::{IoContext, TestkitError};
+
+/// How long a paused process may take to stand still.
+const PAUSE_DEADLINE: Duration = Duration::from_secs(10);
 
 /// A running server, its guard, and its folder.
 #[derive(Debug)]
@@ -95,11 +99,11 @@ impl Process {
         let Some(pid) = self.pid else {
             return false;
         };
-        match fs::read_to_string(format!("/proc/{}/stat", pid.as_raw_nonzero())) {
-            // The state follows the name, which stands in parentheses. Z: ended, not yet collected.
-            Ok(stat) => !stat.rsplit(')').next().unwrap_or_default().trim_start().starts_with('Z'),
-            Err(_) if Path::new("/proc/self").exists() => false,
-            Err(_) => test_kill_process(pid).is_ok(),
+        match state(Path::new(&format!("/proc/{}", pid.as_raw_nonzero()))) {
+            // Ended, not yet collected.
+            Some(state) => state != 'Z',
+            None if Path::new("/proc/self").exists() => false,
+            None => test_kill_process(pid).is_ok(),
         }
     }
 
@@ -113,6 +117,24 @@ impl Process {
             .context(format!("signalling {}", self.server))
     }
 
+    /// Pauses the server (SIGSTOP), and returns when its last thread stands still: the signal is only
+    /// queued, and a busy machine may let a thread run on for a while.
+    pub(crate) fn pause(&self) -> Result<(), TestkitError> {
+        self.signal(Signal::STOP)?;
+        let until = Instant::now() + PAUSE_DEADLINE;
+        while self.pid.is_some_and(any_thread_runs) {
+            if Instant::now() > until {
+                return Err(TestkitError::Deadline {
+                    what: format!("{} to stand still", self.server),
+                    waited: PAUSE_DEADLINE,
+                    last: "a thread of it runs on".to_owned(),
+                });
+            }
+            std::thread::sleep(Duration::from_millis(1));
+        }
+        Ok(())
+    }
+
     /// Ends the server, if it still runs, and keeps the folder.
     fn end(&mut self) {
         self.pid = None;
@@ -124,6 +146,23 @@ impl Process {
             let _ = guard.wait();
         }
     }
+}
+
+/// The state letter of a process or thread, as Linux gives it in its folder under `/proc`.
+fn state(folder: &Path) -> Option<char> {
+    // The state follows the name, which stands in parentheses.
+    let stat = fs::read_to_string(folder.join("stat")).ok()?;
+    stat.rsplit(')').next()?.trim_start().chars().next()
+}
+
+/// Whether a thread of the process is not stopped yet. Elsewhere than on Linux nobody can tell: no.
+fn any_thread_runs(pid: Pid) -> bool {
+    let Ok(threads) = fs::read_dir(format!("/proc/{}/task", pid.as_raw_nonzero())) else {
+        return false;
+    };
+    threads
+        .flatten()
+        .any(|thread| state(&thread.path()).is_some_and(|state| !"TtZX".contains(state)))
 }
 
 impl Drop for Process {
