@@ -81,6 +81,11 @@ impl Broker {
         }
     }
 
+    /// A context for messages beside those of the open sink.
+    pub(crate) fn context(&self) -> Context {
+        context(&self.client, self.ack_timeout)
+    }
+
     /// Forgets what is known of the streams, because storing failed.
     pub(crate) fn forget_streams(&mut self) {
         self.streams.forget();

@@ -38,6 +38,10 @@ pub struct RelayConfig {
     pub retention_s: u64,
     /// How messages are stored.
     pub sink: SinkChoice,
+    /// What becomes of a key whose event is set aside.
+    pub order: Order,
+    /// What becomes of an event whose subject no stream takes.
+    pub no_stream: NoStream,
     /// End with an error if the database or the broker cannot be reached at the start, instead of trying
     /// again until they can.
     pub fail_fast: bool,
@@ -55,6 +59,30 @@ pub enum SinkChoice {
     KeyedWindow,
 }
 
+/// What becomes of the later events of a key when one is set aside as a dead letter.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+#[non_exhaustive]
+pub enum Order {
+    /// They are shipped: the key goes on without the event.
+    #[default]
+    Key,
+    /// They are parked behind it, and shipped in order when it is retried or discarded.
+    Strict,
+}
+
+/// What becomes of an event whose subject no stream takes.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+#[non_exhaustive]
+pub enum NoStream {
+    /// The relay holds, naming the subject, until there is a stream.
+    #[default]
+    Hold,
+    /// The event is set aside as a dead letter with the reason `no_stream`.
+    DeadLetter,
+}
+
 impl Default for RelayConfig {
     fn default() -> Self {
         Self {
@@ -70,6 +98,8 @@ impl Default for RelayConfig {
             shutdown_timeout_ms: 10_000,
             retention_s: 3_600,
             sink: SinkChoice::Auto,
+            order: Order::Key,
+            no_stream: NoStream::Hold,
             fail_fast: false,
         }
     }
@@ -191,6 +221,8 @@ impl fmt::Debug for RelayConfig {
             shutdown_timeout_ms,
             retention_s,
             sink,
+            order,
+            no_stream,
             fail_fast,
         } = self;
         f.debug_struct("RelayConfig")
@@ -206,6 +238,8 @@ impl fmt::Debug for RelayConfig {
             .field("shutdown_timeout_ms", shutdown_timeout_ms)
             .field("retention_s", retention_s)
             .field("sink", sink)
+            .field("order", order)
+            .field("no_stream", no_stream)
             .field("fail_fast", fail_fast)
             .finish()
     }

@@ -33,6 +33,8 @@
 //! | `shipper` | from pages to the sink; rewinding, holding |
 //! | [`sink`] | storing messages in streams, in order: fast ingest and keyed window; whose fault a failure is |
 //! | `broker` | the connection to NATS |
+//! | `letters` | dead and parked events, as the shipper meets them |
+//! | `parking` | shipping parked events, and holding back the keys that wait |
 //! | `lease` | one leader, any number of standbys; the only writer of the cursor |
 //! | `relay` | [`Relay`]: stands by, leads, stops |
 //! | `retention` | removing old rows |
@@ -47,7 +49,9 @@ pub mod cursor;
 pub mod dead_letters;
 pub mod error;
 mod lease;
+mod letters;
 pub mod message;
+mod parking;
 mod reader;
 mod relay;
 mod retention;
@@ -58,7 +62,7 @@ mod source;
 pub mod status;
 
 pub use broker::{BrokerError, jetstream};
-pub use config::{ConfigError, RelayConfig, SinkChoice};
+pub use config::{ConfigError, NoStream, Order, RelayConfig, SinkChoice};
 pub use error::RelayError;
 pub use relay::Relay;
 pub use status::Status;

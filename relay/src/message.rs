@@ -74,6 +74,17 @@ impl Row {
             + texts.into_iter().flatten().map(String::len).sum::<usize>()
     }
 
+    /// The message of a dead letter that is tried again. The broker may have seen its id: each attempt has
+    /// another message id, and the same one if it is repeated.
+    pub(crate) fn into_retry(self, source: &str, attempts: i32) -> Result<Message, RowError> {
+        let mut message = self.into_message(source)?;
+        if attempts > 0 {
+            let id = format!("{}#{attempts}", message.event_id);
+            message.headers.insert(header::NATS_MSG_ID, id);
+        }
+        Ok(message)
+    }
+
     /// The message of this row. `source` is the `ce-source` of events that name none.
     pub(crate) fn into_message(self, source: &str) -> Result<Message, RowError> {
         let mut attributes: BTreeMap<String, String> = match &self.headers {

@@ -4,19 +4,20 @@ use std::time::Duration;
 
 use sqlx::postgres::PgConnectOptions;
 use sqlx::{AssertSqlSafe, ConnectOptions, PgConnection, Row};
-use tokio::sync::{mpsc, watch};
+use tokio::sync::watch;
 use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep, sleep_until, timeout};
 use tokio_util::sync::CancellationToken;
 
 use crate::backoff::Backoff;
 use crate::broker::Broker;
-use crate::config::{ConfigError, RelayConfig, without_secrets};
+use crate::config::{ConfigError, Order, RelayConfig, without_secrets};
 use crate::cursor::Cursor;
 use crate::error::{RelayError, full_text};
 use crate::lease::{Acquired, Lease, LeaseError, Registry};
+use crate::letters::Letters;
 use crate::retention::remove_old_rows;
-use crate::shipper::{SetAside, Shipper};
+use crate::shipper::Shipper;
 
 /// How long the database may take to answer a new connection.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
@@ -167,13 +168,13 @@ impl Relay {
             "leading"
         );
         let (progress, mut reached) = watch::channel(cursor);
-        let (set_aside, mut asides) = mpsc::channel(1);
+        let (letters, mut requests) = Letters::channel();
         let shipper = Shipper {
             config: self.config.clone(),
             database: self.database.clone(),
             broker,
             progress,
-            set_aside,
+            letters,
             shutdown: shutdown.clone(),
         };
         let mut shipping = JoinSet::new();
@@ -195,11 +196,8 @@ impl Relay {
                     lease.renew().await?;
                     renew_at = Instant::now() + third;
                 }
-                Some(request) = asides.recv() => {
-                    let SetAside { cursor, refused, done } = request;
-                    lease.set_aside(&cursor, refused.position, refused.fault, &refused.error).await?;
-                    // The shipper may have ended meanwhile; what is written is written.
-                    let _ = done.send(());
+                Some(request) = requests.recv() => {
+                    lease.answer(request, self.config.order == Order::Strict).await?;
                 }
                 Ok(()) = reached.changed(), if !unsaved => unsaved = true,
                 () = sleep_until(save_at), if unsaved => {

@@ -2,19 +2,25 @@
 //!
 //! Whatever goes wrong is answered in one way: everything under way is dropped, and reading starts again
 //! behind the last row that is known to be stored. The broker drops what it has already.
+//!
+//! Between two pages the parked events have their turn: see [`parking`](crate::parking).
 
 use std::collections::VecDeque;
 use std::time::Duration;
 
 use sqlx::{ConnectOptions, PgConnection};
-use tokio::sync::{mpsc, oneshot, watch};
+use tokio::sync::{mpsc, watch};
 use tokio::task::JoinSet;
+use tokio::time::sleep_until;
 use tokio_util::sync::CancellationToken;
 
 use crate::backoff::Backoff;
 use crate::broker::Broker;
-use crate::config::RelayConfig;
+use crate::config::{NoStream, RelayConfig};
 use crate::cursor::Cursor;
+use crate::lease::LeaseError;
+use crate::letters::{Letters, Request};
+use crate::parking::{Parking, say_dead};
 use crate::reader::{self, Batch, Refused};
 use crate::sink::{Sink, SinkError, SinkFailure};
 use crate::source::Source;
@@ -24,33 +30,32 @@ const PAGES_AHEAD: usize = 2;
 /// How long to wait for a further page before the open batches are ended.
 const LINGER: Duration = Duration::from_millis(1);
 
-/// An event to be set aside, with the cursor behind it. Answered when that is written.
-#[derive(Debug)]
-pub(crate) struct SetAside {
-    pub(crate) cursor: Cursor,
-    pub(crate) refused: Refused,
-    pub(crate) done: oneshot::Sender<()>,
-}
-
 pub(crate) struct Shipper {
     pub(crate) config: RelayConfig,
     pub(crate) database: sqlx::postgres::PgConnectOptions,
     pub(crate) broker: Broker,
     /// Where the relay stands; whoever holds the other end saves it.
     pub(crate) progress: watch::Sender<Cursor>,
-    pub(crate) set_aside: mpsc::Sender<SetAside>,
+    pub(crate) letters: Letters,
     pub(crate) shutdown: CancellationToken,
 }
 
-enum Interrupted {
-    Database(sqlx::Error),
+pub(crate) enum Interrupted {
+    /// The database failed, or the leader has ended.
+    Lease(LeaseError),
     Broker(SinkError),
-    Refused(Box<(Refused, Cursor)>),
+    Refused(Box<(Cursor, Refused)>),
 }
 
 impl From<sqlx::Error> for Interrupted {
     fn from(error: sqlx::Error) -> Self {
-        Self::Database(error)
+        Self::Lease(error.into())
+    }
+}
+
+impl From<LeaseError> for Interrupted {
+    fn from(error: LeaseError) -> Self {
+        Self::Lease(error)
     }
 }
 
@@ -58,7 +63,7 @@ impl Shipper {
     /// Ships until shutdown, and then waits for what is under way. Ends early only with the database.
     ///
     /// Dropping the future stops it at once; what was under way is shipped again from the saved cursor.
-    pub(crate) async fn run(mut self) -> Result<(), sqlx::Error> {
+    pub(crate) async fn run(mut self) -> Result<(), LeaseError> {
         let mut backoff = Backoff::new();
         let mut held: Option<String> = None;
         let mut after_refusal = false;
@@ -72,8 +77,8 @@ impl Shipper {
                 backoff = Backoff::new();
             }
             match interrupted {
-                Interrupted::Database(error) => return Err(error),
-                Interrupted::Refused(refused) => self.set_aside(refused.0, refused.1).await,
+                Interrupted::Lease(error) => return Err(error),
+                Interrupted::Refused(refused) => self.set_aside(refused).await?,
                 Interrupted::Broker(error) => {
                     self.broker.forget_streams();
                     after_refusal = matches!(error, SinkError::BatchRefused(_));
@@ -95,20 +100,13 @@ impl Shipper {
         }
     }
 
-    async fn set_aside(&mut self, refused: Refused, cursor: Cursor) {
-        tracing::error!(
-            relay = self.config.name,
-            event_id = %refused.event_id,
-            position = refused.position,
-            reason = %refused.fault,
-            error = refused.error,
-            "this event can never be shipped; moving it to the dead letters"
-        );
-        let (done, written) = oneshot::channel();
-        let request = SetAside { cursor: cursor.clone(), refused, done };
-        if self.set_aside.send(request).await.is_ok() && written.await.is_ok() {
-            self.progress.send_replace(cursor);
-        }
+    async fn set_aside(&mut self, what: Box<(Cursor, Refused)>) -> Result<(), LeaseError> {
+        let (cursor, refused) = &*what;
+        say_dead(&self.config.name, refused);
+        let cursor = cursor.clone();
+        self.letters.ask(|done| Request::SetAside(what, done)).await?;
+        self.progress.send_replace(cursor);
+        Ok(())
     }
 
     /// Ships from where the relay stands, until shutdown or something happens.
@@ -119,9 +117,19 @@ impl Shipper {
     ) -> Result<(), Interrupted> {
         let connection = self.database.connect().await?;
         let (mut reader, mut batches) = self.open_reader(connection).await?;
-        let mut under_way = UnderWay::new(&self.progress);
+        let mut parking = Parking::open(&self.config, &self.letters, self.broker.context()).await?;
+        let mut under_way = UnderWay::new(&self.progress, self.config.no_stream);
         let mut sink = self.broker.open_sink(after_refusal);
         let outcome = loop {
+            if parking.is_due() {
+                let stored = under_way.stored(sink.flush().await);
+                if let Err(interrupted) = match stored {
+                    Ok(()) => parking.ship().await,
+                    failed => failed,
+                } {
+                    break Err(interrupted);
+                }
+            }
             let batch = match tokio::time::timeout(LINGER, batches.recv()).await {
                 Ok(batch) => batch,
                 Err(_) => {
@@ -132,6 +140,7 @@ impl Shipper {
                     under_way.say_resumed(&self.config.name, held);
                     tokio::select! {
                         batch = batches.recv() => batch,
+                        () = sleep_until(parking.due_at()) => continue,
                         () = self.shutdown.cancelled() => break Ok(()),
                     }
                 }
@@ -139,9 +148,12 @@ impl Shipper {
             if self.shutdown.is_cancelled() {
                 break under_way.stored(sink.flush().await);
             }
-            let Some(batch) = batch else {
+            let Some(mut batch) = batch else {
                 break Ok(());
             };
+            if let Err(error) = parking.hold_back(&mut batch).await {
+                break Err(error.into());
+            }
             if let Err(interrupted) = under_way.ship(&mut *sink, batch).await {
                 break Err(interrupted);
             }
@@ -182,6 +194,7 @@ struct UnderWay<'p> {
     count: u64,
     /// Messages known to be stored.
     stored: u64,
+    no_stream: NoStream,
 }
 
 struct Given {
@@ -191,8 +204,8 @@ struct Given {
 }
 
 impl<'p> UnderWay<'p> {
-    fn new(progress: &'p watch::Sender<Cursor>) -> Self {
-        Self { progress, pages: VecDeque::new(), count: 0, stored: 0 }
+    fn new(progress: &'p watch::Sender<Cursor>, no_stream: NoStream) -> Self {
+        Self { progress, pages: VecDeque::new(), count: 0, stored: 0, no_stream }
     }
 
     async fn ship(&mut self, sink: &mut dyn Sink, mut batch: Batch) -> Result<(), Interrupted> {
@@ -207,7 +220,7 @@ impl<'p> UnderWay<'p> {
         self.stored(sink.store(messages).await)?;
         if let Some((cursor, refused)) = refused {
             self.stored(sink.flush().await)?;
-            return Err(Interrupted::Refused(Box::new((refused, cursor))));
+            return Err(Interrupted::Refused(Box::new((cursor, refused))));
         }
         Ok(())
     }
@@ -248,21 +261,14 @@ impl<'p> UnderWay<'p> {
             {
                 reached = Some(page.batch.cursor_at(*position));
             }
-            if let SinkError::Message { position, .. } = &error {
-                behind = Some(page.batch.cursor_at(*position));
-            }
+            behind = error.refused(self.no_stream).map(|refused| {
+                let cursor = page.batch.cursor_at(refused.position);
+                Box::new((cursor, refused))
+            });
         }
         if let Some(cursor) = reached {
             self.progress.send_replace(cursor);
         }
-        match (error, behind) {
-            (SinkError::Message { position, event_id, fault, error }, Some(cursor)) => {
-                Err(Interrupted::Refused(Box::new((
-                    Refused { position, event_id, fault, error },
-                    cursor,
-                ))))
-            }
-            (error, _) => Err(Interrupted::Broker(error)),
-        }
+        Err(behind.map_or(Interrupted::Broker(error), Interrupted::Refused))
     }
 }

@@ -53,6 +53,12 @@ comment on column pillarbox.relay.epoch is
 
 -- Events that can never be stored by the broker (payload over its limit, a subject it refuses), moved
 -- aside in the same transaction in which the cursor passes them.
+--
+--   dead       given up, until somebody retries or discards it
+--   parked     waits for the relay to ship it: it was retried, or, with order = "strict", stands behind a dead
+--              event of its key
+--   retried    shipped after all
+--   discarded  not to be shipped
 create table if not exists pillarbox.outbox_dead_letter (
     position    bigint      primary key,
     relay       text        not null,
@@ -70,3 +76,7 @@ create table if not exists pillarbox.outbox_dead_letter (
     dead_at     timestamptz not null default clock_timestamp(),
     resolved_at timestamptz null
 );
+
+create index if not exists outbox_dead_letter_open
+    on pillarbox.outbox_dead_letter (relay, key, position)
+    where state in ('dead', 'parked');

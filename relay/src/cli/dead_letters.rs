@@ -3,7 +3,7 @@
 use std::io::Write;
 
 use clap::{Args, Subcommand};
-use pillarbox_relay::dead_letters::{DeadLetter, DeadLetters, Filter, Side};
+use pillarbox_relay::dead_letters::{DeadLetter, DeadLetters, Filter, Side, State};
 use pillarbox_relay::jetstream;
 use sqlx::postgres::PgPoolOptions;
 
@@ -122,7 +122,7 @@ impl Which {
         Ok(DeadLetters::new(pool, &self.database.schema, side)?)
     }
 
-    fn filter(&self, event_id: Option<&String>) -> Filter {
+    fn filter(&self, event_id: Option<&String>, state: Option<State>) -> Filter {
         Filter {
             event_id: event_id.cloned(),
             reason: self.reason.clone(),
@@ -130,6 +130,7 @@ impl Which {
             key: self.key.clone(),
             owner: self.owner.clone(),
             older_than_s: self.older_than,
+            state,
         }
     }
 }
@@ -138,7 +139,7 @@ impl DeadLettersCommand {
     pub(crate) async fn run(self) -> Done {
         match self.action {
             Action::List { which, limit, json } => {
-                let found = which.letters().await?.list(&which.filter(None), limit).await?;
+                let found = which.letters().await?.list(&which.filter(None, None), limit).await?;
                 if json {
                     for letter in &found {
                         println!("{}", serde_json::to_string(letter)?);
@@ -150,7 +151,7 @@ impl DeadLettersCommand {
             }
             Action::Show { which, event_id, payload } => {
                 let found =
-                    which.letters().await?.list(&which.filter(Some(&event_id)), 100).await?;
+                    which.letters().await?.list(&which.filter(Some(&event_id), None), 100).await?;
                 if found.is_empty() {
                     return Err(format!("no unresolved dead letter {event_id}").into());
                 }
@@ -169,14 +170,15 @@ impl DeadLettersCommand {
                     true => Some(jetstream(&nats_url).await?),
                     false => None,
                 };
-                each(&letters, &which, &chosen, "retried", async |letter| {
+                let dead = Some(State::Dead);
+                each(&letters, &which, &chosen, dead, "retried", async |letter| {
                     Ok(letters.retry(letter, broker.as_ref()).await?)
                 })
                 .await
             }
             Action::Discard { which, chosen } => {
                 let letters = which.letters().await?;
-                each(&letters, &which, &chosen, "discarded", async |letter| {
+                each(&letters, &which, &chosen, None, "discarded", async |letter| {
                     Ok(letters.discard(letter).await?)
                 })
                 .await
@@ -191,16 +193,22 @@ async fn each(
     letters: &DeadLetters,
     which: &Which,
     chosen: &Chosen,
+    state: Option<State>,
     done_word: &str,
     act: impl AsyncFn(&DeadLetter) -> Result<bool, Box<dyn std::error::Error>>,
 ) -> Done {
-    let filter = which.filter(chosen.event_id.as_ref());
+    let filter = which.filter(chosen.event_id.as_ref(), state);
+    let started = std::time::Instant::now();
     let (mut done, mut failed) = (0_u64, 0_i64);
     loop {
         // What failed is still there, at the front.
         let page = letters.list(&filter, PAGE + failed).await?;
-        let fresh: Vec<_> =
-            page.into_iter().skip(usize::try_from(failed).unwrap_or(usize::MAX)).collect();
+        let fresh: Vec<_> = page
+            .into_iter()
+            .skip(usize::try_from(failed).unwrap_or(usize::MAX))
+            // Not what has failed again since.
+            .filter(|letter| letter.age_seconds >= started.elapsed().as_secs_f64())
+            .collect();
         if fresh.is_empty() {
             break;
         }
@@ -225,7 +233,9 @@ async fn each(
     }
     println!("{done} {done_word}");
     match (failed, done, &chosen.event_id) {
-        (0, 0, Some(event_id)) => Err(format!("no unresolved dead letter {event_id}").into()),
+        (0, 0, Some(event_id)) => {
+            Err(format!("no dead letter {event_id} that could be {done_word}").into())
+        }
         (0, ..) => Ok(()),
         (failed, ..) => Err(format!("{failed} failed").into()),
     }
@@ -237,17 +247,18 @@ fn list(letters: &[DeadLetter], limit: i64) {
         return;
     }
     println!(
-        "{:<36}  {:<16}  {:<24}  {:<12}  {:>8}  error",
-        "event id", "owner", "topic", "reason", "age"
+        "{:<36}  {:<16}  {:<24}  {:<12}  {:<6}  {:>8}  error",
+        "event id", "owner", "topic", "reason", "state", "age"
     );
     for letter in letters {
         let error: String = letter.error.chars().take(80).collect();
         println!(
-            "{:<36}  {:<16}  {:<24}  {:<12}  {:>8}  {error}",
+            "{:<36}  {:<16}  {:<24}  {:<12}  {:<6}  {:>8}  {error}",
             letter.event_id,
             letter.owner,
             letter.topic,
             letter.reason,
+            letter.state,
             age(letter.age_seconds)
         );
     }
@@ -268,6 +279,7 @@ fn show(letter: &DeadLetter) {
     if let Some(position) = letter.position {
         println!("position  {position}");
     }
+    println!("state     {}", letter.state);
     println!("reason    {}", letter.reason);
     println!("error     {}", letter.error);
     println!("attempts  {}", letter.attempts);

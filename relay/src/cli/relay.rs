@@ -1,7 +1,7 @@
 //! `pillarbox relay`.
 
 use clap::Args;
-use pillarbox_relay::{RelayConfig, SinkChoice};
+use pillarbox_relay::{NoStream, Order, RelayConfig, SinkChoice};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio_util::sync::CancellationToken;
 
@@ -39,6 +39,12 @@ pub(crate) struct Relay {
     /// Store through the keyed window even where fast ingest could be had.
     #[arg(long)]
     keyed_window: bool,
+    /// What becomes of the later events of a key when one is set aside: they go on, or wait behind it.
+    #[arg(long, env = "PILLARBOX_ORDER", value_parser = ["key", "strict"], default_value = "key")]
+    order: String,
+    /// What becomes of an event whose subject no stream takes.
+    #[arg(long, env = "PILLARBOX_NO_STREAM", value_parser = ["hold", "dead-letter"], default_value = "hold")]
+    no_stream: String,
     /// End with exit code 1 if the database or the broker cannot be reached at the start, instead of trying
     /// again.
     #[arg(long)]
@@ -57,6 +63,8 @@ impl Relay {
             idle_interval_ms: self.idle_interval_ms,
             retention_s: self.retention_s,
             sink: if self.keyed_window { SinkChoice::KeyedWindow } else { SinkChoice::Auto },
+            order: if self.order == "strict" { Order::Strict } else { Order::Key },
+            no_stream: if self.no_stream == "hold" { NoStream::Hold } else { NoStream::DeadLetter },
             fail_fast: self.fail_fast,
             ..RelayConfig::default()
         };

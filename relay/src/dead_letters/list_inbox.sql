@@ -1,7 +1,7 @@
 -- Unresolved dead letters of an inbox, oldest first.
 --
 --   $1 event id, $2 reason, $3 topic, $4 key, $5 consumer: each null for any
---   $6 at least this old, in seconds      $7 at most so many
+--   $6 at least this old, in seconds      $7 at most so many      $8 state, or null for any
 select
     null::bigint as position,
     consumer as owner,
@@ -11,6 +11,7 @@ select
     key,
     headers::text as headers,
     payload,
+    state,
     reason,
     error,
     attempts,
@@ -18,6 +19,7 @@ select
 from pillarbox.inbox_dead_letter
 where
     state = 'dead'
+    and ($8::text is null or state = $8)
     and ($1::text is null or event_id = $1)
     and ($2::text is null or reason = $2)
     and ($3::text is null or topic = $3)

@@ -1,7 +1,7 @@
 -- Unresolved dead letters of the outbox, oldest first.
 --
 --   $1 event id, $2 reason, $3 topic, $4 key, $5 relay: each null for any
---   $6 at least this old, in seconds      $7 at most so many
+--   $6 at least this old, in seconds      $7 at most so many      $8 state, or null for any
 select
     position,
     relay as owner,
@@ -11,13 +11,15 @@ select
     key,
     headers::text as headers,
     payload,
+    state,
     reason,
     error,
     attempts,
     extract(epoch from clock_timestamp() - dead_at)::float8 as age
 from pillarbox.outbox_dead_letter
 where
-    state = 'dead'
+    state in ('dead', 'parked')
+    and ($8::text is null or state = $8)
     and ($1::text is null or event_id::text = $1)
     and ($2::text is null or reason = $2)
     and ($3::text is null or topic = $3)

@@ -2,13 +2,16 @@
 //!
 //! | side | why it is there | a retry |
 //! |---|---|---|
-//! | outbox | the broker can never store it ([`Fault`](crate::sink::Fault)) | goes back into the outbox, behind all others, under its id |
+//! | outbox | the broker can never store it ([`Fault`](crate::sink::Fault)) | is parked until the relay ships it, under its id and a new `Nats-Msg-Id` |
 //! | inbox | a handler gave it up | is published again under its id and a new `Nats-Msg-Id`; other consumers skip it as a duplicate |
 //!
 //! ```text
-//!   dead ── retry ──► retried      (dead again, in a new row or the same, if it fails again)
+//!   dead ── retry ──► (outbox: parked ──►) retried      (dead again if it fails again)
 //!     └── discard ──► discarded
 //! ```
+//!
+//! With `order = "strict"` the later events of a dead event's key are parked behind it, and follow when it is
+//! retried or discarded.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -47,6 +50,34 @@ pub struct Filter {
     pub owner: Option<String>,
     /// Given up at least this long ago, in seconds.
     pub older_than_s: i64,
+    /// The state, `dead` or `parked`.
+    pub state: Option<State>,
+}
+
+/// The state of an unresolved dead letter.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "lowercase")]
+#[non_exhaustive]
+pub enum State {
+    /// Given up.
+    Dead,
+    /// Waits for the relay to ship it, or behind a dead event of its key.
+    Parked,
+}
+
+impl std::fmt::Display for State {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.pad(self.as_str())
+    }
+}
+
+impl State {
+    fn as_str(self) -> &'static str {
+        match self {
+            Self::Dead => "dead",
+            Self::Parked => "parked",
+        }
+    }
 }
 
 /// An event that was given up. `Debug` shows neither payload nor header values; `Serialize` shows the headers.
@@ -69,6 +100,8 @@ pub struct DeadLetter {
     /// The payload.
     #[serde(skip)]
     pub payload: Bytes,
+    /// Its state.
+    pub state: State,
     /// Why, in a word.
     pub reason: String,
     /// The last error, with its sources.
@@ -161,7 +194,7 @@ impl DeadLetters {
         };
         let discard = sql(
             "update pillarbox.outbox_dead_letter set state = 'discarded', resolved_at = clock_timestamp() \
-             where position = $1 and state = 'dead'",
+             where position = $1 and state in ('dead', 'parked')",
         );
         Ok(Self { pool, side, list, retry: sql(include_str!("retry_outbox.sql")), discard, inbox })
     }
@@ -179,14 +212,16 @@ impl DeadLetters {
             .bind(&filter.owner)
             .bind(filter.older_than_s)
             .bind(limit)
+            .bind(filter.state.map(State::as_str))
             .fetch_all(&self.pool)
             .await?;
         rows.iter().map(read).collect()
     }
 
-    /// Tries one again. `false` if somebody else resolved it meanwhile. The inbox side needs a `broker`.
+    /// Tries one again. `false` if it is not dead any more. The inbox side needs a `broker`.
     ///
-    /// It comes behind the events of its key that went on without it.
+    /// On the outbox side, the relay ships it within about a second of its next poll. It comes behind the
+    /// events of its key that went on without it, which with `order = "strict"` are none.
     ///
     /// # Errors
     /// [`RetryError`]; it is as it was then.
@@ -294,6 +329,10 @@ fn read(row: &PgRow) -> Result<DeadLetter, sqlx::Error> {
         // What is wrong with an event may be its headers.
         headers: serde_json::from_str(&headers).unwrap_or_default(),
         payload: row.try_get::<Vec<u8>, _>("payload")?.into(),
+        state: match row.try_get("state")? {
+            "parked" => State::Parked,
+            _ => State::Dead,
+        },
         reason: row.try_get("reason")?,
         error: row.try_get("error")?,
         attempts: row.try_get("attempts")?,

@@ -23,7 +23,9 @@ use tokio::time::Instant;
 
 use crate::cursor::Cursor;
 use crate::schema::in_schema;
-use crate::sink::Fault;
+
+/// A statement with the relay's name bound first.
+pub(crate) type Statement = Query<'static, Postgres, PgArguments>;
 
 /// The connection that the lease and the cursor are written on, and only they.
 #[derive(Debug)]
@@ -179,27 +181,6 @@ impl Lease {
         self.write(query).await
     }
 
-    /// Writes the cursor and sets the event at `position` aside.
-    pub(crate) async fn set_aside(
-        &mut self,
-        cursor: &Cursor,
-        position: i64,
-        fault: Fault,
-        error: &str,
-    ) -> Result<(), LeaseError> {
-        let query = self
-            .query(include_str!("dead_letter.sql"))
-            .bind(json(cursor, &self.registry.relay)?)
-            .bind(position)
-            .bind(fault.to_string())
-            .bind(error.to_owned())
-            .bind(1_i32);
-        let until = self.valid_until;
-        let moved: i64 =
-            within(until, query.fetch_one(&mut self.registry.connection)).await?.try_get(0)?;
-        if moved == 1 { Ok(()) } else { Err(LeaseError::Lost) }
-    }
-
     /// Gives the lease up, so that a standby need not wait for it to expire.
     pub(crate) async fn release(mut self) -> Result<(), LeaseError> {
         let query = self.query("update pillarbox.relay set holder = null, expires_at = null where name = $1 and epoch = $2");
@@ -251,27 +232,41 @@ impl Lease {
         Ok(cursor)
     }
 
-    fn query(&self, text: &str) -> Query<'static, Postgres, PgArguments> {
-        sqlx::query(self.registry.sql(text)).bind(self.registry.relay.clone()).bind(self.epoch)
+    /// A statement about this relay, `$1`, under this epoch, `$2`.
+    pub(crate) fn query(&self, text: &str) -> Statement {
+        self.read(text).bind(self.epoch)
+    }
+
+    /// A statement about this relay, `$1`.
+    pub(crate) fn read(&self, text: &str) -> Statement {
+        sqlx::query(self.registry.sql(text)).bind(self.registry.relay.clone())
     }
 
     /// Runs an update that names the epoch.
-    async fn write(
-        &mut self,
-        query: Query<'static, Postgres, PgArguments>,
-    ) -> Result<(), LeaseError> {
-        let done = within(self.valid_until, query.execute(&mut self.registry.connection)).await?;
+    async fn write(&mut self, query: Statement) -> Result<(), LeaseError> {
+        let done = self.within(async |c: &mut PgConnection| query.execute(c).await).await?;
         if done.rows_affected() == 1 { Ok(()) } else { Err(LeaseError::Lost) }
     }
-}
 
-async fn within<T>(
-    until: Instant,
-    query: impl Future<Output = Result<T, sqlx::Error>>,
-) -> Result<T, LeaseError> {
-    match tokio::time::timeout_at(until, query).await {
-        Ok(result) => Ok(result?),
-        Err(_) => Err(LeaseError::Expired),
+    /// Runs a statement that answers 1 if the lease was this leader's, and does nothing otherwise.
+    pub(crate) async fn fenced(&mut self, query: Statement) -> Result<(), LeaseError> {
+        let row = self.within(async |c: &mut PgConnection| query.fetch_one(c).await).await?;
+        if row.try_get::<i64, _>(0)? == 1 { Ok(()) } else { Err(LeaseError::Lost) }
+    }
+
+    /// Runs something on the lease's connection, for as long as the lease is valid.
+    pub(crate) async fn within<T>(
+        &mut self,
+        run: impl AsyncFnOnce(&mut PgConnection) -> Result<T, sqlx::Error>,
+    ) -> Result<T, LeaseError> {
+        match tokio::time::timeout_at(self.valid_until, run(&mut self.registry.connection)).await {
+            Ok(result) => Ok(result?),
+            Err(_) => Err(LeaseError::Expired),
+        }
+    }
+
+    pub(crate) fn json(&self, cursor: &Cursor) -> Result<String, LeaseError> {
+        json(cursor, &self.registry.relay)
     }
 }
 

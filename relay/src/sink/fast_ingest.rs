@@ -96,7 +96,7 @@ impl<'s> FastIngest<'s> {
                 self.end_batches().await?;
                 return Err(error);
             }
-            let stream = self.streams.target(&message.subject).await?.name.clone();
+            let stream = self.streams.target(&message).await?.name.clone();
             let batch = match self.batches.get_mut(&stream) {
                 Some(batch) => batch,
                 None => {
@@ -129,7 +129,7 @@ impl<'s> FastIngest<'s> {
 
     async fn all_allow_batches(&mut self, messages: &[Message]) -> Result<bool, SinkError> {
         for message in messages {
-            match self.streams.target(&message.subject).await {
+            match self.streams.target(message).await {
                 Ok(target) if target.allow_batched => {}
                 // The window comes as far as it can, and names the subject.
                 Ok(_) | Err(SinkError::NoStream { .. }) => return Ok(false),

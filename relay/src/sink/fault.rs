@@ -5,7 +5,7 @@
 //! | the row's topic, type, key or headers break the rules for events | the event's | dead letter `invalid` |
 //! | headers and payload exceed the server's `max_payload` | the event's | dead letter `too_large` |
 //! | the message exceeds the stream's `max_msg_size` (error 10054) | the event's | dead letter `too_large` |
-//! | no stream takes the subject | nobody's yet | hold, naming the subject |
+//! | no stream takes the subject, and the server says so itself | nobody's yet, or the event's with `no_stream = "dead-letter"` | hold, naming the subject; or dead letter `no_stream` |
 //! | connection lost, no answer in time, no leader, not enough replicas | the broker's | hold |
 //! | stream or account full (10077, 10047, …) | the broker's | hold |
 //! | anything else that the server says | the broker's | hold |
@@ -25,6 +25,8 @@ pub enum Fault {
     Invalid,
     /// The message is larger than the server or the stream takes.
     TooLarge,
+    /// No stream takes its subject, and such events are not to be waited for.
+    NoStream,
 }
 
 impl Fault {
@@ -42,6 +44,7 @@ impl fmt::Display for Fault {
         f.write_str(match self {
             Self::Invalid => "invalid",
             Self::TooLarge => "too_large",
+            Self::NoStream => "no_stream",
         })
     }
 }

@@ -13,6 +13,7 @@ use futures::future::BoxFuture;
 use futures::stream::FuturesOrdered;
 use uuid::Uuid;
 
+use super::streams::stream_of;
 use super::{Fault, Sink, SinkError, SinkFailure};
 use crate::error::full_text;
 use crate::message::Message;
@@ -70,8 +71,10 @@ impl KeyedWindow {
         if let Some(key) = &key {
             self.keys.insert(key.clone());
         }
+        let context = self.context.clone();
         self.under_way.push_back(Box::pin(async move {
-            Acknowledged { key, result: acknowledged(sent, position, event_id, &subject).await }
+            let result = acknowledged(&context, sent, position, event_id, &subject).await;
+            Acknowledged { key, result }
         }));
         Ok(())
     }
@@ -129,6 +132,7 @@ pub(super) fn check_size(message: &Message, max_payload: usize) -> Result<(), Si
 }
 
 async fn acknowledged(
+    context: &Context,
     sent: PublishAckFuture,
     position: i64,
     event_id: Uuid,
@@ -139,7 +143,9 @@ async fn acknowledged(
         Err(error) => error,
     };
     if error.kind() == PublishErrorKind::StreamNotFound {
-        return Err(SinkError::NoStream { subject: subject.to_owned() });
+        // Nobody answered, which is so for a stream without a leader, too.
+        let stream = stream_of(context, position, event_id, subject).await?;
+        return Err(SinkError::Unavailable(format!("stream {stream} does not answer")));
     }
     let said =
         std::error::Error::source(&error).and_then(|said| said.downcast_ref::<jetstream::Error>());

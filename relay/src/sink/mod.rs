@@ -21,7 +21,9 @@ pub use streams::Streams;
 
 use futures::future::BoxFuture;
 
+use crate::config::NoStream;
 use crate::message::Message;
+use crate::reader::Refused;
 
 /// Stores messages in order.
 ///
@@ -55,11 +57,16 @@ pub enum SinkError {
     /// The broker is down, slow, leaderless or full. Not the event's fault: hold and try again.
     #[error("the broker does not store messages now: {0}")]
     Unavailable(String),
-    /// No stream takes the subject. Held like an outage, until somebody makes the stream.
+    /// No stream takes the subject. Held like an outage, until somebody makes the stream, unless
+    /// [`NoStream`](crate::NoStream) says otherwise.
     #[error(
-        "no stream takes the subject {subject:?}: create one that does, and shipping goes on by itself"
+        "no stream takes the subject {subject:?} of event {event_id}: create one that does, and shipping goes on by itself"
     )]
     NoStream {
+        /// The position of the first event with it, in the outbox.
+        position: i64,
+        /// That event's id.
+        event_id: uuid::Uuid,
         /// The subject.
         subject: String,
     },
@@ -78,4 +85,27 @@ pub enum SinkError {
         /// What the broker, or the check before it, said.
         error: String,
     },
+}
+
+impl SinkError {
+    /// The event to set aside, if this is its fault.
+    pub(crate) fn refused(&self, no_stream: NoStream) -> Option<Refused> {
+        match self {
+            Self::Message { position, event_id, fault, error } => Some(Refused {
+                position: *position,
+                event_id: *event_id,
+                fault: *fault,
+                error: error.clone(),
+            }),
+            Self::NoStream { position, event_id, .. } if no_stream == NoStream::DeadLetter => {
+                Some(Refused {
+                    position: *position,
+                    event_id: *event_id,
+                    fault: Fault::NoStream,
+                    error: self.to_string(),
+                })
+            }
+            _ => None,
+        }
+    }
 }

@@ -5,9 +5,11 @@ use std::collections::HashMap;
 use async_nats::jetstream::Context;
 use async_nats::jetstream::context::GetStreamByNameErrorKind;
 use async_nats::jetstream::stream::Config;
+use uuid::Uuid;
 
 use super::SinkError;
 use crate::error::full_text;
+use crate::message::Message;
 
 /// A stream that takes some of the relay's subjects.
 #[derive(Clone, Debug)]
@@ -35,15 +37,16 @@ impl Streams {
         Self { context, targets: Vec::new(), recent: HashMap::new() }
     }
 
-    /// The stream that takes this subject.
-    pub(super) async fn target(&mut self, subject: &str) -> Result<&Target, SinkError> {
+    /// The stream that takes this message.
+    pub(super) async fn target(&mut self, message: &Message) -> Result<&Target, SinkError> {
+        let subject = message.subject.as_str();
         let index = match self.recent.get(subject) {
             Some(index) => *index,
             None => {
                 let known = self.targets.iter().position(|target| takes(&target.subjects, subject));
                 let index = match known {
                     Some(index) => index,
-                    None => self.ask(subject).await?,
+                    None => self.ask(message).await?,
                 };
                 if self.recent.len() >= RECENT {
                     self.recent.clear();
@@ -61,16 +64,9 @@ impl Streams {
         self.recent.clear();
     }
 
-    async fn ask(&mut self, subject: &str) -> Result<usize, SinkError> {
-        let unavailable =
-            |error: &(dyn std::error::Error + 'static)| SinkError::Unavailable(full_text(error));
-        let name = match self.context.stream_by_subject(subject).await {
-            Ok(name) => name,
-            Err(error) if error.kind() == GetStreamByNameErrorKind::NotFound => {
-                return Err(SinkError::NoStream { subject: subject.to_owned() });
-            }
-            Err(error) => return Err(unavailable(&error)),
-        };
+    async fn ask(&mut self, message: &Message) -> Result<usize, SinkError> {
+        let Message { position, event_id, subject, .. } = message;
+        let name = stream_of(&self.context, *position, *event_id, subject).await?;
         let stream = self.context.get_stream(&name).await.map_err(|error| unavailable(&error))?;
         let Config { subjects, allow_batch_publish, .. } = &stream.cached_info().config;
         tracing::info!(
@@ -81,11 +77,31 @@ impl Streams {
         let mut subjects = subjects.clone();
         if !takes(&subjects, subject) {
             // Taken through a mapping that the configuration does not show.
-            subjects.push(subject.to_owned());
+            subjects.push(subject.to_string());
         }
         self.targets.push(Target { name, subjects, allow_batched: *allow_batch_publish });
         Ok(self.targets.len() - 1)
     }
+}
+
+/// Asks the server which stream takes a subject. Only its own word counts as [`SinkError::NoStream`].
+pub(super) async fn stream_of(
+    context: &Context,
+    position: i64,
+    event_id: Uuid,
+    subject: &str,
+) -> Result<String, SinkError> {
+    match context.stream_by_subject(subject).await {
+        Ok(name) => Ok(name),
+        Err(error) if error.kind() == GetStreamByNameErrorKind::NotFound => {
+            Err(SinkError::NoStream { position, event_id, subject: subject.to_owned() })
+        }
+        Err(error) => Err(unavailable(&error)),
+    }
+}
+
+fn unavailable(error: &(dyn std::error::Error + 'static)) -> SinkError {
+    SinkError::Unavailable(full_text(error))
 }
 
 /// Whether one of a stream's subjects, which may hold wildcards, takes this one.

@@ -1,0 +1,149 @@
+//! Dead and parked events, as the shipper meets them.
+//!
+//! ```text
+//!            the broker can never store it               retried by an operator
+//!   outbox ───────────────────────────────► dead ──────────────────────────────► parked
+//!      │                                     ▲                                     │ ▲
+//!      │                                     └──── it can still not be stored ─────┤ │
+//!      │                                                                 shipped ──┴─┼─► retried
+//!      └── order = "strict", and an unresolved event of its key is here ─────────────┘
+//! ```
+//!
+//! The shipper asks, and whoever holds the lease answers, on the lease's connection: so these rows, like the
+//! cursor, have one writer, whose epoch fences it. Parked events are shipped by the shipper itself, between
+//! two pages; in a strict order that is the moment at which their key goes on.
+
+use std::collections::HashSet;
+
+use sqlx::postgres::PgRow;
+use sqlx::{PgConnection, Row as _};
+use time::OffsetDateTime;
+use tokio::sync::{mpsc, oneshot};
+
+use crate::cursor::Cursor;
+use crate::lease::{Lease, LeaseError};
+use crate::message::Row;
+use crate::reader::Refused;
+
+/// How many parked events are shipped at a time.
+const DUE: i64 = 200;
+
+/// What the shipper asks of the leader. Each is answered when it is written.
+#[derive(Debug)]
+pub(crate) enum Request {
+    /// Write this cursor, and a dead letter for the event before it.
+    SetAside(Box<(Cursor, Refused)>, oneshot::Sender<()>),
+    /// Park the events at these positions.
+    Park(Vec<i64>, oneshot::Sender<()>),
+    /// Which keys wait?
+    Blocked(oneshot::Sender<HashSet<String>>),
+    /// Which parked events are to be shipped now?
+    Due(oneshot::Sender<Vec<Parked>>),
+    /// These have been shipped.
+    Shipped(Vec<i64>, oneshot::Sender<()>),
+    /// This parked event could not be stored.
+    DeadAgain(Refused, oneshot::Sender<()>),
+}
+
+/// A parked event.
+#[derive(Debug)]
+pub(crate) struct Parked {
+    pub(crate) row: Row,
+    /// How often it has been tried before.
+    pub(crate) attempts: i32,
+}
+
+/// The shipper's way to the leader.
+#[derive(Clone, Debug)]
+pub(crate) struct Letters(mpsc::Sender<Request>);
+
+impl Letters {
+    pub(crate) fn channel() -> (Self, mpsc::Receiver<Request>) {
+        let (sender, requests) = mpsc::channel(1);
+        (Self(sender), requests)
+    }
+
+    /// Asks, and waits for the answer. There is none when the leader has ended.
+    pub(crate) async fn ask<T>(
+        &self,
+        request: impl FnOnce(oneshot::Sender<T>) -> Request,
+    ) -> Result<T, LeaseError> {
+        let (answer, answered) = oneshot::channel();
+        self.0.send(request(answer)).await.map_err(|_| LeaseError::Lost)?;
+        answered.await.map_err(|_| LeaseError::Lost)
+    }
+}
+
+impl Lease {
+    /// Does what is asked. Whoever asked may have gone; what is written is written.
+    pub(crate) async fn answer(
+        &mut self,
+        request: Request,
+        strict: bool,
+    ) -> Result<(), LeaseError> {
+        match request {
+            Request::SetAside(what, done) => {
+                let (cursor, refused) = *what;
+                let query = self
+                    .query(include_str!("set_aside.sql"))
+                    .bind(self.json(&cursor)?)
+                    .bind(refused.position)
+                    .bind(refused.fault.to_string())
+                    .bind(refused.error)
+                    .bind(1_i32);
+                self.fenced(query).await?;
+                let _ = done.send(());
+            }
+            Request::Park(positions, done) => {
+                let query = self.query(include_str!("park.sql")).bind(positions);
+                self.fenced(query).await?;
+                let _ = done.send(());
+            }
+            Request::Blocked(keys) => {
+                let query = self.read(include_str!("blocked.sql"));
+                let rows =
+                    self.within(async |c: &mut PgConnection| query.fetch_all(c).await).await?;
+                let blocked = rows.iter().map(|row| row.try_get(0)).collect::<Result<_, _>>()?;
+                let _ = keys.send(blocked);
+            }
+            Request::Due(parked) => {
+                let query = self.read(include_str!("due.sql")).bind(strict).bind(DUE);
+                let rows =
+                    self.within(async |c: &mut PgConnection| query.fetch_all(c).await).await?;
+                let due = rows.iter().map(read_parked).collect::<Result<_, _>>()?;
+                let _ = parked.send(due);
+            }
+            Request::Shipped(positions, done) => {
+                let query = self.query(include_str!("shipped.sql")).bind(positions);
+                self.within(async |c: &mut PgConnection| query.execute(c).await).await?;
+                let _ = done.send(());
+            }
+            Request::DeadAgain(refused, done) => {
+                let query = self
+                    .query(include_str!("dead_again.sql"))
+                    .bind(refused.position)
+                    .bind(refused.fault.to_string())
+                    .bind(refused.error);
+                self.within(async |c: &mut PgConnection| query.execute(c).await).await?;
+                let _ = done.send(());
+            }
+        }
+        Ok(())
+    }
+}
+
+fn read_parked(row: &PgRow) -> Result<Parked, sqlx::Error> {
+    Ok(Parked {
+        row: Row {
+            position: row.try_get(0)?,
+            event_id: row.try_get(1)?,
+            event_type: row.try_get(2)?,
+            topic: row.try_get(3)?,
+            key: row.try_get(4)?,
+            headers: row.try_get(5)?,
+            payload: row.try_get::<Vec<u8>, _>(6)?.into(),
+            created_at: row.try_get::<OffsetDateTime, _>(7)?,
+        },
+        attempts: row.try_get(8)?,
+    })
+}
