@@ -1,10 +1,13 @@
 //! The connection to the broker, and the sinks opened on it.
 
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use async_nats::jetstream::{self, Context};
 use async_nats::{Client, ConnectOptions, Event, ServerAddr};
 
+use crate::checkpoint::Acknowledged;
 use crate::config::{RelayConfig, SinkChoice, without_secrets};
 use crate::sink::{FastIngest, KeyedWindow, Sink, Streams};
 
@@ -15,6 +18,9 @@ pub(crate) struct Broker {
     choice: SinkChoice,
     ack_timeout: Duration,
     streams: Streams,
+    acknowledged: Acknowledged,
+    /// How often it has been connected.
+    pub(crate) connections: Arc<AtomicU64>,
 }
 
 /// Why the broker could not be connected to.
@@ -45,6 +51,8 @@ impl Broker {
     pub(crate) async fn connect(config: &RelayConfig) -> Result<Self, BrokerError> {
         let (shown, servers) = servers(&config.nats_url)?;
         let log = shown.clone();
+        let connections = Arc::new(AtomicU64::new(0));
+        let counted = connections.clone();
         let client = ConnectOptions::new()
             .name(format!("pillarbox relay {}", config.name))
             .connection_timeout(Duration::from_secs(5))
@@ -54,7 +62,10 @@ impl Broker {
             })
             .event_callback(move |event| {
                 match event {
-                    Event::Connected => tracing::info!(broker = log, "connected to the broker"),
+                    Event::Connected => {
+                        counted.fetch_add(1, Ordering::Relaxed);
+                        tracing::info!(broker = log, "connected to the broker")
+                    }
                     Event::Disconnected => {
                         tracing::warn!(broker = log, "the connection to the broker is lost")
                     }
@@ -66,7 +77,14 @@ impl Broker {
             .await
             .map_err(|source| BrokerError::Connect { url: shown, source })?;
         let streams = Streams::new(context(&client, config.ack_timeout()));
-        Ok(Self { client, choice: config.sink, ack_timeout: config.ack_timeout(), streams })
+        Ok(Self {
+            client,
+            choice: config.sink,
+            ack_timeout: config.ack_timeout(),
+            streams,
+            acknowledged: Acknowledged::default(),
+            connections,
+        })
     }
 
     /// Opens a sink. Each has a context of its own, so that what a failed one left unacknowledged does not
@@ -75,10 +93,22 @@ impl Broker {
         let context = context(&self.client, self.ack_timeout);
         let fast = self.choice == SinkChoice::Auto && self.client.is_server_compatible(2, 14, 0);
         if fast {
-            Box::new(FastIngest::new(context, self.ack_timeout, &mut self.streams, after_refusal))
+            let acknowledged = self.acknowledged.clone();
+            let (timeout, streams) = (self.ack_timeout, &mut self.streams);
+            Box::new(FastIngest::new(context, timeout, streams, acknowledged, after_refusal))
         } else {
-            Box::new(KeyedWindow::new(context))
+            Box::new(KeyedWindow::new(context, self.acknowledged.clone()))
         }
+    }
+
+    /// How far the streams have acknowledged, as far as known.
+    pub(crate) fn acknowledged(&self) -> Acknowledged {
+        self.acknowledged.clone()
+    }
+
+    /// How often the broker has been connected to.
+    pub(crate) fn connections(&self) -> u64 {
+        self.connections.load(Ordering::Relaxed)
     }
 
     /// A context for messages beside those of the open sink.

@@ -33,8 +33,8 @@ pub struct RelayConfig {
     pub ack_timeout_ms: u64,
     /// How long a stop may wait for acknowledgements, in milliseconds.
     pub shutdown_timeout_ms: u64,
-    /// How long shipped rows are kept, in seconds, before they are removed. No row goes that any relay in
-    /// `pillarbox.relay` has not shipped.
+    /// How long shipped rows are kept, in seconds, before they are removed: the relay can go back as far when
+    /// the broker has lost them. No row goes that any relay in `pillarbox.relay` has not shipped so long ago.
     pub retention_s: u64,
     /// How messages are stored.
     pub sink: SinkChoice,
@@ -174,6 +174,12 @@ impl RelayConfig {
 
     pub(crate) fn lease(&self) -> Duration {
         Duration::from_millis(self.lease_ms)
+    }
+
+    /// How often a place to go back to is remembered. At most about two thousand are kept for the retention.
+    pub(crate) fn checkpoint_interval(&self) -> Duration {
+        let retention = Duration::from_secs(self.retention_s);
+        (retention / 2000).clamp(Duration::from_secs(5), Duration::from_secs(60)).min(retention / 4)
     }
 
     pub(crate) fn ack_timeout(&self) -> Duration {

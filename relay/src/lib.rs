@@ -35,6 +35,7 @@
 //! | `broker` | the connection to NATS |
 //! | `letters` | dead and parked events, as the shipper meets them |
 //! | `parking` | shipping parked events, and holding back the keys that wait |
+//! | [`checkpoint`] | going back when the broker has forgotten what it had acknowledged |
 //! | `lease` | one leader, any number of standbys; the only writer of the cursor |
 //! | `relay` | [`Relay`]: stands by, leads, stops |
 //! | `retention` | removing old rows |
@@ -44,6 +45,7 @@
 
 mod backoff;
 mod broker;
+pub mod checkpoint;
 pub mod config;
 pub mod cursor;
 pub mod dead_letters;

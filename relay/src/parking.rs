@@ -11,6 +11,7 @@ use std::time::Duration;
 use async_nats::jetstream::Context;
 use tokio::time::Instant;
 
+use crate::checkpoint::Acknowledged;
 use crate::config::{NoStream, Order, RelayConfig};
 use crate::lease::LeaseError;
 use crate::letters::{Letters, Parked, Request};
@@ -24,6 +25,7 @@ const INTERVAL: Duration = Duration::from_secs(1);
 pub(crate) struct Parking {
     letters: Letters,
     context: Context,
+    acknowledged: Acknowledged,
     relay: String,
     source: String,
     no_stream: NoStream,
@@ -37,10 +39,12 @@ impl Parking {
         config: &RelayConfig,
         letters: &Letters,
         context: Context,
+        acknowledged: Acknowledged,
     ) -> Result<Self, LeaseError> {
         let mut parking = Self {
             letters: letters.clone(),
             context,
+            acknowledged,
             relay: config.name.clone(),
             source: config.source.clone(),
             no_stream: config.no_stream,
@@ -120,7 +124,7 @@ impl Parking {
                 }
             }
         }
-        let mut window = KeyedWindow::new(self.context.clone());
+        let mut window = KeyedWindow::new(self.context.clone(), self.acknowledged.clone());
         let outcome = match window.store(messages).await {
             Ok(_) => window.flush().await,
             failed => failed,

@@ -11,7 +11,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::backoff::Backoff;
 use crate::broker::Broker;
-use crate::config::{ConfigError, Order, RelayConfig, without_secrets};
+use crate::config::{ConfigError, RelayConfig, without_secrets};
 use crate::cursor::Cursor;
 use crate::error::{RelayError, full_text};
 use crate::lease::{Acquired, Lease, LeaseError, Registry};
@@ -197,7 +197,7 @@ impl Relay {
                     renew_at = Instant::now() + third;
                 }
                 Some(request) = requests.recv() => {
-                    lease.answer(request, self.config.order == Order::Strict).await?;
+                    lease.answer(request, &self.config).await?;
                 }
                 Ok(()) = reached.changed(), if !unsaved => unsaved = true,
                 () = sleep_until(save_at), if unsaved => {

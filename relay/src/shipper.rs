@@ -6,6 +6,7 @@
 //! Between two pages the parked events have their turn: see [`parking`](crate::parking).
 
 use std::collections::VecDeque;
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use sqlx::{ConnectOptions, PgConnection};
@@ -16,6 +17,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::backoff::Backoff;
 use crate::broker::Broker;
+use crate::checkpoint::{self, Checkpoints, Forgotten};
 use crate::config::{NoStream, RelayConfig};
 use crate::cursor::Cursor;
 use crate::lease::LeaseError;
@@ -45,6 +47,10 @@ pub(crate) enum Interrupted {
     Lease(LeaseError),
     Broker(SinkError),
     Refused(Box<(Cursor, Refused)>),
+    /// A stream has forgotten what it had acknowledged.
+    Forgotten(Forgotten),
+    /// There is a new connection to the broker; who knows what it holds.
+    Reconnected,
 }
 
 impl From<sqlx::Error> for Interrupted {
@@ -79,6 +85,12 @@ impl Shipper {
             match interrupted {
                 Interrupted::Lease(error) => return Err(error),
                 Interrupted::Refused(refused) => self.set_aside(refused).await?,
+                Interrupted::Forgotten(what) => {
+                    if let Err(Interrupted::Lease(error)) = self.go_back(what).await {
+                        return Err(error);
+                    }
+                }
+                Interrupted::Reconnected => {}
                 Interrupted::Broker(error) => {
                     self.broker.forget_streams();
                     after_refusal = matches!(error, SinkError::BatchRefused(_));
@@ -109,16 +121,47 @@ impl Shipper {
         Ok(())
     }
 
+    async fn go_back(&mut self, what: Forgotten) -> Result<(), Interrupted> {
+        let Forgotten { stream, how } = what;
+        let relay = &self.config.name;
+        tracing::error!(relay, stream, how, "the broker has lost what it had acknowledged");
+        let now = self.progress.borrow().clone();
+        let (context, acknowledged) = (self.broker.context(), self.broker.acknowledged());
+        let (cursor, taken_at) =
+            checkpoint::go_back(&context, &self.letters, &acknowledged, &now).await?;
+        let since = taken_at.as_deref().unwrap_or("the first event in the outbox");
+        tracing::warn!(relay, since, from = now.high, to = cursor.high, "shipping again");
+        // First this, so that nobody saves the old one after the new.
+        self.progress.send_replace(cursor.clone());
+        self.letters.ask(|done| Request::GoBack(Box::new((cursor, taken_at)), done)).await?;
+        Ok(())
+    }
+
     /// Ships from where the relay stands, until shutdown or something happens.
     async fn ship(
         &mut self,
         after_refusal: bool,
         held: &mut Option<String>,
     ) -> Result<(), Interrupted> {
+        let connected = self.broker.connections();
+        let mut checkpoints = Checkpoints::open(
+            &self.config,
+            &self.letters,
+            self.broker.context(),
+            self.broker.acknowledged(),
+        )
+        .await?;
         let connection = self.database.connect().await?;
         let (mut reader, mut batches) = self.open_reader(connection).await?;
-        let mut parking = Parking::open(&self.config, &self.letters, self.broker.context()).await?;
+        let mut parking = Parking::open(
+            &self.config,
+            &self.letters,
+            self.broker.context(),
+            self.broker.acknowledged(),
+        )
+        .await?;
         let mut under_way = UnderWay::new(&self.progress, self.config.no_stream);
+        let connections = self.broker.connections.clone();
         let mut sink = self.broker.open_sink(after_refusal);
         let outcome = loop {
             if parking.is_due() {
@@ -127,6 +170,12 @@ impl Shipper {
                     Ok(()) => parking.ship().await,
                     failed => failed,
                 } {
+                    break Err(interrupted);
+                }
+            }
+            if checkpoints.is_due() {
+                let reached = self.progress.borrow().clone();
+                if let Err(interrupted) = checkpoints.take(&reached).await {
                     break Err(interrupted);
                 }
             }
@@ -141,6 +190,7 @@ impl Shipper {
                     tokio::select! {
                         batch = batches.recv() => batch,
                         () = sleep_until(parking.due_at()) => continue,
+                        () = sleep_until(checkpoints.due_at()) => continue,
                         () = self.shutdown.cancelled() => break Ok(()),
                     }
                 }
@@ -151,6 +201,9 @@ impl Shipper {
             let Some(mut batch) = batch else {
                 break Ok(());
             };
+            if connections.load(Ordering::Relaxed) != connected {
+                break Err(Interrupted::Reconnected);
+            }
             if let Err(error) = parking.hold_back(&mut batch).await {
                 break Err(error.into());
             }

@@ -51,6 +51,17 @@ comment on column pillarbox.relay.cursor is
 comment on column pillarbox.relay.epoch is
     'Grows with each change of holder; a write that names an older epoch changes nothing.';
 
+-- Places that a relay can go back to when the broker has lost what it had acknowledged: the cursor, and how
+-- each stream stood when everything before the cursor was in it. Kept for the retention; rows of the outbox go
+-- when the newest checkpoint past the retention covers them.
+create table if not exists pillarbox.relay_checkpoint (
+    relay    text        not null,
+    taken_at timestamptz not null default clock_timestamp(),
+    cursor   jsonb       not null,
+    streams  jsonb       not null,
+    primary key (relay, taken_at)
+);
+
 -- Events that can never be stored by the broker (payload over its limit, a subject it refuses), moved
 -- aside in the same transaction in which the cursor passes them.
 --

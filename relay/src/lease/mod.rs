@@ -16,6 +16,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use serde::Serialize;
 use sqlx::postgres::{PgArguments, Postgres};
 use sqlx::query::Query;
 use sqlx::{AssertSqlSafe, Connection, PgConnection, Row, SqlSafeStr, SqlStr};
@@ -183,7 +184,7 @@ impl Lease {
 
     /// Gives the lease up, so that a standby need not wait for it to expire.
     pub(crate) async fn release(mut self) -> Result<(), LeaseError> {
-        let query = self.query("update pillarbox.relay set holder = null, expires_at = null where name = $1 and epoch = $2");
+        let query = self.query("update pillarbox.relay set holder = null, expires_at = null, heartbeat = clock_timestamp() where name = $1 and epoch = $2");
         self.write(query).await
     }
 
@@ -221,6 +222,15 @@ impl Lease {
         if moved == 0 {
             return Err(LeaseError::Lost);
         }
+        // Theirs are the old ids, too.
+        let text = in_schema(
+            "delete from pillarbox.relay_checkpoint where relay = $1",
+            &self.registry.schema,
+        );
+        sqlx::query(AssertSqlSafe(text))
+            .bind(self.registry.relay.clone())
+            .execute(&mut *transaction)
+            .await?;
         transaction.commit().await?;
         tracing::warn!(
             relay = self.registry.relay,
@@ -265,13 +275,13 @@ impl Lease {
         }
     }
 
-    pub(crate) fn json(&self, cursor: &Cursor) -> Result<String, LeaseError> {
-        json(cursor, &self.registry.relay)
+    pub(crate) fn json(&self, value: &impl Serialize) -> Result<String, LeaseError> {
+        json(value, &self.registry.relay)
     }
 }
 
-fn json(cursor: &Cursor, relay: &str) -> Result<String, LeaseError> {
-    serde_json::to_string(cursor)
+fn json(value: &impl Serialize, relay: &str) -> Result<String, LeaseError> {
+    serde_json::to_string(value)
         .map_err(|source| LeaseError::Cursor { relay: relay.to_owned(), source })
 }
 

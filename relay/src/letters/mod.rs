@@ -20,6 +20,8 @@ use sqlx::{PgConnection, Row as _};
 use time::OffsetDateTime;
 use tokio::sync::{mpsc, oneshot};
 
+use crate::checkpoint::{self, Checkpoint, Marks};
+use crate::config::{Order, RelayConfig};
 use crate::cursor::Cursor;
 use crate::lease::{Lease, LeaseError};
 use crate::message::Row;
@@ -43,6 +45,14 @@ pub(crate) enum Request {
     Shipped(Vec<i64>, oneshot::Sender<()>),
     /// This parked event could not be stored.
     DeadAgain(Refused, oneshot::Sender<()>),
+    /// The newest checkpoint?
+    LastCheckpoint(oneshot::Sender<Option<Checkpoint>>),
+    /// All checkpoints, newest first?
+    Checkpoints(oneshot::Sender<Vec<Checkpoint>>),
+    /// Remember a checkpoint.
+    Checkpoint(Box<(Cursor, Marks)>, oneshot::Sender<()>),
+    /// Move the cursor back to this one, of the checkpoint taken then, or of the very start.
+    GoBack(Box<(Cursor, Option<String>)>, oneshot::Sender<()>),
 }
 
 /// A parked event.
@@ -79,7 +89,7 @@ impl Lease {
     pub(crate) async fn answer(
         &mut self,
         request: Request,
-        strict: bool,
+        config: &RelayConfig,
     ) -> Result<(), LeaseError> {
         match request {
             Request::SetAside(what, done) => {
@@ -107,7 +117,10 @@ impl Lease {
                 let _ = keys.send(blocked);
             }
             Request::Due(parked) => {
-                let query = self.read(include_str!("due.sql")).bind(strict).bind(DUE);
+                let query = self
+                    .read(include_str!("due.sql"))
+                    .bind(config.order == Order::Strict)
+                    .bind(DUE);
                 let rows =
                     self.within(async |c: &mut PgConnection| query.fetch_all(c).await).await?;
                 let due = rows.iter().map(read_parked).collect::<Result<_, _>>()?;
@@ -127,8 +140,43 @@ impl Lease {
                 self.within(async |c: &mut PgConnection| query.execute(c).await).await?;
                 let _ = done.send(());
             }
+            Request::LastCheckpoint(last) => {
+                let _ = last.send(self.checkpoints(1).await?.pop());
+            }
+            Request::Checkpoints(all) => {
+                let _ = all.send(self.checkpoints(i64::MAX).await?);
+            }
+            Request::Checkpoint(what, done) => {
+                let (cursor, marks) = *what;
+                let retention = i64::try_from(config.retention_s).unwrap_or(i64::MAX);
+                let query = self
+                    .query(include_str!("../checkpoint/take.sql"))
+                    .bind(self.json(&cursor)?)
+                    .bind(self.json(&marks)?)
+                    .bind(retention);
+                self.fenced(query).await?;
+                let _ = done.send(());
+            }
+            Request::GoBack(what, done) => {
+                let (cursor, taken_at) = *what;
+                let query = self
+                    .query(include_str!("../checkpoint/go_back.sql"))
+                    .bind(self.json(&cursor)?)
+                    .bind(taken_at);
+                self.fenced(query).await?;
+                let _ = done.send(());
+            }
         }
         Ok(())
+    }
+
+    /// The newest checkpoints, newest first.
+    async fn checkpoints(&mut self, most: i64) -> Result<Vec<Checkpoint>, LeaseError> {
+        let text = "select taken_at::text, cursor::text, streams::text from pillarbox.relay_checkpoint \
+                    where relay = $1 order by relay_checkpoint.taken_at desc limit $2";
+        let query = self.read(text).bind(most);
+        let rows = self.within(async |c: &mut PgConnection| query.fetch_all(c).await).await?;
+        rows.iter().map(checkpoint::read).collect()
     }
 }
 

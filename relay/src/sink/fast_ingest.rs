@@ -18,6 +18,7 @@ use jetstream_extra::batch_publish_fast::{
 
 use super::keyed_window::check_size;
 use super::{KeyedWindow, Sink, SinkError, SinkFailure, Streams};
+use crate::checkpoint::Acknowledged;
 use crate::error::full_text;
 use crate::message::Message;
 
@@ -34,6 +35,7 @@ const ONE_BY_ONE: u64 = 2 * FLOW as u64 * OUTSTANDING as u64;
 pub struct FastIngest<'s> {
     context: Context,
     streams: &'s mut Streams,
+    acknowledged: Acknowledged,
     ack_timeout: Duration,
     batches: HashMap<String, Batch>,
     /// Messages taken so far.
@@ -65,11 +67,13 @@ impl<'s> FastIngest<'s> {
         context: Context,
         ack_timeout: Duration,
         streams: &'s mut Streams,
+        acknowledged: Acknowledged,
         after_refusal: bool,
     ) -> Self {
         Self {
             context,
             streams,
+            acknowledged,
             ack_timeout,
             batches: HashMap::new(),
             taken: 0,
@@ -100,6 +104,7 @@ impl<'s> FastIngest<'s> {
             let batch = match self.batches.get_mut(&stream) {
                 Some(batch) => batch,
                 None => {
+                    self.acknowledged.note(&stream, 0, true);
                     let publisher = self
                         .context
                         .fast_publish()
@@ -142,7 +147,7 @@ impl<'s> FastIngest<'s> {
     async fn store_in_window(&mut self, messages: Vec<Message>) -> Result<(), SinkError> {
         self.end_batches().await?;
         let count = messages.len() as u64;
-        let mut window = KeyedWindow::new(self.context.clone());
+        let mut window = KeyedWindow::new(self.context.clone(), self.acknowledged.clone());
         let result = match window.store(messages).await {
             Ok(_) => window.flush().await,
             Err(failure) => Err(failure),
@@ -171,6 +176,7 @@ impl<'s> FastIngest<'s> {
             let ended = publisher.close().await.map_err(failed).and_then(|ack| {
                 // The end itself is not stored, but some servers count it.
                 if ack.batch_size >= sent {
+                    self.acknowledged.note(&stream, ack.sequence, true);
                     Ok(())
                 } else {
                     Err(SinkError::Unavailable(format!(

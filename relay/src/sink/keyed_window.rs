@@ -7,6 +7,7 @@ use std::collections::HashSet;
 
 use async_nats::jetstream::context::{PublishAckFuture, PublishErrorKind};
 use async_nats::jetstream::message::PublishMessage;
+use async_nats::jetstream::publish::PublishAck;
 use async_nats::jetstream::{self, Context};
 use futures::StreamExt;
 use futures::future::BoxFuture;
@@ -15,6 +16,7 @@ use uuid::Uuid;
 
 use super::streams::stream_of;
 use super::{Fault, Sink, SinkError, SinkFailure};
+use crate::checkpoint::Acknowledged;
 use crate::error::full_text;
 use crate::message::Message;
 
@@ -24,20 +26,27 @@ const WINDOW: usize = 1024;
 /// See the [module](self).
 pub struct KeyedWindow {
     context: Context,
+    acknowledged: Acknowledged,
     stored: u64,
-    under_way: FuturesOrdered<BoxFuture<'static, Acknowledged>>,
+    under_way: FuturesOrdered<BoxFuture<'static, Answered>>,
     keys: HashSet<String>,
 }
 
-struct Acknowledged {
+struct Answered {
     key: Option<String>,
-    result: Result<(), SinkError>,
+    result: Result<PublishAck, SinkError>,
 }
 
 impl KeyedWindow {
-    /// A sink on this context, whose timeout is how long an acknowledgement may take.
-    pub fn new(context: Context) -> Self {
-        Self { context, stored: 0, under_way: FuturesOrdered::new(), keys: HashSet::new() }
+    /// A sink on this context, whose timeout is how long an acknowledgement may take. It keeps `acknowledged`.
+    pub fn new(context: Context, acknowledged: Acknowledged) -> Self {
+        Self {
+            context,
+            acknowledged,
+            stored: 0,
+            under_way: FuturesOrdered::new(),
+            keys: HashSet::new(),
+        }
     }
 
     async fn store_all(&mut self, messages: Vec<Message>) -> Result<u64, SinkError> {
@@ -74,15 +83,16 @@ impl KeyedWindow {
         let context = self.context.clone();
         self.under_way.push_back(Box::pin(async move {
             let result = acknowledged(&context, sent, position, event_id, &subject).await;
-            Acknowledged { key, result }
+            Answered { key, result }
         }));
         Ok(())
     }
 
     /// Waits for the oldest acknowledgement.
     async fn acknowledge_next(&mut self) -> Result<(), SinkError> {
-        if let Some(Acknowledged { key, result }) = self.under_way.next().await {
-            result?;
+        if let Some(Answered { key, result }) = self.under_way.next().await {
+            let PublishAck { stream, sequence, duplicate, .. } = result?;
+            went_on(&self.acknowledged, &stream, sequence, duplicate)?;
             if let Some(key) = key {
                 self.keys.remove(&key);
             }
@@ -131,15 +141,30 @@ pub(super) fn check_size(message: &Message, max_payload: usize) -> Result<(), Si
     })
 }
 
+/// Takes note of an acknowledgement. One that goes back is the sign that the stream has lost something.
+fn went_on(
+    acknowledged: &Acknowledged,
+    stream: &str,
+    sequence: u64,
+    is_repeat: bool,
+) -> Result<(), SinkError> {
+    if acknowledged.note(stream, sequence, is_repeat) {
+        return Ok(());
+    }
+    Err(SinkError::Unavailable(format!(
+        "stream {stream} acknowledges {sequence}, and was further before"
+    )))
+}
+
 async fn acknowledged(
     context: &Context,
     sent: PublishAckFuture,
     position: i64,
     event_id: Uuid,
     subject: &str,
-) -> Result<(), SinkError> {
+) -> Result<PublishAck, SinkError> {
     let error = match sent.await {
-        Ok(_) => return Ok(()),
+        Ok(ack) => return Ok(ack),
         Err(error) => error,
     };
     if error.kind() == PublishErrorKind::StreamNotFound {
