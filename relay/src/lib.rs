@@ -38,6 +38,7 @@
 //! | [`checkpoint`] | going back when the broker has forgotten what it had acknowledged |
 //! | `lease` | one leader, any number of standbys; the only writer of the cursor |
 //! | `relay` | [`Relay`]: stands by, leads, stops |
+//! | `share` | [`Relays`]: several outboxes in a process, shared evenly among processes |
 //! | `retention` | removing old rows |
 //! | [`status`] | backlog, oldest age, cursor and holder, for operators |
 //! | [`dead_letters`] | events that were given up, on either side |
@@ -58,6 +59,7 @@ mod reader;
 mod relay;
 mod retention;
 mod schema;
+mod share;
 mod shipper;
 pub mod sink;
 mod source;
@@ -67,4 +69,5 @@ pub use broker::{BrokerError, jetstream};
 pub use config::{ConfigError, NoStream, Order, RelayConfig, SinkChoice};
 pub use error::RelayError;
 pub use relay::Relay;
+pub use share::Relays;
 pub use status::Status;

@@ -1,5 +1,6 @@
 //! A relay: stands by until it holds the lease, and then leads until it is told to stop.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use sqlx::postgres::PgConnectOptions;
@@ -17,6 +18,7 @@ use crate::error::{RelayError, full_text};
 use crate::lease::{Acquired, Lease, LeaseError, Registry};
 use crate::letters::Letters;
 use crate::retention::remove_old_rows;
+use crate::share::Share;
 use crate::shipper::Shipper;
 
 /// How long the database may take to answer a new connection.
@@ -26,12 +28,22 @@ const SAVE_INTERVAL: Duration = Duration::from_millis(100);
 /// How often a standby looks whether the lease is free, at the longest.
 const STANDBY_INTERVAL: Duration = Duration::from_millis(500);
 
+/// How long a free lease is left to less busy processes.
+const COURTESY: Duration = Duration::from_secs(1);
+
 /// Ships the events of one outbox.
 #[derive(Debug)]
 pub struct Relay {
     config: RelayConfig,
     database: PgConnectOptions,
-    holder: String,
+    share: Arc<Share>,
+}
+
+/// Why leading, or standing by, came to its end.
+enum Ended {
+    Stopped,
+    /// Another process was asked to lead instead.
+    HandedOver,
 }
 
 impl Relay {
@@ -40,6 +52,11 @@ impl Relay {
     /// # Errors
     /// [`RelayError::Config`] or [`RelayError::Url`], with the setting that cannot be used.
     pub fn new(config: RelayConfig) -> Result<Self, RelayError> {
+        Self::sharing(config, Share::new())
+    }
+
+    /// One that shares outboxes with others.
+    pub(crate) fn sharing(config: RelayConfig, share: Arc<Share>) -> Result<Self, RelayError> {
         config.validate().map_err(|error: ConfigError| RelayError::Config(error))?;
         let database = config
             .database_url
@@ -47,7 +64,7 @@ impl Relay {
             .map_err(|source| RelayError::Url { key: "database_url", source: Box::new(source) })?
             .application_name(&format!("pillarbox relay {}", config.name))
             .disable_statement_logging();
-        Ok(Self { config, database, holder: holder() })
+        Ok(Self { config, database, share })
     }
 
     /// Runs until `shutdown` is cancelled: stops reading, waits for acknowledgements up to
@@ -65,7 +82,8 @@ impl Relay {
         loop {
             let error = tokio::select! {
                 ended = self.session(&mut broker, &mut health, &shutdown) => match ended {
-                    Ok(()) => return Ok(()),
+                    Ok(Ended::Stopped) => return Ok(()),
+                    Ok(Ended::HandedOver) => continue,
                     Err(error) => error,
                 },
             };
@@ -80,22 +98,39 @@ impl Relay {
         }
     }
 
-    /// From connecting to the end of the lease. `Ok` after a shutdown.
+    /// From connecting to the end of the lease.
     async fn session(
         &self,
         broker: &mut Option<Broker>,
         health: &mut Health,
         shutdown: &CancellationToken,
-    ) -> Result<(), RelayError> {
+    ) -> Result<Ended, RelayError> {
         let mut registry = tokio::select! {
             registry = self.register(broker) => registry?,
-            () = shutdown.cancelled() => return Ok(()),
+            () = shutdown.cancelled() => return Ok(Ended::Stopped),
         };
         let Some(broker) = broker.clone() else {
-            return Ok(());
+            return Ok(Ended::Stopped);
         };
         let mut standing_by = false;
+        let third = self.config.lease() / 3;
+        let (mut attend_at, mut least) = (Instant::now(), None);
+        let mut free_since = None;
         loop {
+            if attend_at <= Instant::now() {
+                attend_at = Instant::now() + third;
+                least = registry.attend(self.share.leads()).await?;
+            }
+            let holder = registry.held_by_another().await?;
+            if holder.is_none() && least.is_some_and(|least| least < self.share.leads()) {
+                // A less busy process may want it.
+                if free_since.get_or_insert_with(Instant::now).elapsed() < COURTESY {
+                    sleep(STANDBY_INTERVAL / 5).await;
+                    continue;
+                }
+            } else {
+                free_since = None;
+            }
             match registry.acquire().await? {
                 Acquired::Leader { lease, cursor } => {
                     health.well(&self.config.name);
@@ -111,8 +146,11 @@ impl Relay {
                 }
             }
             tokio::select! {
-                () = sleep(STANDBY_INTERVAL.min(self.config.lease() / 3)) => {}
-                () = shutdown.cancelled() => return Ok(()),
+                () = sleep(STANDBY_INTERVAL.min(third)) => {}
+                () = shutdown.cancelled() => {
+                    registry.leave().await?;
+                    return Ok(Ended::Stopped);
+                }
             }
         }
     }
@@ -125,7 +163,8 @@ impl Relay {
             *broker = Some(Broker::connect(&self.config).await?);
         }
         let RelayConfig { schema, name, .. } = &self.config;
-        Ok(Registry::open(connection, schema, name, &self.holder, self.config.lease()).await?)
+        Ok(Registry::open(connection, schema, name, &self.share.holder, self.config.lease())
+            .await?)
     }
 
     async fn connect(&self) -> Result<PgConnection, RelayError> {
@@ -160,11 +199,13 @@ impl Relay {
         cursor: Cursor,
         broker: Broker,
         shutdown: &CancellationToken,
-    ) -> Result<(), RelayError> {
+    ) -> Result<Ended, RelayError> {
+        let _leading = self.share.lead();
+        let stop = shutdown.child_token();
         tracing::info!(
             relay = self.config.name,
             epoch = lease.epoch(),
-            holder = self.holder,
+            holder = self.share.holder,
             "leading"
         );
         let (progress, mut reached) = watch::channel(cursor);
@@ -175,7 +216,7 @@ impl Relay {
             broker,
             progress,
             letters,
-            shutdown: shutdown.clone(),
+            shutdown: stop.clone(),
         };
         let mut shipping = JoinSet::new();
         shipping.spawn(shipper.run());
@@ -195,6 +236,11 @@ impl Relay {
                 () = sleep_until(renew_at) => {
                     lease.renew().await?;
                     renew_at = Instant::now() + third;
+                    let least = lease.attend(self.share.leads()).await?;
+                    if self.share.hands_over(least, lease.length() / 2) {
+                        tracing::info!(relay = self.config.name, "handing over to a less busy process");
+                        stop.cancel();
+                    }
                 }
                 Some(request) = requests.recv() => {
                     lease.answer(request, &self.config).await?;
@@ -213,7 +259,7 @@ impl Relay {
                     }
                     break;
                 }
-                () = shutdown.cancelled(), if stop_at.is_none() => {
+                () = stop.cancelled(), if stop_at.is_none() => {
                     tracing::info!(relay = self.config.name, "stopping");
                     stop_at = Some(Instant::now() + self.config.shutdown_timeout());
                 }
@@ -226,9 +272,9 @@ impl Relay {
         }
         let cursor = reached.borrow().clone();
         lease.save(&cursor).await?;
-        lease.release().await?;
+        lease.release(shutdown.is_cancelled()).await?;
         tracing::info!(relay = self.config.name, "stopped");
-        Ok(())
+        Ok(if shutdown.is_cancelled() { Ended::Stopped } else { Ended::HandedOver })
     }
 }
 
@@ -255,11 +301,4 @@ impl Health {
             tracing::info!(relay, "the trouble is over");
         }
     }
-}
-
-/// A name for this run of this process, for operators: host, process and start.
-fn holder() -> String {
-    let host = rustix::system::uname().nodename().to_string_lossy().into_owned();
-    let run = uuid::Uuid::new_v4().simple().to_string();
-    format!("{host}/{}/{}", std::process::id(), &run[..8])
 }

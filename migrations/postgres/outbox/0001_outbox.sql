@@ -51,6 +51,16 @@ comment on column pillarbox.relay.cursor is
 comment on column pillarbox.relay.epoch is
     'Grows with each change of holder; a write that names an older epoch changes nothing.';
 
+-- The processes that serve a relay name, leading or standing by, and how many outboxes each of them leads: by
+-- this they share several outboxes evenly.
+create table if not exists pillarbox.relay_member (
+    relay   text        not null,
+    holder  text        not null,
+    leads   integer     not null,
+    seen_at timestamptz not null,
+    primary key (relay, holder)
+);
+
 -- Places that a relay can go back to when the broker has lost what it had acknowledged: the cursor, and how
 -- each stream stood when everything before the cursor was in it. Kept for the retention; rows of the outbox go
 -- when the newest checkpoint past the retention covers them.

@@ -95,6 +95,26 @@ impl Registry {
         })
     }
 
+    /// Says that this process is there and leads so many outboxes. Answers the least that another leads.
+    pub(crate) async fn attend(&mut self, leads: i32) -> Result<Option<i32>, LeaseError> {
+        let row = sqlx::query(self.sql(include_str!("attend.sql")))
+            .bind(&self.relay)
+            .bind(&self.holder)
+            .bind(leads)
+            .bind(milliseconds(self.length))
+            .fetch_one(&mut self.connection)
+            .await?;
+        Ok(row.try_get("least")?)
+    }
+
+    /// Says that this process is not there any more.
+    pub(crate) async fn leave(&mut self) -> Result<(), LeaseError> {
+        let text = "delete from pillarbox.relay_member where relay = $1 and holder = $2";
+        let query = sqlx::query(self.sql(text)).bind(&self.relay).bind(&self.holder);
+        query.execute(&mut self.connection).await?;
+        Ok(())
+    }
+
     /// Asks for the lease. With it comes the cursor; one of another cluster is rebased first.
     pub(crate) async fn acquire(mut self) -> Result<Acquired, LeaseError> {
         let system_identifier = self.system_identifier().await?;
@@ -126,7 +146,7 @@ impl Registry {
     }
 
     /// The holder of a lease in force, if it is not this relay. Only reads, so that standbys leave no traces.
-    async fn held_by_another(&mut self) -> Result<Option<String>, sqlx::Error> {
+    pub(crate) async fn held_by_another(&mut self) -> Result<Option<String>, sqlx::Error> {
         let text = "select holder from pillarbox.relay \
                     where name = $1 and holder <> $2 and expires_at >= clock_timestamp()";
         let row = sqlx::query(self.sql(text))
@@ -174,6 +194,15 @@ impl Lease {
         Ok(())
     }
 
+    /// See [`Registry::attend`].
+    pub(crate) async fn attend(&mut self, leads: i32) -> Result<Option<i32>, LeaseError> {
+        let attending = self.registry.attend(leads);
+        match tokio::time::timeout_at(self.valid_until, attending).await {
+            Ok(least) => least,
+            Err(_) => Err(LeaseError::Expired),
+        }
+    }
+
     /// Writes the cursor.
     pub(crate) async fn save(&mut self, cursor: &Cursor) -> Result<(), LeaseError> {
         let text =
@@ -182,8 +211,12 @@ impl Lease {
         self.write(query).await
     }
 
-    /// Gives the lease up, so that a standby need not wait for it to expire.
-    pub(crate) async fn release(mut self) -> Result<(), LeaseError> {
+    /// Gives the lease up, so that a standby need not wait for it to expire. `for_good`: this process is not there
+    /// for it any more.
+    pub(crate) async fn release(mut self, for_good: bool) -> Result<(), LeaseError> {
+        if for_good {
+            self.registry.leave().await?;
+        }
         let query = self.query("update pillarbox.relay set holder = null, expires_at = null, heartbeat = clock_timestamp() where name = $1 and epoch = $2");
         self.write(query).await
     }

@@ -1,0 +1,23 @@
+-- Says that this process is there, and how many outboxes it leads; answers the least that a living other leads.
+--
+--   $1 relay name      $2 holder      $3 outboxes it leads      $4 the lease's length in milliseconds
+--
+-- Who has not been seen for a lease is not counted, and for ten is forgotten.
+with here as (
+    insert into pillarbox.relay_member (relay, holder, leads, seen_at)
+    values ($1, $2, $3, clock_timestamp())
+    on conflict (relay, holder) do update set leads = excluded.leads, seen_at = excluded.seen_at
+),
+gone as (
+    delete from pillarbox.relay_member
+    where
+        relay = $1
+        and holder <> $2
+        and seen_at < clock_timestamp() - 10 * $4 * interval '1 millisecond'
+)
+select min(leads) as least
+from pillarbox.relay_member
+where
+    relay = $1
+    and holder <> $2
+    and seen_at > clock_timestamp() - $4 * interval '1 millisecond'

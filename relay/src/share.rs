@@ -1,0 +1,145 @@
+//! Sharing outboxes among processes: each leads about as many as the others.
+//!
+//! Outboxes may lie in different databases, so there is no one place to plan from, and none is needed. Every
+//! process tells each outbox, in `pillarbox.relay_member`, how many it leads; who leads an outbox sees there
+//! what the others lead, and acts on two rules:
+//!
+//! - a leader that leads at least two more than the least busy process hands the outbox over: it stops as in a
+//!   clean shutdown, and does not take it back at once. One outbox at a time, and the next one when the others
+//!   have had time to say what they lead now;
+//! - a standby that leads more than another waits for a moment before it takes a free lease.
+//!
+//! The difference between any two processes that serve the same outboxes so becomes one at the most, and then
+//! nothing moves.
+
+use std::sync::atomic::{AtomicI32, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use futures::StreamExt;
+use futures::stream::FuturesUnordered;
+use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
+
+use crate::config::RelayConfig;
+use crate::error::RelayError;
+use crate::relay::Relay;
+
+/// What the relays of one process have in common.
+#[derive(Debug)]
+pub(crate) struct Share {
+    /// A name for this run of this process, for operators: host, process and start.
+    pub(crate) holder: String,
+    leads: AtomicI32,
+    handed_over: Mutex<Option<Instant>>,
+}
+
+impl Share {
+    pub(crate) fn new() -> Arc<Self> {
+        let host = rustix::system::uname().nodename().to_string_lossy().into_owned();
+        let run = uuid::Uuid::new_v4().simple().to_string();
+        let holder = format!("{host}/{}/{}", std::process::id(), &run[..8]);
+        Arc::new(Self { holder, leads: AtomicI32::new(0), handed_over: Mutex::new(None) })
+    }
+
+    /// How many outboxes this process leads.
+    pub(crate) fn leads(&self) -> i32 {
+        self.leads.load(Ordering::Relaxed)
+    }
+
+    /// One more, until the guard is dropped.
+    pub(crate) fn lead(self: &Arc<Self>) -> Leading {
+        self.leads.fetch_add(1, Ordering::Relaxed);
+        Leading(self.clone())
+    }
+
+    /// Whether to hand an outbox over to a process that leads `least`. Says yes once in `pause`.
+    pub(crate) fn hands_over(&self, least: Option<i32>, pause: Duration) -> bool {
+        if least.is_none_or(|least| least + 2 > self.leads()) {
+            return false;
+        }
+        let mut last = self.handed_over.lock().unwrap_or_else(PoisonError::into_inner);
+        let now = Instant::now();
+        if last.is_some_and(|last| now - last < pause) {
+            return false;
+        }
+        *last = Some(now);
+        true
+    }
+}
+
+/// Counts as one outbox led.
+#[derive(Debug)]
+pub(crate) struct Leading(Arc<Share>);
+
+impl Drop for Leading {
+    fn drop(&mut self) {
+        self.0.leads.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
+/// The relays of one process: one for each outbox that it serves, or stands by for.
+#[derive(Debug)]
+pub struct Relays {
+    relays: Vec<Relay>,
+}
+
+impl Relays {
+    /// Relays with these settings. Connects to nothing yet.
+    ///
+    /// # Errors
+    /// As [`Relay::new`], for the first that cannot be.
+    pub fn new(configs: impl IntoIterator<Item = RelayConfig>) -> Result<Self, RelayError> {
+        let share = Share::new();
+        let relays = configs
+            .into_iter()
+            .map(|config| Relay::sharing(config, share.clone()))
+            .collect::<Result<_, _>>()?;
+        Ok(Self { relays })
+    }
+
+    /// The relays, for looking at them.
+    pub fn each(&self) -> &[Relay] {
+        &self.relays
+    }
+
+    /// Runs all of them until `shutdown` is cancelled, each as [`Relay::run`] does. An outage of one outbox's
+    /// database does not touch the others. Dropping the future stops all at once.
+    ///
+    /// # Errors
+    /// That of the first relay that ends with one; the others are stopped then.
+    pub async fn run(self, shutdown: CancellationToken) -> Result<(), RelayError> {
+        let stop = shutdown.child_token();
+        let mut running: FuturesUnordered<_> =
+            self.relays.into_iter().map(|relay| relay.run(stop.clone())).collect();
+        let mut failed = None;
+        while let Some(ended) = running.next().await {
+            if let Err(error) = ended {
+                stop.cancel();
+                failed.get_or_insert(error);
+            }
+        }
+        failed.map_or(Ok(()), Err)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test(start_paused = true)]
+    async fn an_outbox_is_handed_over_for_a_difference_of_two_and_not_twice_at_once() {
+        let share = Share::new();
+        let pause = Duration::from_secs(1);
+        let first = share.lead();
+        assert!(!share.hands_over(Some(0), pause), "one and none is even enough");
+        let _second = share.lead();
+        assert!(!share.hands_over(None, pause) && !share.hands_over(Some(1), pause));
+        assert!(share.hands_over(Some(0), pause));
+        assert!(!share.hands_over(Some(0), pause), "the other has not said yet that it leads more");
+        tokio::time::advance(pause).await;
+        assert!(share.hands_over(Some(0), pause));
+        drop(first);
+        assert_eq!(share.leads(), 1);
+    }
+}
