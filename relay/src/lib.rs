@@ -39,6 +39,7 @@
 //! | `lease` | one leader, any number of standbys; the only writer of the cursor |
 //! | `relay` | [`Relay`]: stands by, leads, stops |
 //! | `share` | [`Relays`]: several outboxes in a process, shared evenly among processes |
+//! | [`replay`] | sending shipped events again, on purpose |
 //! | `retention` | removing old rows |
 //! | [`status`] | backlog, oldest age, cursor and holder, for operators |
 //! | [`dead_letters`] | events that were given up, on either side |
@@ -57,6 +58,7 @@ pub mod message;
 mod parking;
 mod reader;
 mod relay;
+pub mod replay;
 mod retention;
 mod schema;
 mod share;

@@ -77,11 +77,18 @@ impl Row {
     /// The message of a dead letter that is tried again. The broker may have seen its id: each attempt has
     /// another message id, and the same one if it is repeated.
     pub(crate) fn into_retry(self, source: &str, attempts: i32) -> Result<Message, RowError> {
-        let mut message = self.into_message(source)?;
-        if attempts > 0 {
-            let id = format!("{}#{attempts}", message.event_id);
-            message.headers.insert(header::NATS_MSG_ID, id);
+        match attempts {
+            0 => self.into_message(source),
+            _ => self.into_repeat(source, &attempts.to_string()),
         }
+    }
+
+    /// The message of a row that is sent again on purpose: the broker takes it for another one than before, and
+    /// for the same within a generation.
+    pub(crate) fn into_repeat(self, source: &str, generation: &str) -> Result<Message, RowError> {
+        let mut message = self.into_message(source)?;
+        let id = format!("{}#{generation}", message.event_id);
+        message.headers.insert(header::NATS_MSG_ID, id);
         Ok(message)
     }
 

@@ -3,6 +3,7 @@
 mod dead_letters;
 mod migrate;
 mod relay;
+mod replay;
 mod status;
 
 use std::process::ExitCode;
@@ -34,6 +35,8 @@ enum Command {
     Status(status::StatusCommand),
     /// Look at events that were given up, try them again, or discard them.
     DeadLetters(dead_letters::DeadLettersCommand),
+    /// Send shipped events again.
+    Replay(replay::Replay),
 }
 
 #[derive(Clone, Copy, Debug, ValueEnum)]
@@ -67,6 +70,7 @@ pub(crate) fn run(cli: Cli) -> ExitCode {
             Command::Migrate(command) => command.run().await,
             Command::Status(command) => command.run().await,
             Command::DeadLetters(command) => command.run().await,
+            Command::Replay(command) => command.run().await,
         }
     });
     match done {

@@ -17,7 +17,6 @@ use std::collections::HashSet;
 
 use sqlx::postgres::PgRow;
 use sqlx::{PgConnection, Row as _};
-use time::OffsetDateTime;
 use tokio::sync::{mpsc, oneshot};
 
 use crate::checkpoint::{self, Checkpoint, Marks};
@@ -26,6 +25,7 @@ use crate::cursor::Cursor;
 use crate::lease::{Lease, LeaseError};
 use crate::message::Row;
 use crate::reader::Refused;
+use crate::source::read_row;
 
 /// How many parked events are shipped at a time.
 const DUE: i64 = 200;
@@ -181,17 +181,5 @@ impl Lease {
 }
 
 fn read_parked(row: &PgRow) -> Result<Parked, sqlx::Error> {
-    Ok(Parked {
-        row: Row {
-            position: row.try_get(0)?,
-            event_id: row.try_get(1)?,
-            event_type: row.try_get(2)?,
-            topic: row.try_get(3)?,
-            key: row.try_get(4)?,
-            headers: row.try_get(5)?,
-            payload: row.try_get::<Vec<u8>, _>(6)?.into(),
-            created_at: row.try_get::<OffsetDateTime, _>(7)?,
-        },
-        attempts: row.try_get(8)?,
-    })
+    Ok(Parked { row: read_row(row)?, attempts: row.try_get(8)? })
 }

@@ -239,7 +239,8 @@ impl Head {
     }
 }
 
-fn read_row(row: &PgRow) -> Result<Row, sqlx::Error> {
+/// A row of the outbox: its columns as in `next_page.sql`, from the first on.
+pub(crate) fn read_row(row: &PgRow) -> Result<Row, sqlx::Error> {
     Ok(Row {
         position: row.try_get(0)?,
         event_id: row.try_get(1)?,

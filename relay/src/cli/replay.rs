@@ -1,0 +1,136 @@
+//! `pillarbox replay`.
+
+use std::time::{Duration, Instant};
+
+use clap::Args;
+use pillarbox_relay::jetstream;
+use pillarbox_relay::replay::{self, Which};
+use sqlx::{Connection, PgConnection};
+
+use super::{Database, Done};
+
+/// Send shipped events again, to a stream that was lost or to consumers that start anew.
+///
+/// The outbox has them for its retention. They keep their ids; a consumer with an inbox skips what it has
+/// handled, unless it goes by another name. The relay goes on meanwhile. Counts first, with --dry-run only that.
+#[derive(Debug, Args)]
+pub(crate) struct Replay {
+    #[command(flatten)]
+    database: Database,
+    /// The broker, nats://host:port; several parted by commas are one cluster.
+    #[arg(
+        long,
+        env = "NATS_URL",
+        hide_env_values = true,
+        value_name = "URL",
+        default_value = "nats://127.0.0.1:4222"
+    )]
+    nats_url: String,
+    /// The relay that shipped them.
+    #[arg(long, env = "PILLARBOX_RELAY", default_value = "default")]
+    name: String,
+    /// The `ce-source` of events that name none, as the relay has it.
+    #[arg(long, env = "PILLARBOX_SOURCE", default_value = "/pillarbox")]
+    source: String,
+    #[command(flatten)]
+    start: Start,
+    /// Only those of this topic.
+    #[arg(long)]
+    topic: Option<String>,
+    /// Only those of this key.
+    #[arg(long)]
+    key: Option<String>,
+    /// Goes into the message ids, so that the broker takes the events for new ones. Give that of a replay that
+    /// was broken off to go on with it. The time of day unless given.
+    #[arg(long)]
+    generation: Option<String>,
+    /// Only count.
+    #[arg(long)]
+    dry_run: bool,
+}
+
+#[derive(Debug, Args)]
+#[group(required = true, multiple = true)]
+struct Start {
+    /// Those written since then: a time as Postgres reads it, or 90s, 15m, 2h, 1d ago.
+    #[arg(long, value_name = "TIME")]
+    since: Option<String>,
+    /// Those from this position on.
+    #[arg(long, value_name = "POSITION")]
+    from_position: Option<i64>,
+}
+
+/// How often progress is shown.
+const SHOWN_EVERY: Duration = Duration::from_secs(1);
+
+impl Replay {
+    pub(crate) async fn run(self) -> Done {
+        pillarbox_relay::RelayConfig {
+            schema: self.database.schema.clone(),
+            source: self.source.clone(),
+            ..Default::default()
+        }
+        .validate()?;
+        let generation = match self.generation {
+            Some(generation) => generation,
+            None => {
+                let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH)?;
+                format!("replay-{}", now.as_secs())
+            }
+        };
+        pillarbox_event::header::validate_value("Nats-Msg-Id", &generation)?;
+        let connection = PgConnection::connect(&self.database.database_url).await?;
+        let which = Which {
+            since: self.start.since,
+            from_position: self.start.from_position,
+            topic: self.topic,
+            key: self.key,
+        };
+        let mut replay = replay::Replay::open(
+            connection,
+            &self.database.schema,
+            &self.name,
+            &self.source,
+            which,
+        )
+        .await?;
+        let extent = replay.count().await?;
+        match extent.positions {
+            Some((first, last)) => {
+                println!("{} events, positions {first} to {last}", extent.events);
+            }
+            None => println!("0 events"),
+        }
+        if self.dry_run || extent.events == 0 {
+            return Ok(());
+        }
+        eprintln!("generation {generation}");
+        let broker = jetstream(&self.nats_url).await?;
+        let mut shown = Instant::now();
+        let ran = replay
+            .run(broker, &generation, |progress| {
+                if shown.elapsed() >= SHOWN_EVERY {
+                    shown = Instant::now();
+                    let (sent, after) = (progress.sent, progress.after);
+                    eprintln!("{sent} of {} sent, up to position {after}", extent.events);
+                }
+            })
+            .await;
+        match ran {
+            Ok(done) if done.skipped == 0 => println!("{} sent", done.sent),
+            Ok(done) => {
+                println!("{} sent, {} skipped: they are no events", done.sent, done.skipped)
+            }
+            Err(error) => {
+                if let Some(after) = error.after() {
+                    eprintln!(
+                        "go on with --from-position {} --generation {generation}",
+                        after.saturating_add(1)
+                    );
+                }
+                return Err(error.into());
+            }
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,18 @@
+-- How many events a replay would send: the same rows as page.sql.
+--
+--   $1 the relay's snapshot      $2 behind this position   $3 up to this one      $4 since when
+--   $5 topic, $6 key: each null for any
+select count(*), min(position), max(position)
+from pillarbox.outbox
+where
+    position > $2
+    and position <= $3
+    and pg_visible_in_snapshot(txid, $1::text::pg_snapshot)
+    and created_at >= $4::text::timestamptz
+    and ($5::text is null or topic = $5)
+    and ($6::text is null or key = $6)
+    and not exists (
+        select
+        from pillarbox.outbox_dead_letter as letter
+        where letter.position = outbox.position and letter.state <> 'retried'
+    )

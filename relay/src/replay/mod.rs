@@ -1,0 +1,232 @@
+//! Sending shipped events again, on purpose: to a stream that was lost, or to consumers that start anew.
+//!
+//! The events are read from the outbox, so only those within its retention can be had. They go out in the order
+//! of their positions under their own ids, and under `Nats-Msg-Id = <event id>#<generation>`, or the broker's
+//! duplicate window would swallow them. The relay is not disturbed, and its cursor does not move: what it ships
+//! meanwhile lies between the repeats. A consumer with an inbox skips what it has handled; to handle an event
+//! again takes another consumer name.
+
+use std::sync::Arc;
+
+use async_nats::jetstream::Context;
+use sqlx::postgres::{PgArguments, PgRow, Postgres};
+use sqlx::query::Query;
+use sqlx::{AssertSqlSafe, PgConnection, Row as _, SqlSafeStr, SqlStr};
+
+use crate::checkpoint::Acknowledged;
+use crate::error::full_text;
+use crate::schema::in_schema;
+use crate::sink::{KeyedWindow, Sink, SinkError, SinkFailure};
+use crate::source::read_row;
+
+const PAGE_ROWS: i64 = 500;
+
+/// Which events. What is `None` matches all.
+#[derive(Clone, Debug, Default)]
+pub struct Which {
+    /// Written since then: a time as Postgres reads it, or `90s`, `15m`, `2h`, `1d` ago.
+    pub since: Option<String>,
+    /// From this position on.
+    pub from_position: Option<i64>,
+    /// The topic, in full.
+    pub topic: Option<String>,
+    /// The ordering key.
+    pub key: Option<String>,
+}
+
+/// Why a replay did not start, or did not come to its end.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum ReplayError {
+    /// There is no relay of this name, so nothing has been shipped.
+    #[error("relay {relay:?} has never run: nothing has been shipped that could be replayed")]
+    NeverRun {
+        /// Its name.
+        relay: String,
+    },
+    /// The database failed.
+    #[error("the replay stopped behind position {after}: the database failed")]
+    Database {
+        /// All chosen events up to this position have been sent.
+        after: i64,
+        /// What sqlx said.
+        #[source]
+        source: sqlx::Error,
+    },
+    /// The broker did not take an event.
+    #[error("the replay stopped behind position {after}")]
+    Broker {
+        /// All chosen events up to this position have been sent.
+        after: i64,
+        /// What happened.
+        #[source]
+        source: SinkError,
+    },
+}
+
+impl ReplayError {
+    /// Behind which position to go on, if something has been sent.
+    pub fn after(&self) -> Option<i64> {
+        match self {
+            Self::NeverRun { .. } => None,
+            Self::Database { after, .. } | Self::Broker { after, .. } => {
+                (*after > 0).then_some(*after)
+            }
+        }
+    }
+}
+
+/// What a replay would send.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Extent {
+    /// How many events.
+    pub events: i64,
+    /// The first and the last position, if there is any.
+    pub positions: Option<(i64, i64)>,
+}
+
+/// How far a replay has come.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Progress {
+    /// Events sent.
+    pub sent: u64,
+    /// Rows that are no events, and were skipped.
+    pub skipped: u64,
+    /// All chosen events up to this position have been sent.
+    pub after: i64,
+}
+
+/// A replay of what one relay had shipped when it was opened.
+#[derive(Debug)]
+pub struct Replay {
+    connection: PgConnection,
+    source: String,
+    count: SqlStr,
+    page: SqlStr,
+    which: Which,
+    snapshot: String,
+    since: String,
+    first: i64,
+    last: i64,
+}
+
+impl Replay {
+    /// Finds out what there is. `schema` is the outbox's, a plain identifier; `source` the `ce-source` of events
+    /// that name none, as the relay has it.
+    ///
+    /// # Errors
+    /// [`ReplayError::NeverRun`]; [`ReplayError::Database`], also for a `since` that is no time.
+    pub async fn open(
+        mut connection: PgConnection,
+        schema: &str,
+        relay: &str,
+        source: &str,
+        which: Which,
+    ) -> Result<Self, ReplayError> {
+        let failed = |source| ReplayError::Database { after: 0, source };
+        let sql =
+            |text: &str| AssertSqlSafe(Arc::<str>::from(in_schema(text, schema))).into_sql_str();
+        let row = sqlx::query(sql(include_str!("range.sql")))
+            .bind(relay)
+            .bind(&which.since)
+            .fetch_optional(&mut connection)
+            .await
+            .map_err(failed)?
+            .ok_or_else(|| ReplayError::NeverRun { relay: relay.to_owned() })?;
+        Ok(Self {
+            snapshot: row.try_get("snapshot").map_err(failed)?,
+            last: row.try_get::<Option<i64>, _>("last").map_err(failed)?.unwrap_or(0),
+            since: row.try_get("since").map_err(failed)?,
+            first: which.from_position.unwrap_or(0).saturating_sub(1),
+            connection,
+            source: source.to_owned(),
+            count: sql(include_str!("count.sql")),
+            page: sql(include_str!("page.sql")),
+            which,
+        })
+    }
+
+    /// Counts what it would send.
+    ///
+    /// # Errors
+    /// [`ReplayError::Database`].
+    pub async fn count(&mut self) -> Result<Extent, ReplayError> {
+        let query = self.rows(&self.count, self.first);
+        let row = query.fetch_one(&mut self.connection).await;
+        let read = |row: PgRow| -> Result<Extent, sqlx::Error> {
+            let (first, last): (Option<i64>, Option<i64>) = (row.try_get(1)?, row.try_get(2)?);
+            Ok(Extent { events: row.try_get(0)?, positions: first.zip(last) })
+        };
+        row.and_then(read).map_err(|source| ReplayError::Database { after: 0, source })
+    }
+
+    /// Sends them, each acknowledged before the next of its key, and tells of the progress after each page. Two
+    /// runs with the same generation are one for the broker, within its duplicate window.
+    ///
+    /// Dropping the future stops it; what `progress` was last told has been sent, and some more may have been.
+    ///
+    /// # Errors
+    /// [`ReplayError`], with the position to go on behind.
+    pub async fn run(
+        mut self,
+        broker: Context,
+        generation: &str,
+        mut progress: impl FnMut(Progress),
+    ) -> Result<Progress, ReplayError> {
+        let mut done = Progress { sent: 0, skipped: 0, after: self.first };
+        let mut sink = KeyedWindow::new(broker, Acknowledged::default());
+        loop {
+            let database = |source| ReplayError::Database { after: done.after, source };
+            let query = self.rows(&self.page, done.after).bind(PAGE_ROWS);
+            let rows = query.fetch_all(&mut self.connection).await.map_err(database)?;
+            let mut messages = Vec::with_capacity(rows.len());
+            let (mut last, mut skipped) = (done.after, 0);
+            for row in &rows {
+                let row = read_row(row).map_err(database)?;
+                let (position, event_id) = (row.position, row.event_id);
+                last = position;
+                match row.into_repeat(&self.source, generation) {
+                    Ok(message) => messages.push(message),
+                    Err(error) => {
+                        let error = full_text(&error);
+                        tracing::warn!(%event_id, position, error, "skipped: this row is no event");
+                        skipped += 1;
+                    }
+                }
+            }
+            if rows.is_empty() {
+                return Ok(done);
+            }
+            let positions: Vec<i64> = messages.iter().map(|message| message.position).collect();
+            let before = done.sent;
+            let stored = match sink.store(messages).await {
+                Ok(_) => sink.flush().await,
+                failed => failed,
+            };
+            match stored {
+                Ok(_) => {
+                    done.sent += positions.len() as u64;
+                    done.skipped += skipped;
+                    done.after = last;
+                    progress(done);
+                }
+                Err(SinkFailure { stored, error }) => {
+                    let of_page = usize::try_from(stored - before).unwrap_or(0);
+                    let after = of_page.checked_sub(1).and_then(|i| positions.get(i).copied());
+                    let after = after.unwrap_or(done.after);
+                    return Err(ReplayError::Broker { after, source: error });
+                }
+            }
+        }
+    }
+
+    fn rows(&self, sql: &SqlStr, after: i64) -> Query<'static, Postgres, PgArguments> {
+        sqlx::query(sql.clone())
+            .bind(self.snapshot.clone())
+            .bind(after)
+            .bind(self.last)
+            .bind(self.since.clone())
+            .bind(self.which.topic.clone())
+            .bind(self.which.key.clone())
+    }
+}
