@@ -217,7 +217,8 @@ pub(crate) async fn go_back(
         for (name, mark) in &checkpoint.marks {
             covered = match stand(context, name).await? {
                 Some((stream, found)) => lost(&stream, &found, mark).await?.is_none(),
-                None => false,
+                // Nothing can be shipped to it now. If it comes back, that is noticed in its turn.
+                None => true,
             };
             if !covered {
                 break;
