@@ -9,6 +9,7 @@ use async_nats::{Client, ConnectOptions, Event, ServerAddr};
 
 use crate::checkpoint::Acknowledged;
 use crate::config::{RelayConfig, SinkChoice, without_secrets};
+use crate::health::Observer;
 use crate::sink::{FastIngest, KeyedWindow, Sink, Streams};
 
 /// A connection to the broker. It reconnects by itself for as long as it takes.
@@ -48,9 +49,12 @@ pub enum BrokerError {
 }
 
 impl Broker {
-    pub(crate) async fn connect(config: &RelayConfig) -> Result<Self, BrokerError> {
+    pub(crate) async fn connect(
+        config: &RelayConfig,
+        observer: &Observer,
+    ) -> Result<Self, BrokerError> {
         let (shown, servers) = servers(&config.nats_url)?;
-        let log = shown.clone();
+        let (log, observer) = (shown.clone(), observer.clone());
         let connections = Arc::new(AtomicU64::new(0));
         let counted = connections.clone();
         let client = ConnectOptions::new()
@@ -64,9 +68,11 @@ impl Broker {
                 match event {
                     Event::Connected => {
                         counted.fetch_add(1, Ordering::Relaxed);
+                        observer.broker_connected(true);
                         tracing::info!(broker = log, "connected to the broker")
                     }
                     Event::Disconnected => {
+                        observer.broker_connected(false);
                         tracing::warn!(broker = log, "the connection to the broker is lost")
                     }
                     other => tracing::debug!(broker = log, event = %other, "broker"),

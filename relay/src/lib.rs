@@ -41,10 +41,14 @@
 //! | `share` | [`Relays`]: several outboxes in a process, shared evenly among processes |
 //! | [`replay`] | sending shipped events again, on purpose |
 //! | `retention` | removing old rows |
+//! | [`health`] | how a relay stands, for health endpoints |
+//! | [`metrics`] | what is counted and measured |
+//! | `backlog` | measuring the backlog for the metrics |
 //! | [`status`] | backlog, oldest age, cursor and holder, for operators |
 //! | [`dead_letters`] | events that were given up, on either side |
 //! | [`config`], [`error`] | [`RelayConfig`], [`RelayError`] |
 
+mod backlog;
 mod backoff;
 mod broker;
 pub mod checkpoint;
@@ -52,9 +56,11 @@ pub mod config;
 pub mod cursor;
 pub mod dead_letters;
 pub mod error;
+pub mod health;
 mod lease;
 mod letters;
 pub mod message;
+pub mod metrics;
 mod parking;
 mod reader;
 mod relay;
@@ -70,6 +76,7 @@ pub mod status;
 pub use broker::{BrokerError, jetstream};
 pub use config::{ConfigError, NoStream, Order, RelayConfig, SinkChoice};
 pub use error::RelayError;
+pub use health::{RelayState, Role};
 pub use relay::Relay;
 pub use share::Relays;
 pub use status::Status;

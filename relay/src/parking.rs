@@ -84,18 +84,19 @@ impl Parking {
         self.letters.ask(|done| Request::Park(parked, done)).await
     }
 
-    /// Ships the parked events that are due. Everything before must have been stored.
-    pub(crate) async fn ship(&mut self) -> Result<(), Interrupted> {
+    /// Ships the parked events that are due, and returns how many. Everything before must have been stored.
+    pub(crate) async fn ship(&mut self) -> Result<u64, Interrupted> {
+        let mut shipped = 0;
         loop {
             let due = self.letters.ask(Request::Due).await?;
             if due.is_empty() {
                 break;
             }
-            self.ship_some(due).await?;
+            shipped += self.ship_some(due).await?;
         }
         self.ask_blocked().await?;
         self.due_at = Instant::now() + INTERVAL;
-        Ok(())
+        Ok(shipped)
     }
 
     async fn ask_blocked(&mut self) -> Result<(), LeaseError> {
@@ -106,7 +107,7 @@ impl Parking {
     }
 
     /// Ships these, up to the first that cannot be.
-    async fn ship_some(&self, due: Vec<Parked>) -> Result<(), Interrupted> {
+    async fn ship_some(&self, due: Vec<Parked>) -> Result<u64, Interrupted> {
         let mut positions = Vec::with_capacity(due.len());
         let mut messages = Vec::with_capacity(due.len());
         let mut refused = None;
@@ -135,6 +136,7 @@ impl Parking {
             refused = error.refused(self.no_stream);
             held = refused.is_none().then_some(error);
         }
+        let shipped = positions.len() as u64;
         if !positions.is_empty() {
             tracing::info!(relay = self.relay, events = positions.len(), "shipped parked events");
             self.letters.ask(|done| Request::Shipped(positions, done)).await?;
@@ -143,7 +145,7 @@ impl Parking {
             say_dead(&self.relay, &refused);
             self.letters.ask(|done| Request::DeadAgain(refused, done)).await?;
         }
-        held.map_or(Ok(()), |error| Err(Interrupted::Broker(error)))
+        held.map_or(Ok(shipped), |error| Err(Interrupted::Broker(error)))
     }
 }
 

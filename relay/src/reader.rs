@@ -2,12 +2,18 @@
 
 use std::time::Duration;
 
+use time::OffsetDateTime;
 use tokio::sync::mpsc;
+use tokio::time::Instant;
 
 use crate::cursor::Cursor;
+use crate::health::Observer;
 use crate::message::Message;
 use crate::sink::Fault;
 use crate::source::{Page, Source};
+
+/// Of so many events of a page the way is measured.
+const MEASURED: usize = 16;
 
 /// A page whose rows have become messages.
 pub(crate) struct Batch {
@@ -15,6 +21,8 @@ pub(crate) struct Batch {
     pub(crate) positions: Vec<i64>,
     /// The first row that cannot be sent, if there is one; what comes behind it is not in the batch.
     pub(crate) refused: Option<Refused>,
+    /// When some of its events were created, for the measuring of their way.
+    pub(crate) created: Vec<OffsetDateTime>,
     page: Page,
 }
 
@@ -48,11 +56,15 @@ pub(crate) async fn read(
     event_source: String,
     idle_interval: Duration,
     batches: mpsc::Sender<Batch>,
+    observer: Observer,
 ) -> Result<(), sqlx::Error> {
     const SHORTEST: Duration = Duration::from_millis(2);
     let mut pause = SHORTEST;
     loop {
-        let Some(page) = source.next().await? else {
+        let asked = Instant::now();
+        let page = source.next().await?;
+        observer.meter.polled(asked.elapsed());
+        let Some(page) = page else {
             tokio::select! {
                 () = tokio::time::sleep(pause) => {}
                 () = batches.closed() => return Ok(()),
@@ -71,6 +83,8 @@ fn batch(mut page: Page, event_source: &str) -> Batch {
     let mut messages = Vec::with_capacity(page.rows.len());
     let mut positions = Vec::with_capacity(page.rows.len());
     let mut refused = None;
+    let every = page.rows.len().div_ceil(MEASURED).max(1);
+    let created = page.rows.iter().step_by(every).map(|row| row.created_at).collect();
     for row in std::mem::take(&mut page.rows) {
         let (position, event_id) = (row.position, row.event_id);
         match row.into_message(event_source) {
@@ -85,5 +99,5 @@ fn batch(mut page: Page, event_source: &str) -> Batch {
             }
         }
     }
-    Batch { messages, positions, refused, page }
+    Batch { messages, positions, refused, created, page }
 }

@@ -10,11 +10,13 @@ use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep, sleep_until, timeout};
 use tokio_util::sync::CancellationToken;
 
+use crate::backlog::measure;
 use crate::backoff::Backoff;
 use crate::broker::Broker;
 use crate::config::{ConfigError, RelayConfig, without_secrets};
 use crate::cursor::Cursor;
 use crate::error::{RelayError, full_text};
+use crate::health::{Observer, RelayState};
 use crate::lease::{Acquired, Lease, LeaseError, Registry};
 use crate::letters::Letters;
 use crate::retention::remove_old_rows;
@@ -37,6 +39,7 @@ pub struct Relay {
     config: RelayConfig,
     database: PgConnectOptions,
     share: Arc<Share>,
+    observer: Observer,
 }
 
 /// Why leading, or standing by, came to its end.
@@ -64,7 +67,14 @@ impl Relay {
             .map_err(|source| RelayError::Url { key: "database_url", source: Box::new(source) })?
             .application_name(&format!("pillarbox relay {}", config.name))
             .disable_statement_logging();
-        Ok(Self { config, database, share })
+        let name = database.get_database().unwrap_or_else(|| database.get_username());
+        let observer = Observer::new(&config.name, &format!("{name}/{}", config.schema));
+        Ok(Self { config, database, share, observer })
+    }
+
+    /// How this relay stands, now and whenever that changes. Keeps its last value when the relay has ended.
+    pub fn state(&self) -> watch::Receiver<RelayState> {
+        self.observer.state()
     }
 
     /// Runs until `shutdown` is cancelled: stops reading, waits for acknowledgements up to
@@ -77,19 +87,26 @@ impl Relay {
     /// # Errors
     /// Only before the first event, and other than [`RelayError::Url`] only with `fail_fast`.
     pub async fn run(self, shutdown: CancellationToken) -> Result<(), RelayError> {
+        let _stopped = self.observer.until_dropped();
+        let mut measuring = JoinSet::new();
+        measuring.spawn(measure(self.config.clone(), self.database.clone(), self.observer.clone()));
         let mut broker = None;
         let mut health = Health { backoff: Backoff::new(), trouble: None, started: false };
         loop {
             let error = tokio::select! {
                 ended = self.session(&mut broker, &mut health, &shutdown) => match ended {
                     Ok(Ended::Stopped) => return Ok(()),
-                    Ok(Ended::HandedOver) => continue,
+                    Ok(Ended::HandedOver) => {
+                        self.observer.standing_by(None);
+                        continue;
+                    }
                     Err(error) => error,
                 },
             };
             if error.is_final() || (self.config.fail_fast && !health.started) {
                 return Err(error);
             }
+            self.observer.trouble(&error);
             health.report(&self.config.name, &error);
             tokio::select! {
                 () = sleep(health.backoff.wait()) => {}
@@ -134,11 +151,13 @@ impl Relay {
             match registry.acquire().await? {
                 Acquired::Leader { lease, cursor } => {
                     health.well(&self.config.name);
+                    self.observer.leading(lease.epoch());
                     return self.lead(lease, cursor, broker, shutdown).await;
                 }
                 Acquired::Standby { registry: again, holder } => {
                     registry = again;
                     health.well(&self.config.name);
+                    self.observer.standing_by(holder.clone());
                     if !standing_by {
                         tracing::info!(relay = self.config.name, holder, "standing by");
                         standing_by = true;
@@ -160,7 +179,7 @@ impl Relay {
         let mut connection = self.connect().await?;
         self.check(&mut connection).await?;
         if broker.is_none() {
-            *broker = Some(Broker::connect(&self.config).await?);
+            *broker = Some(Broker::connect(&self.config, &self.observer).await?);
         }
         let RelayConfig { schema, name, .. } = &self.config;
         Ok(Registry::open(connection, schema, name, &self.share.holder, self.config.lease())
@@ -217,11 +236,16 @@ impl Relay {
             progress,
             letters,
             shutdown: stop.clone(),
+            observer: self.observer.clone(),
         };
         let mut shipping = JoinSet::new();
         shipping.spawn(shipper.run());
         let mut cleaning = JoinSet::new();
-        cleaning.spawn(remove_old_rows(self.config.clone(), self.database.clone()));
+        cleaning.spawn(remove_old_rows(
+            self.config.clone(),
+            self.database.clone(),
+            self.observer.clone(),
+        ));
 
         let third = lease.length() / 3;
         let mut renew_at = Instant::now() + third;
@@ -261,6 +285,9 @@ impl Relay {
                 }
                 () = stop.cancelled(), if stop_at.is_none() => {
                     tracing::info!(relay = self.config.name, "stopping");
+                    if shutdown.is_cancelled() {
+                        self.observer.stopping();
+                    }
                     stop_at = Some(Instant::now() + self.config.shutdown_timeout());
                 }
                 () = sleep_until(stop_at.unwrap_or(far)), if stop_at.is_some() => {

@@ -12,7 +12,7 @@ use std::time::Duration;
 use sqlx::{ConnectOptions, PgConnection};
 use tokio::sync::{mpsc, watch};
 use tokio::task::JoinSet;
-use tokio::time::sleep_until;
+use tokio::time::{Instant, sleep_until};
 use tokio_util::sync::CancellationToken;
 
 use crate::backoff::Backoff;
@@ -20,6 +20,7 @@ use crate::broker::Broker;
 use crate::checkpoint::{self, Checkpoints, Forgotten};
 use crate::config::{NoStream, RelayConfig};
 use crate::cursor::Cursor;
+use crate::health::Observer;
 use crate::lease::LeaseError;
 use crate::letters::{Letters, Request};
 use crate::parking::{Parking, say_dead};
@@ -31,6 +32,8 @@ use crate::source::Source;
 const PAGES_AHEAD: usize = 2;
 /// How long to wait for a further page before the open batches are ended.
 const LINGER: Duration = Duration::from_millis(1);
+/// After an outage, this long without an event to ship and without a complaint of the broker ends it.
+const QUIET: Duration = Duration::from_secs(1);
 
 pub(crate) struct Shipper {
     pub(crate) config: RelayConfig,
@@ -40,6 +43,7 @@ pub(crate) struct Shipper {
     pub(crate) progress: watch::Sender<Cursor>,
     pub(crate) letters: Letters,
     pub(crate) shutdown: CancellationToken,
+    pub(crate) observer: Observer,
 }
 
 pub(crate) enum Interrupted {
@@ -84,16 +88,21 @@ impl Shipper {
             }
             match interrupted {
                 Interrupted::Lease(error) => return Err(error),
-                Interrupted::Refused(refused) => self.set_aside(refused).await?,
+                Interrupted::Refused(refused) => {
+                    self.set_aside(refused).await?;
+                    // If it was what the broker was held for, nothing may come that tells.
+                    self.observer.resumed(&mut held);
+                }
                 Interrupted::Forgotten(what) => {
                     if let Err(Interrupted::Lease(error)) = self.go_back(what).await {
                         return Err(error);
                     }
                 }
-                Interrupted::Reconnected => {}
+                Interrupted::Reconnected => self.observer.meter.rewound("reconnected"),
                 Interrupted::Broker(error) => {
                     self.broker.forget_streams();
                     after_refusal = matches!(error, SinkError::BatchRefused(_));
+                    self.observer.meter.rewound(error.kind());
                     let reason = error.to_string();
                     if !after_refusal && held.as_ref() != Some(&reason) {
                         tracing::warn!(
@@ -101,6 +110,7 @@ impl Shipper {
                             reason,
                             "holding: events wait in the outbox"
                         );
+                        self.observer.held(&reason);
                         held = Some(reason);
                     }
                     tokio::select! {
@@ -115,6 +125,7 @@ impl Shipper {
     async fn set_aside(&mut self, what: Box<(Cursor, Refused)>) -> Result<(), LeaseError> {
         let (cursor, refused) = &*what;
         say_dead(&self.config.name, refused);
+        self.observer.meter.dead_letter(refused.fault);
         let cursor = cursor.clone();
         self.letters.ask(|done| Request::SetAside(what, done)).await?;
         self.progress.send_replace(cursor);
@@ -131,6 +142,7 @@ impl Shipper {
             checkpoint::go_back(&context, &self.letters, &acknowledged, &now).await?;
         let since = taken_at.as_deref().unwrap_or("the first event in the outbox");
         tracing::warn!(relay, since, from = now.high, to = cursor.high, "shipping again");
+        self.observer.meter.broker_lost_data(now.high.saturating_sub(cursor.high));
         // First this, so that nobody saves the old one after the new.
         self.progress.send_replace(cursor.clone());
         self.letters.ask(|done| Request::GoBack(Box::new((cursor, taken_at)), done)).await?;
@@ -160,17 +172,23 @@ impl Shipper {
             self.broker.acknowledged(),
         )
         .await?;
-        let mut under_way = UnderWay::new(&self.progress, self.config.no_stream);
+        let mut under_way =
+            UnderWay::new(&self.progress, self.observer.clone(), self.config.no_stream);
         let connections = self.broker.connections.clone();
+        let (opened, mut looked) = (Instant::now(), false);
         let mut sink = self.broker.open_sink(after_refusal);
         let outcome = loop {
             if parking.is_due() {
-                let stored = under_way.stored(sink.flush().await);
-                if let Err(interrupted) = match stored {
+                let outcome = match under_way.stored(sink.flush().await) {
                     Ok(()) => parking.ship().await,
-                    failed => failed,
-                } {
-                    break Err(interrupted);
+                    Err(interrupted) => Err(interrupted),
+                };
+                match outcome {
+                    Ok(parked) => {
+                        self.observer.meter.shipped(parked);
+                        under_way.parked += parked;
+                    }
+                    Err(interrupted) => break Err(interrupted),
                 }
             }
             if checkpoints.is_due() {
@@ -178,6 +196,8 @@ impl Shipper {
                 if let Err(interrupted) = checkpoints.take(&reached).await {
                     break Err(interrupted);
                 }
+                self.observer.meter.checkpoint();
+                looked = true;
             }
             let batch = match tokio::time::timeout(LINGER, batches.recv()).await {
                 Ok(batch) => batch,
@@ -186,7 +206,11 @@ impl Shipper {
                     if let Err(interrupted) = under_way.stored(flushed) {
                         break Err(interrupted);
                     }
-                    under_way.say_resumed(&self.config.name, held);
+                    // With nothing to ship, a while without a complaint has to do.
+                    let quiet = looked && opened.elapsed() >= QUIET;
+                    if under_way.has_stored() || quiet {
+                        self.observer.resumed(held);
+                    }
                     tokio::select! {
                         batch = batches.recv() => batch,
                         () = sleep_until(parking.due_at()) => continue,
@@ -210,8 +234,13 @@ impl Shipper {
             if let Err(interrupted) = under_way.ship(&mut *sink, batch).await {
                 break Err(interrupted);
             }
-            under_way.say_resumed(&self.config.name, held);
+            if under_way.has_stored() {
+                self.observer.resumed(held);
+            }
         };
+        if outcome.is_err() {
+            self.observer.meter.given_up(under_way.count.saturating_sub(under_way.stored));
+        }
         drop(sink);
         drop(batches);
         match outcome {
@@ -234,7 +263,13 @@ impl Shipper {
         let from = Source::open(connection, schema, name, cursor, *page_rows).await?;
         let (sender, batches) = mpsc::channel(PAGES_AHEAD);
         let mut reader = JoinSet::new();
-        reader.spawn(reader::read(from, source.clone(), self.config.idle_interval(), sender));
+        reader.spawn(reader::read(
+            from,
+            source.clone(),
+            self.config.idle_interval(),
+            sender,
+            self.observer.clone(),
+        ));
         Ok((reader, batches))
     }
 }
@@ -242,11 +277,14 @@ impl Shipper {
 /// The pages given to the sink and not yet known to be stored.
 struct UnderWay<'p> {
     progress: &'p watch::Sender<Cursor>,
+    observer: Observer,
     pages: VecDeque<Given>,
     /// Messages given to the sink so far.
     count: u64,
     /// Messages known to be stored.
     stored: u64,
+    /// Parked messages shipped in between.
+    parked: u64,
     no_stream: NoStream,
 }
 
@@ -254,11 +292,20 @@ struct Given {
     batch: Batch,
     /// Messages given before this page.
     first: u64,
+    given: Instant,
 }
 
 impl<'p> UnderWay<'p> {
-    fn new(progress: &'p watch::Sender<Cursor>, no_stream: NoStream) -> Self {
-        Self { progress, pages: VecDeque::new(), count: 0, stored: 0, no_stream }
+    fn new(progress: &'p watch::Sender<Cursor>, observer: Observer, no_stream: NoStream) -> Self {
+        Self {
+            progress,
+            observer,
+            pages: VecDeque::new(),
+            count: 0,
+            stored: 0,
+            parked: 0,
+            no_stream,
+        }
     }
 
     async fn ship(&mut self, sink: &mut dyn Sink, mut batch: Batch) -> Result<(), Interrupted> {
@@ -268,7 +315,7 @@ impl<'p> UnderWay<'p> {
         let refused =
             batch.refused.take().map(|refused| (batch.cursor_at(refused.position), refused));
         if refused.is_none() || !messages.is_empty() {
-            self.pages.push_back(Given { batch, first });
+            self.pages.push_back(Given { batch, first, given: Instant::now() });
         }
         self.stored(sink.store(messages).await)?;
         if let Some((cursor, refused)) = refused {
@@ -278,10 +325,8 @@ impl<'p> UnderWay<'p> {
         Ok(())
     }
 
-    fn say_resumed(&self, relay: &str, held: &mut Option<String>) {
-        if self.stored > 0 && held.take().is_some() {
-            tracing::info!(relay, "the broker stores messages again");
-        }
+    fn has_stored(&self) -> bool {
+        self.stored + self.parked > 0
     }
 
     /// Takes note of what is stored, and of why no more is.
@@ -290,6 +335,7 @@ impl<'p> UnderWay<'p> {
             Ok(stored) => (stored, None),
             Err(failure) => (failure.stored, Some(failure.error)),
         };
+        self.observer.meter.shipped(stored.saturating_sub(self.stored));
         self.stored = stored;
         let mut reached = None;
         while let Some(page) = self.pages.front() {
@@ -297,6 +343,9 @@ impl<'p> UnderWay<'p> {
                 break;
             }
             reached = page.batch.after().or(reached);
+            if !page.batch.positions.is_empty() {
+                self.observer.page_stored(&page.batch.created, page.given);
+            }
             self.pages.pop_front();
         }
         let Some(error) = error else {

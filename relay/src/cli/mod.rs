@@ -1,6 +1,7 @@
 //! The command line.
 
 mod dead_letters;
+mod http;
 mod migrate;
 mod relay;
 mod replay;

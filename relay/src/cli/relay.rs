@@ -3,8 +3,10 @@
 use clap::Args;
 use pillarbox_relay::{NoStream, Order, RelayConfig, SinkChoice};
 use tokio::signal::unix::{SignalKind, signal};
+use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
+use super::http::Http;
 use super::{Database, Done};
 
 /// Run the relay.
@@ -49,6 +51,9 @@ pub(crate) struct Relay {
     /// again.
     #[arg(long)]
     fail_fast: bool,
+    /// Where /healthz, /readyz and /metrics are served: an address and a port, or `off`. Port 0: any free one.
+    #[arg(long, env = "PILLARBOX_HTTP", default_value = "127.0.0.1:9464", value_name = "ADDR")]
+    http: String,
 }
 
 impl Relay {
@@ -68,7 +73,12 @@ impl Relay {
             fail_fast: self.fail_fast,
             ..RelayConfig::default()
         };
+        let http = Http::bind(&self.http).await?;
         let relay = pillarbox_relay::Relay::new(config)?;
+        let mut serving = JoinSet::new();
+        if let Some(http) = http {
+            serving.spawn(http.serve(vec![relay.state()]));
+        }
         let shutdown = CancellationToken::new();
         let running = relay.run(shutdown.clone());
         tokio::select! {

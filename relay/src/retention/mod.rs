@@ -12,13 +12,18 @@ use tokio::time::sleep;
 
 use crate::config::RelayConfig;
 use crate::error::full_text;
+use crate::health::Observer;
 use crate::schema::in_schema;
 
 const BATCH_ROWS: i64 = 2000;
 const LONGEST_INTERVAL: Duration = Duration::from_secs(30);
 
 /// Removes old rows for as long as it is polled. Failures are logged and tried again.
-pub(crate) async fn remove_old_rows(config: RelayConfig, database: PgConnectOptions) {
+pub(crate) async fn remove_old_rows(
+    config: RelayConfig,
+    database: PgConnectOptions,
+    observer: Observer,
+) {
     let Ok(seconds) = i64::try_from(config.retention_s) else {
         return;
     };
@@ -28,7 +33,7 @@ pub(crate) async fn remove_old_rows(config: RelayConfig, database: PgConnectOpti
         .clamp(Duration::from_millis(250), LONGEST_INTERVAL);
     loop {
         sleep(interval).await;
-        match run(&database, &sql, seconds).await {
+        match run(&database, &sql, seconds, &observer).await {
             Ok(0) => {}
             Ok(rows) => tracing::debug!(
                 relay = config.name,
@@ -48,9 +53,14 @@ pub(crate) async fn remove_old_rows(config: RelayConfig, database: PgConnectOpti
 }
 
 /// Removes what can be removed now, and returns how many rows that was.
-async fn run(database: &PgConnectOptions, sql: &SqlStr, seconds: i64) -> Result<i64, sqlx::Error> {
+async fn run(
+    database: &PgConnectOptions,
+    sql: &SqlStr,
+    seconds: i64,
+    observer: &Observer,
+) -> Result<i64, sqlx::Error> {
     let mut connection = database.connect().await?;
-    let removed = remove(&mut connection, sql, seconds).await;
+    let removed = remove(&mut connection, sql, seconds, observer).await;
     sqlx::Connection::close(connection).await?;
     removed
 }
@@ -59,6 +69,7 @@ async fn remove(
     connection: &mut PgConnection,
     sql: &SqlStr,
     seconds: i64,
+    observer: &Observer,
 ) -> Result<i64, sqlx::Error> {
     let (mut behind, mut removed) = (0_i64, 0_i64);
     loop {
@@ -71,6 +82,7 @@ async fn remove(
         let (rows, looked_at, last): (i64, i64, Option<i64>) =
             (row.try_get(0)?, row.try_get(1)?, row.try_get(2)?);
         removed += rows;
+        observer.meter.removed(rows);
         match last {
             // What was just removed is stepped over, though its remains may lie there until a vacuum.
             Some(last) if rows > 0 && looked_at == BATCH_ROWS => behind = last,

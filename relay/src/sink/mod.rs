@@ -108,4 +108,14 @@ impl SinkError {
             _ => None,
         }
     }
+
+    /// What happened in a word, for metrics.
+    pub(crate) fn kind(&self) -> &'static str {
+        match self {
+            Self::Unavailable(_) => "unavailable",
+            Self::NoStream { .. } => "no_stream",
+            Self::BatchRefused(_) => "batch_refused",
+            Self::Message { .. } => "message",
+        }
+    }
 }

@@ -255,6 +255,8 @@ impl Process {
         let mut child = Command::new(env!("CARGO_BIN_EXE_pillarbox"))
             .args(arguments)
             .env_remove("RUST_LOG")
+            // The default port is one for all.
+            .env("PILLARBOX_HTTP", "off")
             .envs(environment.iter().copied())
             .stdin(Stdio::null())
             .stdout(Stdio::null())

@@ -1,0 +1,263 @@
+//! How a relay stands: for health endpoints, for the log of whoever embeds it, and for the metrics.
+//!
+//! ```text
+//!                 lease free              clean stop
+//!   connecting ──► standing by ──► leading ──► stopping ──► stopped
+//!        ▲              │             │
+//!        └── trouble ◄──┴─────────────┘
+//! ```
+//!
+//! Leading and standing by, a relay is ready, unless the broker is away or does not store what it is given.
+
+use serde::Serialize;
+use time::OffsetDateTime;
+use tokio::sync::watch;
+use tokio::time::Instant;
+
+use crate::error::{RelayError, full_text};
+use crate::metrics::Meter;
+
+/// What a relay does at the moment.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "snake_case")]
+#[non_exhaustive]
+pub enum Role {
+    /// It connects, for the first time or after a trouble.
+    Connecting,
+    /// Another process ships. It takes over when that one stops.
+    StandingBy,
+    /// It ships.
+    Leading,
+    /// It has been told to stop, and waits for acknowledgements.
+    Stopping,
+    /// It has ended.
+    Stopped,
+}
+
+/// How a relay stands. [`Relay::state`](crate::Relay::state) hands it out.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[non_exhaustive]
+pub struct RelayState {
+    /// The relay's name.
+    pub relay: String,
+    /// The outbox: database and schema.
+    pub outbox: String,
+    /// What it does.
+    pub role: Role,
+    /// The epoch of its lease, while it leads.
+    pub epoch: Option<i64>,
+    /// Who ships, while it stands by and knows.
+    pub holder: Option<String>,
+    /// Why it is neither leading nor standing by: the database, the lease, or the broker at the start.
+    pub trouble: Option<String>,
+    /// Whether there is a connection to the broker.
+    pub broker_connected: bool,
+    /// Why the broker does not store what it is given, while it does not. Events wait in the outbox.
+    pub held: Option<String>,
+}
+
+impl RelayState {
+    /// Whether it leads or stands by, and database and broker are well.
+    pub fn is_ready(&self) -> bool {
+        self.not_ready().is_none()
+    }
+
+    /// Why it is not ready, in a few words; `None` when it is. Holds no secrets and no payloads.
+    pub fn not_ready(&self) -> Option<String> {
+        match self.role {
+            Role::Stopping => return Some("it is stopping".into()),
+            Role::Stopped => return Some("it has stopped".into()),
+            Role::Connecting | Role::StandingBy | Role::Leading => {}
+        }
+        if let Some(trouble) = &self.trouble {
+            return Some(trouble.clone());
+        }
+        if self.role == Role::Connecting {
+            return Some("it is connecting".into());
+        }
+        if !self.broker_connected {
+            return Some("the connection to the broker is lost".into());
+        }
+        self.held.as_ref().map(|reason| format!("holding: {reason}"))
+    }
+}
+
+/// Takes note of what happens in a relay: keeps its state, and counts. Cheap to clone.
+#[derive(Clone)]
+pub(crate) struct Observer {
+    pub(crate) meter: Meter,
+    state: watch::Sender<RelayState>,
+}
+
+impl Observer {
+    pub(crate) fn new(relay: &str, outbox: &str) -> Self {
+        let state = RelayState {
+            relay: relay.to_owned(),
+            outbox: outbox.to_owned(),
+            role: Role::Connecting,
+            epoch: None,
+            holder: None,
+            trouble: None,
+            broker_connected: false,
+            held: None,
+        };
+        Self { meter: Meter::new(relay, outbox), state: watch::Sender::new(state) }
+    }
+
+    pub(crate) fn state(&self) -> watch::Receiver<RelayState> {
+        self.state.subscribe()
+    }
+
+    /// Says that the relay has stopped, when it is dropped.
+    pub(crate) fn until_dropped(&self) -> UntilDropped {
+        UntilDropped(self.clone())
+    }
+
+    pub(crate) fn leading(&self, epoch: i64) {
+        self.meter.took_lease(epoch);
+        self.well(Role::Leading, Some(epoch), None);
+    }
+
+    pub(crate) fn standing_by(&self, holder: Option<String>) {
+        self.well(Role::StandingBy, None, holder);
+    }
+
+    /// The relay waits, and will connect again.
+    pub(crate) fn trouble(&self, error: &RelayError) {
+        self.meter.leader(false);
+        self.meter.held(false);
+        match error {
+            RelayError::Broker(_) => self.meter.broker_up(false),
+            RelayError::Lease(_) => {}
+            _ => self.meter.database_up(false),
+        }
+        self.change(|state| {
+            state.role = Role::Connecting;
+            (state.epoch, state.holder, state.held) = (None, None, None);
+            state.trouble = Some(full_text(error));
+        });
+    }
+
+    pub(crate) fn broker_connected(&self, connected: bool) {
+        self.meter.broker_up(connected);
+        self.change(|state| state.broker_connected = connected);
+    }
+
+    /// The broker does not store what it is given.
+    pub(crate) fn held(&self, reason: &str) {
+        self.meter.held(true);
+        self.change(|state| state.held = Some(reason.to_owned()));
+    }
+
+    /// The broker stores again, if it was held.
+    pub(crate) fn resumed(&self, held: &mut Option<String>) {
+        if held.take().is_some() {
+            tracing::info!(relay = self.state.borrow().relay, "the broker stores messages again");
+            self.meter.held(false);
+            self.change(|state| state.held = None);
+        }
+    }
+
+    pub(crate) fn stopping(&self) {
+        self.change(|state| state.role = Role::Stopping);
+    }
+
+    /// All of a page is stored. `created` are the times of some of its events.
+    pub(crate) fn page_stored(&self, created: &[OffsetDateTime], given: Instant) {
+        self.meter.published(given.elapsed());
+        let now = OffsetDateTime::now_utc();
+        for created in created {
+            self.meter.commit_to_ack((now - *created).as_seconds_f64());
+        }
+    }
+
+    fn well(&self, role: Role, epoch: Option<i64>, holder: Option<String>) {
+        self.meter.database_up(true);
+        self.meter.leader(role == Role::Leading);
+        self.change(|state| {
+            (state.role, state.epoch) = (role, epoch);
+            state.trouble = None;
+            // Somebody else may have been faster, and the name not known yet.
+            if holder.is_some() || role == Role::Leading {
+                state.holder = holder;
+            }
+        });
+    }
+
+    fn change(&self, change: impl FnOnce(&mut RelayState)) {
+        self.state.send_if_modified(|state| {
+            let before = state.clone();
+            change(state);
+            *state != before
+        });
+    }
+}
+
+/// See [`Observer::until_dropped`].
+pub(crate) struct UntilDropped(Observer);
+
+impl Drop for UntilDropped {
+    fn drop(&mut self) {
+        let observer = &self.0;
+        observer.meter.leader(false);
+        observer.meter.held(false);
+        observer.change(|state| {
+            state.role = Role::Stopped;
+            (state.epoch, state.holder, state.held) = (None, None, None);
+        });
+    }
+}
+
+impl std::fmt::Debug for Observer {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Observer").field("state", &*self.state.borrow()).finish()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn ready() -> RelayState {
+        RelayState {
+            relay: "default".into(),
+            outbox: "shop/pillarbox".into(),
+            role: Role::Leading,
+            epoch: Some(1),
+            holder: None,
+            trouble: None,
+            broker_connected: true,
+            held: None,
+        }
+    }
+
+    #[test]
+    fn a_relay_is_ready_when_it_leads_or_stands_by_and_nothing_is_wrong() {
+        assert!(ready().is_ready());
+        assert!(RelayState { role: Role::StandingBy, ..ready() }.is_ready());
+        for (state, reason) in [
+            (RelayState { role: Role::Connecting, ..ready() }, "connecting"),
+            (RelayState { role: Role::Stopping, ..ready() }, "stopping"),
+            (RelayState { role: Role::Stopped, ..ready() }, "stopped"),
+            (RelayState { broker_connected: false, ..ready() }, "broker"),
+            (RelayState { held: Some("full".into()), ..ready() }, "holding: full"),
+            (RelayState { trouble: Some("no database".into()), ..ready() }, "no database"),
+        ] {
+            let said = state.not_ready().unwrap();
+            assert!(said.contains(reason), "{said}");
+        }
+    }
+
+    #[tokio::test]
+    async fn a_state_that_does_not_change_wakes_nobody() {
+        let observer = Observer::new("default", "shop/pillarbox");
+        let mut state = observer.state();
+        observer.standing_by(Some("a".into()));
+        assert!(state.has_changed().unwrap());
+        state.mark_unchanged();
+        observer.standing_by(Some("a".into()));
+        assert!(!state.has_changed().unwrap());
+        drop(observer.until_dropped());
+        assert_eq!(state.borrow_and_update().role, Role::Stopped);
+    }
+}
