@@ -14,6 +14,7 @@ use crate::config::RelayConfig;
 use crate::error::full_text;
 use crate::health::Observer;
 use crate::schema::in_schema;
+use crate::sink::Fault;
 use crate::status::Status;
 
 /// How often the database is asked.
@@ -24,7 +25,8 @@ const REST: u32 = 20;
 /// Measures for as long as it is polled. Failures are left to the relay to report.
 pub(crate) async fn measure(config: RelayConfig, database: PgConnectOptions, observer: Observer) {
     let mut connection = None;
-    let mut reasons = BTreeSet::new();
+    let faults = [Fault::Invalid, Fault::TooLarge, Fault::NoStream];
+    let mut reasons = faults.iter().map(Fault::to_string).collect();
     loop {
         let asked = Instant::now();
         let measured = once(&config, &database, &observer, connection.take(), &mut reasons).await;
@@ -61,6 +63,7 @@ async fn once(
         .bind(&config.name)
         .fetch_all(&mut connection)
         .await?;
+    // A reason that is resolved goes to 0, and does not stay at what it was.
     let mut gone = reasons.clone();
     for row in rows {
         let (reason, events): (String, i64) = (row.try_get(0)?, row.try_get(1)?);

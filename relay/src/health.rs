@@ -45,14 +45,18 @@ pub struct RelayState {
     /// What it does.
     pub role: Role,
     /// The epoch of its lease, while it leads.
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub epoch: Option<i64>,
     /// Who ships, while it stands by and knows.
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub holder: Option<String>,
     /// Why it is neither leading nor standing by: the database, the lease, or the broker at the start.
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub trouble: Option<String>,
     /// Whether there is a connection to the broker.
     pub broker_connected: bool,
     /// Why the broker does not store what it is given, while it does not. Events wait in the outbox.
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub held: Option<String>,
 }
 

@@ -112,8 +112,6 @@ fn describe() {
 #[derive(Clone)]
 pub(crate) struct Meter {
     labels: [Label; 2],
-    backlog_events: Gauge,
-    backlog_age: Gauge,
     commit_to_ack: Histogram,
     shipped: Counter,
     redelivered: Counter,
@@ -143,8 +141,6 @@ impl Meter {
         let counter = |metric: Metric| counter!(metric.name, labels.iter());
         let histogram = |metric: Metric| histogram!(metric.name, labels.iter());
         let meter = Self {
-            backlog_events: gauge(BACKLOG_EVENTS),
-            backlog_age: gauge(BACKLOG_AGE),
             commit_to_ack: histogram(COMMIT_TO_ACK),
             shipped: counter(SHIPPED),
             redelivered: counter(REDELIVERED),
@@ -168,7 +164,6 @@ impl Meter {
         }
         for fault in [Fault::Invalid, Fault::TooLarge, Fault::NoStream] {
             meter.by_reason(DEAD_LETTERS, &fault.to_string()).increment(0);
-            meter.unresolved(&fault.to_string(), 0);
         }
         meter
     }
@@ -183,8 +178,10 @@ impl Meter {
     }
 
     pub(crate) fn backlog(&self, events: i64, oldest_age_seconds: f64) {
-        self.backlog_events.set(number(events));
-        self.backlog_age.set(oldest_age_seconds);
+        // Not there until measured: a zero would tell that all is well.
+        let gauge = |metric: Metric| gauge!(metric.name, self.labels.iter());
+        gauge(BACKLOG_EVENTS).set(number(events));
+        gauge(BACKLOG_AGE).set(oldest_age_seconds);
     }
 
     pub(crate) fn unresolved(&self, reason: &str, events: i64) {

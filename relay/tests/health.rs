@@ -32,7 +32,7 @@ async fn an_outage_is_told_by_readyz_and_in_one_line() {
     http.until(r#"pillarbox_held{relay="default"}"#, 1.0).await;
     http.until(r#"pillarbox_backlog_events{relay="default"}"#, 1.0).await;
     nats.restart().await.unwrap();
-    assert_eq!(http.until_ready(200).await["outboxes"][0]["held"], serde_json::Value::Null);
+    assert!(http.until_ready(200).await["outboxes"][0].get("held").is_none());
     http.until(r#"pillarbox_held{relay="default"}"#, 0.0).await;
 
     postgres.kill().unwrap();

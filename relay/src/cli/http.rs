@@ -119,13 +119,19 @@ impl Pages {
         match path {
             "/healthz" => page(StatusCode::OK, TEXT, "ok\n".into()),
             "/readyz" => self.readiness(),
-            "/metrics" => page(
-                StatusCode::OK,
-                "text/plain; version=0.0.4; charset=utf-8",
-                self.metrics.render(),
-            ),
+            "/metrics" => {
+                page(StatusCode::OK, "text/plain; version=0.0.4; charset=utf-8", self.metrics())
+            }
             _ => page(StatusCode::NOT_FOUND, TEXT, "/healthz\n/readyz\n/metrics\n".into()),
         }
+    }
+
+    /// The recorder's page, its families sorted by name: whoever reads it by eye finds them again.
+    fn metrics(&self) -> String {
+        let page = self.metrics.render();
+        let mut families: Vec<&str> = page.split_inclusive("\n\n").collect();
+        families.sort_unstable();
+        families.concat()
     }
 
     fn readiness(&self) -> Response<Full<Bytes>> {
@@ -134,11 +140,11 @@ impl Pages {
             .iter()
             .map(|state| {
                 let state = state.borrow().clone();
-                Outbox { reason: state.not_ready(), state }
+                Outbox { ready: state.is_ready(), state }
             })
             .collect();
         let reason = outboxes.iter().find_map(|outbox| {
-            let reason = outbox.reason.as_ref()?;
+            let reason = outbox.state.not_ready()?;
             Some(format!("relay {}: {reason}", outbox.state.relay))
         });
         let status =
@@ -160,10 +166,9 @@ struct Readiness {
 
 #[derive(Serialize)]
 struct Outbox {
+    ready: bool,
     #[serde(flatten)]
     state: RelayState,
-    /// Why it is not ready.
-    reason: Option<String>,
 }
 
 fn page(status: StatusCode, kind: &'static str, text: String) -> Response<Full<Bytes>> {
