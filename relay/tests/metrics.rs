@@ -134,9 +134,14 @@ async fn what_is_sent_again_and_what_is_removed_is_counted() {
     http.until(r#"pillarbox_held{relay="default"}"#, 1.0).await;
     let scrape = http.until(r#"pillarbox_backlog_events{relay="default"}"#, 50.0).await;
     assert!(scrape.get(r#"pillarbox_backlog_oldest_age_seconds{relay="default"}"#) > 0.0);
-    assert!(scrape.get(r#"pillarbox_rewinds_total{relay="default",reason="unavailable"}"#) >= 1.0);
+    assert!(scrape.get(r#"pillarbox_rewinds_total{relay="default",reason="unavailable"}"#) >= 2.0);
     shop.jetstream().await.get_stream(&shop.stream).await.unwrap().purge().await.unwrap();
     let scrape = http.until(r#"pillarbox_shipped_events_total{relay="default"}"#, 150.0).await;
+    // The log tells of the outage, not of the tries.
+    for line in ["shipping to stream", "holding", "the broker stores messages again"] {
+        relay.until_said(line).await;
+        assert_eq!(relay.said(line), 1, "{:#?}", relay.lines.lock().unwrap());
+    }
     let again = scrape.get(r#"pillarbox_redelivered_events_total{relay="default"}"#);
     assert!((1.0..=150.0).contains(&again), "{again}");
     http.until(r#"pillarbox_held{relay="default"}"#, 0.0).await;

@@ -27,6 +27,8 @@ pub struct Streams {
     targets: Vec<Target>,
     /// The last subjects asked for. Bounded: topics may hold ids.
     recent: HashMap<String, usize>,
+    /// Streams that the log knows of, and whether they take batches. An outage does not make them news.
+    said: HashMap<String, bool>,
 }
 
 const RECENT: usize = 1024;
@@ -34,7 +36,7 @@ const RECENT: usize = 1024;
 impl Streams {
     /// Knows no stream yet.
     pub fn new(context: Context) -> Self {
-        Self { context, targets: Vec::new(), recent: HashMap::new() }
+        Self { context, targets: Vec::new(), recent: HashMap::new(), said: HashMap::new() }
     }
 
     /// The stream that takes this message.
@@ -69,11 +71,10 @@ impl Streams {
         let name = stream_of(&self.context, *position, *event_id, subject).await?;
         let stream = self.context.get_stream(&name).await.map_err(|error| unavailable(&error))?;
         let Config { subjects, allow_batch_publish, .. } = &stream.cached_info().config;
-        tracing::info!(
-            stream = name,
-            sink = if *allow_batch_publish { "fast ingest" } else { "keyed window" },
-            "shipping to stream"
-        );
+        if self.said.insert(name.clone(), *allow_batch_publish) != Some(*allow_batch_publish) {
+            let sink = if *allow_batch_publish { "fast ingest" } else { "keyed window" };
+            tracing::info!(stream = name, sink, "shipping to stream");
+        }
         let mut subjects = subjects.clone();
         if !takes(&subjects, subject) {
             // Taken through a mapping that the configuration does not show.
