@@ -145,7 +145,8 @@ impl Pages {
             .collect();
         let reason = outboxes.iter().find_map(|outbox| {
             let reason = outbox.state.not_ready()?;
-            Some(format!("relay {}: {reason}", outbox.state.relay))
+            let RelayState { relay, outbox, .. } = &outbox.state;
+            Some(format!("relay {relay} of {outbox}: {reason}"))
         });
         let status =
             if reason.is_none() { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
