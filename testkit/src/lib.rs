@@ -29,6 +29,7 @@
 //! |---|---|
 //! | [`scope`] | the servers shared by a process, and a test's own place on them |
 //! | [`postgres`], [`nats`] | one server: start, kill, pause, stop, restart |
+//! | [`cluster`] | three nats-servers that form a cluster |
 //! | [`proxy`] | a TCP proxy that cuts, stalls and refuses |
 //! | [`wait`] | waiting with a deadline |
 //! | [`find`] | where servers are looked for |
@@ -36,6 +37,7 @@
 //! | `process`, `account` | child processes that die with their owner; who they run as |
 
 mod account;
+pub mod cluster;
 mod error;
 pub mod find;
 mod install;
@@ -48,6 +50,7 @@ mod run;
 pub mod scope;
 pub mod wait;
 
+pub use cluster::NatsCluster;
 pub use error::TestkitError;
 pub use nats::Nats;
 pub use postgres::{Database, Postgres};

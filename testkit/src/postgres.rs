@@ -155,7 +155,7 @@ impl Postgres {
     }
 
     async fn run(&mut self) -> Result<(), TestkitError> {
-        let data = self.process.folder().join("data");
+        let data = self.data_dir();
         let mut arguments = vec![
             "-D".to_owned(),
             data.display().to_string(),
@@ -208,6 +208,11 @@ impl Postgres {
     /// The folder of its programs: `psql` and `pg_dump` may or may not be there.
     pub fn programs(&self) -> &Path {
         &self.programs
+    }
+
+    /// The folder of its data, which belongs to the account that it runs under.
+    pub fn data_dir(&self) -> PathBuf {
+        self.process.folder().join("data")
     }
 
     /// Creates a database.

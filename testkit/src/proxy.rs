@@ -1,8 +1,8 @@
 //! A TCP proxy that can be cut, stalled and closed, to stand in front of a server.
 
 use std::net::{Ipv4Addr, SocketAddr};
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::tcp::{OwnedReadHalf, OwnedWriteHalf};
@@ -28,7 +28,34 @@ struct Shared {
     stalled: watch::Sender<bool>,
     refusing: AtomicBool,
     cut_at_reply: AtomicBool,
+    /// The mark of the connections of which one is to be cut.
+    cut_where_said: Mutex<Option<Vec<u8>>>,
     connections: AtomicU64,
+    cuts_at_reply: AtomicU64,
+}
+
+impl Shared {
+    /// Whether a reply on a connection, on which the client has said this so far, is the one to be swallowed.
+    fn cuts(&self, said: &Mutex<Vec<u8>>) -> bool {
+        let mut mark = self.cut_where_said.lock().unwrap_or_else(PoisonError::into_inner);
+        let said = said.lock().unwrap_or_else(PoisonError::into_inner);
+        let marked = mark.as_ref().is_some_and(|mark| contains(&said, mark));
+        if marked {
+            *mark = None;
+        }
+        let cut = marked || self.cut_at_reply.swap(false, Ordering::SeqCst);
+        if cut {
+            self.cuts_at_reply.fetch_add(1, Ordering::SeqCst);
+        }
+        cut
+    }
+}
+
+/// How much of what a client says is remembered, from its first byte on.
+const REMEMBERED: usize = 64 * 1024;
+
+fn contains(said: &[u8], mark: &[u8]) -> bool {
+    said.windows(mark.len().max(1)).any(|window| window == mark)
 }
 
 impl Proxy {
@@ -45,7 +72,9 @@ impl Proxy {
             stalled: watch::Sender::new(false),
             refusing: AtomicBool::new(false),
             cut_at_reply: AtomicBool::new(false),
+            cut_where_said: Mutex::new(None),
             connections: AtomicU64::new(0),
+            cuts_at_reply: AtomicU64::new(0),
         });
         let accepting =
             AbortOnDropHandle::new(tokio::spawn(accept(listener, target, shared.clone())));
@@ -101,6 +130,19 @@ impl Proxy {
         self.shared.cut_at_reply.store(true, Ordering::SeqCst);
     }
 
+    /// As [`cut_at_next_reply`](Self::cut_at_next_reply), but only on a connection on which the client has once
+    /// said `text`, which must not be empty: within its first 64 KiB, and as plain bytes. So one of several connections
+    /// of a client is told by a statement that only it prepares.
+    pub fn cut_at_next_reply_where_said(&self, text: &str) {
+        let mut mark = self.shared.cut_where_said.lock().unwrap_or_else(PoisonError::into_inner);
+        *mark = Some(text.as_bytes().to_vec());
+    }
+
+    /// How many connections have been cut instead of passing a reply on.
+    pub fn cuts_at_reply(&self) -> u64 {
+        self.shared.cuts_at_reply.load(Ordering::SeqCst)
+    }
+
     /// How many connections have been let in so far.
     pub fn connections(&self) -> u64 {
         self.shared.connections.load(Ordering::SeqCst)
@@ -131,9 +173,10 @@ async fn pass(client: TcpStream, target: SocketAddr, shared: Arc<Shared>) {
     let _ = (client.set_nodelay(true), server.set_nodelay(true));
     let (client_read, client_write) = client.into_split();
     let (server_read, server_write) = server.into_split();
+    let said = Mutex::new(Vec::new());
     tokio::select! {
-        _ = copy(client_read, server_write, &shared, false) => {}
-        _ = copy(server_read, client_write, &shared, true) => {}
+        _ = copy(client_read, server_write, &shared, &said, false) => {}
+        _ = copy(server_read, client_write, &shared, &said, true) => {}
         _ = generation.changed() => {}
     }
 }
@@ -142,14 +185,20 @@ async fn copy(
     mut from: OwnedReadHalf,
     mut to: OwnedWriteHalf,
     shared: &Shared,
+    said: &Mutex<Vec<u8>>,
     replies: bool,
 ) -> std::io::Result<()> {
     let mut stalled = shared.stalled.subscribe();
     let mut buffer = vec![0; 64 * 1024];
     loop {
         let read = from.read(&mut buffer).await?;
-        if read == 0 || (replies && shared.cut_at_reply.swap(false, Ordering::SeqCst)) {
+        if read == 0 || (replies && shared.cuts(said)) {
             return Ok(());
+        }
+        if !replies {
+            let mut said = said.lock().unwrap_or_else(PoisonError::into_inner);
+            let room = REMEMBERED.saturating_sub(said.len());
+            said.extend_from_slice(&buffer[..read.min(room)]);
         }
         // The sender lives as long as the proxy.
         if stalled.wait_for(|stalled| !stalled).await.is_err() {

@@ -42,9 +42,7 @@ impl Servers {
     /// # Errors
     /// Any [`TestkitError`].
     pub async fn scope(&self) -> Result<Scope, TestkitError> {
-        let prefix = format!("t{}", &Uuid::new_v4().simple().to_string()[..12]);
-        let database = self.postgres.create_database(&prefix).await?;
-        Ok(Scope { prefix, database, nats_url: self.nats.url(), nats: self.nats.connect().await? })
+        Scope::on(&self.postgres, &self.nats.url()).await
     }
 }
 
@@ -59,6 +57,17 @@ pub struct Scope {
 }
 
 impl Scope {
+    /// A new database on this Postgres, and a prefix nobody else uses on this broker: a server or a cluster.
+    ///
+    /// # Errors
+    /// Any [`TestkitError`].
+    pub async fn on(postgres: &Postgres, nats_url: &str) -> Result<Self, TestkitError> {
+        let prefix = format!("t{}", &Uuid::new_v4().simple().to_string()[..12]);
+        let database = postgres.create_database(&prefix).await?;
+        let nats = async_nats::connect(&*nats_url.split(',').collect::<Vec<_>>()).await?;
+        Ok(Self { prefix, database, nats_url: nats_url.to_owned(), nats })
+    }
+
     /// A word that is good as a stream's name and as a subject's first word.
     pub fn prefix(&self) -> &str {
         &self.prefix

@@ -74,3 +74,18 @@ async fn the_next_reply_can_be_withheld() {
     proxy.cut_at_next_reply();
     assert!(says_back(&mut stream).await.is_err());
 }
+
+#[tokio::test]
+async fn a_reply_can_be_withheld_on_the_connection_that_once_said_something() {
+    let proxy = Proxy::start(echo().await).await.unwrap();
+    let mut one = TcpStream::connect(proxy.address()).await.unwrap();
+    let mut other = TcpStream::connect(proxy.address()).await.unwrap();
+    one.write_all(b"marked").await.unwrap();
+    let mut back = [0; 6];
+    one.read_exact(&mut back).await.unwrap();
+    proxy.cut_at_next_reply_where_said("marked");
+    assert_eq!(says_back(&mut other).await.unwrap(), 7);
+    assert!(says_back(&mut one).await.is_err());
+    assert_eq!(says_back(&mut other).await.unwrap(), 7);
+    assert_eq!(proxy.cuts_at_reply(), 1);
+}

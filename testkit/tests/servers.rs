@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::time::Duration;
 
-use pillarbox_testkit::{Nats, Postgres, TestkitError, eventually, servers};
+use pillarbox_testkit::{Nats, NatsCluster, Postgres, TestkitError, eventually, servers};
 use sqlx::Row;
 
 const DEADLINE: Duration = Duration::from_secs(30);
@@ -142,4 +142,27 @@ async fn a_dropped_server_is_gone_with_its_folder() {
     drop(nats);
     assert!(!folder.exists());
     assert!(tokio::net::TcpStream::connect(("127.0.0.1", port)).await.is_err());
+}
+
+#[tokio::test]
+async fn a_cluster_elects_another_leader_when_one_is_killed_and_takes_the_killed_one_back() {
+    let mut cluster = NatsCluster::start().await.unwrap();
+    let urls: Vec<String> = cluster.nodes().iter().map(Nats::url).collect();
+    let jetstream = async_nats::jetstream::new(async_nats::connect(&*urls).await.unwrap());
+    let config = async_nats::jetstream::stream::Config {
+        name: "S".into(),
+        subjects: vec!["s".into()],
+        num_replicas: 3,
+        ..Default::default()
+    };
+    jetstream.create_stream(config).await.unwrap();
+    let leader = cluster.leader("S").await.unwrap().unwrap();
+    cluster.nodes()[leader].kill().unwrap();
+    eventually("another leader", DEADLINE, async || {
+        cluster.leader("S").await.map(|now| now.filter(|now| *now != leader))
+    })
+    .await
+    .unwrap();
+    cluster.restart(leader).await.unwrap();
+    cluster.until_current("S", DEADLINE).await.unwrap();
 }
