@@ -28,6 +28,8 @@ pub struct Shop {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Stored {
     pub id: String,
+    /// The `Nats-Msg-Id`.
+    pub message_id: String,
     pub key: Option<String>,
     pub payload: String,
 }
@@ -38,10 +40,17 @@ impl Shop {
     }
 
     pub async fn on(scope: Scope) -> Self {
+        Self::with_stream(scope, |config| config).await
+    }
+
+    pub async fn with_stream(
+        scope: Scope,
+        with: impl FnOnce(jetstream::stream::Config) -> jetstream::stream::Config,
+    ) -> Self {
         log();
         pillarbox_outbox::migrate(scope.pool()).await.unwrap();
         let shop = Self { stream: scope.prefix().to_uppercase(), scope };
-        shop.create_stream(|config| config).await;
+        shop.create_stream(with).await;
         shop
     }
 
@@ -60,7 +69,8 @@ impl Shop {
 
     /// A context of the client version that the relay has.
     pub async fn jetstream(&self) -> jetstream::Context {
-        jetstream::new(async_nats::connect(self.scope.nats_url()).await.unwrap())
+        let servers: Vec<&str> = self.scope.nats_url().split(',').collect();
+        jetstream::new(async_nats::connect(&*servers).await.unwrap())
     }
 
     pub fn pool(&self) -> &PgPool {
@@ -178,6 +188,7 @@ impl Shop {
             };
             stored.push(Stored {
                 id: header("ce-id").unwrap(),
+                message_id: header("Nats-Msg-Id").unwrap(),
                 key: header("ce-partitionkey"),
                 payload: String::from_utf8_lossy(&message.payload).into_owned(),
             });

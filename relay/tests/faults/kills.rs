@@ -1,0 +1,46 @@
+//! SIGKILL of the leader at random moments, with two standbys.
+
+use std::time::{Duration, Instant};
+
+use rand::rngs::StdRng;
+use rand::{RngExt, SeedableRng};
+
+use crate::load::{Habits, Load};
+use crate::relays::{Relays, spread};
+use crate::support::Shop;
+use crate::verdict::Verdict;
+use crate::{faults, seed};
+
+#[tokio::test]
+async fn a_leader_that_is_killed_again_and_again_loses_and_turns_around_nothing() {
+    const LEASE: Duration = Duration::from_millis(450);
+    let (kills, seed) = (faults(50), seed());
+    let mut random = StdRng::seed_from_u64(seed);
+    let shop = Shop::open().await;
+    let load = Load::start(&shop, seed, Habits::default()).await;
+    let mut relays = Relays::new(&shop, LEASE);
+    // A mixture: most ship by fast ingest where there is enough, some by the keyed window.
+    let sink = |random: &mut StdRng| -> &[&str] {
+        if random.random_bool(0.25) { &["--keyed-window"] } else { &[] }
+    };
+    for _ in 0..3 {
+        relays.start(sink(&mut random));
+    }
+    let mut takeovers = Vec::new();
+    for _ in 0..kills {
+        // Also within the first moments of a leader, when it works off what has piled up.
+        let leader = relays.leader().await;
+        tokio::time::sleep(Duration::from_millis(random.random_range(0..150))).await;
+        let holder = relays.holder().await.unwrap_or_default();
+        let killed = Instant::now();
+        relays.processes[leader].kill();
+        if holder.contains(&format!("/{}/", relays.processes[leader].id())) {
+            takeovers.push(relays.taken_over(&holder, killed).await);
+        }
+        relays.replace(leader, sink(&mut random));
+    }
+    let told = load.stop().await;
+    shop.shipped().await;
+    println!("kills of the leader, lease {LEASE:?}: {}", spread(takeovers));
+    Verdict::of(&shop, &told).await.assert_faultless("kills of the leader", seed, kills);
+}
