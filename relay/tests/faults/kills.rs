@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 use rand::rngs::StdRng;
 use rand::{RngExt, SeedableRng};
 
-use crate::load::{Habits, Load};
+use crate::load::{Habits, Load, backlog};
 use crate::relays::{Relays, spread};
 use crate::support::Shop;
 use crate::verdict::Verdict;
@@ -13,7 +13,7 @@ use crate::{faults, seed};
 
 #[tokio::test]
 async fn a_leader_that_is_killed_again_and_again_loses_and_turns_around_nothing() {
-    const LEASE: Duration = Duration::from_millis(450);
+    const LEASE: Duration = Duration::from_millis(350);
     let (kills, seed) = (faults(50), seed());
     let mut random = StdRng::seed_from_u64(seed);
     let shop = Shop::open().await;
@@ -30,6 +30,10 @@ async fn a_leader_that_is_killed_again_and_again_loses_and_turns_around_nothing(
     for _ in 0..kills {
         // Also within the first moments of a leader, when it works off what has piled up.
         let leader = relays.leader().await;
+        if random.random_bool(0.5) {
+            // In the middle of a large batch.
+            backlog(&shop, 4_000).await;
+        }
         tokio::time::sleep(Duration::from_millis(random.random_range(0..150))).await;
         let holder = relays.holder().await.unwrap_or_default();
         let killed = Instant::now();
