@@ -217,9 +217,10 @@ impl Sink for FastIngest<'_> {
 
 fn failed(error: FastPublishError) -> SinkError {
     match error.kind() {
-        FastPublishErrorKind::FlowError | FastPublishErrorKind::NotEnabled => {
-            SinkError::BatchRefused(full_text(&error))
-        }
+        // A full stream forgets a batch, or never knows it, and gives no reason: one by one it does.
+        FastPublishErrorKind::FlowError
+        | FastPublishErrorKind::NotEnabled
+        | FastPublishErrorKind::UnknownBatchId => SinkError::BatchRefused(full_text(&error)),
         _ => SinkError::Unavailable(full_text(&error)),
     }
 }
