@@ -132,9 +132,12 @@ async fn what_is_sent_again_and_what_is_removed_is_counted() {
     let relay = Process::relay(&shop, &["--http", "127.0.0.1:0", "--retention-s", "1"]);
     let http = Endpoint::of(&relay).await;
     http.until(r#"pillarbox_held{relay="default"}"#, 1.0).await;
-    let scrape = http.until(r#"pillarbox_backlog_events{relay="default"}"#, 50.0).await;
+    let rewinds = r#"pillarbox_rewinds_total{relay="default",reason="unavailable"}"#;
+    let scrape = http.until_is("two rewinds", |scrape| scrape.get(rewinds) >= 2.0).await;
+    // Some are stored, but whether that was acknowledged depends on how they were sent.
+    let backlog = scrape.get(r#"pillarbox_backlog_events{relay="default"}"#);
+    assert!((50.0..=150.0).contains(&backlog), "{backlog}");
     assert!(scrape.get(r#"pillarbox_backlog_oldest_age_seconds{relay="default"}"#) > 0.0);
-    assert!(scrape.get(r#"pillarbox_rewinds_total{relay="default",reason="unavailable"}"#) >= 2.0);
     shop.jetstream().await.get_stream(&shop.stream).await.unwrap().purge().await.unwrap();
     let scrape = http.until(r#"pillarbox_shipped_events_total{relay="default"}"#, 150.0).await;
     // The log tells of the outage, not of the tries.

@@ -65,13 +65,16 @@ impl Endpoint {
 
     /// Waits until this number has this value.
     pub async fn until(&self, series: &str, value: f64) -> Scrape {
-        eventually(&format!("{series} = {value}"), DEADLINE, async || {
+        let what = format!("{series} = {value}");
+        #[allow(clippy::float_cmp, reason = "counts")]
+        self.until_is(&what, |scrape| scrape.samples.get(series) == Some(&value)).await
+    }
+
+    /// Waits until the page is as wanted.
+    pub async fn until_is(&self, what: &str, wanted: impl Fn(&Scrape) -> bool) -> Scrape {
+        eventually(what, DEADLINE, async || {
             let scrape = self.scrape().await;
-            match scrape.samples.get(series) {
-                #[allow(clippy::float_cmp, reason = "counts")]
-                Some(found) if *found == value => Ok(Some(scrape)),
-                found => Err(format!("{found:?}")),
-            }
+            if wanted(&scrape) { Ok(Some(scrape)) } else { Err(scrape.text) }
         })
         .await
         .unwrap()
