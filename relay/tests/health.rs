@@ -65,6 +65,25 @@ async fn an_outage_is_told_by_readyz_and_in_one_line() {
 }
 
 #[tokio::test]
+async fn an_outage_in_which_nothing_happens_ends_by_itself() {
+    let servers =
+        Servers { postgres: Postgres::start().await.unwrap(), nats: Nats::start().await.unwrap() };
+    let shop = Shop::on(servers.scope().await.unwrap()).await;
+    let Servers { postgres: _postgres, mut nats } = servers;
+    // Checkpoints come often with a short retention.
+    let relay = Process::relay(&shop, &["--http", "127.0.0.1:0", "--retention-s", "2"]);
+    let http = Endpoint::of(&relay).await;
+    shop.insert_many(10).await;
+    shop.shipped().await;
+    nats.kill().unwrap();
+    // Only the look at the streams meets the outage.
+    http.until(r#"pillarbox_held{relay="default"}"#, 1.0).await;
+    nats.restart().await.unwrap();
+    assert!(http.until_ready(200).await["outboxes"][0].get("held").is_none());
+    assert_eq!(http.scrape().await.get(r#"pillarbox_held{relay="default"}"#), 0.0);
+}
+
+#[tokio::test]
 async fn a_relay_that_stops_is_alive_and_not_ready() {
     let servers =
         Servers { postgres: Postgres::start().await.unwrap(), nats: Nats::start().await.unwrap() };
