@@ -58,7 +58,7 @@ pub enum SinkError {
     #[error("the broker does not store messages now: {0}")]
     Unavailable(String),
     /// No stream takes the subject. Held like an outage, until somebody makes the stream, unless
-    /// [`NoStream`](crate::NoStream) says otherwise.
+    /// [`NoStream`] says otherwise.
     #[error(
         "no stream takes the subject {subject:?} of event {event_id}: create one that does, and shipping goes on by itself"
     )]
