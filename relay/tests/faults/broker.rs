@@ -11,7 +11,7 @@ use crate::load::{Habits, Load};
 use crate::relays::Relays;
 use crate::support::Shop;
 use crate::verdict::Verdict;
-use crate::{faults, seed};
+use crate::{CATCH_UP, faults, seed};
 
 #[tokio::test]
 async fn a_broker_that_is_killed_again_and_again_costs_no_event() {
@@ -31,7 +31,7 @@ async fn a_broker_that_is_killed_again_and_again_costs_no_event() {
         nats.restart().await.unwrap();
     }
     let told = load.stop().await;
-    shop.shipped().await;
+    shop.shipped_within(CATCH_UP).await;
     Verdict::of(&shop, &told).await.assert_faultless("kills of nats-server", seed, kills);
     assert_eq!(shop.number("select count(*) from pillarbox.outbox_dead_letter").await, 0);
 }
@@ -57,7 +57,7 @@ async fn a_broker_that_stands_still_for_longer_than_an_acknowledgement_may_take_
         shop.until_messages(before + 300).await;
     }
     let told = load.stop().await;
-    shop.shipped().await;
+    shop.shipped_within(CATCH_UP).await;
     Verdict::of(&shop, &told).await.assert_faultless("pauses of nats-server", seed, pauses);
     assert_eq!(shop.number("select count(*) from pillarbox.outbox_dead_letter").await, 0);
 }

@@ -11,7 +11,7 @@ use crate::load::{Habits, Load};
 use crate::relays::Relays;
 use crate::support::{DEADLINE, Shop};
 use crate::verdict::Verdict;
-use crate::{faults, seed};
+use crate::{CATCH_UP, faults, seed};
 
 #[tokio::test]
 async fn a_cluster_whose_stream_leader_is_killed_again_and_again_loses_and_turns_around_nothing() {
@@ -48,7 +48,7 @@ async fn a_cluster_whose_stream_leader_is_killed_again_and_again_loses_and_turns
         cluster.until_current(&shop.stream, DEADLINE).await.unwrap();
     }
     let told = load.stop().await;
-    shop.shipped().await;
+    shop.shipped_within(CATCH_UP).await;
     Verdict::of(&shop, &told).await.assert_faultless("kills of the stream's leader", seed, kills);
     assert_eq!(shop.number("select count(*) from pillarbox.outbox_dead_letter").await, 0);
 }

@@ -10,7 +10,7 @@ use crate::load::{self, Habits, Load};
 use crate::relays::Relays;
 use crate::support::{DEADLINE, Shop};
 use crate::verdict::Verdict;
-use crate::{faults, seed};
+use crate::{CATCH_UP, faults, seed};
 
 /// What only the connection says on which the relay writes its cursor.
 const SAVE: &str = "set cursor = $3::text::jsonb where name = $1 and epoch = $2";
@@ -56,7 +56,7 @@ async fn a_cursor_that_was_saved_without_the_relay_hearing_of_it_does_no_harm() 
         until_cuts(&proxy, cut).await;
     }
     let told = load.stop().await;
-    shop.shipped().await;
+    shop.shipped_within(CATCH_UP).await;
     assert!(relays.said("waiting: events stay in the outbox") > 0);
     let verdict = Verdict::of(&shop, &told).await;
     verdict.assert_faultless("cuts after the relay's commit", seed, cuts as usize);
@@ -82,7 +82,7 @@ async fn any_answer_of_the_database_to_the_relay_may_be_the_last() {
         until_cuts(&proxy, cut).await;
     }
     let told = load.stop().await;
-    shop.shipped().await;
+    shop.shipped_within(CATCH_UP).await;
     let verdict = Verdict::of(&shop, &told).await;
     verdict.assert_faultless("cuts of the relay's connections", seed, cuts as usize);
 }
@@ -103,7 +103,7 @@ async fn an_event_is_shipped_if_its_commit_was_done_whatever_its_writer_heard() 
         until_cuts(&proxy, cut).await;
     }
     let told = load.stop().await;
-    shop.shipped().await;
+    shop.shipped_within(CATCH_UP).await;
     let verdict = Verdict::of(&shop, &told).await;
     verdict.assert_faultless("cuts after the writer's commit", seed, cuts as usize);
     assert!(verdict.committed_unknown > 0, "no cut hit the answer to a commit");

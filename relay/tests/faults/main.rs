@@ -22,6 +22,9 @@ mod standby_server;
 mod takeover;
 mod verdict;
 
+/// How long the relays may take, on a busy machine, to ship what has piled up in a run.
+const CATCH_UP: std::time::Duration = std::time::Duration::from_secs(120);
+
 /// How many faults a run makes, unless `PILLARBOX_FAULTS` says otherwise.
 fn faults(usual: usize) -> usize {
     std::env::var("PILLARBOX_FAULTS").map_or(usual, |faults| faults.parse().unwrap())

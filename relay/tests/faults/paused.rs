@@ -11,7 +11,7 @@ use crate::load::{Habits, Load, backlog};
 use crate::relays::Relays;
 use crate::support::{DEADLINE, Shop};
 use crate::verdict::Verdict;
-use crate::{faults, seed};
+use crate::{CATCH_UP, faults, seed};
 
 const LEASE: Duration = Duration::from_millis(600);
 
@@ -81,7 +81,7 @@ async fn pause_and_wake(sink: &[&str], run: &str) {
         .unwrap();
     }
     let told = load.stop().await;
-    shop.shipped().await;
+    shop.shipped_within(CATCH_UP).await;
     Verdict::of(&shop, &told).await.assert_faultless(run, seed, pauses);
     assert_eq!(shop.number("select count(*) from moved_back").await, 0, "{run}, seed {seed}");
 }

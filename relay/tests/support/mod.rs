@@ -134,7 +134,12 @@ impl Shop {
 
     /// Waits until nothing committed is left to ship, as of the saved cursor.
     pub async fn shipped(&self) {
-        eventually("an empty backlog", DEADLINE, async || {
+        self.shipped_within(DEADLINE).await;
+    }
+
+    /// As [`shipped`](Self::shipped), with another deadline.
+    pub async fn shipped_within(&self, deadline: Duration) {
+        eventually("an empty backlog", deadline, async || {
             let mut connection = self.pool().acquire().await.map_err(|error| error.to_string())?;
             let status = Status::read(&mut connection, "pillarbox", "default")
                 .await
