@@ -1,16 +1,24 @@
 //! The connection to the broker, and the sinks opened on it.
 
-use std::sync::Arc;
+mod error;
+mod login;
+
+use std::collections::HashSet;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use async_nats::jetstream::{self, Context};
-use async_nats::{Client, ConnectOptions, Event, ServerAddr};
+use async_nats::{Client, ClientError, ConnectErrorKind, Event, ServerAddr};
 
+pub use self::error::BrokerError;
 use crate::checkpoint::Acknowledged;
-use crate::config::{RelayConfig, SinkChoice, without_secrets};
+use crate::config::{NatsConfig, RelayConfig, SinkChoice, without_secrets};
 use crate::health::Observer;
 use crate::sink::{FastIngest, KeyedWindow, Sink, Streams};
+
+/// How long one server may take to let the client in.
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// A connection to the broker. It reconnects by itself for as long as it takes.
 #[derive(Clone)]
@@ -24,42 +32,19 @@ pub(crate) struct Broker {
     pub(crate) connections: Arc<AtomicU64>,
 }
 
-/// Why the broker could not be connected to.
-#[derive(Debug, thiserror::Error)]
-#[non_exhaustive]
-pub enum BrokerError {
-    /// `nats_url` is not one.
-    #[error("nats_url = {url:?} cannot be used")]
-    Url {
-        /// The URL, without secrets.
-        url: String,
-        /// What is wrong with it.
-        #[source]
-        source: std::io::Error,
-    },
-    /// No connection.
-    #[error("no connection to the broker at {url}")]
-    Connect {
-        /// The URL, without secrets.
-        url: String,
-        /// What the client said.
-        #[source]
-        source: async_nats::ConnectError,
-    },
-}
-
 impl Broker {
     pub(crate) async fn connect(
         config: &RelayConfig,
         observer: &Observer,
     ) -> Result<Self, BrokerError> {
-        let (shown, servers) = servers(&config.nats_url)?;
-        let (log, observer) = (shown.clone(), observer.clone());
+        let (url, servers) = servers(&config.nats_url)?;
+        let (options, login) = login::options(&config.nats, &servers).await?;
+        let (log, said, observer) = (url.clone(), Said::default(), observer.clone());
         let connections = Arc::new(AtomicU64::new(0));
         let counted = connections.clone();
-        let client = ConnectOptions::new()
+        let client = options
             .name(format!("pillarbox relay {}", config.name))
-            .connection_timeout(Duration::from_secs(5))
+            .connection_timeout(CONNECT_TIMEOUT)
             .request_timeout(Some(config.ack_timeout()))
             .reconnect_delay_callback(|attempts| {
                 Duration::from_millis(50 << attempts.min(6)).min(Duration::from_secs(2))
@@ -69,19 +54,16 @@ impl Broker {
                     Event::Connected => {
                         counted.fetch_add(1, Ordering::Relaxed);
                         observer.broker_connected(true);
-                        tracing::info!(broker = log, "connected to the broker")
                     }
-                    Event::Disconnected => {
-                        observer.broker_connected(false);
-                        tracing::warn!(broker = log, "the connection to the broker is lost")
-                    }
-                    other => tracing::debug!(broker = log, event = %other, "broker"),
+                    Event::Disconnected => observer.broker_connected(false),
+                    _ => {}
                 }
+                said.event(&log, &event);
                 std::future::ready(())
             })
             .connect(servers)
             .await
-            .map_err(|source| BrokerError::Connect { url: shown, source })?;
+            .map_err(|source| BrokerError::connect(url, &login, &config.nats, source))?;
         let streams = Streams::new(context(&client, config.ack_timeout()));
         Ok(Self {
             client,
@@ -128,15 +110,68 @@ impl Broker {
     }
 }
 
+/// What was said of a connection's troubles since it was last up, so that each is said once.
+#[derive(Default)]
+struct Said(Mutex<HashSet<String>>);
+
+impl Said {
+    /// At most so many different troubles are kept in mind.
+    const MOST: usize = 32;
+
+    fn event(&self, broker: &str, event: &Event) {
+        match event {
+            Event::Connected => {
+                tracing::info!(broker, "connected to the broker");
+                self.forget();
+            }
+            Event::Disconnected => tracing::warn!(broker, "the connection to the broker is lost"),
+            event if is_refusal(event) && self.first(event.to_string()) => {
+                tracing::warn!(broker, error = %event, "the broker refuses something")
+            }
+            _ => tracing::debug!(broker, %event, "broker"),
+        }
+    }
+
+    fn first(&self, text: String) -> bool {
+        let mut said = self.0.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+        said.len() < Self::MOST && said.insert(text)
+    }
+
+    fn forget(&self) {
+        self.0.lock().unwrap_or_else(std::sync::PoisonError::into_inner).clear();
+    }
+}
+
+/// Whether somebody has to mend something: a missing permission, or a login or a certificate that is no longer
+/// accepted when the client connects again.
+fn is_refusal(event: &Event) -> bool {
+    let kinds = [
+        ConnectErrorKind::AuthorizationViolation,
+        ConnectErrorKind::Authentication,
+        ConnectErrorKind::Tls,
+    ];
+    match event {
+        Event::ServerError(_) => true,
+        Event::ClientError(ClientError::Other(text)) => {
+            kinds.iter().any(|kind| text.starts_with(&kind.to_string()))
+        }
+        _ => false,
+    }
+}
+
 /// A JetStream context on a connection of its own, of the client version that the relay has.
 ///
 /// # Errors
 /// [`BrokerError`].
-pub async fn jetstream(nats_url: &str) -> Result<Context, BrokerError> {
+pub async fn jetstream(nats_url: &str, config: &NatsConfig) -> Result<Context, BrokerError> {
     let (url, servers) = servers(nats_url)?;
-    let client = async_nats::connect(servers)
+    let (options, login) = login::options(config, &servers).await?;
+    let client = options
+        .name("pillarbox")
+        .connection_timeout(CONNECT_TIMEOUT)
+        .connect(servers)
         .await
-        .map_err(|source| BrokerError::Connect { url, source })?;
+        .map_err(|source| BrokerError::connect(url, &login, config, source))?;
     Ok(context(&client, Duration::from_secs(5)))
 }
 

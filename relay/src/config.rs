@@ -1,9 +1,26 @@
 //! What a relay is told.
 
+mod database;
+mod file;
+mod keys;
+mod layers;
+mod nats;
+mod print;
+mod secret;
+
 use std::fmt;
 use std::time::Duration;
 
+use async_nats::ServerAddr;
+
 use serde::{Deserialize, Serialize};
+
+pub use self::file::FileError;
+pub use self::keys::{KEYS, Key, Kind, Scope, key};
+pub use self::layers::{LoadError, ProgramConfig, Settings, Sources, Wanted};
+pub use self::nats::NatsConfig;
+pub use self::secret::Secret;
+pub(crate) use self::secret::without_secrets;
 
 /// A relay's settings: where it reads, where it ships to, and how patient it is.
 ///
@@ -15,6 +32,8 @@ pub struct RelayConfig {
     pub database_url: String,
     /// The broker, `nats://host:port`; several parted by commas are one cluster.
     pub nats_url: String,
+    /// TLS and login for the broker.
+    pub nats: NatsConfig,
     /// The schema of the outbox tables.
     pub schema: String,
     /// The relay's name: its row in `pillarbox.relay`. Relays of one name share a cursor and take turns.
@@ -88,6 +107,7 @@ impl Default for RelayConfig {
         Self {
             database_url: "postgres://localhost/postgres".into(),
             nats_url: "nats://127.0.0.1:4222".into(),
+            nats: NatsConfig::default(),
             schema: "pillarbox".into(),
             name: "default".into(),
             source: "/pillarbox".into(),
@@ -114,7 +134,7 @@ pub struct ConfigError {
     /// Its value.
     pub value: String,
     /// What is wrong with it.
-    pub problem: &'static str,
+    pub problem: String,
 }
 
 impl RelayConfig {
@@ -123,9 +143,25 @@ impl RelayConfig {
     /// # Errors
     /// [`ConfigError`] with the first setting that cannot be used.
     pub fn validate(&self) -> Result<(), ConfigError> {
-        let fail = |key, value: &dyn fmt::Display, problem| {
-            Err(ConfigError { key, value: value.to_string(), problem })
+        let fail = |key, value: &dyn fmt::Display, problem: &str| {
+            Err(ConfigError { key, value: value.to_string(), problem: problem.to_owned() })
         };
+        database::validate(&self.database_url)?;
+        let mut url_has_login = false;
+        for server in self.nats_url.split(',') {
+            let parsed = server.trim().parse::<ServerAddr>().ok();
+            let Some(server) = parsed.filter(is_server) else {
+                let shown = without_secrets(&self.nats_url);
+                return fail(
+                    "nats_url",
+                    &shown,
+                    "it is nats://host:port, or tls:// for TLS, several parted by commas; other characters in a \
+                     password must be percent-encoded",
+                );
+            };
+            url_has_login |= server.has_user_pass();
+        }
+        self.nats.validate(url_has_login)?;
         if !is_schema_name(&self.schema) {
             return fail(
                 "schema",
@@ -191,6 +227,16 @@ impl RelayConfig {
     }
 }
 
+/// Whether this is a server that the client can speak to, and nothing more than a server.
+fn is_server(server: &ServerAddr) -> bool {
+    let url = server.clone().into_inner();
+    ["nats", "tls"].contains(&server.scheme())
+        && !server.host().is_empty()
+        && ["", "/"].contains(&url.path())
+        && url.query().is_none()
+        && url.fragment().is_none()
+}
+
 /// Whether this can be a schema's name without quotes.
 fn is_schema_name(name: &str) -> bool {
     let mut bytes = name.bytes();
@@ -199,24 +245,12 @@ fn is_schema_name(name: &str) -> bool {
         && bytes.all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'_')
 }
 
-/// A URL without its user, password and parameters, for logs. What cannot be told apart is left out.
-pub(crate) fn without_secrets(url: &str) -> String {
-    url.split(',')
-        .map(|url| {
-            let (scheme, rest) = url.split_once("://").unwrap_or(("", url));
-            let rest = rest.split(['?', '#']).next().unwrap_or_default();
-            let host = rest.rsplit_once('@').map_or(rest, |(_, host)| host);
-            if scheme.is_empty() { host.to_owned() } else { format!("{scheme}://{host}") }
-        })
-        .collect::<Vec<_>>()
-        .join(",")
-}
-
 impl fmt::Debug for RelayConfig {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Self {
             database_url,
             nats_url,
+            nats,
             schema,
             name,
             source,
@@ -234,6 +268,7 @@ impl fmt::Debug for RelayConfig {
         f.debug_struct("RelayConfig")
             .field("database_url", &without_secrets(database_url))
             .field("nats_url", &without_secrets(nats_url))
+            .field("nats", nats)
             .field("schema", schema)
             .field("name", name)
             .field("source", source)

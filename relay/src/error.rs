@@ -3,6 +3,7 @@
 use crate::broker::BrokerError;
 use crate::config::{ConfigError, without_secrets};
 use crate::lease::LeaseError;
+use crate::tls::{self, Remedies};
 
 /// Why a relay does not run. Unless [`fail_fast`](crate::RelayConfig::fail_fast) is set, only
 /// [`Config`](Self::Config) and [`Url`](Self::Url) end it; all others are logged, and tried again.
@@ -26,6 +27,17 @@ pub enum RelayError {
     Connect {
         /// The URL, without secrets.
         url: String,
+        /// What sqlx said.
+        #[source]
+        source: sqlx::Error,
+    },
+    /// The database and the relay could not agree on TLS.
+    #[error("no TLS connection to the database at {url}; {remedy}")]
+    Tls {
+        /// The URL, without secrets.
+        url: String,
+        /// What to mend.
+        remedy: &'static str,
         /// What sqlx said.
         #[source]
         source: sqlx::Error,
@@ -57,9 +69,25 @@ pub enum RelayError {
     Lease(#[source] Box<dyn std::error::Error + Send + Sync>),
 }
 
+const TLS: Remedies = Remedies {
+    unknown_issuer: "sslrootcert must hold the certificate of the authority that signed the server's",
+    other_name: "the server's certificate is for other names: use one of them in database_url, or sslmode=verify-ca",
+    certificate_wanted: "the server wants a client's certificate: set sslcert and sslkey",
+    certificate_refused: "the server does not accept sslcert: it must be valid and signed by an authority that the \
+                          server trusts",
+    no_tls: "the server must offer TLS, or sslmode must be another",
+    other: "look at sslmode, sslrootcert, sslcert and sslkey",
+};
+
 impl RelayError {
-    pub(crate) fn connect(url: &str, source: sqlx::Error) -> Self {
-        Self::Connect { url: without_secrets(url), source }
+    pub(crate) fn connect(database_url: &str, source: sqlx::Error) -> Self {
+        let url = without_secrets(database_url);
+        let certified = ["sslcert=", "ssl-cert="].iter().any(|name| database_url.contains(name));
+        let unsupported = matches!(source, sqlx::Error::Tls(_)).then_some(TLS.no_tls);
+        match tls::remedy(&source, certified, &TLS).or(unsupported) {
+            Some(remedy) => Self::Tls { url, remedy, source },
+            None => Self::Connect { url, source },
+        }
     }
 
     /// Whether trying again cannot help.

@@ -32,7 +32,7 @@
 //! | [`message`] | a row as a message |
 //! | `shipper` | from pages to the sink; rewinding, holding |
 //! | [`sink`] | storing messages in streams, in order: fast ingest and keyed window; whose fault a failure is |
-//! | `broker` | the connection to NATS |
+//! | `broker`, `tls` | the connection to NATS: TLS, login, and what to mend when they are refused |
 //! | `letters` | dead and parked events, as the shipper meets them |
 //! | `parking` | shipping parked events, and holding back the keys that wait |
 //! | [`checkpoint`] | going back when the broker has forgotten what it had acknowledged |
@@ -46,7 +46,8 @@
 //! | `backlog` | measuring the backlog for the metrics |
 //! | [`status`] | backlog, oldest age, cursor and holder, for operators |
 //! | [`dead_letters`] | events that were given up, on either side |
-//! | [`config`], [`error`] | [`RelayConfig`], [`RelayError`] |
+//! | [`config`] | [`RelayConfig`], and `pillarbox.toml`, environment and flags in layers |
+//! | [`error`] | [`RelayError`] |
 
 mod backlog;
 mod backoff;
@@ -72,9 +73,10 @@ mod shipper;
 pub mod sink;
 mod source;
 pub mod status;
+mod tls;
 
 pub use broker::{BrokerError, jetstream};
-pub use config::{ConfigError, NoStream, Order, RelayConfig, SinkChoice};
+pub use config::{ConfigError, NatsConfig, NoStream, Order, RelayConfig, SinkChoice};
 pub use error::RelayError;
 pub use health::{RelayState, Role};
 pub use relay::Relay;

@@ -1,5 +1,6 @@
 //! A relay: stands by until it holds the lease, and then leads until it is told to stop.
 
+use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -34,7 +35,6 @@ const STANDBY_INTERVAL: Duration = Duration::from_millis(500);
 const COURTESY: Duration = Duration::from_secs(1);
 
 /// Ships the events of one outbox.
-#[derive(Debug)]
 pub struct Relay {
     config: RelayConfig,
     database: PgConnectOptions,
@@ -47,6 +47,13 @@ enum Ended {
     Stopped,
     /// Another process was asked to lead instead.
     HandedOver,
+}
+
+impl fmt::Debug for Relay {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        // The database's options show its password.
+        f.debug_struct("Relay").field("config", &self.config).finish_non_exhaustive()
+    }
 }
 
 impl Relay {

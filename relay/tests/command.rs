@@ -65,7 +65,7 @@ async fn migrate_creates_the_tables_and_prints_them() {
     let refused = pillarbox(&["migrate", "--print", "--schema", "a b"]);
     assert_eq!(refused.status.code(), Some(1));
     assert!(
-        text(&refused.stderr).contains("schema \"a b\" is refused"),
+        text(&refused.stderr).contains("schema = \"a b\" cannot be used"),
         "{}",
         text(&refused.stderr)
     );
@@ -125,7 +125,7 @@ fn wrong_usage_ends_with_2_and_a_wrong_setting_with_1_and_its_name() {
     let refused = pillarbox(&["relay", "--database-url", "not a url"]);
     assert_eq!(refused.status.code(), Some(1));
     assert!(
-        text(&refused.stderr).contains("database_url cannot be used"),
+        text(&refused.stderr).contains("database_url = \"***\" cannot be used"),
         "{}",
         text(&refused.stderr)
     );

@@ -1,7 +1,7 @@
 //! A throwaway Postgres.
 
 use std::fs::{self, File};
-use std::os::unix::fs::chown;
+use std::os::unix::fs::{PermissionsExt, chown};
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -49,6 +49,7 @@ pub struct PostgresOptions {
     settings: Vec<(String, String)>,
     durable: bool,
     own_identity: bool,
+    files: Vec<(&'static str, &'static str, String)>,
 }
 
 impl PostgresOptions {
@@ -56,6 +57,26 @@ impl PostgresOptions {
     #[must_use]
     pub fn setting(mut self, name: &str, value: &str) -> Self {
         self.settings.push((name.to_owned(), value.to_owned()));
+        self
+    }
+
+    /// Offers TLS, with this certificate and its private key in PEM form. Clients that show a certificate must have
+    /// one that an authority in `client_authorities` (PEM) has signed, if there are any.
+    #[must_use]
+    pub fn tls(mut self, certificate: &str, key: &str, client_authorities: Option<&str>) -> Self {
+        self.files.push(("ssl_cert_file", "server.crt", certificate.to_owned()));
+        self.files.push(("ssl_key_file", "server.key", key.to_owned()));
+        if let Some(authorities) = client_authorities {
+            self.files.push(("ssl_ca_file", "clients.crt", authorities.to_owned()));
+        }
+        self.setting("ssl", "on")
+    }
+
+    /// Decides who may connect, as `pg_hba.conf` does, before the rule that lets `postgres` in without a password.
+    #[must_use]
+    pub fn access(mut self, rules: &str) -> Self {
+        let rules = format!("{rules}\nhost all postgres 127.0.0.1/32 trust\n");
+        self.files.push(("hba_file", "access.conf", rules));
         self
     }
 
@@ -138,6 +159,15 @@ impl Postgres {
         ];
         if !options.durable {
             settings.push(("fsync".to_owned(), "off".to_owned()));
+        }
+        for (setting, name, text) in options.files {
+            let path = process.folder().join(name);
+            fs::write(&path, text).context("writing a file for Postgres")?;
+            // Postgres refuses a key that others can read.
+            fs::set_permissions(&path, fs::Permissions::from_mode(0o600))
+                .context("closing a file for Postgres")?;
+            give(&path, account)?;
+            settings.push((setting.to_owned(), path.display().to_string()));
         }
         settings.extend(options.settings);
         let arguments = settings

@@ -7,7 +7,8 @@ use pillarbox_relay::dead_letters::{DeadLetter, DeadLetters, Filter, Side, State
 use pillarbox_relay::jetstream;
 use sqlx::postgres::PgPoolOptions;
 
-use super::{Database, Done};
+use super::Done;
+use super::settings::{Flags, TablesAndBroker};
 
 /// Look at events that were given up, try them again, or discard them.
 #[derive(Debug, Args)]
@@ -45,15 +46,6 @@ enum Action {
         which: Which,
         #[command(flatten)]
         chosen: Chosen,
-        /// The broker, for --inbox.
-        #[arg(
-            long,
-            env = "NATS_URL",
-            hide_env_values = true,
-            value_name = "URL",
-            default_value = "nats://127.0.0.1:4222"
-        )]
-        nats_url: String,
     },
     /// Mark them as not to be handled.
     Discard {
@@ -67,7 +59,7 @@ enum Action {
 #[derive(Debug, Args)]
 struct Which {
     #[command(flatten)]
-    database: Database,
+    flags: Flags<TablesAndBroker>,
     #[command(flatten)]
     side: SideFlags,
     /// Only those of this relay or consumer.
@@ -116,10 +108,10 @@ const PAGE: i64 = 500;
 
 impl Which {
     async fn letters(&self) -> Result<DeadLetters, Box<dyn std::error::Error>> {
-        let pool =
-            PgPoolOptions::new().max_connections(2).connect(&self.database.database_url).await?;
+        let config = self.flags.outbox()?;
+        let pool = PgPoolOptions::new().max_connections(2).connect(&config.database_url).await?;
         let side = if self.side.outbox { Side::Outbox } else { Side::Inbox };
-        Ok(DeadLetters::new(pool, &self.database.schema, side)?)
+        Ok(DeadLetters::new(pool, &config.schema, side)?)
     }
 
     fn filter(&self, event_id: Option<&String>, state: Option<State>) -> Filter {
@@ -164,10 +156,11 @@ impl DeadLettersCommand {
                 }
                 Ok(())
             }
-            Action::Retry { which, chosen, nats_url } => {
+            Action::Retry { which, chosen } => {
+                let config = which.flags.outbox()?;
                 let letters = which.letters().await?;
                 let broker = match which.side.inbox && !chosen.dry_run {
-                    true => Some(jetstream(&nats_url).await?),
+                    true => Some(jetstream(&config.nats_url, &config.nats).await?),
                     false => None,
                 };
                 let dead = Some(State::Dead);

@@ -4,6 +4,7 @@ use clap::{Args, ValueEnum};
 use sqlx::postgres::PgPoolOptions;
 
 use super::Done;
+use super::settings::{Flags, Tables};
 
 /// Create or update the tables. Safe to run again, and from several places at once.
 #[derive(Debug, Args)]
@@ -14,18 +15,8 @@ pub(crate) struct Migrate {
     /// Print the SQL instead of running it; needs no database.
     #[arg(long)]
     print: bool,
-    /// The database, postgres://user:password@host:port/database.
-    #[arg(
-        long,
-        env = "DATABASE_URL",
-        hide_env_values = true,
-        value_name = "URL",
-        required_unless_present = "print"
-    )]
-    database_url: Option<String>,
-    /// The schema of the tables.
-    #[arg(long, env = "PILLARBOX_SCHEMA", default_value = "pillarbox", value_name = "NAME")]
-    schema: String,
+    #[command(flatten)]
+    flags: Flags<Tables>,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
@@ -40,26 +31,29 @@ enum Set {
 
 impl Migrate {
     pub(crate) async fn run(self) -> Done {
-        let outbox = pillarbox_outbox::Outbox::new().schema(&self.schema)?;
-        let inbox = pillarbox_inbox::migrations(&self.schema)?;
+        let config = match self.print {
+            true => self.flags.outbox_without_database()?,
+            false => self.flags.outbox()?,
+        };
+        let outbox = pillarbox_outbox::Outbox::new().schema(&config.schema)?;
+        let inbox = pillarbox_inbox::migrations(&config.schema)?;
         if self.print {
             if self.set != Set::Inbox {
-                print(&pillarbox_outbox::migrations(&self.schema)?);
+                print(&pillarbox_outbox::migrations(&config.schema)?);
             }
             if self.set != Set::Outbox {
                 print(&inbox);
             }
             return Ok(());
         }
-        let url = self.database_url.unwrap_or_default();
-        let pool = PgPoolOptions::new().max_connections(1).connect(&url).await?;
+        let pool = PgPoolOptions::new().max_connections(1).connect(&config.database_url).await?;
         if self.set != Set::Inbox {
             outbox.migrate(&pool).await?;
-            println!("outbox tables in schema {} are up to date", self.schema);
+            println!("outbox tables in schema {} are up to date", config.schema);
         }
         if self.set != Set::Outbox {
-            pillarbox_inbox::migrate_schema(&pool, &self.schema).await?;
-            println!("inbox tables in schema {} are up to date", self.schema);
+            pillarbox_inbox::migrate_schema(&pool, &config.schema).await?;
+            println!("inbox tables in schema {} are up to date", config.schema);
         }
         pool.close().await;
         Ok(())

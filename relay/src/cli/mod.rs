@@ -1,15 +1,18 @@
 //! The command line.
 
+mod config;
 mod dead_letters;
 mod http;
 mod migrate;
 mod relay;
 mod replay;
+mod settings;
 mod status;
 
 use std::process::ExitCode;
 
 use clap::{Parser, Subcommand, ValueEnum};
+use pillarbox_relay::config::LoadError;
 use pillarbox_relay::error::full_text;
 
 /// Transactional outbox for Postgres and NATS JetStream.
@@ -30,6 +33,8 @@ pub(crate) struct Cli {
 enum Command {
     /// Ship committed outbox rows to JetStream, until SIGTERM or SIGINT.
     Relay(relay::Relay),
+    /// Check the settings, or show them.
+    Config(config::ConfigCommand),
     /// Create or update the tables, or print the SQL that does.
     Migrate(migrate::Migrate),
     /// Show backlog, oldest age, cursor and holder.
@@ -48,17 +53,6 @@ enum LogFormat {
     Json,
 }
 
-/// Where the tables are.
-#[derive(Debug, clap::Args)]
-struct Database {
-    /// The database, postgres://user:password@host:port/database.
-    #[arg(long, env = "DATABASE_URL", hide_env_values = true, value_name = "URL")]
-    database_url: String,
-    /// The schema of the tables.
-    #[arg(long, env = "PILLARBOX_SCHEMA", default_value = "pillarbox", value_name = "NAME")]
-    schema: String,
-}
-
 pub(crate) fn run(cli: Cli) -> ExitCode {
     start_logging(cli.log_format);
     let runtime = match tokio::runtime::Builder::new_multi_thread().enable_all().build() {
@@ -68,6 +62,7 @@ pub(crate) fn run(cli: Cli) -> ExitCode {
     let done = runtime.block_on(async {
         match cli.command {
             Command::Relay(command) => command.run().await,
+            Command::Config(command) => command.run(),
             Command::Migrate(command) => command.run().await,
             Command::Status(command) => command.run().await,
             Command::DeadLetters(command) => command.run().await,
@@ -76,7 +71,11 @@ pub(crate) fn run(cli: Cli) -> ExitCode {
     });
     match done {
         Ok(()) => ExitCode::SUCCESS,
-        Err(error) => failed(&*error),
+        Err(error) => {
+            let usage = matches!(error.downcast_ref(), Some(LoadError::Missing { .. }));
+            let code = failed(&*error);
+            if usage { ExitCode::from(2) } else { code }
+        }
     }
 }
 
@@ -89,8 +88,11 @@ fn failed(error: &(dyn std::error::Error + 'static)) -> ExitCode {
 
 fn start_logging(format: LogFormat) {
     use tracing_subscriber::EnvFilter;
-    let filter = EnvFilter::try_from_default_env()
-        .unwrap_or_else(|_| EnvFilter::new("info,async_nats=warn,jetstream_extra=warn,sqlx=warn"));
+    let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| {
+        EnvFilter::new(
+            "info,async_nats=warn,async_nats::connector=off,jetstream_extra=warn,sqlx=warn",
+        )
+    });
     let log = tracing_subscriber::fmt()
         .with_env_filter(filter)
         .with_writer(std::io::stderr)

@@ -7,7 +7,8 @@ use pillarbox_relay::jetstream;
 use pillarbox_relay::replay::{self, Which};
 use sqlx::{Connection, PgConnection};
 
-use super::{Database, Done};
+use super::Done;
+use super::settings::{Flags, Shipped};
 
 /// Send shipped events again, to a stream that was lost or to consumers that start anew.
 ///
@@ -16,22 +17,7 @@ use super::{Database, Done};
 #[derive(Debug, Args)]
 pub(crate) struct Replay {
     #[command(flatten)]
-    database: Database,
-    /// The broker, nats://host:port; several parted by commas are one cluster.
-    #[arg(
-        long,
-        env = "NATS_URL",
-        hide_env_values = true,
-        value_name = "URL",
-        default_value = "nats://127.0.0.1:4222"
-    )]
-    nats_url: String,
-    /// The relay that shipped them.
-    #[arg(long, env = "PILLARBOX_RELAY", default_value = "default")]
-    name: String,
-    /// The `ce-source` of events that name none, as the relay has it.
-    #[arg(long, env = "PILLARBOX_SOURCE", default_value = "/pillarbox")]
-    source: String,
+    flags: Flags<Shipped>,
     #[command(flatten)]
     start: Start,
     /// Only those of this topic.
@@ -65,12 +51,7 @@ const SHOWN_EVERY: Duration = Duration::from_secs(1);
 
 impl Replay {
     pub(crate) async fn run(self) -> Done {
-        pillarbox_relay::RelayConfig {
-            schema: self.database.schema.clone(),
-            source: self.source.clone(),
-            ..Default::default()
-        }
-        .validate()?;
+        let config = self.flags.outbox()?;
         let generation = match self.generation {
             Some(generation) => generation,
             None => {
@@ -79,21 +60,16 @@ impl Replay {
             }
         };
         pillarbox_event::header::validate_value("Nats-Msg-Id", &generation)?;
-        let connection = PgConnection::connect(&self.database.database_url).await?;
+        let connection = PgConnection::connect(&config.database_url).await?;
         let which = Which {
             since: self.start.since,
             from_position: self.start.from_position,
             topic: self.topic,
             key: self.key,
         };
-        let mut replay = replay::Replay::open(
-            connection,
-            &self.database.schema,
-            &self.name,
-            &self.source,
-            which,
-        )
-        .await?;
+        let mut replay =
+            replay::Replay::open(connection, &config.schema, &config.name, &config.source, which)
+                .await?;
         let extent = replay.count().await?;
         match extent.positions {
             Some((first, last)) => {
@@ -105,7 +81,7 @@ impl Replay {
             return Ok(());
         }
         eprintln!("generation {generation}");
-        let broker = jetstream(&self.nats_url).await?;
+        let broker = jetstream(&config.nats_url, &config.nats).await?;
         let mut shown = Instant::now();
         let ran = replay
             .run(broker, &generation, |progress| {

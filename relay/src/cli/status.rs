@@ -4,16 +4,14 @@ use clap::Args;
 use pillarbox_relay::Status;
 use sqlx::{Connection, PgConnection};
 
-use super::{Database, Done};
+use super::Done;
+use super::settings::{Flags, OneRelay};
 
 /// Show how a relay stands.
 #[derive(Debug, Args)]
 pub(crate) struct StatusCommand {
     #[command(flatten)]
-    database: Database,
-    /// The relay's name.
-    #[arg(long, env = "PILLARBOX_RELAY", default_value = "default")]
-    name: String,
+    flags: Flags<OneRelay>,
     /// Print one JSON object.
     #[arg(long)]
     json: bool,
@@ -21,10 +19,9 @@ pub(crate) struct StatusCommand {
 
 impl StatusCommand {
     pub(crate) async fn run(self) -> Done {
-        pillarbox_relay::RelayConfig { schema: self.database.schema.clone(), ..Default::default() }
-            .validate()?;
-        let mut connection = PgConnection::connect(&self.database.database_url).await?;
-        let status = Status::read(&mut connection, &self.database.schema, &self.name).await?;
+        let config = self.flags.outbox()?;
+        let mut connection = PgConnection::connect(&config.database_url).await?;
+        let status = Status::read(&mut connection, &config.schema, &config.name).await?;
         connection.close().await?;
         if self.json {
             println!("{}", serde_json::to_string_pretty(&status)?);

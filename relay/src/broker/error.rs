@@ -1,0 +1,114 @@
+//! Why there is no connection to the broker, and what to mend.
+
+use std::path::PathBuf;
+
+use async_nats::{ConnectError, ConnectErrorKind};
+
+use super::login::Login;
+use crate::config::NatsConfig;
+use crate::tls::{self, Remedies};
+
+/// Why the broker could not be connected to.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum BrokerError {
+    /// `nats_url` is not one.
+    #[error("nats_url = {url:?} cannot be used")]
+    Url {
+        /// The URL, without secrets.
+        url: String,
+        /// What is wrong with it.
+        #[source]
+        source: std::io::Error,
+    },
+    /// A file of the configuration cannot be used.
+    #[error("{key} = {file:?} cannot be used")]
+    File {
+        /// The setting that names it.
+        key: &'static str,
+        /// The file.
+        file: PathBuf,
+        /// What is wrong with it.
+        #[source]
+        source: std::io::Error,
+    },
+    /// The broker let nobody in with this login.
+    #[error("the broker at {url} refused {login}; {remedy}")]
+    Refused {
+        /// The URL, without secrets.
+        url: String,
+        /// Who was refused, without secrets.
+        login: String,
+        /// What to mend.
+        remedy: &'static str,
+        /// What the client said.
+        #[source]
+        source: ConnectError,
+    },
+    /// The two could not agree on TLS.
+    #[error("no TLS connection to the broker at {url}; {remedy}")]
+    Tls {
+        /// The URL, without secrets.
+        url: String,
+        /// What to mend.
+        remedy: &'static str,
+        /// What the client said.
+        #[source]
+        source: ConnectError,
+    },
+    /// It took the connection, and said nothing.
+    #[error("no connection to the broker at {url}; {remedy}")]
+    Silent {
+        /// The URL, without secrets.
+        url: String,
+        /// What to mend.
+        remedy: &'static str,
+        /// What the client said.
+        #[source]
+        source: ConnectError,
+    },
+    /// No connection.
+    #[error("no connection to the broker at {url}")]
+    Connect {
+        /// The URL, without secrets.
+        url: String,
+        /// What the client said.
+        #[source]
+        source: ConnectError,
+    },
+}
+
+impl BrokerError {
+    pub(super) fn connect(
+        url: String,
+        login: &Login,
+        config: &NatsConfig,
+        source: ConnectError,
+    ) -> Self {
+        use ConnectErrorKind::{Authentication, AuthorizationViolation, TimedOut, Tls};
+        if matches!(source.kind(), Authentication | AuthorizationViolation) {
+            return Self::Refused { url, login: login.to_string(), remedy: login.remedy(), source };
+        }
+        let files = (source.kind() == Tls).then_some(TLS.other);
+        if let Some(remedy) = tls::remedy(&source, config.cert.is_some(), &TLS).or(files) {
+            return Self::Tls { url, remedy, source };
+        }
+        let silent = source.kind() == TimedOut || source.to_string().contains("got nothing");
+        if silent && !config.tls_first {
+            let remedy = "it said nothing: if it has handshake_first, set nats.tls_first";
+            return Self::Silent { url, remedy, source };
+        }
+        Self::Connect { url, source }
+    }
+}
+
+const TLS: Remedies = Remedies {
+    unknown_issuer: "nats.ca must hold the certificate of the authority that signed the server's",
+    other_name: "the server's certificate is for other names: use one of them in nats_url",
+    certificate_wanted: "the server wants a client's certificate: set nats.cert and nats.key",
+    certificate_refused: "the server does not accept nats.cert: it must be valid and signed by an authority that the \
+                          server trusts",
+    no_tls: "the server speaks no TLS, or not at the start: look at nats.require_tls, nats.tls_first and the URL's \
+             scheme",
+    other: "look at nats.ca, nats.cert and nats.key",
+};

@@ -1,0 +1,189 @@
+//! How the broker is spoken to: TLS, and the login.
+
+use std::path::PathBuf;
+
+use serde::{Deserialize, Serialize};
+
+use super::secret::MASK;
+use super::{ConfigError, Secret};
+
+/// TLS and login for the broker: the table `[nats]`.
+///
+/// At most one way to log in: [`creds`](Self::creds), [`nkey`](Self::nkey), a token, a user with a password, or
+/// a login within `nats_url`. Files are read at each new connection of a relay. Secrets do not show in `Debug`, and
+/// serialise as `***`.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct NatsConfig {
+    /// A PEM file with the authorities that may sign the server's certificate. Without it, those that this
+    /// machine trusts. Setting it requires TLS.
+    pub ca: Option<PathBuf>,
+    /// A PEM file with the client's certificate, and those between it and its authority. Setting it requires TLS.
+    pub cert: Option<PathBuf>,
+    /// A PEM file with the private key of `cert`.
+    pub key: Option<PathBuf>,
+    /// Speak TLS or not at all. Otherwise the server decides, unless the URL says `tls://`.
+    pub require_tls: bool,
+    /// Begin with the TLS handshake, before the server has said anything: for servers with `handshake_first`.
+    pub tls_first: bool,
+    /// A credentials file: a user's JWT and the seed of its nkey.
+    pub creds: Option<PathBuf>,
+    /// A file with the seed of a user's nkey.
+    pub nkey: Option<PathBuf>,
+    /// A token.
+    pub token: Option<Secret>,
+    /// A file with a token.
+    pub token_file: Option<PathBuf>,
+    /// A user, together with `password` or `password_file`.
+    pub user: Option<String>,
+    /// The user's password.
+    pub password: Option<Secret>,
+    /// A file with the user's password.
+    pub password_file: Option<PathBuf>,
+}
+
+impl NatsConfig {
+    /// Whether a connection without TLS is refused.
+    pub(crate) fn requires_tls(&self) -> bool {
+        self.require_tls || self.tls_first || self.ca.is_some() || self.cert.is_some()
+    }
+
+    /// The files it names, each with its key.
+    pub(crate) fn files(&self) -> impl Iterator<Item = (&'static str, &PathBuf)> {
+        [
+            ("nats.ca", &self.ca),
+            ("nats.cert", &self.cert),
+            ("nats.key", &self.key),
+            ("nats.creds", &self.creds),
+            ("nats.nkey", &self.nkey),
+            ("nats.token_file", &self.token_file),
+            ("nats.password_file", &self.password_file),
+        ]
+        .into_iter()
+        .filter_map(|(key, path)| Some((key, path.as_ref()?)))
+    }
+
+    /// Refuses what is half set, or set twice.
+    pub(super) fn validate(&self, url_has_login: bool) -> Result<(), ConfigError> {
+        let fail = |key, problem: String| {
+            Err(ConfigError { key, value: self.shown(key).unwrap_or_default(), problem })
+        };
+        let needs = |key, other: &str| fail(key, format!("it needs {other} beside it"));
+        if self.cert.is_some() && self.key.is_none() {
+            return needs("nats.cert", "nats.key");
+        }
+        if self.key.is_some() && self.cert.is_none() {
+            return needs("nats.key", "nats.cert");
+        }
+        let password = self.password.is_some() || self.password_file.is_some();
+        if self.user.is_some() && !password {
+            return needs("nats.user", "nats.password or nats.password_file");
+        }
+        let mut ways = Vec::new();
+        if url_has_login {
+            ways.push("the login in nats_url");
+        }
+        let keys = ["nats.creds", "nats.nkey", "nats.token", "nats.token_file", "nats.user"];
+        for key in keys.into_iter().filter(|key| self.shown(key).is_some()) {
+            if let Some(other) = ways.first() {
+                return fail(key, format!("{other} is another way to log in; keep one of the two"));
+            }
+            ways.push(key);
+        }
+        if let (Some(_), Some(_)) = (&self.password, &self.password_file) {
+            return fail(
+                "nats.password_file",
+                "nats.password is set too; keep one of the two".into(),
+            );
+        }
+        if password && self.user.is_none() {
+            let key = if self.password.is_some() { "nats.password" } else { "nats.password_file" };
+            return needs(key, "nats.user");
+        }
+        for (key, secret) in [("nats.token", &self.token), ("nats.password", &self.password)] {
+            if secret.as_ref().is_some_and(|secret| secret.reveal().is_empty()) {
+                return fail(key, "it is empty".into());
+            }
+        }
+        Ok(())
+    }
+
+    /// A value that may be shown, if the key is set.
+    fn shown(&self, key: &str) -> Option<String> {
+        let file = self.files().find(|(name, _)| *name == key);
+        match key {
+            "nats.token" => self.token.as_ref().map(|_| MASK.to_owned()),
+            "nats.password" => self.password.as_ref().map(|_| MASK.to_owned()),
+            "nats.user" => self.user.clone(),
+            _ => file.map(|(_, path)| path.display().to_string()),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn refused(config: NatsConfig, url_has_login: bool) -> String {
+        config.validate(url_has_login).unwrap_err().to_string()
+    }
+
+    #[test]
+    fn one_way_to_log_in_is_fine() {
+        let path = || Some(PathBuf::from("/run/secret"));
+        let secret = || Some(Secret::new("hunter2"));
+        let user = || Some("app".to_owned());
+        for config in [
+            NatsConfig::default(),
+            NatsConfig { creds: path(), ..Default::default() },
+            NatsConfig { nkey: path(), ..Default::default() },
+            NatsConfig { token: secret(), ..Default::default() },
+            NatsConfig { token_file: path(), ..Default::default() },
+            NatsConfig { user: user(), password: secret(), ..Default::default() },
+            NatsConfig { user: user(), password_file: path(), ..Default::default() },
+            NatsConfig { cert: path(), key: path(), creds: path(), ..Default::default() },
+        ] {
+            config.validate(false).unwrap();
+        }
+        NatsConfig::default().validate(true).unwrap();
+    }
+
+    #[test]
+    fn two_ways_to_log_in_are_refused_by_name() {
+        let path = || Some(PathBuf::from("/run/secret"));
+        let secret = || Some(Secret::new("hunter2"));
+        let two = NatsConfig { creds: path(), token: secret(), ..Default::default() };
+        let said = refused(two, false);
+        assert!(said.contains("nats.token = \"***\"") && said.contains("nats.creds"), "{said}");
+        let said = refused(NatsConfig { nkey: path(), ..Default::default() }, true);
+        assert!(said.contains("nats.nkey") && said.contains("nats_url"), "{said}");
+        let two = NatsConfig {
+            user: Some("app".into()),
+            password: secret(),
+            password_file: path(),
+            ..Default::default()
+        };
+        assert!(refused(two, false).contains("nats.password is set too"));
+        let two = NatsConfig {
+            user: Some("app".into()),
+            password: secret(),
+            token_file: path(),
+            ..Default::default()
+        };
+        assert!(refused(two, false).contains("nats.token_file is another way"));
+    }
+
+    #[test]
+    fn half_a_setting_is_refused() {
+        let path = || Some(PathBuf::from("/run/secret"));
+        let of = |config| refused(config, false);
+        let none = NatsConfig::default;
+        assert!(of(NatsConfig { cert: path(), ..none() }).contains("it needs nats.key"));
+        assert!(of(NatsConfig { key: path(), ..none() }).contains("it needs nats.cert"));
+        assert!(of(NatsConfig { user: Some("u".into()), ..none() }).contains("nats.password"));
+        let said = of(NatsConfig { password: Some(Secret::new("hunter2")), ..none() });
+        assert!(said.contains("it needs nats.user") && !said.contains("hunter2"), "{said}");
+        let said = of(NatsConfig { token: Some(Secret::new("")), ..none() });
+        assert!(said.contains("nats.token") && said.contains("empty"), "{said}");
+    }
+}

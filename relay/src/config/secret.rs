@@ -1,0 +1,214 @@
+//! Secrets, and URLs that hold them, in a form that may be shown.
+
+use std::fmt;
+
+use serde::{Deserialize, Serialize, Serializer};
+
+/// What is shown in a secret's place.
+pub(crate) const MASK: &str = "***";
+
+/// A token or a password. Shown, logged or serialised, it is `***`; only [`reveal`](Self::reveal) gives it.
+#[derive(Clone, PartialEq, Eq, Deserialize)]
+#[serde(transparent)]
+pub struct Secret(String);
+
+impl Secret {
+    /// Keeps it.
+    pub fn new(secret: impl Into<String>) -> Self {
+        Self(secret.into())
+    }
+
+    /// The secret itself.
+    pub fn reveal(&self) -> &str {
+        &self.0
+    }
+}
+
+impl From<String> for Secret {
+    fn from(secret: String) -> Self {
+        Self(secret)
+    }
+}
+
+impl fmt::Debug for Secret {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(MASK)
+    }
+}
+
+impl Serialize for Secret {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.serialize_str(MASK)
+    }
+}
+
+/// Parameters of a database URL that may be shown.
+const HARMLESS: [&str; 13] = [
+    "sslmode",
+    "ssl-mode",
+    "sslrootcert",
+    "ssl-root-cert",
+    "ssl-ca",
+    "sslcert",
+    "ssl-cert",
+    "sslkey",
+    "ssl-key",
+    "host",
+    "port",
+    "dbname",
+    "application_name",
+];
+
+/// A URL without its user, password and parameters, for logs. What cannot be told apart is left out.
+pub(crate) fn without_secrets(url: &str) -> String {
+    each(url, |parts| format!("{}{}", parts.scheme, parts.place))
+}
+
+/// A URL with `***` for what is secret in it: a database's password, all of a login to the broker, and parameters
+/// that are not known to be harmless.
+pub(crate) fn masked(url: &str) -> String {
+    each(url, |parts| {
+        let user = match (parts.login, parts.scheme.starts_with("postgres")) {
+            (None, _) => String::new(),
+            (Some(login), true) => match login.split_once(':') {
+                Some((user, _)) => format!("{user}:{MASK}@"),
+                None => format!("{login}@"),
+            },
+            // The user may be a token, or the first piece of one.
+            (Some(_), false) => format!("{MASK}@"),
+        };
+        let mut shown = format!("{}{user}{}", parts.scheme, parts.place);
+        let mut parted = '?';
+        for parameter in parts.parameters.split('&').filter(|parameter| !parameter.is_empty()) {
+            // Without a value, or with a name of its own, it may be a piece of something else.
+            let (name, value) = match parameter.split_once('=') {
+                Some((name, value)) if HARMLESS.contains(&name) => (name, value),
+                Some((name, _)) if SECRET.contains(&name) => (name, MASK),
+                _ => (MASK, ""),
+            };
+            shown.push_str(&format!(
+                "{parted}{name}{}{value}",
+                if value.is_empty() { "" } else { "=" }
+            ));
+            parted = '&';
+        }
+        shown
+    })
+}
+
+/// Parameters of a database URL that are known, and do not show.
+const SECRET: [&str; 2] = ["password", "options"];
+
+struct Parts<'u> {
+    scheme: &'u str,
+    login: Option<&'u str>,
+    /// Host, port and path.
+    place: String,
+    parameters: &'u str,
+}
+
+fn each(urls: &str, show: impl Fn(&Parts<'_>) -> String) -> String {
+    // A database's URL is one, commas and all.
+    if urls.starts_with("postgres") {
+        return one(urls, &show);
+    }
+    let pieces = || urls.split(',').map(str::trim);
+    // A comma may be a piece of a password if what follows is no URL of its own.
+    let ambiguous = urls.contains('@') && pieces().any(|url| !url.contains("://"));
+    if ambiguous && pieces().count() > 1 {
+        return MASK.to_owned();
+    }
+    pieces().map(|url| one(url, &show)).collect::<Vec<_>>().join(",")
+}
+
+fn one(url: &str, show: &impl Fn(&Parts<'_>) -> String) -> String {
+    let (scheme, rest) = match url.find("://") {
+        Some(end) => url.split_at(end + 3),
+        None => ("", url),
+    };
+    let (place, parameters) = rest.split_once(['?', '#']).unwrap_or((rest, ""));
+    let (authority, path) = place.split_once('/').unwrap_or((place, ""));
+    let (login, host) = match authority.rsplit_once('@') {
+        Some((login, host)) => (Some(login), host),
+        None => (None, authority),
+    };
+    let plain_scheme = scheme.bytes().all(|b| b.is_ascii_alphanumeric() || b"+-.:/".contains(&b));
+    // An @ behind the host may end a password that holds a character which ends the host.
+    let strayed = path.contains('@') || parameters.contains('@') || parameters.contains('#');
+    if !plain_scheme || strayed || !is_host(host) {
+        return format!("{}{MASK}", if plain_scheme { scheme } else { "" });
+    }
+    let place = format!("{host}{}", &place[authority.len()..]);
+    show(&Parts { scheme, login, place, parameters })
+}
+
+/// Whether this is a host with or without a port, and not a piece of a password.
+fn is_host(host: &str) -> bool {
+    let after = if host.starts_with('[') {
+        host.split_once(']').map_or(":", |(_, after)| after)
+    } else {
+        host.find(':').map_or("", |colon| &host[colon..])
+    };
+    after.is_empty()
+        || after
+            .strip_prefix(':')
+            .is_some_and(|port| !port.is_empty() && port.bytes().all(|b| b.is_ascii_digit()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_no_secret_stays_readable() {
+        for (url, bare, shown) in [
+            ("postgres://localhost/x", "postgres://localhost/x", "postgres://localhost/x"),
+            (
+                "postgres://app:hunter2@db:5432/shop?sslmode=verify-full&password=hunter3",
+                "postgres://db:5432/shop",
+                "postgres://app:***@db:5432/shop?sslmode=verify-full&password=***",
+            ),
+            (
+                "postgres://app@/shop?host=/run",
+                "postgres:///shop",
+                "postgres://app@/shop?host=/run",
+            ),
+            (
+                "nats://token4@a:4222,nats://u:p5@b:4222, nats://c:4222",
+                "nats://a:4222,nats://b:4222,nats://c:4222",
+                "nats://***@a:4222,nats://***@b:4222,nats://c:4222",
+            ),
+            ("a:4222,b", "a:4222,b", "a:4222,b"),
+            ("tls://[::1]:4222", "tls://[::1]:4222", "tls://[::1]:4222"),
+        ] {
+            assert_eq!(without_secrets(url), bare);
+            assert_eq!(masked(url), shown);
+        }
+    }
+
+    #[test]
+    fn what_cannot_be_told_apart_is_left_out() {
+        for url in [
+            "postgres://app:p?hunter2@db/shop",
+            "postgres://app:p#hunter2@db/shop",
+            "postgres://app:p/hunter2@db/shop",
+            "postgres://app:hunter2",
+            "postgres://app:hunter2@db/shop?hunter2",
+            "nats://u:hunter2,x@b:4222",
+            "nats://hunter2,x@b:4222",
+            "hunter2 ://u@b",
+        ] {
+            for shown in [without_secrets(url), masked(url)] {
+                assert!(!shown.contains("hunter2"), "{url} as {shown}");
+            }
+        }
+    }
+
+    #[test]
+    fn a_secret_shows_only_when_it_is_asked_for() {
+        let secret = Secret::new("hunter2");
+        assert_eq!(format!("{secret:?}"), MASK);
+        assert_eq!(serde_json::to_string(&secret).unwrap(), "\"***\"");
+        assert_eq!(secret.reveal(), "hunter2");
+    }
+}
