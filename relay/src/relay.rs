@@ -155,13 +155,13 @@ impl Relay {
             } else {
                 free_since = None;
             }
-            match registry.acquire().await? {
+            let free_in = match registry.acquire().await? {
                 Acquired::Leader { lease, cursor } => {
                     health.well(&self.config.name);
                     self.observer.leading(lease.epoch());
                     return self.lead(lease, cursor, broker, shutdown).await;
                 }
-                Acquired::Standby { registry: again, holder } => {
+                Acquired::Standby { registry: again, holder, free_in } => {
                     registry = again;
                     health.well(&self.config.name);
                     self.observer.standing_by(holder.clone());
@@ -169,10 +169,13 @@ impl Relay {
                         tracing::info!(relay = self.config.name, holder, "standing by");
                         standing_by = true;
                     }
+                    free_in
                 }
-            }
+            };
+            // Not a moment later than the lease may expire.
+            let look_in = STANDBY_INTERVAL.min(third).min(free_in + Duration::from_millis(5));
             tokio::select! {
-                () = sleep(STANDBY_INTERVAL.min(third)) => {}
+                () = sleep(look_in) => {}
                 () = shutdown.cancelled() => {
                     registry.leave().await?;
                     return Ok(Ended::Stopped);

@@ -41,8 +41,16 @@ pub(crate) struct Registry {
 /// What came of asking for the lease.
 #[derive(Debug)]
 pub(crate) enum Acquired {
-    Leader { lease: Lease, cursor: Cursor },
-    Standby { registry: Registry, holder: Option<String> },
+    Leader {
+        lease: Lease,
+        cursor: Cursor,
+    },
+    /// `free_in`: when the lease will have expired, unless it is renewed.
+    Standby {
+        registry: Registry,
+        holder: Option<String>,
+        free_in: Duration,
+    },
 }
 
 /// A held lease.
@@ -119,7 +127,8 @@ impl Registry {
     pub(crate) async fn acquire(mut self) -> Result<Acquired, LeaseError> {
         let system_identifier = self.system_identifier().await?;
         if let Some(holder) = self.held_by_another().await? {
-            return Ok(Acquired::Standby { registry: self, holder: Some(holder) });
+            let (holder, free_in) = (Some(holder.0), holder.1);
+            return Ok(Acquired::Standby { registry: self, holder, free_in });
         }
         let asked = Instant::now();
         let row = sqlx::query(self.sql(include_str!("acquire.sql")))
@@ -131,7 +140,8 @@ impl Registry {
             .await?;
         let Some(row) = row else {
             // Somebody else was faster.
-            return Ok(Acquired::Standby { registry: self, holder: None });
+            let free_in = self.length;
+            return Ok(Acquired::Standby { registry: self, holder: None, free_in });
         };
         let epoch: i64 = row.try_get(0)?;
         let cursor: String = row.try_get(1)?;
@@ -145,16 +155,24 @@ impl Registry {
         Ok(Acquired::Leader { lease, cursor })
     }
 
-    /// The holder of a lease in force, if it is not this relay. Only reads, so that standbys leave no traces.
-    pub(crate) async fn held_by_another(&mut self) -> Result<Option<String>, sqlx::Error> {
-        let text = "select holder from pillarbox.relay \
+    /// The holder of a lease in force, if it is not this relay, and for how long it still is. Only reads, so that
+    /// standbys leave few traces.
+    pub(crate) async fn held_by_another(
+        &mut self,
+    ) -> Result<Option<(String, Duration)>, sqlx::Error> {
+        let text = "select holder, extract(epoch from expires_at - clock_timestamp())::float8 \
+                    from pillarbox.relay \
                     where name = $1 and holder <> $2 and expires_at >= clock_timestamp()";
         let row = sqlx::query(self.sql(text))
             .bind(&self.relay)
             .bind(&self.holder)
             .fetch_optional(&mut self.connection)
             .await?;
-        row.map(|row| row.try_get(0)).transpose()
+        row.map(|row| {
+            let left = Duration::try_from_secs_f64(row.try_get(1)?).unwrap_or_default();
+            Ok((row.try_get(0)?, left))
+        })
+        .transpose()
     }
 
     async fn system_identifier(&mut self) -> Result<String, sqlx::Error> {
