@@ -26,11 +26,11 @@ pub enum EventError {
         problem: &'static str,
     },
     /// An attribute (type, key, source, ...) is empty, too long, or holds a control character.
-    #[error("event attribute {name} = {value:?} is refused: {problem}")]
+    #[error("event attribute {name} is refused: {problem}")]
     Attribute {
         /// The attribute's header name, such as `ce-type`.
         name: String,
-        /// The start of the refused value.
+        /// The start of the refused value, which is not part of the error's text.
         value: String,
         /// What is wrong with it.
         problem: &'static str,
@@ -73,9 +73,9 @@ pub enum DecodeError {
         name: &'static str,
     },
     /// `ce-specversion` names a version this library does not know.
-    #[error("CloudEvents version {version:?} is not supported; 1.0 is")]
+    #[error("the message's CloudEvents version is not supported; 1.0 is")]
     SpecVersion {
-        /// The version found.
+        /// The version found, which is not part of the error's text: it is a header's value.
         version: String,
     },
     /// An attribute or header breaks the rules for events.
@@ -92,19 +92,90 @@ pub enum DecodeError {
         found: String,
     },
     /// The payload is not the JSON of the type asked for.
-    #[error("the payload of event {id} ({event_type}) is not what its type says")]
+    #[error("the payload of event {id} ({event_type}) is not what its type says: {problem}")]
     Payload {
         /// The event's id.
         id: String,
         /// The event's type.
         event_type: String,
-        /// What serde_json said.
-        #[source]
-        source: serde_json::Error,
+        /// What serde_json said, without what it quoted of the payload.
+        problem: String,
     },
 }
 
 /// The first characters of a refused text, so that an error never carries all of it.
 pub(crate) fn excerpt(text: &str) -> String {
     text.chars().take(60).collect()
+}
+
+/// What serde_json says, without what it quotes: errors are logged, and payloads are not.
+pub(crate) fn without_values(error: &serde_json::Error) -> String {
+    let text = error.to_string();
+    let place = text.rfind(" at line ").map_or("", |at| &text[at..]);
+    let what = text.strip_suffix(place).unwrap_or(&text);
+    let quotes = ["invalid type: ", "invalid value: ", "unknown variant ", "unknown field "]
+        .into_iter()
+        .find(|start| what.starts_with(start));
+    let shown = match quotes {
+        Some(start) => {
+            // The last one is serde's own; an earlier one may be part of what is quoted.
+            let expected = what.rfind(", expected ").map_or("", |at| &what[at..]);
+            let kind = what[start.len()..].split([' ', '`']).next().unwrap_or_default();
+            format!(
+                "{}{}{expected}",
+                start.trim_end(),
+                if kind.is_empty() { String::new() } else { format!(" {kind}") }
+            )
+        }
+        // These name what the type has, or a sign.
+        None if error.is_syntax() || error.is_eof() => what.to_owned(),
+        None if what.starts_with("missing field ") => what.to_owned(),
+        None => "it does not fit".to_owned(),
+    };
+    format!("{shown}{place}")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[derive(Debug, serde::Deserialize)]
+    #[serde(deny_unknown_fields)]
+    #[allow(dead_code)]
+    struct Order {
+        id: i64,
+        state: State,
+    }
+
+    #[derive(Debug, serde::Deserialize)]
+    enum State {
+        Open,
+    }
+
+    #[test]
+    fn what_a_payload_holds_is_left_out() {
+        for (payload, said) in [
+            (
+                r#"{"id": "secret, expected x", "state": "Open"}"#,
+                "invalid type: string, expected i64 at line 1 column 27",
+            ),
+            (
+                r#"{"id": 77.5, "state": "Open"}"#,
+                "invalid type: floating, expected i64 at line 1 column 11",
+            ),
+            (
+                r#"{"id": 7, "state": "secret"}"#,
+                "unknown variant, expected `Open` at line 1 column 27",
+            ),
+            (r#"{"secret": 7}"#, "unknown field, expected `id` or `state` at line 1 column 9"),
+            (r#"{"id": 7}"#, "missing field `state` at line 1 column 9"),
+            (r#"{"id": 7, "#, "EOF while parsing a value at line 1 column 10"),
+            ("secret", "expected value at line 1 column 1"),
+        ] {
+            let error = serde_json::from_str::<Order>(payload).unwrap_err();
+            assert_eq!(without_values(&error), said, "{payload}: {error}");
+        }
+        let error: serde_json::Error = serde::de::Error::custom("secret");
+        assert_eq!(without_values(&error), "it does not fit");
+    }
 }

@@ -8,6 +8,7 @@ use serde::de::DeserializeOwned;
 use time::OffsetDateTime;
 use time::format_description::well_known::Rfc3339;
 
+use crate::error::without_values;
 use crate::{Context, DecodeError, Event, EventError, EventId, header, topic};
 
 /// An event whose payload is bytes.
@@ -89,10 +90,10 @@ impl RawEvent {
                 found: self.event_type.clone(),
             });
         }
-        serde_json::from_slice(&self.payload).map_err(|source| DecodeError::Payload {
+        serde_json::from_slice(&self.payload).map_err(|error| DecodeError::Payload {
             id: self.id.to_string(),
             event_type: self.event_type.clone(),
-            source,
+            problem: without_values(&error),
         })
     }
 

@@ -59,7 +59,7 @@ pub(crate) struct Row {
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum RowError {
     #[error("its headers are not a JSON object of strings")]
-    Headers(#[source] serde_json::Error),
+    Headers,
     #[error(transparent)]
     Event(#[from] EventError),
 }
@@ -95,7 +95,7 @@ impl Row {
     /// The message of this row. `source` is the `ce-source` of events that name none.
     pub(crate) fn into_message(self, source: &str) -> Result<Message, RowError> {
         let mut attributes: BTreeMap<String, String> = match &self.headers {
-            Some(text) => serde_json::from_str(text).map_err(RowError::Headers)?,
+            Some(text) => serde_json::from_str(text).map_err(|_| RowError::Headers)?,
             None => BTreeMap::new(),
         };
         attributes.entry(header::SOURCE.to_owned()).or_insert_with(|| source.to_owned());
