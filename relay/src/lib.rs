@@ -46,6 +46,8 @@
 //! | `backlog` | measuring the backlog for the metrics |
 //! | [`status`] | backlog, oldest age, cursor and holder, for operators |
 //! | [`dead_letters`] | events that were given up, on either side |
+//! | [`doctor`] | what is wrong, and what to do about it |
+//! | [`grants`] | the least rights that each part needs in the database |
 //! | [`config`] | [`RelayConfig`], and `pillarbox.toml`, environment and flags in layers |
 //! | [`error`] | [`RelayError`] |
 
@@ -56,7 +58,9 @@ pub mod checkpoint;
 pub mod config;
 pub mod cursor;
 pub mod dead_letters;
+pub mod doctor;
 pub mod error;
+pub mod grants;
 pub mod health;
 mod lease;
 mod letters;

@@ -4,8 +4,11 @@ mod cli;
 
 use std::process::ExitCode;
 
-use clap::Parser;
+use clap::FromArgMatches;
 
 fn main() -> ExitCode {
-    cli::run(cli::Cli::parse())
+    match cli::Cli::from_arg_matches(&cli::command().get_matches()) {
+        Ok(cli) => cli::run(cli),
+        Err(error) => error.exit(),
+    }
 }

@@ -68,3 +68,17 @@ impl Status {
         })
     }
 }
+
+/// The names of the relays that have run on the outbox in this schema, at most twenty.
+///
+/// # Errors
+/// What sqlx says.
+pub async fn names(
+    connection: &mut PgConnection,
+    schema: &str,
+) -> Result<Vec<String>, sqlx::Error> {
+    let sql = in_schema("select name from pillarbox.relay order by name limit 20", schema);
+    sqlx::query_scalar(AssertSqlSafe(Arc::<str>::from(sql)).into_sql_str())
+        .fetch_all(connection)
+        .await
+}

@@ -1,14 +1,11 @@
 //! `pillarbox dead-letters`.
 
-use std::io::Write;
-
 use clap::{Args, Subcommand};
 use pillarbox_relay::dead_letters::{DeadLetter, DeadLetters, Filter, Side, State};
 use pillarbox_relay::jetstream;
-use sqlx::postgres::PgPoolOptions;
 
-use super::Done;
 use super::settings::{Flags, TablesAndBroker};
+use super::{Done, age, pool, print};
 
 /// Look at events that were given up, try them again, or discard them.
 #[derive(Debug, Args)]
@@ -74,8 +71,8 @@ struct Which {
     /// Only those of this key.
     #[arg(long)]
     key: Option<String>,
-    /// Only those given up at least so many seconds ago.
-    #[arg(long, value_name = "SECONDS", default_value_t = 0)]
+    /// Only those given up at least so long ago: 90s, 15m, 1h, 2d; a number alone is seconds.
+    #[arg(long, value_name = "AGE", default_value = "0", value_parser = seconds)]
     older_than: i64,
 }
 
@@ -103,13 +100,15 @@ struct Chosen {
     dry_run: bool,
 }
 
-/// As many are handled at a time with `--all`.
-const PAGE: i64 = 500;
+/// As many are handled at a time with `--all`. They are in memory, with their payloads.
+const PAGE: i64 = 50;
+/// As many are shown before something is done to all.
+const SHOWN: i64 = 20;
 
 impl Which {
     async fn letters(&self) -> Result<DeadLetters, Box<dyn std::error::Error>> {
         let config = self.flags.outbox()?;
-        let pool = PgPoolOptions::new().max_connections(2).connect(&config.database_url).await?;
+        let pool = pool(&config.database_url, 2).await?;
         let side = if self.side.outbox { Side::Outbox } else { Side::Inbox };
         Ok(DeadLetters::new(pool, &config.schema, side)?)
     }
@@ -133,13 +132,17 @@ impl DeadLettersCommand {
             Action::List { which, limit, json } => {
                 let found = which.letters().await?.list(&which.filter(None, None), limit).await?;
                 if json {
-                    for letter in &found {
-                        println!("{}", serde_json::to_string(letter)?);
-                    }
-                } else {
-                    list(&found, limit);
+                    let lines: Result<String, _> = found
+                        .iter()
+                        .map(|letter| serde_json::to_string(letter).map(|line| line + "\n"))
+                        .collect();
+                    return print(&lines?);
                 }
-                Ok(())
+                let mut text = table(&found);
+                if found.len() as i64 == limit {
+                    text += &format!("(the first {limit}; there may be more)\n");
+                }
+                print(&text)
             }
             Action::Show { which, event_id, payload } => {
                 let found =
@@ -147,14 +150,10 @@ impl DeadLettersCommand {
                 if found.is_empty() {
                     return Err(format!("no unresolved dead letter {event_id}").into());
                 }
-                for letter in &found {
-                    if payload {
-                        std::io::stdout().write_all(&letter.payload)?;
-                        return Ok(());
-                    }
-                    show(letter);
+                match found.first() {
+                    Some(letter) if payload => print(&letter.payload),
+                    _ => print(&found.iter().map(whole).collect::<String>()),
                 }
-                Ok(())
             }
             Action::Retry { which, chosen } => {
                 let config = which.flags.outbox()?;
@@ -192,6 +191,15 @@ async fn each(
 ) -> Done {
     let filter = which.filter(chosen.event_id.as_ref(), state);
     let started = std::time::Instant::now();
+    if chosen.dry_run {
+        let first = letters.list(&filter, SHOWN).await?;
+        let count = letters.count(&filter).await?;
+        let more = if count > SHOWN { format!("(the first {SHOWN})\n") } else { String::new() };
+        return print(&format!(
+            "{}{more}{count} would be {done_word}; nothing was done\n",
+            table(&first)
+        ));
+    }
     let (mut done, mut failed) = (0_u64, 0_i64);
     loop {
         // What failed is still there, at the front.
@@ -204,11 +212,6 @@ async fn each(
             .collect();
         if fresh.is_empty() {
             break;
-        }
-        if chosen.dry_run {
-            list(&fresh, PAGE);
-            println!("these would be {done_word}; nothing was done");
-            return Ok(());
         }
         for letter in &fresh {
             match act(letter).await {
@@ -224,7 +227,7 @@ async fn each(
             eprintln!("{done} {done_word} so far");
         }
     }
-    println!("{done} {done_word}");
+    print(&format!("{done} {done_word}\n"))?;
     match (failed, done, &chosen.event_id) {
         (0, 0, Some(event_id)) => {
             Err(format!("no dead letter {event_id} that could be {done_word}").into())
@@ -234,60 +237,85 @@ async fn each(
     }
 }
 
-fn list(letters: &[DeadLetter], limit: i64) {
+fn table(letters: &[DeadLetter]) -> String {
     if letters.is_empty() {
-        println!("no dead letters");
-        return;
+        return "no dead letters\n".to_owned();
     }
-    println!(
-        "{:<36}  {:<16}  {:<24}  {:<12}  {:<6}  {:>8}  error",
+    let mut text = format!(
+        "{:<36}  {:<16}  {:<24}  {:<12}  {:<6}  {:>8}  error\n",
         "event id", "owner", "topic", "reason", "state", "age"
     );
     for letter in letters {
-        let error: String = letter.error.chars().take(80).collect();
-        println!(
-            "{:<36}  {:<16}  {:<24}  {:<12}  {:<6}  {:>8}  {error}",
+        let line = format!(
+            "{:<36}  {:<16}  {:<24}  {:<12}  {:<6}  {:>8}  {}",
             letter.event_id,
             letter.owner,
             letter.topic,
             letter.reason,
             letter.state,
-            age(letter.age_seconds)
+            age(letter.age_seconds),
+            letter.error.chars().take(80).collect::<String>(),
         );
+        text += &harmless(&line);
+        text.push('\n');
     }
-    if letters.len() as i64 == limit {
-        println!("(the first {limit}; there may be more)");
-    }
+    text
 }
 
-fn show(letter: &DeadLetter) {
-    println!("event id  {}", letter.event_id);
-    println!(
-        "type      {}",
-        letter.event_type.as_deref().unwrap_or("none: the message is no event")
-    );
-    println!("topic     {}", letter.topic);
-    println!("key       {}", letter.key.as_deref().unwrap_or("none"));
-    println!("owner     {}", letter.owner);
-    if let Some(position) = letter.position {
-        println!("position  {position}");
+fn whole(letter: &DeadLetter) -> String {
+    let position = letter.position.map(|position| position.to_string());
+    let mut lines = vec![
+        ("event id", letter.event_id.clone()),
+        ("type", letter.event_type.clone().unwrap_or("none: the message is no event".into())),
+        ("topic", letter.topic.clone()),
+        ("key", letter.key.clone().unwrap_or("none".into())),
+        ("owner", letter.owner.clone()),
+        ("state", letter.state.to_string()),
+        ("reason", letter.reason.clone()),
+        ("error", letter.error.clone()),
+        ("attempts", letter.attempts.to_string()),
+        ("age", age(letter.age_seconds)),
+        ("payload", format!("{} bytes (--payload writes it out)", letter.payload.len())),
+    ];
+    if let Some(position) = position {
+        lines.insert(5, ("position", position));
     }
-    println!("state     {}", letter.state);
-    println!("reason    {}", letter.reason);
-    println!("error     {}", letter.error);
-    println!("attempts  {}", letter.attempts);
-    println!("age       {}", age(letter.age_seconds));
-    println!("payload   {} bytes (--payload writes it out)", letter.payload.len());
-    for (name, value) in &letter.headers {
-        println!("header    {name}: {value}");
-    }
+    lines.extend(letter.headers.iter().map(|(name, value)| ("header", format!("{name}: {value}"))));
+    lines.iter().map(|(name, value)| format!("{name:<8}  {}\n", harmless(value))).collect()
 }
 
-fn age(seconds: f64) -> String {
-    match seconds {
-        s if s < 120.0 => format!("{s:.0} s"),
-        s if s < 7_200.0 => format!("{:.0} min", s / 60.0),
-        s if s < 172_800.0 => format!("{:.0} h", s / 3_600.0),
-        s => format!("{:.0} d", s / 86_400.0),
+/// Without control characters: what events hold must not steer a terminal.
+fn harmless(text: &str) -> String {
+    text.chars().map(|c| if c.is_control() { '\u{fffd}' } else { c }).collect()
+}
+
+/// Reads an age such as `90s`, `15m`, `1h` or `2d`.
+fn seconds(text: &str) -> Result<i64, String> {
+    let (number, unit) = text.split_at(text.trim_end_matches(|c: char| !c.is_ascii_digit()).len());
+    let unit = match unit {
+        "" | "s" => 1,
+        "m" => 60,
+        "h" => 3_600,
+        "d" => 86_400,
+        _ => return Err("an age is a number and s, m, h or d, such as 15m".into()),
+    };
+    let number: i64 = number.parse().map_err(|_| "an age begins with a number, such as 15m")?;
+    number.checked_mul(unit).ok_or_else(|| "that is too long ago".into())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_age_has_a_unit_or_is_in_seconds() {
+        for (text, wanted) in
+            [("0", 0), ("90", 90), ("90s", 90), ("15m", 900), ("1h", 3_600), ("2d", 172_800)]
+        {
+            assert_eq!(seconds(text), Ok(wanted), "{text}");
+        }
+        for text in ["", "h", "1w", "1.5h", "-1h", "1hh", "9223372036854775807d"] {
+            assert!(seconds(text).is_err(), "{text}");
+        }
     }
 }

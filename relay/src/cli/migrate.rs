@@ -1,10 +1,10 @@
 //! `pillarbox migrate`.
 
 use clap::{Args, ValueEnum};
-use sqlx::postgres::PgPoolOptions;
+use pillarbox_relay::grants::{self, Duty, Roles, Tables};
 
 use super::Done;
-use super::settings::{Flags, Tables};
+use super::settings::{self, Flags};
 
 /// Create or update the tables. Safe to run again, and from several places at once.
 #[derive(Debug, Args)]
@@ -15,8 +15,19 @@ pub(crate) struct Migrate {
     /// Print the SQL instead of running it; needs no database.
     #[arg(long)]
     print: bool,
+    /// Print the SQL that grants each role the least it needs on the tables, instead of running anything;
+    /// needs no database. Roles that are missing are created; apply it as the tables' owner.
+    #[arg(long, conflicts_with = "print")]
+    print_grants: bool,
+    /// What the roles' names begin with, for --print-grants.
+    #[arg(long, value_name = "PREFIX", default_value = "pillarbox", requires = "print_grants")]
+    role_prefix: String,
+    /// The role for one duty, for --print-grants: writer, relay, consumer or operator. May be given several
+    /// times.
+    #[arg(long, value_name = "DUTY=ROLE", value_parser = duty_and_role, requires = "print_grants")]
+    role: Vec<(Duty, String)>,
     #[command(flatten)]
-    flags: Flags<Tables>,
+    flags: Flags<settings::Tables>,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
@@ -31,12 +42,15 @@ enum Set {
 
 impl Migrate {
     pub(crate) async fn run(self) -> Done {
-        let config = match self.print {
+        let config = match self.print || self.print_grants {
             true => self.flags.outbox_without_database()?,
             false => self.flags.outbox()?,
         };
         let outbox = pillarbox_outbox::Outbox::new().schema(&config.schema)?;
         let inbox = pillarbox_inbox::migrations(&config.schema)?;
+        if self.print_grants {
+            return super::print(&self.grants(&config.schema)?);
+        }
         if self.print {
             if self.set != Set::Inbox {
                 print(&pillarbox_outbox::migrations(&config.schema)?);
@@ -46,7 +60,7 @@ impl Migrate {
             }
             return Ok(());
         }
-        let pool = PgPoolOptions::new().max_connections(1).connect(&config.database_url).await?;
+        let pool = super::pool(&config.database_url, 1).await?;
         if self.set != Set::Inbox {
             outbox.migrate(&pool).await?;
             println!("outbox tables in schema {} are up to date", config.schema);
@@ -58,6 +72,28 @@ impl Migrate {
         pool.close().await;
         Ok(())
     }
+
+    fn grants(&self, schema: &str) -> Result<String, grants::RoleError> {
+        let mut roles = Roles::with_prefix(&self.role_prefix)?;
+        for (duty, role) in &self.role {
+            roles = roles.with(*duty, role)?;
+        }
+        let tables: &[Tables] = match self.set {
+            Set::Outbox => &[Tables::Outbox],
+            Set::Inbox => &[Tables::Inbox],
+            Set::All => &[Tables::Outbox, Tables::Inbox],
+        };
+        Ok(grants::sql(schema, &roles, tables))
+    }
+}
+
+fn duty_and_role(text: &str) -> Result<(Duty, String), String> {
+    let (duty, role) = text.split_once('=').ok_or("it is written as duty=role")?;
+    let duty = Duty::ALL
+        .into_iter()
+        .find(|known| known.as_str() == duty)
+        .ok_or("the duty is writer, relay, consumer or operator")?;
+    Ok((duty, role.to_owned()))
 }
 
 fn print(migrations: &[(String, String)]) {

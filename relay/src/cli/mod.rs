@@ -1,23 +1,35 @@
 //! The command line.
 
+mod completions;
 mod config;
 mod dead_letters;
+mod doctor;
 mod http;
+mod man;
 mod migrate;
 mod relay;
 mod replay;
 mod settings;
 mod status;
 
+use std::io::Write;
 use std::process::ExitCode;
 
-use clap::{Parser, Subcommand, ValueEnum};
+use clap::{CommandFactory, Parser, Subcommand, ValueEnum};
 use pillarbox_relay::config::LoadError;
 use pillarbox_relay::error::full_text;
+use sqlx::postgres::PgPoolOptions;
+use sqlx::{Connection, PgConnection, PgPool};
+
+/// What the commands end with; also in the man pages and in docs/commands.md.
+const EXIT_CODES: [(&str, &str); 4] = [
+    ("0", "done; for doctor: nothing failed, though there may be warnings"),
+    ("1", "failed; the reason is on standard error"),
+    ("2", "wrong usage: nothing was done"),
+    ("130", "relay: stopped at once by a second SIGTERM or SIGINT"),
+];
 
 /// Transactional outbox for Postgres and NATS JetStream.
-///
-/// Exit codes: 0 done, 1 failed, 2 wrong usage, 130 stopped by a second signal.
 #[derive(Debug, Parser)]
 #[command(name = "pillarbox", version, propagate_version = true)]
 pub(crate) struct Cli {
@@ -39,10 +51,16 @@ enum Command {
     Migrate(migrate::Migrate),
     /// Show backlog, oldest age, cursor and holder.
     Status(status::StatusCommand),
+    /// Check the database, the outbox, the broker and its streams, and say what to mend.
+    Doctor(doctor::DoctorCommand),
     /// Look at events that were given up, try them again, or discard them.
     DeadLetters(dead_letters::DeadLettersCommand),
     /// Send shipped events again.
     Replay(replay::Replay),
+    /// Print a shell's completions for this program.
+    Completions(completions::Completions),
+    /// Print this program's manual page, or write those of all commands.
+    Man(man::ManPages),
 }
 
 #[derive(Clone, Copy, Debug, ValueEnum)]
@@ -51,6 +69,17 @@ enum LogFormat {
     Text,
     /// One JSON object a line.
     Json,
+}
+
+/// The command line, with its exit codes at the end of each help.
+pub(crate) fn command() -> clap::Command {
+    let codes: String =
+        EXIT_CODES.iter().map(|(code, meaning)| format!("\n  {code:<4} {meaning}")).collect();
+    ending_with(Cli::command(), &format!("Exit codes:{codes}"))
+}
+
+fn ending_with(command: clap::Command, help: &str) -> clap::Command {
+    command.after_help(help.to_owned()).mut_subcommands(|below| ending_with(below, help))
 }
 
 pub(crate) fn run(cli: Cli) -> ExitCode {
@@ -65,8 +94,11 @@ pub(crate) fn run(cli: Cli) -> ExitCode {
             Command::Config(command) => command.run(),
             Command::Migrate(command) => command.run().await,
             Command::Status(command) => command.run().await,
+            Command::Doctor(command) => command.run().await,
             Command::DeadLetters(command) => command.run().await,
             Command::Replay(command) => command.run().await,
+            Command::Completions(command) => command.run(),
+            Command::Man(command) => command.run(),
         }
     });
     match done {
@@ -79,11 +111,60 @@ pub(crate) fn run(cli: Cli) -> ExitCode {
     }
 }
 
+/// A pool on a database that answers now. A pool by itself tries for half a minute, and then does not say what
+/// was wrong.
+async fn pool(url: &str, connections: u32) -> Result<PgPool, sqlx::Error> {
+    PgConnection::connect(url).await?.close().await?;
+    PgPoolOptions::new().max_connections(connections).connect(url).await
+}
+
+/// Writes to standard output. A reader that has seen enough, such as `head`, is no failure.
+fn print(text: &(impl AsRef<[u8]> + ?Sized)) -> Done {
+    let mut out = std::io::stdout().lock();
+    match out.write_all(text.as_ref()).and_then(|()| out.flush()) {
+        Err(error) if error.kind() != std::io::ErrorKind::BrokenPipe => Err(error.into()),
+        _ => Ok(()),
+    }
+}
+
+/// An age for people, from seconds.
+fn age(seconds: f64) -> String {
+    match seconds {
+        s if s < 120.0 => format!("{s:.0} s"),
+        s if s < 7_200.0 => format!("{:.0} min", s / 60.0),
+        s if s < 172_800.0 => format!("{:.0} h", s / 3_600.0),
+        s => format!("{:.0} d", s / 86_400.0),
+    }
+}
+
 type Done = Result<(), Box<dyn std::error::Error>>;
 
 fn failed(error: &(dyn std::error::Error + 'static)) -> ExitCode {
     eprintln!("pillarbox: {}", full_text(error));
+    if let Some(hint) = hint(error) {
+        eprintln!("{hint}");
+    }
     ExitCode::FAILURE
+}
+
+/// What to do about a failure that says little by itself.
+fn hint(error: &(dyn std::error::Error + 'static)) -> Option<&'static str> {
+    let mut causes = std::iter::successors(Some(error), |error| error.source());
+    let error = causes.find_map(|error| error.downcast_ref::<sqlx::Error>())?;
+    let code = error.as_database_error().and_then(|error| error.code());
+    match (error, code.as_deref()) {
+        (_, Some("42P01" | "3F000")) => Some(
+            "There are no such tables here: run `pillarbox migrate`, or name the right database or --schema.",
+        ),
+        (_, Some("42501")) => Some(
+            "The role lacks a right: `pillarbox migrate --print-grants` prints what each role needs.",
+        ),
+        (sqlx::Error::Io(_) | sqlx::Error::Tls(_) | sqlx::Error::PoolTimedOut, _)
+        | (_, Some("28P01" | "28000" | "3D000" | "53300" | "57P03")) => {
+            Some("The database cannot be used: `pillarbox doctor` says more.")
+        }
+        _ => None,
+    }
 }
 
 fn start_logging(format: LogFormat) {

@@ -45,6 +45,10 @@ pub(crate) struct OneRelay;
 #[derive(Clone, Debug)]
 pub(crate) struct Shipped;
 
+/// What a relay has around it.
+#[derive(Clone, Debug)]
+pub(crate) struct Surroundings;
+
 /// Where the tables are, and how the broker is spoken to.
 #[derive(Clone, Debug)]
 pub(crate) struct TablesAndBroker;
@@ -74,6 +78,12 @@ impl Which for Shipped {
 
     fn has(name: &str) -> bool {
         OneRelay::has(name) || name == "source" || name.starts_with("nats")
+    }
+}
+
+impl Which for Surroundings {
+    fn has(name: &str) -> bool {
+        Shipped::has(name) || name == "retention_s"
     }
 }
 

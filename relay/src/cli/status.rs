@@ -1,13 +1,16 @@
 //! `pillarbox status`.
 
 use clap::Args;
-use pillarbox_relay::Status;
+use pillarbox_relay::cursor::Cursor;
+use pillarbox_relay::status::{self, Status};
 use sqlx::{Connection, PgConnection};
 
 use super::Done;
 use super::settings::{Flags, OneRelay};
 
-/// Show how a relay stands.
+/// Show how a relay stands: who leads, what waits, what was given up.
+///
+/// The backlog is counted, which takes time in proportion to it.
 #[derive(Debug, Args)]
 pub(crate) struct StatusCommand {
     #[command(flatten)]
@@ -22,38 +25,64 @@ impl StatusCommand {
         let config = self.flags.outbox()?;
         let mut connection = PgConnection::connect(&config.database_url).await?;
         let status = Status::read(&mut connection, &config.schema, &config.name).await?;
+        let others = match status.epoch {
+            None => status::names(&mut connection, &config.schema).await?,
+            Some(_) => Vec::new(),
+        };
         connection.close().await?;
-        if self.json {
-            println!("{}", serde_json::to_string_pretty(&status)?);
-        } else {
-            print(&status);
+        match self.json {
+            true => super::print(&(serde_json::to_string_pretty(&status)? + "\n")),
+            false => super::print(&text(&status, &others)),
         }
-        Ok(())
     }
 }
 
-fn print(status: &Status) {
+/// `others`: the relays that have run, if this one has not.
+fn text(status: &Status, others: &[String]) -> String {
     let holder = match (&status.holder, status.leading) {
         (Some(holder), true) => holder.clone(),
         (Some(holder), false) => format!("{holder}, whose lease has expired: nobody ships"),
         (None, _) => "nobody: no relay is running".to_owned(),
     };
-    println!("relay         {}", status.relay);
-    println!("holder        {holder}");
+    let mut lines = vec![("relay", status.relay.clone()), ("holder", holder)];
     if let Some(age) = status.heartbeat_age_seconds {
-        println!("heartbeat     {age:.1} s ago");
+        lines.push(("heartbeat", format!("{} ago", age_text(age))));
     }
-    match status.epoch {
-        Some(epoch) => println!("epoch         {epoch}"),
-        None => println!("epoch         none: this relay has never run"),
+    lines.push((
+        "epoch",
+        match (status.epoch, others) {
+            (Some(epoch), _) => epoch.to_string(),
+            (None, []) => "none: this relay has never run".to_owned(),
+            (None, others) => {
+                format!("none: this relay has never run; give --name one of: {}", others.join(", "))
+            }
+        },
+    ));
+    let events = if status.backlog_events == 1 { "event" } else { "events" };
+    lines.push(("backlog", format!("{} {events}", status.backlog_events)));
+    lines.push(("oldest age", age_text(status.oldest_age_seconds)));
+    lines.push((
+        "dead letters",
+        match status.dead_letters {
+            0 => "0".to_owned(),
+            count => format!("{count} (pillarbox dead-letters list --outbox)"),
+        },
+    ));
+    if let Some(Cursor { high, floor, snapshot, .. }) = &status.cursor {
+        let text = format!("position {high}, floor {floor}, snapshot {snapshot}");
+        lines.push(("cursor", text));
     }
-    println!("backlog       {} events", status.backlog_events);
-    println!("oldest age    {:.1} s", status.oldest_age_seconds);
-    println!("dead letters  {}", status.dead_letters);
-    if let Some(cursor) = &status.cursor {
-        println!(
-            "cursor        position {}, floor {}, snapshot {}",
-            cursor.high, cursor.floor, cursor.snapshot
-        );
+    let mut text: String =
+        lines.iter().map(|(name, value)| format!("{name:<12}  {value}\n")).collect();
+    if !status.leading {
+        text += "\nNothing is shipped. `pillarbox doctor` says what to do.\n";
+    }
+    text
+}
+
+fn age_text(seconds: f64) -> String {
+    match seconds {
+        s if s < 120.0 => format!("{s:.1} s"),
+        s => super::age(s),
     }
 }

@@ -21,7 +21,8 @@ use async_nats::jetstream::Context;
 use bytes::Bytes;
 use pillarbox_event::{EventId, RawEvent, header};
 use serde::Serialize;
-use sqlx::postgres::PgRow;
+use sqlx::postgres::{PgArguments, PgRow, Postgres};
+use sqlx::query::Query;
 use sqlx::{AssertSqlSafe, PgPool, Row, SqlSafeStr, SqlStr};
 
 use crate::schema::in_schema;
@@ -170,6 +171,7 @@ pub struct DeadLetters {
     pool: PgPool,
     side: Side,
     list: SqlStr,
+    count: SqlStr,
     retry: SqlStr,
     discard: SqlStr,
     inbox: pillarbox_inbox::DeadLetters,
@@ -188,15 +190,18 @@ impl DeadLetters {
         let inbox = pillarbox_inbox::DeadLetters::in_schema(pool.clone(), schema)?;
         let sql =
             |text: &str| AssertSqlSafe(Arc::<str>::from(in_schema(text, schema))).into_sql_str();
-        let list = match side {
-            Side::Outbox => sql(include_str!("list_outbox.sql")),
-            Side::Inbox => sql(include_str!("list_inbox.sql")),
+        let text = match side {
+            Side::Outbox => include_str!("list_outbox.sql"),
+            Side::Inbox => include_str!("list_inbox.sql"),
         };
+        let list = sql(text);
+        let count = sql(&format!("select count(*) from (\n{text}) as letters"));
         let discard = sql(
             "update pillarbox.outbox_dead_letter set state = 'discarded', resolved_at = clock_timestamp() \
              where position = $1 and state in ('dead', 'parked')",
         );
-        Ok(Self { pool, side, list, retry: sql(include_str!("retry_outbox.sql")), discard, inbox })
+        let retry = sql(include_str!("retry_outbox.sql"));
+        Ok(Self { pool, side, list, count, retry, discard, inbox })
     }
 
     /// The unresolved ones that match, oldest first, `limit` at the most.
@@ -204,18 +209,16 @@ impl DeadLetters {
     /// # Errors
     /// What sqlx says.
     pub async fn list(&self, filter: &Filter, limit: i64) -> Result<Vec<DeadLetter>, sqlx::Error> {
-        let rows = sqlx::query(self.list.clone())
-            .bind(&filter.event_id)
-            .bind(&filter.reason)
-            .bind(&filter.topic)
-            .bind(&filter.key)
-            .bind(&filter.owner)
-            .bind(filter.older_than_s)
-            .bind(limit)
-            .bind(filter.state.map(State::as_str))
-            .fetch_all(&self.pool)
-            .await?;
+        let rows = filtered(&self.list, filter, limit).fetch_all(&self.pool).await?;
         rows.iter().map(read).collect()
+    }
+
+    /// How many unresolved ones match.
+    ///
+    /// # Errors
+    /// What sqlx says.
+    pub async fn count(&self, filter: &Filter) -> Result<i64, sqlx::Error> {
+        filtered(&self.count, filter, i64::MAX).fetch_one(&self.pool).await?.try_get(0)
     }
 
     /// Tries one again. `false` if it is not dead any more. The inbox side needs a `broker`.
@@ -278,6 +281,23 @@ impl DeadLetters {
             Side::Inbox => self.inbox.discard(&letter.owner, &letter.event_id).await,
         }
     }
+}
+
+/// The listing statement, or the one that counts what it would list.
+fn filtered(
+    statement: &SqlStr,
+    filter: &Filter,
+    limit: i64,
+) -> Query<'static, Postgres, PgArguments> {
+    sqlx::query(statement.clone())
+        .bind(filter.event_id.clone())
+        .bind(filter.reason.clone())
+        .bind(filter.topic.clone())
+        .bind(filter.key.clone())
+        .bind(filter.owner.clone())
+        .bind(filter.older_than_s)
+        .bind(limit)
+        .bind(filter.state.map(State::as_str))
 }
 
 impl DeadLetter {

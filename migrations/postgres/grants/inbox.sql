@@ -1,0 +1,26 @@
+-- What each role may do with the inbox's tables.
+
+-- The consumer: records what it has handled, counts failed attempts, and gives events up. It cannot remove
+-- or change what is recorded as handled, nor touch the outbox: a handler that publishes is a writer too
+-- (`grant pillarbox_writer to pillarbox_consumer`). Its handlers need rights of their own on the
+-- service's tables.
+grant usage on schema pillarbox to pillarbox_consumer;
+grant select, insert on pillarbox.inbox to pillarbox_consumer;
+grant select, insert, update, delete on pillarbox.inbox_failure to pillarbox_consumer;
+grant select, insert, update on pillarbox.inbox_dead_letter to pillarbox_consumer;
+
+-- The operator looks at dead letters and resolves them; for one that is to be handled again it also removes
+-- the note that it is done.
+grant usage on schema pillarbox to pillarbox_operator;
+grant select, delete on pillarbox.inbox to pillarbox_operator;
+grant select on pillarbox.inbox_dead_letter to pillarbox_operator;
+grant update (state, resolved_at) on pillarbox.inbox_dead_letter to pillarbox_operator;
+
+-- There is no such table if another tool has applied the migrations.
+do $$
+begin
+    if to_regclass('pillarbox.inbox_migration') is not null then
+        grant select on pillarbox.inbox_migration to pillarbox_operator;
+    end if;
+end
+$$;

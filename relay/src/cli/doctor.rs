@@ -1,0 +1,92 @@
+//! `pillarbox doctor`.
+
+use std::time::Duration;
+
+use clap::Args;
+use pillarbox_relay::doctor::{Doctor, Finding, Level};
+
+use super::Done;
+use super::settings::{Flags, Surroundings};
+
+/// Check the database, the outbox, the broker and its streams, and say what to mend.
+///
+/// Only reads, with the relay's own rights: run it with the relay's DATABASE_URL and NATS_URL. Each finding is
+/// ok, warn or fail, with a remedy where there is something to do.
+#[derive(Debug, Args)]
+pub(crate) struct DoctorCommand {
+    #[command(flatten)]
+    flags: Flags<Surroundings>,
+    /// The database role that the relay runs as, if doctor runs as another.
+    #[arg(long, value_name = "ROLE")]
+    role: Option<String>,
+    /// Report a transaction that has been open for so many seconds.
+    #[arg(long, default_value_t = 300, value_name = "SECONDS")]
+    old_transaction_s: u64,
+    /// Print one JSON object: `findings`, each with `relay`, `schema`, `check`, `level`, `message` and
+    /// `remedy`.
+    #[arg(long)]
+    json: bool,
+}
+
+impl DoctorCommand {
+    pub(crate) async fn run(self) -> Done {
+        let settings = self.flags.settings()?;
+        settings.require_database()?;
+        let several = settings.outboxes.len() > 1;
+        let (mut findings, mut all, mut report) = (Vec::new(), Vec::new(), String::new());
+        for config in settings.outboxes {
+            if several {
+                report += &format!("relay {} on schema {}\n", config.name, config.schema);
+            }
+            let doctor = Doctor {
+                role: self.role.clone(),
+                old_transaction: Duration::from_secs(self.old_transaction_s),
+                ..Doctor::new(config)
+            };
+            let found = doctor.examine().await;
+            report += &text(&found);
+            for finding in &found {
+                let mut value = serde_json::to_value(finding)?;
+                value["relay"] = doctor.config.name.as_str().into();
+                value["schema"] = doctor.config.schema.as_str().into();
+                all.push(value);
+            }
+            findings.extend(found);
+        }
+        match self.json {
+            true => super::print(&format!("{:#}\n", serde_json::json!({ "findings": all })))?,
+            false => super::print(&report)?,
+        }
+        match count(&findings, Level::Fail) {
+            0 => Ok(()),
+            1 => Err("one check failed".into()),
+            failed => Err(format!("{failed} checks failed").into()),
+        }
+    }
+}
+
+fn text(findings: &[Finding]) -> String {
+    let mut text = String::new();
+    for Finding { check, level, message, remedy } in findings {
+        let level = match level {
+            Level::Ok => "ok",
+            Level::Warn => "warn",
+            _ => "FAIL",
+        };
+        text += &format!("{level:<4}  {check:<22}  {message}\n");
+        if let Some(remedy) = remedy {
+            text += &format!("{:28}  → {remedy}\n", "");
+        }
+    }
+    text + &format!(
+        "{} checks: {} ok, {} to look at, {} failed\n",
+        findings.len(),
+        count(findings, Level::Ok),
+        count(findings, Level::Warn),
+        count(findings, Level::Fail)
+    )
+}
+
+fn count(findings: &[Finding], level: Level) -> usize {
+    findings.iter().filter(|finding| finding.level == level).count()
+}

@@ -1,0 +1,243 @@
+//! The broker, and the streams that the outbox's topics go to.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use async_nats::jetstream::Context;
+use async_nats::jetstream::context::GetStreamByNameErrorKind;
+use async_nats::jetstream::stream::{DiscardPolicy, Info, RetentionPolicy, StorageType};
+use tokio::time::timeout;
+
+use super::{Report, said};
+use crate::config::{RelayConfig, without_secrets};
+use crate::error::full_text;
+
+const ANSWER: Duration = Duration::from_secs(10);
+/// What a takeover or a lost connection repeats is dropped by the stream within its window.
+const SHORT_WINDOW: Duration = Duration::from_secs(30);
+
+/// Checks the broker, and the streams that take these topics.
+pub(super) async fn examine(config: &RelayConfig, topics: &[String], report: &mut Report) {
+    let Some(context) = connect(config, report).await else {
+        return;
+    };
+    version(&context, report);
+    if !jetstream(&context, report).await {
+        return;
+    }
+    let streams = streams(&context, topics, report).await;
+    let clustered = context.client().server_info().cluster.is_some();
+    for stream in streams {
+        match context.get_stream(&stream).await {
+            Ok(found) => settings(found.cached_info(), config, clustered, report),
+            Err(error) => report.fail(
+                "broker.stream",
+                format!("stream {stream} does not answer: {}", full_text(&error)),
+                "look at its replicas with `nats stream info`, and that the user may ask $JS.API.STREAM.INFO.*",
+            ),
+        }
+    }
+}
+
+async fn connect(config: &RelayConfig, report: &mut Report) -> Option<Context> {
+    const CHECK: &str = "broker.reachable";
+    let url = without_secrets(&config.nats_url);
+    let error =
+        match timeout(ANSWER, crate::broker::jetstream(&config.nats_url, &config.nats)).await {
+            Ok(Ok(context)) => {
+                report.ok(CHECK, format!("connected to {url}"));
+                return Some(context);
+            }
+            Ok(Err(error)) => full_text(&error),
+            Err(_) => format!("no connection to the broker at {url}: no answer"),
+        };
+    let remedy = if error.to_lowercase().contains("authorization") {
+        "check the user and the password, token or credentials file, and docs/security.md for its permissions"
+    } else if error.to_lowercase().contains("tls") || error.contains("certificate") {
+        "check the CA, and that the certificate names the host in the URL"
+    } else {
+        "check host and port, that nats-server runs and listens there, and the network between"
+    };
+    report.fail(CHECK, error, remedy);
+    None
+}
+
+fn version(context: &Context, report: &mut Report) {
+    const CHECK: &str = "broker.version";
+    let version = context.client().server_info().version;
+    if context.client().is_server_compatible(2, 14, 0) {
+        report.ok(CHECK, format!("nats-server {version}"));
+    } else {
+        report.warn(
+            CHECK,
+            format!("nats-server {version} has no fast ingest: events of one key go one round trip each"),
+            "update to nats-server 2.14 or newer; consumers keep their order over crashes only with it, too",
+        );
+    }
+}
+
+/// Whether it answers. It is asked for a subject that no stream has, which needs no more rights than the relay has.
+async fn jetstream(context: &Context, report: &mut Report) -> bool {
+    const CHECK: &str = "broker.jetstream";
+    let error = match context.stream_by_subject("pillarbox.doctor").await {
+        Ok(_) => None,
+        Err(error) if error.kind() == GetStreamByNameErrorKind::NotFound => None,
+        Err(error) => Some(full_text(&error)),
+    };
+    let Some(error) = error else {
+        report.ok(CHECK, "JetStream answers");
+        return true;
+    };
+    let remedy = if error.contains("no responders") || error.contains("not enabled") {
+        "switch JetStream on: `jetstream {}` in nats-server's configuration, and for the account if accounts are used"
+    } else {
+        "if nats-server logs a violation, let the user publish to $JS.API.STREAM.NAMES and subscribe to its inboxes \
+         (docs/security.md); if not, look whether the cluster has a meta leader"
+    };
+    report.fail(CHECK, format!("JetStream does not answer: {error}"), remedy);
+    false
+}
+
+/// The streams that take the topics, each once.
+async fn streams(context: &Context, topics: &[String], report: &mut Report) -> Vec<String> {
+    const CHECK: &str = "broker.subjects";
+    let mut streams: BTreeMap<String, usize> = BTreeMap::new();
+    let mut homeless = Vec::new();
+    for topic in topics {
+        match context.stream_by_subject(topic).await {
+            Ok(stream) => *streams.entry(stream).or_default() += 1,
+            Err(error) if error.kind() == GetStreamByNameErrorKind::NotFound => {
+                homeless.push(topic.as_str());
+            }
+            // Such a row becomes a dead letter.
+            Err(error) if error.kind() == GetStreamByNameErrorKind::InvalidSubject => {}
+            Err(error) => {
+                report.warn(
+                    CHECK,
+                    format!("not checked: {}", full_text(&error)),
+                    "run doctor again",
+                );
+                return Vec::new();
+            }
+        }
+    }
+    if let Some(first) = homeless.first() {
+        report.fail(
+            CHECK,
+            format!("no stream takes {}: the relay holds there", homeless.join(", ")),
+            format!("`nats stream add` one with a subject such as {first:?}, or add it to a stream; the relay goes on by itself"),
+        );
+    } else if streams.is_empty() {
+        report.ok(CHECK, "no event in the outbox, so no stream to look for");
+    } else {
+        let names: Vec<&str> = streams.keys().map(String::as_str).collect();
+        report.ok(CHECK, format!("all topics are taken, by {}", names.join(", ")));
+    }
+    streams.into_keys().collect()
+}
+
+fn settings(info: &Info, config: &RelayConfig, clustered: bool, report: &mut Report) {
+    let (set, state) = (&info.config, &info.state);
+    let name = &set.name;
+    let edit = format!("nats stream edit {name}");
+    let mut well = true;
+    let mut say = |bad: bool, fail: bool, message: String, remedy: String| {
+        if bad {
+            well = false;
+            match fail {
+                true => report.fail("broker.stream", format!("stream {name} {message}"), remedy),
+                false => report.warn("broker.stream", format!("stream {name} {message}"), remedy),
+            }
+        }
+    };
+    say(
+        set.no_ack || set.sealed,
+        true,
+        "acknowledges nothing, or is sealed: the relay waits for ever".into(),
+        "make a stream that acknowledges (without no_ack)".into(),
+    );
+    let leaderless = info.cluster.as_ref().is_some_and(|cluster| cluster.leader.is_none());
+    say(
+        leaderless,
+        true,
+        "has no leader: nothing can be stored".into(),
+        "bring back enough of its servers; `nats stream info` shows which".into(),
+    );
+    let lost: Vec<&str> = info
+        .cluster
+        .iter()
+        .flat_map(|cluster| cluster.replicas.iter().filter(|peer| peer.offline || !peer.current))
+        .map(|peer| peer.name.as_str())
+        .collect();
+    say(
+        !lost.is_empty(),
+        false,
+        format!("has replicas that are offline or behind: {}", lost.join(", ")),
+        "look at these servers before another one fails".into(),
+    );
+    let full = |used: u64, most: i64| most > 0 && used as f64 >= 0.9 * most as f64;
+    let limited = set.max_bytes > 0 || set.max_messages > 0;
+    say(
+        set.discard == DiscardPolicy::New
+            && (full(state.bytes, set.max_bytes) || full(state.messages, set.max_messages)),
+        false,
+        "is over nine tenths full: when it is full, the relay holds".into(),
+        format!("raise its limits (`{edit} --max-bytes …`), or see why its consumers lag"),
+    );
+    say(
+        set.discard == DiscardPolicy::Old && limited && set.retention == RetentionPolicy::Limits,
+        false,
+        "drops its oldest events at its limit, handled or not".into(),
+        format!(
+            "`{edit} --discard new`: then the relay holds, and the outbox keeps what does not fit"
+        ),
+    );
+    say(
+        set.retention == RetentionPolicy::Interest && state.consumer_count == 0,
+        true,
+        "keeps events only for consumers (retention interest), and has none: events vanish".into(),
+        "create the consumers first, or use retention limits".into(),
+    );
+    say(
+        set.storage == StorageType::Memory,
+        false,
+        "is in memory: a restart of its servers loses what it acknowledged".into(),
+        "make a stream with file storage".into(),
+    );
+    say(
+        !set.allow_batch_publish,
+        false,
+        "does not take fast-ingest batches: events of one key go one round trip each".into(),
+        "set allow_batched on it (nats-server 2.14 or newer)".into(),
+    );
+    let window = set.duplicate_window;
+    say(
+        window < SHORT_WINDOW.max(Duration::from_millis(2 * config.lease_ms)),
+        false,
+        format!(
+            "forgets message ids after {}: what a takeover or a lost connection repeats is stored twice (consumers skip it)",
+            said(window.as_secs_f64())
+        ),
+        format!("`{edit} --dupe-window 2m`"),
+    );
+    let retention = Duration::from_secs(config.retention_s);
+    say(
+        !set.max_age.is_zero() && set.max_age < retention,
+        false,
+        format!(
+            "drops events after {}, sooner than the outbox ({}): a consumer that is away for longer misses them",
+            said(set.max_age.as_secs_f64()),
+            said(retention.as_secs_f64())
+        ),
+        format!("`{edit} --max-age …`, longer than any consumer may be away"),
+    );
+    say(
+        clustered && set.num_replicas == 1,
+        false,
+        "has one replica on a cluster: it is away when its server is".into(),
+        format!("`{edit} --replicas 3`"),
+    );
+    if well {
+        report.ok("broker.stream", format!("stream {name} is set up for the relay"));
+    }
+}

@@ -1,0 +1,144 @@
+//! Looks for what is wrong, or will be, and says what to do about it.
+//!
+//! Everything is only read, with the rights that the relay has: nothing is written, published or changed.
+//!
+//! | module | looks at |
+//! |---|---|
+//! | `database` | the server: reachable, a primary, its version, clock, open transactions, vacuum |
+//! | `outbox` | tables, rights, migrations, sequence, cursor, lease, backlog, dead letters |
+//! | `broker` | reachable, its version, JetStream, the streams that take what waits in the outbox |
+
+mod broker;
+mod database;
+mod outbox;
+mod privileges;
+
+use std::time::Duration;
+
+use serde::Serialize;
+
+use crate::config::RelayConfig;
+use crate::error::full_text;
+
+/// How bad a finding is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
+#[serde(rename_all = "lowercase")]
+#[non_exhaustive]
+pub enum Level {
+    /// It is as it should be.
+    Ok,
+    /// It works, and may not for long, or not as well as it could.
+    Warn,
+    /// Events are not shipped, or will not be, or can be lost.
+    Fail,
+}
+
+/// What a check found.
+#[derive(Clone, Debug, Serialize)]
+pub struct Finding {
+    /// The check's name, such as `outbox.sequence`. It stays the same from version to version.
+    pub check: &'static str,
+    /// How bad it is.
+    pub level: Level,
+    /// What was found.
+    pub message: String,
+    /// What to do about it; `None` where there is nothing to do.
+    pub remedy: Option<String>,
+}
+
+/// A check-up of one relay's surroundings.
+#[derive(Clone, Debug)]
+pub struct Doctor {
+    /// The relay's settings.
+    pub config: RelayConfig,
+    /// The database role that the relay runs as; `None`: the one of `config.database_url`.
+    pub role: Option<String>,
+    /// A transaction that has been open for this long is reported.
+    pub old_transaction: Duration,
+}
+
+impl Doctor {
+    /// A check-up with the usual patience: a transaction may be open for five minutes.
+    pub fn new(config: RelayConfig) -> Self {
+        Self { config, role: None, old_transaction: Duration::from_secs(300) }
+    }
+
+    /// Checks everything that can be reached, and returns what was found in the order of the checks. Takes
+    /// seconds; where nobody answers, up to half a minute.
+    pub async fn examine(&self) -> Vec<Finding> {
+        let mut report = Report::default();
+        if let Err(error) = self.config.validate() {
+            report.fail("config", error, "mend the setting");
+            return report.findings;
+        }
+        let mut topics = Vec::new();
+        if let Some(mut connection) = database::examine(self, &mut report).await {
+            topics = outbox::examine(self, &mut connection, &mut report).await;
+            // All has been read.
+            let _ = sqlx::Connection::close(connection).await;
+        }
+        broker::examine(&self.config, &topics, &mut report).await;
+        report.findings
+    }
+}
+
+/// The findings so far.
+#[derive(Debug, Default)]
+struct Report {
+    findings: Vec<Finding>,
+}
+
+impl Report {
+    fn ok(&mut self, check: &'static str, message: impl ToString) {
+        self.add(check, Level::Ok, message, None);
+    }
+
+    fn warn(&mut self, check: &'static str, message: impl ToString, remedy: impl ToString) {
+        self.add(check, Level::Warn, message, Some(remedy.to_string()));
+    }
+
+    fn fail(&mut self, check: &'static str, message: impl ToString, remedy: impl ToString) {
+        self.add(check, Level::Fail, message, Some(remedy.to_string()));
+    }
+
+    fn add(
+        &mut self,
+        check: &'static str,
+        level: Level,
+        message: impl ToString,
+        remedy: Option<String>,
+    ) {
+        self.findings.push(Finding { check, level, message: message.to_string(), remedy });
+    }
+
+    /// What a statement returned; if it failed, a finding that the check could not be made.
+    fn got<T>(&mut self, check: &'static str, result: Result<T, sqlx::Error>) -> Option<T> {
+        match result {
+            Ok(value) => Some(value),
+            Err(error) => {
+                let denied = error
+                    .as_database_error()
+                    .is_some_and(|error| error.code().as_deref() == Some("42501"));
+                let remedy = match denied {
+                    true => {
+                        "run doctor as the relay's role or the operator's; `pillarbox migrate --print-grants` shows their rights"
+                    }
+                    false => "run doctor again; if it stays, the error is the finding",
+                };
+                self.warn(check, format!("not checked: {}", full_text(&error)), remedy);
+                None
+            }
+        }
+    }
+}
+
+/// A duration for people.
+fn said(seconds: f64) -> String {
+    match seconds {
+        s if s < 1.0 => format!("{:.0} ms", s * 1000.0),
+        s if s < 120.0 => format!("{s:.0} s"),
+        s if s < 7_200.0 => format!("{:.0} min", s / 60.0),
+        s if s < 172_800.0 => format!("{:.0} h", s / 3_600.0),
+        s => format!("{:.0} d", s / 86_400.0),
+    }
+}

@@ -1,0 +1,68 @@
+//! What the relay's role may not do, and should.
+
+use sqlx::{PgConnection, Row};
+
+use super::{Doctor, Report};
+use crate::grants::{self, Duty};
+
+/// Compares the role's rights with those that the relay is granted by `pillarbox migrate --print-grants`.
+pub(super) async fn examine(doctor: &Doctor, connection: &mut PgConnection, report: &mut Report) {
+    const CHECK: &str = "outbox.privileges";
+    let schema = &doctor.config.schema;
+    let role = match &doctor.role {
+        Some(role) => role.clone(),
+        None => {
+            let current =
+                sqlx::query_scalar("select current_user::text").fetch_one(&mut *connection).await;
+            match report.got(CHECK, current) {
+                Some(role) => role,
+                None => return,
+            }
+        }
+    };
+    let needs = grants::needs(Duty::Relay);
+    let mut missing = Vec::new();
+    let usage = sqlx::query_scalar("select has_schema_privilege($1, $2, 'usage')")
+        .bind(&role)
+        .bind(schema)
+        .fetch_one(&mut *connection)
+        .await;
+    match report.got(CHECK, usage) {
+        Some(true) => {}
+        Some(false) => missing.push(format!("grant usage on schema {schema} to \"{role}\";")),
+        None => return,
+    }
+    let of = |read: fn(&grants::Need) -> &str| {
+        needs.iter().map(|need| read(need).to_owned()).collect::<Vec<_>>()
+    };
+    let denied = sqlx::query(include_str!("privileges.sql"))
+        .bind(&role)
+        .bind(schema)
+        .bind(of(|need| &need.relation))
+        .bind(of(|need| &need.privilege))
+        .bind(needs.iter().map(|need| need.column.clone()).collect::<Vec<_>>())
+        .fetch_all(connection)
+        .await;
+    let Some(denied) = report.got(CHECK, denied) else {
+        return;
+    };
+    for row in denied {
+        let text =
+            |at: usize| row.try_get::<Option<String>, _>(at).ok().flatten().unwrap_or_default();
+        let (relation, privilege, column) = (text(0), text(1), text(2));
+        let column = if column.is_empty() { column } else { format!(" ({column})") };
+        missing.push(format!("grant {privilege}{column} on {schema}.{relation} to \"{role}\";"));
+    }
+    if missing.is_empty() {
+        report.ok(CHECK, format!("role {role} may do what the relay does"));
+    } else {
+        report.fail(
+            CHECK,
+            format!("role {role} lacks {} of the relay's rights", missing.len()),
+            format!(
+                "{} (`pillarbox migrate outbox --print-grants --role relay={role}` prints them all; if the relay runs as another role, name it with --role)",
+                missing.join(" ")
+            ),
+        );
+    }
+}

@@ -1,0 +1,12 @@
+-- Which of the rights that are needed a role does not have; relations that do not exist count for nothing.
+--
+--   $1 role   $2 schema   $3 relations   $4 privileges   $5 columns, null for the whole relation
+select need.relation, need.privilege, need.col
+from unnest($3::text[], $4::text[], $5::text[]) as need (relation, privilege, col)
+join pg_class on pg_class.relname = need.relation and pg_class.relnamespace = to_regnamespace($2)
+where not
+    case
+        when pg_class.relkind = 'S' then has_sequence_privilege($1, pg_class.oid, need.privilege)
+        when need.col is null then has_table_privilege($1, pg_class.oid, need.privilege)
+        else has_column_privilege($1, pg_class.oid, need.col, need.privilege)
+    end

@@ -1,0 +1,20 @@
+-- Topics that events wait for, the first ones above all, and of the newest events: $1 relay name.
+--
+-- Bounded, because topics may hold ids.
+with waiting as (
+    select topic
+    from pillarbox.outbox
+    where position > coalesce((select (cursor ->> 'floor')::bigint from pillarbox.relay where name = $1), 0)
+    order by position
+    limit 1000
+),
+newest as (
+    select topic
+    from pillarbox.outbox
+    order by position desc
+    limit 1000
+)
+select topic from waiting
+union
+select topic from newest
+limit 100

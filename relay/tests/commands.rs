@@ -1,0 +1,228 @@
+//! The commands as somebody on call meets them: help, completions, manual pages, filters, failures.
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
+
+mod support;
+
+use std::collections::BTreeSet;
+use std::process::{Command, Stdio};
+
+use support::{Process, Shop};
+
+const DOCS: &str = include_str!("../../docs/commands.md");
+
+/// Runs it, and returns the exit code, standard output and standard error.
+fn pillarbox(arguments: &[&str], environment: &[(&str, &str)]) -> (i32, String, String) {
+    let output = Command::new(env!("CARGO_BIN_EXE_pillarbox"))
+        .env_remove("DATABASE_URL")
+        .env_remove("NATS_URL")
+        .args(arguments)
+        .envs(environment.iter().copied())
+        .output()
+        .unwrap();
+    (
+        output.status.code().unwrap(),
+        String::from_utf8(output.stdout).unwrap(),
+        String::from_utf8(output.stderr).unwrap(),
+    )
+}
+
+/// The commands that a help text lists.
+fn listed(help: &str) -> Vec<String> {
+    let commands = help.split_once("Commands:\n").map_or("", |(_, rest)| rest);
+    commands
+        .lines()
+        .take_while(|line| line.starts_with("  "))
+        .filter_map(|line| line.split_whitespace().next())
+        .filter(|command| *command != "help")
+        .map(str::to_owned)
+        .collect()
+}
+
+/// All commands, such as `dead-letters list`.
+fn all_commands() -> Vec<Vec<String>> {
+    let mut all = Vec::new();
+    for command in listed(&pillarbox(&["--help"], &[]).1) {
+        for below in listed(&pillarbox(&[&command, "--help"], &[]).1) {
+            all.push(vec![command.clone(), below]);
+        }
+        all.push(vec![command]);
+    }
+    all
+}
+
+#[test]
+fn each_command_is_in_the_completions_the_manual_and_the_docs() {
+    let all = all_commands();
+    assert!(all.len() >= 11, "{all:?}");
+    let folder = std::env::temp_dir().join(format!("pillarbox-man-{}", std::process::id()));
+    let (code, said, _) = pillarbox(&["man", "--dir", folder.to_str().unwrap()], &[]);
+    assert!(code == 0 && said.starts_with(&format!("{} pages", all.len() + 1)), "{said}");
+    let page = |name: &str| std::fs::read_to_string(folder.join(format!("{name}.1"))).unwrap();
+    for command in &all {
+        let name = format!("pillarbox-{}", command.join("-"));
+        let page = page(&name);
+        assert!(page.contains("EXIT STATUS") && page.contains(".SH SYNOPSIS"), "{name}: {page}");
+        let arguments: Vec<&str> = command.iter().map(String::as_str).chain(["--help"]).collect();
+        let (code, help, _) = pillarbox(&arguments, &[]);
+        assert_eq!(code, 0);
+        assert!(help.contains("Exit codes:\n  0    done"), "{command:?}: {help}");
+        assert!(
+            DOCS.contains(&format!("`pillarbox {}", command.join(" "))),
+            "{command:?} is not in the docs"
+        );
+    }
+    let whole = page("pillarbox");
+    assert_eq!(pillarbox(&["man"], &[]).1, whole);
+    assert!(whole.contains("dead\\-letters"), "{whole}");
+    std::fs::remove_dir_all(&folder).unwrap();
+
+    for shell in ["bash", "zsh", "fish", "elvish", "powershell"] {
+        let (code, script, _) = pillarbox(&["completions", shell], &[]);
+        assert_eq!(code, 0);
+        for command in &all {
+            assert!(script.contains(command.last().unwrap().as_str()), "{shell}: {command:?}");
+        }
+    }
+    assert_eq!(pillarbox(&["completions", "tcsh"], &[]).0, 2);
+}
+
+#[test]
+fn the_bash_completions_complete_in_bash() {
+    let script = pillarbox(&["completions", "bash"], &[]).1
+        + "\nCOMP_WORDS=(pillarbox dead-letters re); COMP_CWORD=2; _pillarbox pillarbox re dead-letters; echo \"${COMPREPLY[@]}\"\n";
+    let bash = Command::new("bash").arg("-c").arg(script).output();
+    let Ok(bash) = bash else {
+        eprintln!("skipped: there is no bash");
+        return;
+    };
+    assert_eq!(String::from_utf8_lossy(&bash.stdout).trim(), "retry");
+}
+
+#[test]
+fn exit_codes_are_those_of_the_docs() {
+    let help = pillarbox(&["--help"], &[]).1;
+    let codes: Vec<&str> = help
+        .split_once("Exit codes:\n")
+        .unwrap()
+        .1
+        .lines()
+        .filter_map(|line| line.split_whitespace().next())
+        .collect();
+    assert_eq!(codes, ["0", "1", "2", "130"]);
+    for code in codes {
+        assert!(DOCS.contains(&format!("| {code} |")), "{code} is not in the docs");
+    }
+    assert_eq!(pillarbox(&["relay", "--no-such-flag"], &[]).0, 2);
+}
+
+#[tokio::test]
+async fn the_status_has_the_fields_of_the_docs() {
+    let shop = Shop::open().await;
+    let environment = [("DATABASE_URL", shop.scope.database_url())];
+    let status = |arguments: &[&str]| pillarbox(&[&["status"], arguments].concat(), &environment).1;
+    assert!(status(&[]).contains("this relay has never run\n"), "{}", status(&[]));
+    let relay = shop.start(shop.config());
+    shop.insert_one("1", "one").await;
+    shop.shipped().await;
+    let found: serde_json::Value = serde_json::from_str(&status(&["--json"])).unwrap();
+    let found: BTreeSet<&str> = found.as_object().unwrap().keys().map(String::as_str).collect();
+    let table = DOCS.split_once("### Fields of `status --json`").unwrap().1;
+    let documented: BTreeSet<&str> = table
+        .lines()
+        .skip_while(|line| !line.starts_with("| `"))
+        .take_while(|line| line.starts_with("| `"))
+        .filter_map(|line| line.split('`').nth(1))
+        .collect();
+    assert_eq!(found, documented);
+    relay.stop().await;
+    assert!(status(&[]).contains("Nothing is shipped"), "{}", status(&[]));
+    let other = status(&["--name", "typo"]);
+    assert!(other.contains("give --name one of: default"), "{other}");
+}
+
+#[tokio::test]
+async fn dead_letters_are_chosen_by_reason_topic_key_owner_and_age() {
+    let shop = Shop::open().await;
+    sqlx::raw_sql(
+        "insert into pillarbox.outbox_dead_letter \
+         (position, relay, event_id, event_type, topic, key, headers, payload, created_at, reason, error, attempts, dead_at) \
+         select i, case when i > 60 then 'other' else 'default' end, \
+         ('00000000-0000-0000-0000-' || lpad(i::text, 12, '0'))::uuid, 't', 'topic' || i % 2, 'key' || i, '{\"x\": \"a\\u001b[2J\"}', '', now(), \
+         case when i % 3 = 0 then 'invalid' else 'too_large' end, E'bad \\x1b[2J', 1, now() - i * interval '1 minute' \
+         from generate_series(1, 66) i",
+    )
+    .execute(shop.pool())
+    .await
+    .unwrap();
+    let environment = [("DATABASE_URL", shop.scope.database_url())];
+    let run = |arguments: &[&str]| {
+        let (code, text, errors) =
+            pillarbox(&[&["dead-letters"], arguments].concat(), &environment);
+        assert_eq!(code, 0, "{errors}");
+        text
+    };
+    let count = |filters: &[&str]| {
+        let text = run(&[&["list", "--outbox", "--json", "--limit", "100"], filters].concat());
+        text.lines().count()
+    };
+    assert_eq!(count(&[]), 66);
+    assert_eq!(count(&["--reason", "invalid"]), 22);
+    assert_eq!(count(&["--topic", "topic0"]), 33);
+    assert_eq!(count(&["--key", "key7"]), 1);
+    assert_eq!(count(&["--owner", "other"]), 6);
+    assert_eq!(count(&["--older-than", "1h"]), 7);
+    assert_eq!(count(&["--older-than", "30m", "--reason", "invalid", "--topic", "topic1"]), 6);
+    let text = run(&["list", "--outbox"]);
+    assert!(text.contains("(the first 50; there may be more)"), "{text}");
+    let shown = run(&["show", "--outbox", "00000000-0000-0000-0000-000000000007"]);
+    assert!(shown.contains("key       key7") && shown.contains("header    x: a"), "{shown}");
+    assert!(!(text + &shown).contains('\x1b'), "nothing that steers a terminal");
+
+    let dry = run(&["discard", "--outbox", "--all", "--dry-run"]);
+    assert!(dry.ends_with("(the first 20)\n66 would be discarded; nothing was done\n"), "{dry}");
+    assert_eq!(count(&[]), 66);
+    assert_eq!(run(&["discard", "--outbox", "--all", "--older-than", "1h"]), "7 discarded\n");
+    assert_eq!(run(&["discard", "--outbox", "--all"]), "59 discarded\n");
+    assert_eq!(count(&[]), 0);
+    let refused =
+        pillarbox(&["dead-letters", "list", "--outbox", "--older-than", "1w"], &environment);
+    assert!(refused.0 == 2 && refused.2.contains("such as 15m"), "{}", refused.2);
+}
+
+#[tokio::test]
+async fn a_failure_says_what_to_do() {
+    let scope = pillarbox_testkit::servers().await.unwrap().scope().await.unwrap();
+    for (url, said) in [
+        (scope.database_url().to_owned(), "run `pillarbox migrate`"),
+        ("postgres://u:hunter2@127.0.0.1:1/x".to_owned(), "`pillarbox doctor` says more"),
+        (scope.database_url().replace(scope.prefix(), "missing"), "`pillarbox doctor` says more"),
+    ] {
+        for command in [&["status"][..], &["dead-letters", "list", "--outbox"]] {
+            let (code, _, errors) = pillarbox(command, &[("DATABASE_URL", &url)]);
+            assert!(code == 1 && errors.contains(said), "{command:?}: {errors}");
+            assert!(!errors.contains("hunter2"), "{errors}");
+        }
+    }
+}
+
+#[test]
+fn a_reader_that_has_seen_enough_is_no_failure() {
+    let mut child = Command::new(env!("CARGO_BIN_EXE_pillarbox"))
+        .args(["completions", "bash"])
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    drop(child.stdout.take());
+    let output = child.wait_with_output().unwrap();
+    assert!(output.status.success() && output.stderr.is_empty(), "{output:?}");
+}
+
+#[tokio::test]
+async fn the_relay_ends_with_0_when_told_to_stop() {
+    let shop = Shop::open().await;
+    let mut relay = Process::relay(&shop, &[]);
+    relay.until_said("leading").await;
+    relay.signal(rustix::process::Signal::TERM);
+    assert_eq!(relay.ended().await, 0);
+}
