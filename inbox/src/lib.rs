@@ -53,6 +53,8 @@
 //! | [`delivery`] | what the layer takes, and what it hands in |
 //! | [`dead_letter`] | [`DeadLetters`]: what was given up, and how to get at it |
 //! | [`consumer`] | [`Consumer`]: events from JetStream; lanes, retries, pauses (feature `jetstream`) |
+//! | [`consumer::status`] | [`Status`](consumer::Status): how a consumer is, for health endpoints |
+//! | [`metrics`](mod@metrics) | its numbers, for any exporter |
 //! | [`migrations`](mod@migrations) | the tables |
 //! | `store` | the statements |
 
@@ -65,6 +67,8 @@ mod error;
 pub mod failure;
 pub mod handler;
 pub mod layer;
+#[cfg(feature = "jetstream")]
+pub mod metrics;
 pub mod migrations;
 pub mod router;
 #[cfg_attr(not(feature = "jetstream"), allow(dead_code))]

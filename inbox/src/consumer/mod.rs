@@ -12,6 +12,7 @@ mod lanes;
 mod limit;
 mod pause;
 mod running;
+pub mod status;
 mod subscription;
 mod suspects;
 mod worker;
@@ -26,6 +27,7 @@ use tower_layer::Layer;
 use tower_service::Service;
 
 pub use config::{ConsumerConfig, Order};
+pub use status::{Lag, LastError, State, Status, Totals, Watch};
 
 use crate::delivery::{Delivery, Handling, Outcome};
 use crate::error::InboxError;
@@ -35,6 +37,7 @@ use durable::NotNow;
 use limit::Limit;
 use pause::Waits;
 use running::{Ended, Running};
+use status::Reporter;
 use subscription::Subscription;
 use suspects::Suspects;
 use worker::{Rules, Worker};
@@ -82,6 +85,7 @@ pub struct Consumer {
     jetstream: jetstream::Context,
     store: Store,
     config: Arc<ConsumerConfig>,
+    reporter: Reporter,
 }
 
 impl Consumer {
@@ -102,7 +106,25 @@ impl Consumer {
         let jetstream = jetstream::context::ContextBuilder::new()
             .timeout(Duration::from_secs(5))
             .build(client.clone());
-        Ok(Self { client, jetstream, store, config: Arc::new(config) })
+        let reporter = Reporter::new(&config.name, &config.stream);
+        Ok(Self { client, jetstream, store, config: Arc::new(config), reporter })
+    }
+
+    /// How it is, to be looked at while it runs: keep the [`Watch`], and give its
+    /// [`get`](Watch::get) to a health endpoint.
+    ///
+    /// ```no_run
+    /// # async fn example(consumer: pillarbox_inbox::Consumer) -> Result<(), Box<dyn std::error::Error>> {
+    /// # use pillarbox_inbox::Router;
+    /// let status = consumer.status();
+    /// let running = tokio::spawn(consumer.run(Router::new(), Default::default()));
+    /// println!("{}", serde_json::to_string(&status.get())?); // {"consumer":"payments", … "state":"active", …}
+    /// # running.await??; Ok(()) }
+    /// ```
+    ///
+    /// Clones of a consumer share it; where two of one name run in a process, make two.
+    pub fn status(&self) -> Watch {
+        self.reporter.watch()
     }
 
     /// Handles events with `service` until `shutdown` is cancelled, which lets running handlers finish, up to
@@ -144,6 +166,22 @@ impl Consumer {
             + Send
             + 'static,
     {
+        let reporter = self.reporter.clone();
+        let _stopped = reporter.stopped_on_drop();
+        let (jetstream, config) = (self.jetstream.clone(), self.config.clone());
+        tokio::select! {
+            ended = self.serve(service, shutdown) => ended,
+            never = reporter.measure(&jetstream, &config) => match never {},
+        }
+    }
+
+    async fn serve<S>(self, service: S, shutdown: CancellationToken) -> Result<(), ConsumerError>
+    where
+        S: Service<Delivery, Response = Outcome, Error: Into<BoxError>, Future: Send>
+            + Clone
+            + Send
+            + 'static,
+    {
         let name = self.config.name.clone();
         let worker = Worker {
             service,
@@ -151,6 +189,7 @@ impl Consumer {
                 store: self.store.clone(),
                 suspects: Suspects::new(self.store.clone()),
                 config: self.config.clone(),
+                reporter: self.reporter.clone(),
             },
         };
         let mut running = Running::new(worker, self.client.clone());
@@ -164,6 +203,7 @@ impl Consumer {
                             tracing::info!(consumer = name, "connected again");
                         }
                         waits = Waits::new();
+                        self.reporter.connected(self.pinned());
                         running.run(subscription, &shutdown).await.map(|()| stream)
                     }
                     Err(NotNow::Never(error)) => return Err(error),
@@ -184,8 +224,10 @@ impl Consumer {
                 }
                 Err(Ended(reason)) => reason,
             };
+            self.reporter.away(&reason);
             if trouble.as_ref() != Some(&reason) {
                 tracing::warn!(consumer = name, reason, "waiting for the broker");
+                self.reporter.error(None, &reason);
                 trouble = Some(reason);
             }
             // What is held goes on meanwhile.
@@ -201,9 +243,11 @@ impl Consumer {
         let stream = durable::stream(&self.jetstream, &self.config).await?;
         let (pinned, ordered) = (self.pinned(), self.ordered());
         let consumer = durable::ensure(&stream, &self.config, pinned).await?;
-        let subscription = Subscription::open(&stream, &consumer, &self.config, ordered, pinned)
-            .await
-            .map_err(|error| NotNow::Later(error.to_string()))?;
+        let told = self.reporter.clone();
+        let subscription =
+            Subscription::open(&stream, &consumer, &self.config, ordered, pinned, told)
+                .await
+                .map_err(|error| NotNow::Later(error.to_string()))?;
         if self.config.order == Order::Key && !ordered {
             tracing::warn!(
                 consumer = self.config.name,

@@ -215,6 +215,9 @@ where
             }
             Some(well) = self.probes.join_next() => {
                 self.pause.probed(&self.worker.rules.config.name, well.unwrap_or(false));
+                if self.pause.is_open() {
+                    self.worker.rules.reporter.paused(None);
+                }
             }
             () = sleep_until(due) => self.lanes.wake(Instant::now()),
             () = sleep_until(probe_at) => {
@@ -235,6 +238,9 @@ where
         if held.alone {
             self.alone_runs = false;
         }
+        if matches!(verdict, Verdict::Retry(_)) {
+            self.worker.rules.reporter.meter.retry();
+        }
         let kind = match verdict {
             Verdict::Done => AckKind::Ack,
             Verdict::Dead => AckKind::Term,
@@ -254,6 +260,7 @@ where
             }
             Verdict::Environment(error) => {
                 self.pause.environment_failed(&self.worker.rules.config.name, &error);
+                self.worker.rules.reporter.paused(Some(&error));
                 self.lanes.retry(lane, held, Instant::now());
                 return;
             }

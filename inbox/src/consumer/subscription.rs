@@ -36,6 +36,7 @@ use tokio::time::{Instant, timeout_at};
 
 use super::ConsumerConfig;
 use super::durable::GROUP;
+use super::status::Reporter;
 use crate::error::full_text;
 
 /// How long the first message may take after a reset, before another reset.
@@ -51,6 +52,7 @@ pub(super) struct Subscription {
     /// What had been delivered, by place in the stream, when this process became the active one.
     delivered_before: u64,
     look_every: Duration,
+    reporter: Reporter,
 }
 
 /// A message, and whether it was delivered before, to this process or another.
@@ -91,6 +93,7 @@ impl Subscription {
         config: &ConsumerConfig,
         ordered: bool,
         pinned: bool,
+        reporter: Reporter,
     ) -> Result<Self, Interrupted> {
         // A pin is lost unless pulls come more often than it lasts.
         let expires = if pinned { config.takeover() / 3 } else { Duration::from_secs(10) };
@@ -113,6 +116,7 @@ impl Subscription {
             pin: None,
             delivered_before: 0,
             look_every: config.takeover() / 3,
+            reporter,
         })
     }
 
@@ -178,6 +182,7 @@ impl Subscription {
     /// This process is the active one now.
     fn take_over(&mut self, message: &jetstream::Message) {
         self.pin = pin(message);
+        self.reporter.active(self.pin.clone());
         tracing::debug!(
             consumer = self.consumer,
             pin = self.pin,

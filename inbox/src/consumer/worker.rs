@@ -1,7 +1,7 @@
 //! Handles one event, and says what is to become of its message.
 
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use backon::{BackoffBuilder, ExponentialBuilder};
 use futures::FutureExt;
@@ -11,6 +11,7 @@ use tower_service::Service;
 
 use super::incoming::Content;
 use super::limit::TookTooLong;
+use super::status::Reporter;
 use super::suspects::{Ruling, Suspects};
 use super::{BoxError, ConsumerConfig};
 use crate::delivery::{Delivery, Outcome};
@@ -46,6 +47,7 @@ pub(super) struct Rules {
     pub(super) store: Store,
     pub(super) suspects: Suspects,
     pub(super) config: Arc<ConsumerConfig>,
+    pub(super) reporter: Reporter,
 }
 
 impl<S> Worker<S>
@@ -75,15 +77,17 @@ where
         if again && let Some(verdict) = self.rules.begin_again(&content, event, alone).await {
             return verdict;
         }
+        let began = Instant::now();
         match call(&mut self.service, event).await {
             Ok(outcome) => {
-                if outcome == Outcome::Duplicate {
-                    self.rules.skipped(event.id().as_str()).await;
+                match outcome {
+                    Outcome::Duplicate => self.rules.skipped(event.id().as_str()).await,
+                    Outcome::Handled => self.rules.reporter.meter.handled(began.elapsed()),
                 }
                 self.rules.suspects.ended(event.id().as_str());
                 Verdict::Done
             }
-            Err(error) => self.rules.failed(&content, event, &error).await,
+            Err(error) => self.rules.failed(&content, event, &error, began.elapsed()).await,
         }
     }
 }
@@ -145,16 +149,26 @@ impl Rules {
 
     /// The event is handled already. A process that was slow to see it may have left a failure behind.
     async fn skipped(&self, id: &str) {
+        self.reporter.meter.duplicate();
         tracing::debug!(consumer = self.config.name, event_id = id, "skipped a duplicate");
         if let Err(error) = self.store.forget(&self.store.pool, id).await {
             tracing::debug!(consumer = self.config.name, event_id = id, %error, "a failure was left behind");
         }
     }
 
-    async fn failed(&self, content: &Content, event: &RawEvent, error: &InboxError) -> Verdict {
+    async fn failed(
+        &self,
+        content: &Content,
+        event: &RawEvent,
+        error: &InboxError,
+        took: Duration,
+    ) -> Verdict {
         let (name, id) = (&self.config.name, event.id().as_str());
         let (event_type, text) = (event.event_type(), full_text(error));
-        match self.fault_of(error).await {
+        let fault = self.fault_of(error).await;
+        self.reporter.meter.failed(fault, took);
+        self.reporter.error(Some(id), &text);
+        match fault {
             Fault::Environment => {
                 self.suspects.unmark(id).await;
                 Verdict::Environment(text)
@@ -233,6 +247,7 @@ impl Rules {
         let burial = Burial { event_id: id, event: content.as_stored(), reason, error, attempts };
         match self.store.bury(burial).await {
             Ok(_) => {
+                self.reporter.meter.dead_letter(reason);
                 self.suspects.ended(id);
                 Verdict::Dead
             }

@@ -1,0 +1,387 @@
+//! How a consumer is: for a health endpoint, and for the progress of a rebuild.
+//!
+//! ```text
+//!                opened, no event yet             first event
+//!   starting ──────────────────────► standing by ────────────► active
+//!                                        ▲                       │
+//!                                        └───────────────────────┘ another process is pinned
+//!   any but stopped ── the database fails ──► paused ── it answers ──► back
+//!   any but stopped ── the broker fails ──► waiting ── connected again ──► standing by, or active
+//!   any ── run ends, or is dropped ──► stopped
+//! ```
+//!
+//! With [`Order::None`](super::Order::None) every process is active, and none stands by.
+
+use std::time::Duration;
+
+use async_nats::jetstream;
+use serde::{Serialize, Serializer};
+use time::OffsetDateTime;
+use time::format_description::well_known::Rfc3339;
+use tokio::sync::watch;
+use tokio::time::{sleep, timeout};
+
+use super::ConsumerConfig;
+use crate::metrics::Meter;
+
+/// How often the lag is asked for.
+const MEASURE_EVERY: Duration = Duration::from_secs(2);
+
+/// How long the server may take to tell it.
+const PATIENCE: Duration = Duration::from_secs(5);
+
+/// How a consumer is, at a moment. Serialises to one flat object with `state` as a word.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+#[non_exhaustive]
+pub struct Status {
+    /// The consumer's name.
+    pub consumer: String,
+    /// The stream it reads.
+    pub stream: String,
+    /// What it is doing.
+    #[serde(flatten)]
+    pub state: State,
+    /// How far behind it is; `None` until the server has told it.
+    pub lag: Option<Lag>,
+    /// What this process has done since it started.
+    pub totals: Totals,
+    /// The last failure, of an event or of the surroundings.
+    pub last_error: Option<LastError>,
+}
+
+impl Status {
+    /// Whether it does what it should: it handles events, or stands by to. Good for a readiness probe.
+    /// A liveness probe should only ask whether it is [`State::Stopped`]: a restart mends no outage.
+    pub fn is_well(&self) -> bool {
+        matches!(self.state, State::Active | State::StandingBy)
+    }
+
+    /// Whether everything that was in the stream at the last measurement is handled. `false` until measured.
+    pub fn is_caught_up(&self) -> bool {
+        self.lag.as_ref().is_some_and(|lag| lag.unhandled() == 0)
+    }
+}
+
+/// What a consumer is doing.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[serde(tag = "state", rename_all = "kebab-case")]
+#[non_exhaustive]
+pub enum State {
+    /// It has not found its stream yet.
+    Starting,
+    /// It gets events.
+    Active,
+    /// It would get events: another process is the active one, or there has been no event yet.
+    StandingBy,
+    /// It has events and handles none, because the surroundings fail. It goes on by itself.
+    Paused {
+        /// What failed.
+        reason: String,
+    },
+    /// It gets nothing from the broker. It goes on by itself.
+    Waiting {
+        /// What failed.
+        reason: String,
+    },
+    /// `run` has ended.
+    Stopped,
+}
+
+/// How far behind a durable consumer is, all its processes together.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+#[non_exhaustive]
+pub struct Lag {
+    /// Events not delivered yet.
+    pub pending: u64,
+    /// Events delivered and not acknowledged.
+    pub ack_pending: u64,
+    /// Those of them that were delivered more than once.
+    pub redelivered: u64,
+    /// The age in seconds of the oldest event that is not acknowledged, by its time in the stream; 0 without
+    /// one, `None` if the server did not tell.
+    pub oldest_age_seconds: Option<f64>,
+    /// When this was measured.
+    #[serde(serialize_with = "rfc3339")]
+    pub measured_at: OffsetDateTime,
+}
+
+impl Lag {
+    /// Events not handled, or not known to be.
+    pub fn unhandled(&self) -> u64 {
+        self.pending.saturating_add(self.ack_pending)
+    }
+}
+
+/// What a process has done since it started.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
+#[non_exhaustive]
+pub struct Totals {
+    /// Events handled.
+    pub handled: u64,
+    /// Events skipped, since they were handled before.
+    pub duplicates: u64,
+    /// Failed handlings, of whatever fault.
+    pub failures: u64,
+    /// Events put back to be tried again.
+    pub retries: u64,
+    /// Events given up.
+    pub dead_letters: u64,
+}
+
+/// A failure.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[non_exhaustive]
+pub struct LastError {
+    /// When.
+    #[serde(serialize_with = "rfc3339")]
+    pub at: OffsetDateTime,
+    /// The event, if it was one's.
+    pub event_id: Option<String>,
+    /// The error, with its sources.
+    pub error: String,
+}
+
+/// A consumer's [`Status`], to be looked at while it runs. Cheap to clone; outlives the consumer.
+#[derive(Clone, Debug)]
+pub struct Watch {
+    meter: Meter,
+    view: watch::Receiver<View>,
+}
+
+impl Watch {
+    /// The status now. Asks nobody: the lag is the last one measured, at most a few seconds old while the
+    /// broker answers.
+    pub fn get(&self) -> Status {
+        let view = self.view.borrow().clone();
+        Status {
+            consumer: view.consumer.clone(),
+            stream: view.stream.clone(),
+            state: view.state(),
+            totals: self.meter.totals(),
+            lag: view.lag,
+            last_error: view.last_error,
+        }
+    }
+
+    /// Waits until the state, the lag or the last error is not what it was at the last call. `false` once
+    /// that can no longer happen. Safe to cancel.
+    pub async fn changed(&mut self) -> bool {
+        self.view.changed().await.is_ok()
+    }
+
+    /// Waits until a status is as wanted, and returns it. `None` if the consumer is gone before.
+    /// Safe to cancel.
+    pub async fn until(&mut self, mut wanted: impl FnMut(&Status) -> bool) -> Option<Status> {
+        loop {
+            self.view.borrow_and_update();
+            let status = self.get();
+            if wanted(&status) {
+                return Some(status);
+            }
+            if !self.changed().await {
+                return None;
+            }
+        }
+    }
+}
+
+/// What is known of the state, each part by the one who knows it.
+#[derive(Clone, Debug)]
+struct View {
+    consumer: String,
+    stream: String,
+    broker: Broker,
+    /// Whether only the process that is pinned gets events.
+    pinned: bool,
+    /// The pin that this process had last.
+    pin: Option<String>,
+    active: bool,
+    paused: Option<String>,
+    stopped: bool,
+    lag: Option<Lag>,
+    last_error: Option<LastError>,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+enum Broker {
+    Unknown,
+    Away(String),
+    Connected,
+}
+
+impl View {
+    fn state(&self) -> State {
+        match (&self.broker, &self.paused) {
+            _ if self.stopped => State::Stopped,
+            (_, Some(reason)) => State::Paused { reason: reason.clone() },
+            (Broker::Away(reason), None) => State::Waiting { reason: reason.clone() },
+            (Broker::Unknown, None) => State::Starting,
+            (Broker::Connected, None) if self.active => State::Active,
+            (Broker::Connected, None) => State::StandingBy,
+        }
+    }
+}
+
+/// The side that knows. Cheap to clone.
+#[derive(Clone, Debug)]
+pub(crate) struct Reporter {
+    pub(crate) meter: Meter,
+    view: watch::Sender<View>,
+}
+
+impl Reporter {
+    pub(crate) fn new(consumer: &str, stream: &str) -> Self {
+        let view = View {
+            consumer: consumer.to_owned(),
+            stream: stream.to_owned(),
+            broker: Broker::Unknown,
+            pinned: false,
+            pin: None,
+            active: false,
+            paused: None,
+            stopped: false,
+            lag: None,
+            last_error: None,
+        };
+        Self { meter: Meter::new(consumer), view: watch::Sender::new(view) }
+    }
+
+    pub(crate) fn watch(&self) -> Watch {
+        Watch { meter: self.meter.clone(), view: self.view.subscribe() }
+    }
+
+    fn change(&self, change: impl FnOnce(&mut View)) {
+        self.view.send_modify(|view| {
+            change(view);
+            let state = view.state();
+            self.meter.active(state == State::Active);
+            self.meter.paused(matches!(state, State::Paused { .. } | State::Waiting { .. }));
+        });
+    }
+
+    /// There is a subscription; with `pinned`, only one process at a time gets events.
+    pub(super) fn connected(&self, pinned: bool) {
+        self.change(|view| {
+            view.broker = Broker::Connected;
+            view.pinned = pinned;
+            view.active = !pinned;
+            view.pin = None;
+        });
+    }
+
+    /// There is none, and why.
+    pub(super) fn away(&self, reason: &str) {
+        self.change(|view| view.broker = Broker::Away(reason.to_owned()));
+    }
+
+    /// This process gets events, under this pin.
+    pub(super) fn active(&self, pin: Option<String>) {
+        self.change(|view| {
+            view.pin = pin;
+            view.active = true;
+        });
+    }
+
+    pub(super) fn paused(&self, reason: Option<&str>) {
+        self.change(|view| view.paused = reason.map(str::to_owned));
+    }
+
+    pub(super) fn error(&self, event_id: Option<&str>, error: &str) {
+        let error = LastError {
+            at: OffsetDateTime::now_utc(),
+            event_id: event_id.map(str::to_owned),
+            error: error.to_owned(),
+        };
+        self.change(|view| view.last_error = Some(error));
+    }
+
+    /// Tells that it has stopped once this is dropped.
+    pub(super) fn stopped_on_drop(&self) -> StoppedOnDrop {
+        self.change(|view| view.stopped = false);
+        StoppedOnDrop(self.clone())
+    }
+
+    /// Asks the server for the lag, again and again.
+    pub(super) async fn measure(
+        &self,
+        jetstream: &jetstream::Context,
+        config: &ConsumerConfig,
+    ) -> std::convert::Infallible {
+        loop {
+            match timeout(PATIENCE, measured(jetstream, config)).await {
+                Ok(Some((lag, pin))) => {
+                    self.meter.lag(&lag);
+                    self.change(|view| {
+                        view.lag = Some(lag);
+                        if view.pinned {
+                            view.active = pin.is_some() && pin == view.pin;
+                        }
+                    });
+                }
+                _ => tracing::debug!(consumer = config.name, "the lag is not known now"),
+            }
+            sleep(MEASURE_EVERY).await;
+        }
+    }
+}
+
+/// See [`Reporter::stopped_on_drop`].
+#[derive(Debug)]
+pub(super) struct StoppedOnDrop(Reporter);
+
+impl Drop for StoppedOnDrop {
+    fn drop(&mut self) {
+        self.0.change(|view| view.stopped = true);
+    }
+}
+
+/// The lag, and the pin of the process that is active.
+async fn measured(
+    jetstream: &jetstream::Context,
+    config: &ConsumerConfig,
+) -> Option<(Lag, Option<String>)> {
+    let stream = jetstream.get_stream_no_info(&config.stream).await.ok()?;
+    let info = stream.consumer_info(&config.name).await.ok()?;
+    let unhandled = info.num_pending > 0 || info.num_ack_pending > 0;
+    let lag = Lag {
+        pending: info.num_pending,
+        ack_pending: info.num_ack_pending as u64,
+        redelivered: info.num_redelivered as u64,
+        oldest_age_seconds: match unhandled {
+            true => oldest_age(jetstream, config, info.ack_floor.stream_sequence).await,
+            false => Some(0.0),
+        },
+        measured_at: OffsetDateTime::now_utc(),
+    };
+    let pin = info.priority_groups.into_iter().find_map(|group| group.pinned_client_id);
+    Some((lag, pin))
+}
+
+/// The age of the first message above the ack floor that the consumer reads: below it nothing is unacknowledged,
+/// and the first above it is. The message is asked for by hand, since the type of a time in async-nats depends on
+/// a feature that any crate may turn on.
+async fn oldest_age(
+    jetstream: &jetstream::Context,
+    config: &ConsumerConfig,
+    ack_floor: u64,
+) -> Option<f64> {
+    let all = [">".to_owned()];
+    let subjects =
+        if config.filter_subjects.is_empty() { &all } else { &config.filter_subjects[..] };
+    let mut oldest: Option<OffsetDateTime> = None;
+    for subject in subjects {
+        let question = serde_json::json!({ "seq": ack_floor + 1, "next_by_subj": subject });
+        let answer: serde_json::Value =
+            jetstream.request(format!("STREAM.MSG.GET.{}", config.stream), &question).await.ok()?;
+        if let Some(time) = answer.pointer("/message/time") {
+            let time = OffsetDateTime::parse(time.as_str()?, &Rfc3339).ok()?;
+            oldest = Some(oldest.map_or(time, |oldest| oldest.min(time)));
+        }
+    }
+    // Clocks may differ by more than it is old.
+    Some(oldest.map_or(0.0, |time| (OffsetDateTime::now_utc() - time).as_seconds_f64().max(0.0)))
+}
+
+fn rfc3339<S: Serializer>(time: &OffsetDateTime, serializer: S) -> Result<S::Ok, S::Error> {
+    serializer.serialize_str(&time.format(&Rfc3339).map_err(serde::ser::Error::custom)?)
+}
