@@ -33,6 +33,7 @@
 //! | [`header`] | header names, and what names and values may look like |
 //! | [`wire`] | the CloudEvents headers, both ways |
 //! | [`context`] | the event that is being handled, for causation, correlation and trace |
+//! | [`trace`] | the trace that an event carries, and its handler's span joins |
 //! | [`error`] | [`EventError`], [`DecodeError`] |
 
 pub mod context;
@@ -41,6 +42,7 @@ pub mod header;
 pub mod id;
 pub mod raw;
 pub mod topic;
+pub mod trace;
 pub mod typed;
 pub mod wire;
 

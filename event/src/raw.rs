@@ -187,8 +187,17 @@ impl RawEvent {
     }
 
     /// Adds causation, correlation and trace of the event that this task is handling, if it is handling
-    /// one, where this event does not say otherwise.
+    /// one, where this event does not say otherwise. With feature `opentelemetry` the trace is that of the
+    /// current tracing span, also outside a handler.
     pub fn caused_by_current(mut self) -> Self {
+        if self.traceparent().is_none()
+            && let Some((parent, state)) = crate::trace::current()
+        {
+            self.headers.insert(header::TRACEPARENT.to_owned(), parent);
+            if let Some(state) = state {
+                self.headers.insert(header::CE_TRACESTATE.to_owned(), state);
+            }
+        }
         if let Some(context) = Context::current() {
             let inherited = [
                 (header::CAUSATION_ID, Some(context.event_id.to_string())),
@@ -196,7 +205,12 @@ impl RawEvent {
                 (header::TRACEPARENT, context.traceparent),
                 (header::CE_TRACESTATE, context.tracestate),
             ];
+            let own_trace = self.headers.contains_key(header::TRACEPARENT);
             for (name, value) in inherited {
+                // The state belongs to its parent.
+                if own_trace && name == header::CE_TRACESTATE {
+                    continue;
+                }
                 if let Some(value) = value {
                     self.headers.entry(name.to_owned()).or_insert(value);
                 }

@@ -6,11 +6,13 @@ use std::time::Duration;
 
 use futures::FutureExt;
 use futures::future::BoxFuture;
-use pillarbox_event::Context as EventContext;
+use pillarbox_event::{Context as EventContext, RawEvent};
 use sqlx::PgPool;
 use tokio::time::timeout;
 use tower_layer::Layer;
 use tower_service::Service;
+use tracing::field::Empty;
+use tracing::{Instrument, Span};
 
 use crate::delivery::{Delivery, EndOnDrop, Handling, Outcome, Slot};
 use crate::error::InboxError;
@@ -41,7 +43,8 @@ const PATIENCE: Duration = Duration::from_secs(30);
 /// For each delivery it begins a transaction and records the event's id. If the id was there, the answer is
 /// [`Outcome::Duplicate`] and the inner service is not called; if another transaction is recording it at this
 /// moment, that one is waited for. Otherwise the inner service runs, inside the event's
-/// [`Context`](pillarbox_event::Context), and its success commits. Its failure, its panic, and a dropped
+/// [`Context`](pillarbox_event::Context) and a span that joins the event's [trace](pillarbox_event::trace), and its
+/// success commits. Its failure, its panic, and a dropped
 /// future roll back.
 ///
 /// Layers outside of it see deliveries (limits, tracing, load shedding), layers inside see handlings with
@@ -130,9 +133,16 @@ where
     let _end = EndOnDrop(slot.clone());
     let attempt = failed.unwrap_or(0) + 1;
     let handling = Handling { event: event.clone(), attempt, slot: slot.clone() };
-    let handled = EventContext::of(&event).scope(async { inner.call(handling).await });
-    match AssertUnwindSafe(handled).catch_unwind().await {
-        Ok(handled) => handled.map_err(|error| of_inner(error.into()))?,
+    let span = span_of(&event, &store.consumer, attempt);
+    let handled = EventContext::of(&event)
+        .scope(async { inner.call(handling).await.map_err(Into::<BoxError>::into) });
+    let handled = AssertUnwindSafe(handled.instrument(span.clone())).catch_unwind().await;
+    if !matches!(handled, Ok(Ok(()))) {
+        span.record("otel.status_code", "ERROR");
+    }
+    drop(span);
+    match handled {
+        Ok(handled) => handled.map_err(of_inner)?,
         Err(panic) => {
             return Err(InboxError::handler(HandlerError::transient(panic_text(&*panic))));
         }
@@ -150,6 +160,24 @@ where
         Ok(Err(error)) => Err(InboxError::commit(error)),
         Err(_) => Err(InboxError::Slow { doing: "commit" }),
     }
+}
+
+/// The span that a handler runs in, in the trace of its event. It shows what the log shows: no payload, and no
+/// header. The `otel.` fields are for tracing-opentelemetry, which knows them.
+fn span_of(event: &RawEvent, consumer: &str, attempt: u32) -> Span {
+    let span = tracing::info_span!(
+        "handle",
+        otel.name = %format_args!("handle {}", event.event_type()),
+        otel.kind = "consumer",
+        otel.status_code = Empty,
+        consumer,
+        event_id = event.id().as_str(),
+        event_type = event.event_type(),
+        key = event.key(),
+        attempt,
+    );
+    pillarbox_event::trace::join(&span, event);
+    span
 }
 
 /// Opens a transaction and claims the event in it. `None` for a duplicate; else how many attempts failed.
