@@ -55,6 +55,8 @@
 //! | [`consumer`] | [`Consumer`]: events from JetStream; lanes, retries, pauses (feature `jetstream`) |
 //! | [`consumer::status`] | [`Status`](consumer::Status): how a consumer is, for health endpoints |
 //! | [`metrics`](mod@metrics) | its numbers, for any exporter |
+//! | [`streams`] | [`StreamSpec`](streams::StreamSpec): streams for work queues, fan-out and event logs |
+//! | [`generation`] | building a projection again |
 //! | [`migrations`](mod@migrations) | the tables |
 //! | `store` | the statements |
 
@@ -65,6 +67,8 @@ pub mod delivery;
 #[cfg_attr(not(feature = "jetstream"), allow(dead_code))]
 mod error;
 pub mod failure;
+#[cfg(feature = "jetstream")]
+pub mod generation;
 pub mod handler;
 pub mod layer;
 #[cfg(feature = "jetstream")]
@@ -73,6 +77,8 @@ pub mod migrations;
 pub mod router;
 #[cfg_attr(not(feature = "jetstream"), allow(dead_code))]
 mod store;
+#[cfg(feature = "jetstream")]
+pub mod streams;
 
 #[cfg(feature = "jetstream")]
 pub use consumer::{Consumer, ConsumerConfig, ConsumerError, Order};
