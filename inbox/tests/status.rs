@@ -212,10 +212,17 @@ async fn of_two_processes_one_is_active_and_the_other_stands_by() {
     shop.send(&shop.event(1, 1)).await;
     until("the first", &mut first_status, |status| status.state == State::Active).await;
     let (second, mut second_status) = start(&shop, config, Router::new().on(handler_fn(record)));
-    until("the second", &mut second_status, |status| {
-        status.state == State::StandingBy && status.lag.is_some()
+    let mut measured = Vec::new();
+    until("the second to have looked a few times", &mut second_status, |status| {
+        assert_ne!(status.state, State::Active, "there is an active one");
+        let at = status.lag.as_ref().map(|lag| lag.measured_at);
+        if status.state == State::StandingBy && !measured.contains(&at) {
+            measured.push(at);
+        }
+        measured.len() == 3
     })
     .await;
+    assert_eq!(first_status.get().state, State::Active);
     assert!(second_status.get().is_well());
     first.stop().await;
     shop.send(&shop.event(1, 2)).await;

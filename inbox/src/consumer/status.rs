@@ -19,7 +19,7 @@ use serde::{Serialize, Serializer};
 use time::OffsetDateTime;
 use time::format_description::well_known::Rfc3339;
 use tokio::sync::watch;
-use tokio::time::{sleep, timeout};
+use tokio::time::{Instant, sleep, timeout};
 
 use super::ConsumerConfig;
 use crate::metrics::Meter;
@@ -29,6 +29,11 @@ const MEASURE_EVERY: Duration = Duration::from_secs(2);
 
 /// How long the server may take to tell it.
 const PATIENCE: Duration = Duration::from_secs(5);
+
+/// How long the server may take to tell the oldest event's age, and when to ask again if it did not. It does not
+/// answer whoever may not ask.
+const AGE_PATIENCE: Duration = Duration::from_secs(2);
+const AGE_AGAIN: Duration = Duration::from_secs(600);
 
 /// How a consumer is, at a moment. Serialises to one flat object with `state` as a word.
 #[derive(Clone, Debug, PartialEq, Serialize)]
@@ -98,7 +103,8 @@ pub struct Lag {
     /// Those of them that were delivered more than once.
     pub redelivered: u64,
     /// The age in seconds of the oldest event that is not acknowledged, by its time in the stream; 0 without
-    /// one, `None` if the server did not tell.
+    /// one, `None` if the server did not tell: it takes the permission to publish to
+    /// `$JS.API.STREAM.MSG.GET.STREAM`.
     pub oldest_age_seconds: Option<f64>,
     /// When this was measured.
     #[serde(serialize_with = "rfc3339")]
@@ -307,9 +313,25 @@ impl Reporter {
         jetstream: &jetstream::Context,
         config: &ConsumerConfig,
     ) -> std::convert::Infallible {
+        let mut ask_age_at = Instant::now();
         loop {
             match timeout(PATIENCE, measured(jetstream, config)).await {
-                Ok(Some((lag, pin))) => {
+                Ok(Some((mut lag, pin, ack_floor))) => {
+                    if lag.unhandled() == 0 {
+                        lag.oldest_age_seconds = Some(0.0);
+                    } else if Instant::now() >= ask_age_at {
+                        let age = oldest_age(jetstream, config, ack_floor);
+                        lag.oldest_age_seconds = timeout(AGE_PATIENCE, age).await.ok().flatten();
+                        if lag.oldest_age_seconds.is_none() {
+                            tracing::info!(
+                                consumer = config.name,
+                                "the oldest event's age is not known: it takes the permission to publish to \
+                                 $JS.API.STREAM.MSG.GET.{}",
+                                config.stream
+                            );
+                            ask_age_at = Instant::now() + AGE_AGAIN;
+                        }
+                    }
                     self.meter.lag(&lag);
                     self.change(|view| {
                         view.lag = Some(lag);
@@ -335,26 +357,23 @@ impl Drop for StoppedOnDrop {
     }
 }
 
-/// The lag, and the pin of the process that is active.
+/// The lag but for the age, the pin of the process that is active, and up to which place in the stream all is
+/// acknowledged.
 async fn measured(
     jetstream: &jetstream::Context,
     config: &ConsumerConfig,
-) -> Option<(Lag, Option<String>)> {
+) -> Option<(Lag, Option<String>, u64)> {
     let stream = jetstream.get_stream_no_info(&config.stream).await.ok()?;
     let info = stream.consumer_info(&config.name).await.ok()?;
-    let unhandled = info.num_pending > 0 || info.num_ack_pending > 0;
     let lag = Lag {
         pending: info.num_pending,
         ack_pending: info.num_ack_pending as u64,
         redelivered: info.num_redelivered as u64,
-        oldest_age_seconds: match unhandled {
-            true => oldest_age(jetstream, config, info.ack_floor.stream_sequence).await,
-            false => Some(0.0),
-        },
+        oldest_age_seconds: None,
         measured_at: OffsetDateTime::now_utc(),
     };
     let pin = info.priority_groups.into_iter().find_map(|group| group.pinned_client_id);
-    Some((lag, pin))
+    Some((lag, pin, info.ack_floor.stream_sequence))
 }
 
 /// The age of the first message above the ack floor that the consumer reads: below it nothing is unacknowledged,
