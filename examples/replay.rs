@@ -115,10 +115,9 @@ async fn main() -> anyhow::Result<ExitCode> {
     let wrong_by = sum(&database, "balances").await? - right(early);
 
     // The mended handler starts over beside the old one, which goes on serving readers.
+    publish(&stage, early..events).await?;
     let second = Router::new().on(Balances { generation: 2, mended: true });
     let second = stage.start(&database, new.clone(), second).await?;
-    publish(&stage, early..events).await?;
-    reaches(&database, &handled_by(&old), events).await?;
     let mut progress = second.status.clone();
     println!("\nrebuilding    handled     left");
     let rebuilt = loop {
@@ -132,6 +131,7 @@ async fn main() -> anyhow::Result<ExitCode> {
         }
     };
 
+    reaches(&database, &handled_by(&old), events).await?;
     let before = sum(&database, "balances").await?;
     // Readers see the new one from one statement to the next.
     sqlx::query("create or replace view balances as select * from balances_2")
