@@ -35,3 +35,22 @@ pub use pillarbox_outbox as outbox;
 #[cfg(doctest)]
 #[doc = include_str!("../README.md")]
 struct Readme;
+
+/// Compiles the guides' code.
+#[cfg(doctest)]
+mod guides {
+    #[doc = include_str!("../docs/guides/adding.md")]
+    struct Adding;
+    #[doc = include_str!("../docs/guides/choosing.md")]
+    struct Choosing;
+    #[doc = include_str!("../docs/guides/ordering.md")]
+    struct Ordering;
+    #[doc = include_str!("../docs/guides/effects.md")]
+    struct Effects;
+    #[doc = include_str!("../docs/guides/sagas.md")]
+    struct Sagas;
+    #[doc = include_str!("../docs/guides/failures.md")]
+    struct Failures;
+    #[doc = include_str!("../docs/guides/seeing.md")]
+    struct Seeing;
+}
