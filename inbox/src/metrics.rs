@@ -6,7 +6,8 @@
 //!
 //! All names begin with `pillarbox_inbox_`, all units are base units, and every number has the label `consumer`.
 //! Counters and the histogram are about this process. The gauges of the lag are about the durable consumer, and
-//! so the same in every process that serves it: take their maximum, not their sum.
+//! so the same in every process that serves it, but for the age, which is that of what a process holds: take their
+//! maximum, not their sum.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -70,7 +71,7 @@ metrics! {
     REDELIVERED = Gauge "pillarbox_inbox_redelivered_events"
         "Events among the unacknowledged that were delivered more than once.";
     OLDEST_AGE = Gauge "pillarbox_inbox_oldest_unhandled_age_seconds"
-        "Age of the oldest event that is not acknowledged, by its time in the stream; 0 without one.";
+        "Age of the oldest event that this process holds and has not handled, by its time in the stream; 0 without one.";
     PAUSED = Gauge "pillarbox_inbox_paused"
         "1 while this process handles nothing because the database or the broker is away, 0 otherwise.";
     ACTIVE = Gauge "pillarbox_inbox_active"
@@ -199,9 +200,7 @@ impl Meter {
         gauge(PENDING).set(number(lag.pending));
         gauge(ACK_PENDING).set(number(lag.ack_pending));
         gauge(REDELIVERED).set(number(lag.redelivered));
-        if let Some(age) = lag.oldest_age_seconds {
-            gauge(OLDEST_AGE).set(age);
-        }
+        gauge(OLDEST_AGE).set(lag.oldest_age_seconds.unwrap_or(0.0));
     }
 
     pub(crate) fn totals(&self) -> Totals {

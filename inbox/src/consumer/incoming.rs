@@ -1,6 +1,7 @@
 //! A message as it came: an event, or something that is none.
 
 use std::sync::Arc;
+use std::time::SystemTime;
 
 use async_nats::jetstream::message::Acker;
 use bytes::Bytes;
@@ -28,6 +29,8 @@ pub(super) enum Content {
 pub(super) struct Incoming {
     /// Its place in the stream.
     pub(super) sequence: u64,
+    /// When the stream stored it.
+    pub(super) stored: SystemTime,
     /// Whether it was delivered before.
     pub(super) again: bool,
     pub(super) content: Arc<Content>,
@@ -40,6 +43,8 @@ impl Incoming {
         let Arrival { message, again } = arrival;
         let info = message.info().ok()?;
         let (sequence, stream) = (info.stream_sequence, info.stream.to_owned());
+        // Of whichever type async-nats has it: a feature decides, which any crate may turn on.
+        let stored = SystemTime::from(info.published);
         let (message, acker) = message.split();
         let headers: Vec<(String, String)> = message
             .headers
@@ -62,7 +67,7 @@ impl Incoming {
                 error: full_text(&error),
             },
         };
-        Some(Self { sequence, again, content: Arc::new(content), acker })
+        Some(Self { sequence, stored, again, content: Arc::new(content), acker })
     }
 
     /// The lane that keeps its order.

@@ -182,7 +182,8 @@ where
 
     fn hold(&mut self, incoming: Incoming) {
         let lane = incoming.lane(self.worker.rules.config.order == Order::Key);
-        let Incoming { sequence, again, content, acker } = incoming;
+        let Incoming { sequence, stored, again, content, acker } = incoming;
+        self.worker.rules.reporter.holds(sequence, stored);
         // One that is held already has come again; only the way to acknowledge it is new.
         if self.ackers.insert(sequence, acker).is_none() {
             self.lanes.push(lane, Held { sequence, again, alone: false, content });
@@ -269,6 +270,7 @@ where
             self.pause.handled();
         }
         self.lanes.done(lane);
+        self.worker.rules.reporter.let_go(held.sequence);
         if let Some(acker) = self.ackers.remove(&held.sequence) {
             self.answers.push_back(Answer::Final(Box::new(acker), kind));
         }

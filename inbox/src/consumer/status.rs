@@ -12,14 +12,16 @@
 //!
 //! With [`Order::None`](super::Order::None) every process is active, and none stands by.
 
-use std::time::Duration;
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, SystemTime};
 
 use async_nats::jetstream;
 use serde::{Serialize, Serializer};
 use time::OffsetDateTime;
 use time::format_description::well_known::Rfc3339;
 use tokio::sync::watch;
-use tokio::time::{Instant, sleep, timeout};
+use tokio::time::{sleep, timeout};
 
 use super::ConsumerConfig;
 use crate::metrics::Meter;
@@ -29,11 +31,6 @@ const MEASURE_EVERY: Duration = Duration::from_secs(2);
 
 /// How long the server may take to tell it.
 const PATIENCE: Duration = Duration::from_secs(5);
-
-/// How long the server may take to tell the oldest event's age, and when to ask again if it did not. It does not
-/// answer whoever may not ask.
-const AGE_PATIENCE: Duration = Duration::from_secs(2);
-const AGE_AGAIN: Duration = Duration::from_secs(600);
 
 /// How a consumer is, at a moment. Serialises to one flat object with `state` as a word.
 #[derive(Clone, Debug, PartialEq, Serialize)]
@@ -102,9 +99,9 @@ pub struct Lag {
     pub ack_pending: u64,
     /// Those of them that were delivered more than once.
     pub redelivered: u64,
-    /// The age in seconds of the oldest event that is not acknowledged, by its time in the stream; 0 without
-    /// one, `None` if the server did not tell: it takes the permission to publish to
-    /// `$JS.API.STREAM.MSG.GET.STREAM`.
+    /// The age in seconds of the oldest unhandled event that this process holds, by its time in the stream; 0 if
+    /// nothing is unhandled, `None` if what is unhandled is not here. The active process holds the oldest of all;
+    /// with [`Order::None`](super::Order::None), take the maximum of the processes.
     pub oldest_age_seconds: Option<f64>,
     /// When this was measured.
     #[serde(serialize_with = "rfc3339")]
@@ -233,6 +230,8 @@ impl View {
 pub(crate) struct Reporter {
     pub(crate) meter: Meter,
     view: watch::Sender<View>,
+    /// When what is held was stored, by its place in the stream.
+    held: Arc<Mutex<BTreeMap<u64, SystemTime>>>,
 }
 
 impl Reporter {
@@ -249,7 +248,7 @@ impl Reporter {
             lag: None,
             last_error: None,
         };
-        Self { meter: Meter::new(consumer), view: watch::Sender::new(view) }
+        Self { meter: Meter::new(consumer), view: watch::Sender::new(view), held: Arc::default() }
     }
 
     pub(crate) fn watch(&self) -> Watch {
@@ -288,6 +287,26 @@ impl Reporter {
         });
     }
 
+    /// This process holds an event, stored then.
+    pub(super) fn holds(&self, sequence: u64, stored: SystemTime) {
+        self.held().insert(sequence, stored);
+    }
+
+    /// And no more.
+    pub(super) fn let_go(&self, sequence: u64) {
+        self.held().remove(&sequence);
+    }
+
+    fn oldest_age(&self) -> Option<f64> {
+        let (_, stored) = self.held().first_key_value().map(|(at, stored)| (*at, *stored))?;
+        // Clocks may differ by more than it is old.
+        Some(stored.elapsed().unwrap_or_default().as_secs_f64())
+    }
+
+    fn held(&self) -> MutexGuard<'_, BTreeMap<u64, SystemTime>> {
+        self.held.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     pub(super) fn paused(&self, reason: Option<&str>) {
         self.change(|view| view.paused = reason.map(str::to_owned));
     }
@@ -313,25 +332,13 @@ impl Reporter {
         jetstream: &jetstream::Context,
         config: &ConsumerConfig,
     ) -> std::convert::Infallible {
-        let mut ask_age_at = Instant::now();
         loop {
             match timeout(PATIENCE, measured(jetstream, config)).await {
-                Ok(Some((mut lag, pin, ack_floor))) => {
-                    if lag.unhandled() == 0 {
-                        lag.oldest_age_seconds = Some(0.0);
-                    } else if Instant::now() >= ask_age_at {
-                        let age = oldest_age(jetstream, config, ack_floor);
-                        lag.oldest_age_seconds = timeout(AGE_PATIENCE, age).await.ok().flatten();
-                        if lag.oldest_age_seconds.is_none() {
-                            tracing::info!(
-                                consumer = config.name,
-                                "the oldest event's age is not known: it takes the permission to publish to \
-                                 $JS.API.STREAM.MSG.GET.{}",
-                                config.stream
-                            );
-                            ask_age_at = Instant::now() + AGE_AGAIN;
-                        }
-                    }
+                Ok(Some((mut lag, pin))) => {
+                    lag.oldest_age_seconds = match self.oldest_age() {
+                        None if lag.unhandled() == 0 => Some(0.0),
+                        age => age,
+                    };
                     self.meter.lag(&lag);
                     self.change(|view| {
                         view.lag = Some(lag);
@@ -353,16 +360,16 @@ pub(super) struct StoppedOnDrop(Reporter);
 
 impl Drop for StoppedOnDrop {
     fn drop(&mut self) {
+        self.0.held().clear();
         self.0.change(|view| view.stopped = true);
     }
 }
 
-/// The lag but for the age, the pin of the process that is active, and up to which place in the stream all is
-/// acknowledged.
+/// The lag but for the age, and the pin of the process that is active.
 async fn measured(
     jetstream: &jetstream::Context,
     config: &ConsumerConfig,
-) -> Option<(Lag, Option<String>, u64)> {
+) -> Option<(Lag, Option<String>)> {
     let stream = jetstream.get_stream_no_info(&config.stream).await.ok()?;
     let info = stream.consumer_info(&config.name).await.ok()?;
     let lag = Lag {
@@ -373,32 +380,7 @@ async fn measured(
         measured_at: OffsetDateTime::now_utc(),
     };
     let pin = info.priority_groups.into_iter().find_map(|group| group.pinned_client_id);
-    Some((lag, pin, info.ack_floor.stream_sequence))
-}
-
-/// The age of the first message above the ack floor that the consumer reads: below it nothing is unacknowledged,
-/// and the first above it is. The message is asked for by hand, since the type of a time in async-nats depends on
-/// a feature that any crate may turn on.
-async fn oldest_age(
-    jetstream: &jetstream::Context,
-    config: &ConsumerConfig,
-    ack_floor: u64,
-) -> Option<f64> {
-    let all = [">".to_owned()];
-    let subjects =
-        if config.filter_subjects.is_empty() { &all } else { &config.filter_subjects[..] };
-    let mut oldest: Option<OffsetDateTime> = None;
-    for subject in subjects {
-        let question = serde_json::json!({ "seq": ack_floor + 1, "next_by_subj": subject });
-        let answer: serde_json::Value =
-            jetstream.request(format!("STREAM.MSG.GET.{}", config.stream), &question).await.ok()?;
-        if let Some(time) = answer.pointer("/message/time") {
-            let time = OffsetDateTime::parse(time.as_str()?, &Rfc3339).ok()?;
-            oldest = Some(oldest.map_or(time, |oldest| oldest.min(time)));
-        }
-    }
-    // Clocks may differ by more than it is old.
-    Some(oldest.map_or(0.0, |time| (OffsetDateTime::now_utc() - time).as_seconds_f64().max(0.0)))
+    Some((lag, pin))
 }
 
 fn rfc3339<S: Serializer>(time: &OffsetDateTime, serializer: S) -> Result<S::Ok, S::Error> {
