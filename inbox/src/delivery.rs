@@ -109,7 +109,13 @@ impl Slot {
         self.tx.try_lock().ok()?.take()
     }
 
-    fn is_over(&self) -> bool {
+    /// The transaction, while nobody else has it.
+    #[cfg(feature = "http")]
+    pub(crate) async fn hold(&self) -> MutexGuard<'_, Option<Tx>> {
+        self.tx.lock().await
+    }
+
+    pub(crate) fn is_over(&self) -> bool {
         self.over.load(Ordering::SeqCst)
     }
 }

@@ -206,7 +206,7 @@ async fn begin(
 /// passes over a failed insert would have its event acknowledged and nothing written. So a statement goes in
 /// front, which fails in such a transaction, and the rest of the message with it; all in one round trip. The
 /// `begin` is for sqlx, which does not know and sends a rollback as the connection goes back to the pool.
-async fn commit(mut tx: Tx) -> Result<(), sqlx::Error> {
+pub(crate) async fn commit(mut tx: Tx) -> Result<(), sqlx::Error> {
     sqlx::raw_sql("select 1; commit; begin").execute(&mut *tx).await.map(drop)
 }
 

@@ -57,6 +57,7 @@
 //! | [`metrics`](mod@metrics) | its numbers, for any exporter |
 //! | [`streams`] | [`StreamSpec`](streams::StreamSpec): streams for work queues, fan-out and event logs |
 //! | [`generation`] | building a projection again |
+//! | `http` | `IdempotencyLayer`: HTTP requests that take effect once (feature `http`) |
 //! | [`migrations`](mod@migrations) | the tables |
 //! | `store` | the statements |
 
@@ -70,6 +71,8 @@ pub mod failure;
 #[cfg(feature = "jetstream")]
 pub mod generation;
 pub mod handler;
+#[cfg(feature = "http")]
+pub mod http;
 pub mod layer;
 #[cfg(feature = "jetstream")]
 pub mod metrics;

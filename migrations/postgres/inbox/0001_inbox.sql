@@ -52,3 +52,22 @@ create table if not exists pillarbox.inbox_dead_letter (
     resolved_at     timestamptz null,
     primary key (consumer, event_id)
 );
+
+-- HTTP requests that have been answered, by their Idempotency-Key. Written in the transaction of the handler's
+-- own writes, like the inbox row of an event, but at its end, when there is an answer. `scope` is whose key it
+-- is; `fingerprint` is the SHA-256 of method, path, query and body, to tell a repeat from another request under
+-- the same key. The answer is kept as it was: the n-th name belongs to the n-th value.
+create table if not exists pillarbox.inbox_request (
+    scope         text        not null,
+    key           text        not null check (key <> ''),
+    fingerprint   bytea       not null,
+    status        integer     not null check (status between 100 and 999),
+    header_names  text[]      not null,
+    header_values bytea[]     not null,
+    body          bytea       not null,
+    answered_at   timestamptz not null default clock_timestamp(),
+    primary key (scope, key)
+);
+
+-- Removing old rows in batches walks them by age.
+create index if not exists inbox_request_answered_at on pillarbox.inbox_request (answered_at);

@@ -1,0 +1,78 @@
+//! Commands as well as events: HTTP requests that take effect once (feature `http`).
+//!
+//! A client that got no answer to a `POST` cannot know whether it took effect. With [`IdempotencyLayer`] it
+//! sends the request again under the same `Idempotency-Key`: the first request runs in a Postgres transaction
+//! which the handler writes to, and its answer is stored in that transaction; the repeat gets the stored
+//! answer. This follows the IETF draft *The Idempotency-Key HTTP Header Field*
+//! (draft-ietf-httpapi-idempotency-key-header).
+//!
+//! ```no_run
+//! use axum::routing::post;
+//! use axum::{Extension, Router, http::StatusCode};
+//! use pillarbox_event::RawEvent;
+//! use pillarbox_inbox::http::{Command, IdempotencyLayer};
+//!
+//! /// Set by the service's own authentication, a layer outside of this one.
+//! #[derive(Clone)]
+//! struct Tenant(String);
+//!
+//! async fn place(Extension(command): Extension<Command>, body: String) -> Result<StatusCode, StatusCode> {
+//!     place_in(command, body).await.map_err(|_| StatusCode::INTERNAL_SERVER_ERROR)
+//! }
+//!
+//! async fn place_in(command: Command, body: String) -> Result<StatusCode, Box<dyn std::error::Error>> {
+//!     let mut tx = command.transaction().await?;
+//!     sqlx::query("insert into orders (text) values ($1)").bind(body).execute(&mut **tx).await?;
+//!     let placed = RawEvent::builder("order.placed", "orders.placed").build()?;
+//!     pillarbox_outbox::publish(&mut tx, placed).await?;
+//!     Ok(StatusCode::CREATED) // the layer commits the order, the event, and this answer
+//! }
+//!
+//! # async fn example(pool: sqlx::PgPool) -> Result<(), Box<dyn std::error::Error>> {
+//! pillarbox_inbox::migrate(&pool).await?;
+//! let once = IdempotencyLayer::new(pool, |request| Some(request.extensions.get::<Tenant>()?.0.clone()));
+//! let app: Router = Router::new().route("/orders", post(place).layer(once));
+//! # Ok(()) }
+//! ```
+//!
+//! | request | answer |
+//! |---|---|
+//! | first with its key | the handler's; stored |
+//! | again, after the first one's answer | the stored one, with `idempotent-replayed: true` |
+//! | again, while the first one runs | 409 at once, with `retry-after` |
+//! | same key, other method, path, query or body | 422 |
+//! | no key, where one is required | 400 |
+//! | a key that is none, or longer than 255 bytes, or two of them | 400 |
+//! | a body above the limit | 413 |
+//! | no scope for it | 403 |
+//! | the database is away | 503, with `retry-after` |
+//!
+//! Answers of the layer itself are `application/problem+json` (RFC 9457).
+//!
+//! What becomes of the transaction follows from the response, see [`Verdict`]: success is kept, an error of the
+//! server, a panic or a client that has gone rolls back and leaves nothing, so that a repeat runs again.
+//!
+//! | module | concept |
+//! |---|---|
+//! | [`layer`] | [`IdempotencyLayer`] and its settings |
+//! | [`command`] | [`Command`]: the transaction, for the handler |
+//! | [`verdict`] | [`Verdict`]: what a response means for the transaction |
+//! | [`scope`] | to whom a key belongs |
+//! | [`requests`] | [`StoredRequests`]: removing old ones |
+//! | `key`, `fingerprint` | what makes a request the same |
+//! | `problem` | the layer's own answers |
+
+pub mod command;
+mod fingerprint;
+mod key;
+pub mod layer;
+mod once;
+mod problem;
+pub mod requests;
+pub mod scope;
+pub mod verdict;
+
+pub use command::{Command, CommandOver, CommandTransaction};
+pub use layer::{Idempotency, IdempotencyLayer};
+pub use requests::StoredRequests;
+pub use verdict::Verdict;

@@ -1,0 +1,273 @@
+//! The course of one request.
+
+use std::future::Future;
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use http::{HeaderMap, HeaderName, HeaderValue, Method, Request, Response, StatusCode, response};
+use http_body::Body;
+use http_body_util::{BodyExt, LengthLimitError, Limited};
+use tokio::time::timeout;
+use tower_service::Service;
+
+use crate::InboxError;
+use crate::delivery::{EndOnDrop, Slot};
+use crate::error::full_text;
+use crate::failure::{Fault, fault_of};
+use crate::handler::Tx;
+use crate::http::Command;
+use crate::http::layer::Settings;
+use crate::http::problem::Refusal;
+use crate::http::requests::{Answer, Identity, Known};
+use crate::http::verdict::Verdict;
+use crate::http::{fingerprint, key, scope};
+use crate::layer::commit;
+
+type BoxError = Box<dyn std::error::Error + Send + Sync>;
+
+/// How long the database may take to open the transaction and look up the key, and again to store and commit.
+const PATIENCE: Duration = Duration::from_secs(30);
+
+const REPLAYED: HeaderName = HeaderName::from_static("idempotent-replayed");
+
+/// Answers a request: as it was answered before, or by the inner service.
+pub(crate) async fn answer<S, B, R>(
+    settings: Arc<Settings>,
+    mut inner: S,
+    request: Request<B>,
+) -> Result<Response<R>, S::Error>
+where
+    S: Service<Request<B>, Response = Response<R>>,
+    B: Body<Error: Into<BoxError>> + From<Bytes>,
+    R: Body<Error: Into<BoxError>> + From<Bytes>,
+{
+    if request.method().is_safe() {
+        return inner.call(request).await;
+    }
+    let refuse = |refusal: Refusal| Ok(refusal.response(settings.documentation.as_deref()));
+    let (mut request, identity) = match identify(&settings, request).await {
+        Ok(identified) => identified,
+        Err(refusal) => return refuse(refusal),
+    };
+    let tx = match open(&settings, identity.as_ref()).await {
+        Ok(Opened::First(tx)) => tx,
+        Ok(Opened::Answered(answer)) => return Ok(replay(answer)),
+        Err(refusal) => return refuse(refusal),
+    };
+    let slot = Slot::new(tx);
+    let _end = EndOnDrop(slot.clone());
+    let key = identity.as_ref().map(|identity| identity.key.clone());
+    request.extensions_mut().insert(Command { key, slot: slot.clone() });
+    let responded = inner.call(request).await;
+    // Taken out, so that whoever still holds the command cannot write any more.
+    let tx = slot.end();
+    let (parts, body) = match responded {
+        Ok(response) => response.into_parts(),
+        Err(error) => {
+            roll_back(tx).await;
+            return Err(error);
+        }
+    };
+    let verdict = (settings.verdict)(&parts);
+    match (verdict, identity) {
+        (Verdict::Forget, _) | (Verdict::Refuse, None) => {
+            roll_back(tx).await;
+            Ok(Response::from_parts(parts, body))
+        }
+        (Verdict::Commit, None) => match conclude(tx, async |tx| commit(tx).await).await {
+            Ok(()) => Ok(Response::from_parts(parts, body)),
+            Err(refusal) => refuse(refusal),
+        },
+        (Verdict::Commit | Verdict::Refuse, Some(identity)) => {
+            let body = match collect(body, settings.max_response_bytes).await {
+                Ok(body) => body,
+                Err(unread) => {
+                    roll_back(tx).await;
+                    tracing::error!(
+                        error = full_text(&unread),
+                        limit = settings.max_response_bytes,
+                        "the body of a response could not be stored, and the request was rolled back; the \
+                         limit is set by max_response_bytes",
+                    );
+                    return refuse(Refusal::Failed);
+                }
+            };
+            let answer = settings.answer(&parts, &body);
+            let kept = conclude(tx, async |mut tx| {
+                if verdict == Verdict::Refuse {
+                    settings.requests.undo(&mut tx).await?;
+                }
+                settings.requests.save(&mut tx, &identity, &answer).await?;
+                commit(tx).await
+            });
+            match kept.await {
+                Ok(()) => Ok(Response::from_parts(parts, R::from(body))),
+                Err(refusal) => refuse(refusal),
+            }
+        }
+    }
+}
+
+impl Settings {
+    fn answer(&self, parts: &response::Parts, body: &Bytes) -> Answer {
+        let kept = parts.headers.iter().filter(|(name, _)| self.kept_headers.contains(name));
+        Answer {
+            status: parts.status.as_u16(),
+            headers: kept
+                .map(|(name, value)| (name.as_str().to_owned(), value.as_bytes().to_owned()))
+                .collect(),
+            body: body.to_vec(),
+        }
+    }
+}
+
+/// Finds out which request this is, which takes reading its body. One without a key is left as it is.
+async fn identify<B>(
+    settings: &Settings,
+    request: Request<B>,
+) -> Result<(Request<B>, Option<Identity>), Refusal>
+where
+    B: Body<Error: Into<BoxError>> + From<Bytes>,
+{
+    let Some(key) = key::key_of(request.headers()).map_err(Refusal::Malformed)? else {
+        let needs_one = matches!(*request.method(), Method::POST | Method::PATCH);
+        let refused = settings.key_required && needs_one;
+        return if refused { Err(Refusal::Missing) } else { Ok((request, None)) };
+    };
+    let (parts, body) = request.into_parts();
+    let scope = (settings.scope)(&parts).ok_or(Refusal::NoScope)?;
+    let limit = settings.max_request_bytes;
+    let body = collect(body, limit).await.map_err(|unread| match unread {
+        Unread::TooLarge => Refusal::BodyTooLarge { limit },
+        Unread::Broken(_) => Refusal::BodyUnreadable,
+    })?;
+    let identity = Identity {
+        scope: scope::storable(scope),
+        key: key.into(),
+        fingerprint: fingerprint::of_request(&parts, &body),
+    };
+    Ok((Request::from_parts(parts, B::from(body)), Some(identity)))
+}
+
+enum Opened {
+    /// The request is to be run, in this transaction.
+    First(Tx),
+    /// It was.
+    Answered(Answer),
+}
+
+async fn open(settings: &Settings, identity: Option<&Identity>) -> Result<Opened, Refusal> {
+    let opened = timeout(PATIENCE, async {
+        let mut tx = settings.requests.begin(settings.longest_idle).await?;
+        let known = match identity {
+            Some(identity) => settings.requests.look(&mut tx, identity).await?,
+            None => Known::New,
+        };
+        if !matches!(known, Known::New) {
+            // Not left to be done behind the answer: others wait for the connection, and for the lock.
+            tx.rollback().await?;
+            return Ok((None, known));
+        }
+        Ok((Some(tx), known))
+    });
+    match opened.await {
+        Ok(Ok((Some(tx), _))) => Ok(Opened::First(tx)),
+        Ok(Ok((None, Known::Answered(answer)))) => Ok(Opened::Answered(answer)),
+        Ok(Ok((None, Known::Reused))) => Err(Refusal::Reused),
+        Ok(Ok((None, Known::Outstanding | Known::New))) => Err(Refusal::Outstanding),
+        Ok(Err(error)) => {
+            let error: sqlx::Error = error;
+            tracing::error!(
+                error = full_text(&error),
+                "the key of a request could not be looked up"
+            );
+            Err(match fault_of(&error) {
+                Fault::Environment | Fault::Conflict => Refusal::Unavailable,
+                _ => Refusal::Failed,
+            })
+        }
+        Err(_) => {
+            tracing::error!("the database took too long to look up the key of a request");
+            Err(Refusal::Unavailable)
+        }
+    }
+}
+
+/// Stores and commits, or says what to answer instead.
+async fn conclude<F>(tx: Option<Tx>, keep: impl FnOnce(Tx) -> F) -> Result<(), Refusal>
+where
+    F: Future<Output = Result<(), sqlx::Error>>,
+{
+    let Some(tx) = tx else {
+        tracing::error!(error = %InboxError::InUse, "a request was rolled back");
+        return Err(Refusal::Failed);
+    };
+    let error = match timeout(PATIENCE, keep(tx)).await {
+        Ok(Ok(())) => return Ok(()),
+        Ok(Err(error)) => error,
+        Err(_) => {
+            tracing::error!("the database took too long to commit a request");
+            return Err(Refusal::Unknown);
+        }
+    };
+    // The answer's row is there already: another one has run meanwhile. See save.sql.
+    if error.as_database_error().is_some_and(|error| error.table() == Some("inbox_request")) {
+        return Err(Refusal::Outstanding);
+    }
+    let error = InboxError::commit(error);
+    tracing::error!(error = full_text(&error), "a request was not committed");
+    Err(match error.fault() {
+        Fault::Conflict => Refusal::Unavailable,
+        Fault::Environment => Refusal::Unknown,
+        _ => Refusal::Failed,
+    })
+}
+
+/// At once, so that a repeat that comes right after the answer is not told that this one still runs.
+async fn roll_back(tx: Option<Tx>) {
+    let Some(tx) = tx else { return };
+    // If it fails, the connection is lost, and the transaction with it.
+    if !matches!(timeout(PATIENCE, tx.rollback()).await, Ok(Ok(()))) {
+        tracing::warn!("the rollback of a request got no answer");
+    }
+}
+
+/// Why a body was not read.
+#[derive(Debug, thiserror::Error)]
+enum Unread {
+    #[error("it is above the limit")]
+    TooLarge,
+    #[error("it broke off")]
+    Broken(#[source] BoxError),
+}
+
+async fn collect<B>(body: B, limit: usize) -> Result<Bytes, Unread>
+where
+    B: Body<Error: Into<BoxError>>,
+{
+    // Before the first byte of one that says how long it is.
+    if body.size_hint().lower() > limit as u64 {
+        return Err(Unread::TooLarge);
+    }
+    let collected = Limited::new(body, limit).collect().await;
+    collected.map(|body| body.to_bytes()).map_err(|error| match error.is::<LengthLimitError>() {
+        true => Unread::TooLarge,
+        false => Unread::Broken(error),
+    })
+}
+
+fn replay<R: From<Bytes>>(answer: Answer) -> Response<R> {
+    let mut headers = HeaderMap::new();
+    for (name, value) in answer.headers {
+        // They were headers once.
+        if let (Ok(name), Ok(value)) = (HeaderName::try_from(name), HeaderValue::try_from(value)) {
+            headers.append(name, value);
+        }
+    }
+    headers.insert(REPLAYED, HeaderValue::from_static("true"));
+    let mut response = Response::new(R::from(Bytes::from(answer.body)));
+    *response.status_mut() = StatusCode::from_u16(answer.status).unwrap_or(StatusCode::OK);
+    *response.headers_mut() = headers;
+    response
+}

@@ -1,0 +1,108 @@
+//! The layer's own answers: problem details, RFC 9457.
+
+use bytes::Bytes;
+use http::header::{CONTENT_LANGUAGE, CONTENT_TYPE, LINK, RETRY_AFTER};
+use http::{HeaderValue, Response, StatusCode};
+use serde_json::json;
+
+use crate::http::key::BadKey;
+
+/// Why the layer answers for itself.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) enum Refusal {
+    Missing,
+    Malformed(BadKey),
+    NoScope,
+    BodyTooLarge {
+        limit: usize,
+    },
+    BodyUnreadable,
+    Outstanding,
+    Reused,
+    /// The database is away, or has rolled the transaction back for no fault of the request.
+    Unavailable,
+    /// The commit's answer was lost.
+    Unknown,
+    /// What the handler did could not be kept. The log says why.
+    Failed,
+}
+
+impl Refusal {
+    fn status(&self) -> StatusCode {
+        match self {
+            Self::Missing | Self::Malformed(_) | Self::BodyUnreadable => StatusCode::BAD_REQUEST,
+            Self::NoScope => StatusCode::FORBIDDEN,
+            Self::BodyTooLarge { .. } => StatusCode::PAYLOAD_TOO_LARGE,
+            Self::Outstanding => StatusCode::CONFLICT,
+            Self::Reused => StatusCode::UNPROCESSABLE_ENTITY,
+            Self::Unavailable | Self::Unknown => StatusCode::SERVICE_UNAVAILABLE,
+            Self::Failed => StatusCode::INTERNAL_SERVER_ERROR,
+        }
+    }
+
+    fn title(&self) -> &'static str {
+        match self {
+            Self::Missing => "Idempotency-Key is missing",
+            Self::Malformed(_) => "Idempotency-Key is malformed",
+            Self::NoScope => "Idempotency-Key belongs to nobody",
+            Self::BodyTooLarge { .. } => "Request body is too large",
+            Self::BodyUnreadable => "Request body could not be read",
+            Self::Outstanding => "A request is outstanding for this Idempotency-Key",
+            Self::Reused => "Idempotency-Key is already used",
+            Self::Unavailable => "The request could not be processed now",
+            Self::Unknown => "It is not known whether the request took effect",
+            Self::Failed => "The request failed",
+        }
+    }
+
+    fn detail(&self) -> String {
+        match self {
+            Self::Missing => "This operation requires an Idempotency-Key header, so that it can be repeated \
+                              safely. Send a new random value, such as a UUID, for each new request."
+                .into(),
+            Self::Malformed(why) => format!("{why}."),
+            Self::NoScope => "The request has no principal to whom its key could belong.".into(),
+            Self::BodyTooLarge { limit } => format!("At most {limit} bytes are accepted."),
+            Self::BodyUnreadable => "The body ended early. Nothing was done.".into(),
+            Self::Outstanding => "A request with the same key is being processed. Send this one again, \
+                                  unchanged, to get its answer."
+                .into(),
+            Self::Reused => "The key was used for a request with another method, path, query or body. A new \
+                             request needs a new key."
+                .into(),
+            Self::Unavailable => "Nothing was done. Send the request again with the same key.".into(),
+            Self::Unknown => "Send the request again with the same key: it takes effect once.".into(),
+            Self::Failed => "What it did was undone.".into(),
+        }
+    }
+
+    /// Worth trying again with the same key, at once or nearly so.
+    fn is_passing(&self) -> bool {
+        matches!(self, Self::Outstanding | Self::Unavailable | Self::Unknown)
+    }
+
+    /// As a response. `documentation` is where the API says how its keys are to be used.
+    pub(crate) fn response<B: From<Bytes>>(&self, documentation: Option<&str>) -> Response<B> {
+        let status = self.status();
+        let problem = json!({
+            "type": documentation.unwrap_or("about:blank"),
+            "title": self.title(),
+            "status": status.as_u16(),
+            "detail": self.detail(),
+        });
+        let mut response = Response::new(B::from(Bytes::from(problem.to_string())));
+        *response.status_mut() = status;
+        let headers = response.headers_mut();
+        headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/problem+json"));
+        headers.insert(CONTENT_LANGUAGE, HeaderValue::from_static("en"));
+        if self.is_passing() {
+            headers.insert(RETRY_AFTER, HeaderValue::from_static("1"));
+        }
+        let link =
+            documentation.map(|url| HeaderValue::try_from(format!("<{url}>; rel=\"describedby\"")));
+        if let Some(Ok(link)) = link {
+            headers.insert(LINK, link);
+        }
+        response
+    }
+}

@@ -1,0 +1,11 @@
+-- Removes up to $2 requests that were answered more than $1 seconds ago, the oldest first. Rows that another
+-- one is removing are passed over.
+delete from pillarbox.inbox_request
+where ctid = any (array(
+    select ctid
+    from pillarbox.inbox_request
+    where answered_at < now() - make_interval(secs => $1)
+    order by answered_at
+    limit $2
+    for update skip locked
+))

@@ -1,0 +1,182 @@
+//! The answers that are stored, and their statements.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use sqlx::{AssertSqlSafe, PgPool, Row, SqlSafeStr, SqlStr};
+
+use crate::InboxError;
+use crate::handler::Tx;
+use crate::http::fingerprint;
+use crate::migrations::{DEFAULT_SCHEMA, check_schema};
+
+/// How many rows go at once.
+const BATCH: i64 = 1_000;
+
+/// The stored requests of a schema: what [`IdempotencyLayer`](crate::http::IdempotencyLayer) writes, and what
+/// is to be removed in time. Cheap to clone.
+///
+/// A key is remembered until its row is removed. How long that is belongs into the API's documentation (the
+/// draft demands it); a day is usual. Nothing is removed by itself: call this once in a while.
+///
+/// ```no_run
+/// use std::time::Duration;
+/// use pillarbox_inbox::http::StoredRequests;
+///
+/// # async fn example(pool: sqlx::PgPool) -> Result<(), pillarbox_inbox::InboxError> {
+/// let removed = StoredRequests::new(pool).remove_older_than(Duration::from_secs(24 * 3600)).await?;
+/// # Ok(()) }
+/// ```
+#[derive(Clone, Debug)]
+pub struct StoredRequests {
+    pool: PgPool,
+    schema: Arc<str>,
+    statements: Arc<Statements>,
+}
+
+#[derive(Debug)]
+struct Statements {
+    find: SqlStr,
+    save: SqlStr,
+    remove: SqlStr,
+}
+
+/// One request, as the table knows it.
+#[derive(Clone, Debug)]
+pub(crate) struct Identity {
+    pub(crate) scope: String,
+    pub(crate) key: Arc<str>,
+    pub(crate) fingerprint: [u8; 32],
+}
+
+/// An answer, as it is stored.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Answer {
+    pub(crate) status: u16,
+    pub(crate) headers: Vec<(String, Vec<u8>)>,
+    pub(crate) body: Vec<u8>,
+}
+
+/// What is known of a key.
+#[derive(Debug)]
+pub(crate) enum Known {
+    /// Nothing. Its lock is held by the transaction, and behind it is a savepoint.
+    New,
+    /// Another transaction holds the lock.
+    Outstanding,
+    /// It has been answered.
+    Answered(Answer),
+    /// It was another request that has been answered.
+    Reused,
+}
+
+impl StoredRequests {
+    /// In schema `pillarbox`.
+    pub fn new(pool: PgPool) -> Self {
+        Self::with(pool, DEFAULT_SCHEMA)
+    }
+
+    /// In another schema.
+    ///
+    /// # Errors
+    /// [`InboxError::Schema`].
+    pub fn in_schema(pool: PgPool, schema: &str) -> Result<Self, InboxError> {
+        check_schema(schema)?;
+        Ok(Self::with(pool, schema))
+    }
+
+    fn with(pool: PgPool, schema: &str) -> Self {
+        let sql = |text: &str| {
+            let text = text.replace("pillarbox.", &format!("{schema}."));
+            AssertSqlSafe(Arc::<str>::from(text)).into_sql_str()
+        };
+        let statements = Statements {
+            find: sql(include_str!("find.sql")),
+            save: sql(include_str!("save.sql")),
+            remove: sql(include_str!("remove.sql")),
+        };
+        Self { pool, schema: schema.into(), statements: Arc::new(statements) }
+    }
+
+    /// Removes the requests that were answered longer ago than `age`, and says how many. A repeat that comes
+    /// later still is run as a new request. In batches of 1,000, each a transaction of its own; new requests
+    /// are not held up, and several processes may do it at once. Cancelled, what is removed stays removed.
+    ///
+    /// # Errors
+    /// [`InboxError::Database`].
+    pub async fn remove_older_than(&self, age: Duration) -> Result<u64, InboxError> {
+        let mut all = 0;
+        loop {
+            let removed = sqlx::query(self.statements.remove.clone())
+                .bind(age.as_secs_f64())
+                .bind(BATCH)
+                .execute(&self.pool)
+                .await
+                .map_err(InboxError::database("remove old requests"))?
+                .rows_affected();
+            all += removed;
+            if removed < BATCH.unsigned_abs() {
+                return Ok(all);
+            }
+        }
+    }
+
+    /// Opens a transaction that the database ends when it is idle for too long: a process whose machine is
+    /// gone holds its keys' locks until then.
+    pub(crate) async fn begin(&self, longest_idle: Duration) -> Result<Tx, sqlx::Error> {
+        let longest = longest_idle.as_millis().clamp(1, i32::MAX as u128);
+        let begin = format!("begin; set local idle_in_transaction_session_timeout = {longest}");
+        self.pool.begin_with(AssertSqlSafe(begin)).await
+    }
+
+    /// Takes the lock of the key without waiting, and then looks what is known of it.
+    pub(crate) async fn look(&self, tx: &mut Tx, of: &Identity) -> Result<Known, sqlx::Error> {
+        let lock = fingerprint::lock_of(&self.schema, &of.scope, &of.key);
+        // The savepoint lies behind the lock, so that going back to it keeps the lock. One round trip.
+        let lock = format!("select pg_try_advisory_xact_lock({lock}); savepoint pillarbox_request");
+        let locked = sqlx::raw_sql(AssertSqlSafe(lock)).fetch_all(&mut **tx).await?;
+        let locked: bool = locked.first().ok_or(sqlx::Error::RowNotFound)?.try_get(0)?;
+        // Looked up in either case: who holds the lock may be another repeat, at the same point as this one.
+        let find = sqlx::query(self.statements.find.clone()).bind(&of.scope).bind(&*of.key);
+        let Some(row) = find.fetch_optional(&mut **tx).await? else {
+            return Ok(if locked { Known::New } else { Known::Outstanding });
+        };
+        if row.try_get::<&[u8], _>(0)? != of.fingerprint {
+            return Ok(Known::Reused);
+        }
+        let status: i32 = row.try_get(1)?;
+        let (names, values): (Vec<String>, Vec<Vec<u8>>) = (row.try_get(2)?, row.try_get(3)?);
+        Ok(Known::Answered(Answer {
+            status: u16::try_from(status).map_err(|error| sqlx::Error::Decode(error.into()))?,
+            headers: names.into_iter().zip(values).collect(),
+            body: row.try_get(4)?,
+        }))
+    }
+
+    /// Undoes what the handler wrote. The lock stays.
+    pub(crate) async fn undo(&self, tx: &mut Tx) -> Result<(), sqlx::Error> {
+        sqlx::raw_sql("rollback to savepoint pillarbox_request").execute(&mut **tx).await.map(drop)
+    }
+
+    /// Stores an answer.
+    pub(crate) async fn save(
+        &self,
+        tx: &mut Tx,
+        of: &Identity,
+        answer: &Answer,
+    ) -> Result<(), sqlx::Error> {
+        let (names, values): (Vec<&str>, Vec<&[u8]>) =
+            answer.headers.iter().map(|(name, value)| (name.as_str(), value.as_slice())).unzip();
+        sqlx::query(self.statements.save.clone())
+            .bind(&of.scope)
+            .bind(&*of.key)
+            .bind(&of.fingerprint[..])
+            .bind(i32::from(answer.status))
+            .bind(names)
+            .bind(values)
+            .bind(&answer.body)
+            .execute(&mut **tx)
+            .await
+            .map(drop)
+    }
+}
