@@ -31,6 +31,11 @@ pub use pillarbox_event as event;
 pub use pillarbox_inbox as inbox;
 pub use pillarbox_outbox as outbox;
 
+/// Compiles the guide's code.
+#[cfg(all(doctest, feature = "http"))]
+#[doc = include_str!("../docs/guides/http-commands.md")]
+struct HttpCommands;
+
 /// Compiles the README's code.
 #[cfg(doctest)]
 #[doc = include_str!("../README.md")]

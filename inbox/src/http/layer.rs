@@ -49,11 +49,14 @@ pub struct IdempotencyLayer {
     settings: Settings,
 }
 
+type ScopeOf = dyn Fn(&Parts) -> Option<String> + Send + Sync;
+type VerdictOn = dyn Fn(&response::Parts) -> Verdict + Send + Sync;
+
 #[derive(Clone)]
 pub(crate) struct Settings {
     pub(crate) requests: StoredRequests,
-    pub(crate) scope: Arc<dyn Fn(&Parts) -> Option<String> + Send + Sync>,
-    pub(crate) verdict: Arc<dyn Fn(&response::Parts) -> Verdict + Send + Sync>,
+    pub(crate) scope: Arc<ScopeOf>,
+    pub(crate) verdict: Arc<VerdictOn>,
     pub(crate) key_required: bool,
     pub(crate) max_request_bytes: usize,
     pub(crate) max_response_bytes: usize,

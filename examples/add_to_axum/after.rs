@@ -1,0 +1,102 @@
+//! The service with Pillarbox. Marked with a number is what was added.
+
+use async_nats::jetstream::{self, stream};
+use axum::http::StatusCode;
+use axum::routing::post;
+use axum::{Extension, Json, Router};
+use pillarbox::inbox::http::{Command, IdempotencyLayer, scope};
+use pillarbox::inbox::{self, Consumer, ConsumerConfig, HandlerError, Tx, handler_fn};
+use pillarbox::outbox;
+use pillarbox_relay::{Relay, RelayConfig};
+use sqlx::PgPool;
+use tokio_util::sync::CancellationToken;
+
+use crate::order::{NewOrder, OrderPlaced, Placed};
+use crate::process::{Trouble, Work};
+
+const STREAM: &str = "ORDERS";
+
+async fn place(
+    Extension(command): Extension<Command>,
+    Extension(trouble): Extension<Trouble>,
+    Json(new): Json<NewOrder>,
+) -> Result<(StatusCode, Json<Placed>), StatusCode> {
+    let placed = write_down(&command, &trouble, &new).await;
+    Ok((StatusCode::CREATED, Json(placed.map_err(|_| StatusCode::INTERNAL_SERVER_ERROR)?)))
+}
+
+async fn write_down(
+    command: &Command,
+    trouble: &Trouble,
+    new: &NewOrder,
+) -> anyhow::Result<Placed> {
+    // 2. The layer's transaction instead of one of its own.
+    let mut tx = command.transaction().await?;
+    let order: i64 =
+        sqlx::query_scalar("insert into orders (customer, cents) values ($1, $2) returning id")
+            .bind(new.customer)
+            .bind(new.cents)
+            .fetch_one(&mut **tx)
+            .await?;
+    // 3. The event goes into the same transaction, and the relay ships it.
+    outbox::publish(&mut tx, &OrderPlaced { order, customer: new.customer }).await?;
+    trouble.strike(new).await;
+    Ok(Placed { order })
+}
+
+/// 4. What was a loop over a subscription is a handler: its writes are there once for each event.
+async fn mail(tx: &mut Tx, placed: OrderPlaced) -> Result<(), HandlerError> {
+    sqlx::query("insert into mails (customer) values ($1)")
+        .bind(placed.customer)
+        .execute(&mut **tx)
+        .await?;
+    Ok(())
+}
+
+/// The service: its routes, and in the background its consumer and its relay.
+pub async fn start(work: &Work) -> anyhow::Result<Router> {
+    let pool = PgPool::connect(&work.database).await?;
+    let broker = async_nats::connect(&work.nats).await?;
+    // 5. The tables of outbox and inbox, and a stream.
+    outbox::migrate(&pool).await?;
+    inbox::migrate(&pool).await?;
+    let stream = stream::Config {
+        name: STREAM.into(),
+        subjects: vec!["orders.>".into()],
+        allow_batch_publish: true,
+        ..stream::Config::default()
+    };
+    jetstream::new(broker.clone()).get_or_create_stream(stream).await?;
+
+    // 6. The consumer, and the relay, here in the same process; `pillarbox relay` is the same as a program. A
+    // service that is not killed all the time keeps the defaults for how soon another one takes over.
+    let shutdown = CancellationToken::new();
+    let config = ConsumerConfig {
+        stream: STREAM.into(),
+        name: "mails".into(),
+        filter_subjects: vec!["orders.placed".into()],
+        takeover_ms: 1_000,
+        ..ConsumerConfig::default()
+    };
+    let router = inbox::Router::new().on(handler_fn(mail));
+    let consumer = Consumer::new(broker, pool.clone(), config)?.run(router, shutdown.clone());
+    tokio::spawn(async move { ended("the consumer", consumer.await) });
+    let relay = Relay::new(RelayConfig {
+        database_url: work.database.clone(),
+        nats_url: work.nats.clone(),
+        source: "/shop/orders".into(),
+        lease_ms: 1_000,
+        ..RelayConfig::default()
+    })?;
+    let relay = relay.run(shutdown);
+    tokio::spawn(async move { ended("the relay", relay.await) });
+
+    // 1. A request under an Idempotency-Key takes effect once.
+    let once = IdempotencyLayer::new(pool, scope::everybody);
+    let trouble = Trouble::of(work);
+    Ok(Router::new().route("/orders", post(place)).layer(once).layer(Extension(trouble)))
+}
+
+fn ended<E: std::fmt::Debug>(what: &str, how: Result<(), E>) {
+    eprintln!("{what} ended: {how:?}");
+}
