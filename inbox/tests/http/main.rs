@@ -84,6 +84,7 @@ async fn without_a_key_where_none_is_required_it_runs_in_a_transaction_each_time
     let order = async |what| shop.send(Method::POST, "/orders", &[], what).await.unwrap().status;
     assert_eq!(order("fail-once").await, StatusCode::INTERNAL_SERVER_ERROR);
     assert_eq!(order("refuse").await, StatusCode::PAYMENT_REQUIRED);
+    assert_eq!(order("pass-over-an-error").await, StatusCode::INTERNAL_SERVER_ERROR);
     assert_eq!(shop.orders().await, 0, "rolled back");
     assert_eq!(order("tea").await, StatusCode::CREATED);
     assert_eq!(order("more tea").await, StatusCode::CREATED);

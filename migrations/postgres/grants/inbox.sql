@@ -8,6 +8,8 @@ grant usage on schema pillarbox to pillarbox_consumer;
 grant select, insert on pillarbox.inbox to pillarbox_consumer;
 grant select, insert, update, delete on pillarbox.inbox_failure to pillarbox_consumer;
 grant select, insert, update on pillarbox.inbox_dead_letter to pillarbox_consumer;
+-- A service of HTTP commands is a consumer too: it looks up and stores answers.
+grant select, insert on pillarbox.inbox_request to pillarbox_consumer;
 
 -- The operator looks at dead letters and resolves them; for one that is to be handled again it also removes
 -- the note that it is done.
@@ -15,6 +17,8 @@ grant usage on schema pillarbox to pillarbox_operator;
 grant select, delete on pillarbox.inbox to pillarbox_operator;
 grant select on pillarbox.inbox_dead_letter to pillarbox_operator;
 grant update (state, resolved_at) on pillarbox.inbox_dead_letter to pillarbox_operator;
+-- Removing old answers locks them first, which takes the right to update.
+grant select, update (answered_at), delete on pillarbox.inbox_request to pillarbox_operator;
 
 -- There is no such table if another tool has applied the migrations.
 do $$
