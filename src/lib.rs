@@ -32,7 +32,7 @@ pub use pillarbox_inbox as inbox;
 pub use pillarbox_outbox as outbox;
 
 /// Compiles the guide's code.
-#[cfg(all(doctest, feature = "http"))]
+#[cfg(doctest)]
 #[doc = include_str!("../docs/guides/http-commands.md")]
 struct HttpCommands;
 
