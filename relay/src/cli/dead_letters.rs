@@ -299,8 +299,11 @@ fn seconds(text: &str) -> Result<i64, String> {
         "d" => 86_400,
         _ => return Err("an age is a number and s, m, h or d, such as 15m".into()),
     };
-    let number: i64 = number.parse().map_err(|_| "an age begins with a number, such as 15m")?;
-    number.checked_mul(unit).ok_or_else(|| "that is too long ago".into())
+    if number.is_empty() || !number.bytes().all(|byte| byte.is_ascii_digit()) {
+        return Err("an age begins with a number, such as 15m".into());
+    }
+    let number: Option<i64> = number.parse().ok();
+    number.and_then(|number| number.checked_mul(unit)).ok_or_else(|| "that is too long ago".into())
 }
 
 #[cfg(test)]
