@@ -17,9 +17,8 @@ use tracing::{Instrument, Span};
 use crate::delivery::{Delivery, EndOnDrop, Handling, Outcome, Slot};
 use crate::error::InboxError;
 use crate::failure::HandlerError;
-use crate::handler::Tx;
 use crate::migrations::DEFAULT_SCHEMA;
-use crate::store::{Claim, Store};
+use crate::store::{Begun, Claim, Store};
 
 type BoxError = Box<dyn std::error::Error + Send + Sync>;
 
@@ -126,7 +125,9 @@ where
     let Delivery { event, dead_letter } = delivery;
     let id = event.id().as_str();
     let begun = timeout(PATIENCE, begin(&store, id, dead_letter)).await;
-    let Some((tx, failed)) = begun.map_err(|_| InboxError::Slow { doing: "begin" })?? else {
+    let Some((Begun { tx, taken_at }, failed)) =
+        begun.map_err(|_| InboxError::Slow { doing: "begin" })??
+    else {
         return Ok(Outcome::Duplicate);
     };
     let slot = Slot::new(tx);
@@ -153,7 +154,7 @@ where
         if failed.is_some() {
             store.forget(&mut *tx, id).await?;
         }
-        commit(tx).await
+        store.commit(Begun { tx, taken_at }).await
     });
     match committed.await {
         Ok(Ok(())) => Ok(Outcome::Handled),
@@ -185,8 +186,15 @@ async fn begin(
     store: &Store,
     id: &str,
     dead_letter: bool,
-) -> Result<Option<(Tx, Option<u32>)>, InboxError> {
-    let mut tx = store.begin().await.map_err(InboxError::database("begin a transaction"))?;
+) -> Result<Option<(Begun, Option<u32>)>, InboxError> {
+    if !dead_letter && let Some((begun, claim)) = store.begin_and_claim(id).await {
+        return Ok(match claim {
+            Claim::Claimed(failed) => Some((begun, failed)),
+            Claim::Duplicate => None,
+        });
+    }
+    let mut begun = store.begin().await.map_err(InboxError::database("begin a transaction"))?;
+    let tx = &mut *begun.tx;
     let released = match dead_letter {
         true => store.release(&mut *tx, id).await.map_err(InboxError::database("release")),
         false => Ok(true),
@@ -194,20 +202,10 @@ async fn begin(
     if !released? {
         return Ok(None);
     }
-    match store.claim(&mut *tx, id).await.map_err(InboxError::database("record the event"))? {
-        Claim::Claimed(failed) => Ok(Some((tx, failed))),
+    match store.claim(tx, id).await.map_err(InboxError::database("record the event"))? {
+        Claim::Claimed(failed) => Ok(Some((begun, failed))),
         Claim::Duplicate => Ok(None),
     }
-}
-
-/// Commits, or says that it did not.
-///
-/// A plain `commit` of a transaction in which a statement failed rolls back, and *succeeds*: a handler that
-/// passes over a failed insert would have its event acknowledged and nothing written. So a statement goes in
-/// front, which fails in such a transaction, and the rest of the message with it; all in one round trip. The
-/// `begin` is for sqlx, which does not know and sends a rollback as the connection goes back to the pool.
-pub(crate) async fn commit(mut tx: Tx) -> Result<(), sqlx::Error> {
-    sqlx::raw_sql("select 1; commit; begin").execute(&mut *tx).await.map(drop)
 }
 
 /// An error of the inner service: the router's own, or that of a layer in between.

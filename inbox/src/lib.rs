@@ -59,7 +59,7 @@
 //! | [`generation`] | building a projection again |
 //! | `http` | `IdempotencyLayer`: HTTP requests that take effect once (feature `http`) |
 //! | [`migrations`](mod@migrations) | the tables |
-//! | `store` | the statements |
+//! | `store`, `kept` | the statements, and the connections they run on |
 
 #[cfg(feature = "jetstream")]
 pub mod consumer;
@@ -73,6 +73,7 @@ pub mod generation;
 pub mod handler;
 #[cfg(feature = "http")]
 pub mod http;
+mod kept;
 pub mod layer;
 #[cfg(feature = "jetstream")]
 pub mod metrics;

@@ -2,13 +2,15 @@
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use pillarbox_event::RawEvent;
+use sqlx::postgres::PgRow;
 use sqlx::{AssertSqlSafe, PgExecutor, PgPool, Row, SqlSafeStr, SqlStr};
 
 use crate::error::InboxError;
 use crate::handler::Tx;
+use crate::kept::Kept;
 use crate::migrations::check_schema;
 
 /// How long a database that is well may take to answer.
@@ -23,11 +25,14 @@ pub(crate) struct Store {
     pub(crate) pool: PgPool,
     pub(crate) consumer: Arc<str>,
     statements: Arc<Statements>,
+    kept: Option<Arc<Kept>>,
 }
 
 #[derive(Debug)]
 struct Statements {
     begin: SqlStr,
+    /// Begins and claims; the event's id goes between the parts.
+    begin_and_claim: Vec<String>,
     claim: SqlStr,
     forget: SqlStr,
     release: SqlStr,
@@ -44,6 +49,13 @@ pub(crate) enum Claim {
     Duplicate,
     /// It is claimed. So many attempts failed; `None` if nothing is known of it.
     Claimed(Option<u32>),
+}
+
+/// An open transaction, and since when its connection has been away from the pool.
+#[derive(Debug)]
+pub(crate) struct Begun {
+    pub(crate) tx: Tx,
+    pub(crate) taken_at: Instant,
 }
 
 /// What was known of an event when it was marked as begun.
@@ -94,8 +106,14 @@ impl Store {
             ),
             None => "begin".to_owned(),
         };
+        let claim = include_str!("claim.sql").replace("pillarbox.", &format!("{schema}."));
+        let begin_and_claim = format!("{begin};\n{}", without_comments(&claim))
+            .split("$2")
+            .map(|part| part.replace("$1", &quoted(consumer)))
+            .collect();
         let statements = Statements {
             begin: sql(&begin),
+            begin_and_claim,
             claim: sql(include_str!("claim.sql")),
             forget: sql(
                 "delete from pillarbox.inbox_failure where consumer = $1 and event_id = $2",
@@ -106,12 +124,62 @@ impl Store {
             unmark: sql(include_str!("unmark.sql")),
             bury: sql(include_str!("bury.sql")),
         };
-        Ok(Self { pool, consumer: consumer.into(), statements: Arc::new(statements) })
+        Ok(Self { pool, consumer: consumer.into(), statements: Arc::new(statements), kept: None })
+    }
+
+    /// Keeps connections from one event to the next. Whoever asks for it gives them back: see [`Kept`].
+    #[cfg(feature = "jetstream")]
+    pub(crate) fn keeping(mut self) -> Self {
+        self.kept = Some(Arc::default());
+        self
+    }
+
+    #[cfg(feature = "jetstream")]
+    pub(crate) fn kept(&self) -> Option<&Arc<Kept>> {
+        self.kept.as_ref()
     }
 
     /// Opens a transaction.
-    pub(crate) async fn begin(&self) -> Result<Tx, sqlx::Error> {
-        self.pool.begin_with(self.statements.begin.clone()).await
+    pub(crate) async fn begin(&self) -> Result<Begun, sqlx::Error> {
+        let tx = self.pool.begin_with(self.statements.begin.clone()).await?;
+        Ok(Begun { tx, taken_at: Instant::now() })
+    }
+
+    /// Opens a transaction on a connection that was kept, and records the event in it, in one round trip.
+    /// `None` if there is no such connection, or it is not well.
+    pub(crate) async fn begin_and_claim(&self, event_id: &str) -> Option<(Begun, Claim)> {
+        loop {
+            let (mut tx, taken_at) = self.kept.as_ref()?.take()?;
+            let text = self.statements.begin_and_claim.join(&quoted(event_id));
+            match sqlx::raw_sql(AssertSqlSafe(text)).fetch_all(&mut *tx).await {
+                Ok(rows) => {
+                    let claim = claim_of(rows.first()).ok()?;
+                    return Some((Begun { tx, taken_at }, claim));
+                }
+                Err(error) => tracing::debug!(%error, "a kept connection is of no use"),
+            }
+        }
+    }
+
+    /// Commits, or says that it did not.
+    ///
+    /// A plain `commit` of a transaction in which a statement failed rolls back, and *succeeds*: a handler that
+    /// passes over a failed insert would have its event acknowledged and nothing written. So a statement goes
+    /// in front, which fails in such a transaction, and the rest of the message with it; all in one round trip.
+    /// The `begin` is for sqlx, which does not know and sends a rollback as the connection goes back to the
+    /// pool.
+    pub(crate) async fn commit(&self, begun: Begun) -> Result<(), sqlx::Error> {
+        let Begun { mut tx, taken_at } = begun;
+        match self.kept.as_ref().filter(|kept| kept.wants(&self.pool, taken_at)) {
+            Some(kept) => {
+                sqlx::raw_sql("select 1; commit").execute(&mut *tx).await?;
+                kept.keep(tx, taken_at);
+            }
+            None => {
+                sqlx::raw_sql("select 1; commit; begin").execute(&mut *tx).await?;
+            }
+        }
+        Ok(())
     }
 
     /// Records the event as handled. Waits for another transaction that is handling it.
@@ -123,13 +191,9 @@ impl Store {
         let row = sqlx::query(self.statements.claim.clone())
             .bind(&*self.consumer)
             .bind(event_id)
-            .fetch_one(executor)
+            .fetch_optional(executor)
             .await?;
-        let (claimed, failed): (bool, Option<i32>) = (row.try_get(0)?, row.try_get(1)?);
-        Ok(match claimed {
-            true => Claim::Claimed(failed.map(i32::unsigned_abs)),
-            false => Claim::Duplicate,
-        })
+        claim_of(row.as_ref())
     }
 
     /// Removes what is known of failed attempts.
@@ -228,6 +292,24 @@ impl Store {
             .await?;
         row.try_get(0)
     }
+}
+
+fn claim_of(row: Option<&PgRow>) -> Result<Claim, sqlx::Error> {
+    let Some(row) = row else {
+        return Ok(Claim::Duplicate);
+    };
+    let failed: Option<i32> = row.try_get(0)?;
+    Ok(Claim::Claimed(failed.map(i32::unsigned_abs)))
+}
+
+/// A text as a literal, whatever `standard_conforming_strings` is set to.
+fn quoted(text: &str) -> String {
+    format!(" E'{}'", text.replace('\\', "\\\\").replace('\'', "''"))
+}
+
+/// The text of a statement that is sent unprepared, and so each time.
+fn without_comments(sql: &str) -> String {
+    sql.lines().filter(|line| !line.starts_with("--")).collect::<Vec<_>>().join("\n")
 }
 
 /// Postgres text holds no NUL.

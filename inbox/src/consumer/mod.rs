@@ -102,7 +102,7 @@ impl Consumer {
         config.validate()?;
         // A handler is dropped before its transaction has been idle for so long.
         let longest_idle = config.handler_timeout() + Duration::from_secs(2);
-        let store = Store::new(pool, &config.name, &config.schema, Some(longest_idle))?;
+        let store = Store::new(pool, &config.name, &config.schema, Some(longest_idle))?.keeping();
         let jetstream = jetstream::context::ContextBuilder::new()
             .timeout(Duration::from_secs(5))
             .build(client.clone());

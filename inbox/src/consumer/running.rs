@@ -27,6 +27,9 @@ pub(super) struct Ended(pub(super) String);
 /// again and is skipped.
 const ACK_TIMEOUT: Duration = Duration::from_secs(1);
 
+/// How often what is kept, though nobody needs it, is looked for.
+const TIDY_EVERY: Duration = Duration::from_secs(1);
+
 /// How long the last acknowledgements of a stop may take.
 const LAST_WORDS: Duration = Duration::from_secs(2);
 
@@ -45,6 +48,8 @@ pub(super) struct Running<S> {
     probes: JoinSet<bool>,
     pause: Pause,
     alive_at: Instant,
+    tidy_at: Instant,
+    tidying: JoinSet<()>,
 }
 
 enum Answer {
@@ -82,6 +87,8 @@ where
             probes: JoinSet::new(),
             pause: Pause::new(),
             alive_at: Instant::now(),
+            tidy_at: Instant::now() + TIDY_EVERY,
+            tidying: JoinSet::new(),
         }
     }
 
@@ -135,6 +142,9 @@ where
         }
         self.handlers.shutdown().await;
         self.worker.rules.suspects.unmark_all().await;
+        if let Some(kept) = self.worker.rules.store.kept() {
+            let _ = timeout(LAST_WORDS, kept.give_back(true)).await;
+        }
         // What is not told now comes again, and is skipped.
         let _ = timeout(LAST_WORDS, async {
             for answer in self.answers.drain(..) {
@@ -225,6 +235,11 @@ where
                 let store = self.worker.rules.store.clone();
                 self.probes.spawn(async move { store.answers().await });
             }
+            () = sleep_until(self.tidy_at) => {
+                self.tidy_at = Instant::now() + TIDY_EVERY;
+                self.give_back(false);
+            }
+            Some(_) = self.tidying.join_next() => {}
             () = sleep_until(self.alive_at) => {
                 self.alive_at = Instant::now() + self.worker.rules.config.ack_wait() / 3;
                 // Nobody listens without a connection, and the answers would only pile up.
@@ -232,6 +247,15 @@ where
                     self.answers.extend(self.ackers.keys().copied().map(Answer::Alive));
                 }
             }
+        }
+    }
+
+    /// Gives connections back to the pool that have been kept for long, or all of them.
+    fn give_back(&mut self, all: bool) {
+        if let Some(kept) = self.worker.rules.store.kept().cloned()
+            && self.tidying.is_empty()
+        {
+            self.tidying.spawn(async move { kept.give_back(all).await });
         }
     }
 
@@ -260,6 +284,7 @@ where
                 return;
             }
             Verdict::Environment(error) => {
+                self.give_back(true);
                 self.pause.environment_failed(&self.worker.rules.config.name, &error);
                 self.worker.rules.reporter.paused(Some(&error));
                 self.lanes.retry(lane, held, Instant::now());

@@ -1,0 +1,60 @@
+//! Connections that stay with a busy consumer from one event to the next.
+//!
+//! A connection that goes back to the pool and comes out again costs three round trips: the pool rolls back, asks
+//! whether the connection is well, and asks again. That is as much as an event with a short handler takes
+//! altogether. So a consumer keeps a connection for a moment, and its next event begins, and is recorded, in one
+//! round trip. About once a second it goes through the pool all the same, and at once when the pool has no other
+//! one to give: nobody who shares the pool waits for a consumer.
+
+use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+
+use sqlx::PgPool;
+
+use crate::handler::Tx;
+
+/// How long a connection stays away from the pool.
+const LONGEST: Duration = Duration::from_secs(1);
+
+/// What is kept; never more than there were events at the same time.
+#[derive(Debug, Default)]
+pub(crate) struct Kept(Mutex<Vec<Connection>>);
+
+/// A connection on which no transaction is open, though sqlx, and so its pool, does not know.
+#[derive(Debug)]
+struct Connection {
+    tx: Tx,
+    taken_at: Instant,
+}
+
+impl Kept {
+    /// One that was kept, and since when it has been away from the pool.
+    pub(crate) fn take(&self) -> Option<(Tx, Instant)> {
+        self.all().pop().map(|kept| (kept.tx, kept.taken_at))
+    }
+
+    /// Whether a connection that was taken then is to be kept.
+    pub(crate) fn wants(&self, pool: &PgPool, taken_at: Instant) -> bool {
+        let spare = pool.num_idle() > 0 || pool.size() < pool.options().get_max_connections();
+        spare && !pool.is_closed() && taken_at.elapsed() < LONGEST
+    }
+
+    pub(crate) fn keep(&self, tx: Tx, taken_at: Instant) {
+        self.all().push(Connection { tx, taken_at });
+    }
+
+    /// Gives those back that have been kept for long; all of them if `all`.
+    #[cfg(feature = "jetstream")]
+    pub(crate) async fn give_back(&self, all: bool) {
+        let old: Vec<_> =
+            self.all().extract_if(.., |kept| all || kept.taken_at.elapsed() >= LONGEST).collect();
+        for Connection { mut tx, .. } in old {
+            // So that there is something to roll back.
+            let _ = sqlx::raw_sql("begin").execute(&mut *tx).await;
+        }
+    }
+
+    fn all(&self) -> MutexGuard<'_, Vec<Connection>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
