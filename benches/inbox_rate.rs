@@ -1,8 +1,9 @@
 //! What the inbox costs a consumer: its rate as a ratio to the same handler and acknowledgements without it.
 //!
-//! `cargo bench --bench inbox_rate [-- EVENTS [ROUNDS]]`: 4,000 events of 256 bytes, 5 rounds by default. The
+//! `cargo bench --bench inbox_rate [-- EVENTS [ROUNDS]]`: 2,000 events of 256 bytes, 15 rounds by default. The
 //! ways run in turn on the same servers, which have their default durability, over the same stream, after one
-//! round that does not count. The handler inserts one row. Without the inbox, each event has a transaction too.
+//! round that does not count. The handler inserts one row; the batch handler as many as there are events, up to
+//! 500. Without the inbox, each event has a transaction too.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, missing_docs)]
 
 use std::time::{Duration, Instant};
@@ -11,8 +12,8 @@ use async_nats::HeaderMap;
 use async_nats::jetstream::{self, Context};
 use pillarbox::event::RawEvent;
 use pillarbox::inbox::{
-    Consumer, ConsumerConfig, Delivery, HandlerError, InboxError, Outcome, Router, Tx, handler_fn,
-    migrate,
+    BatchHandler, Consumer, ConsumerConfig, Delivery, HandlerError, InboxError, Outcome, Received,
+    Router, Tx, handler_fn, migrate,
 };
 use pillarbox_testkit::{Nats, Postgres, Servers};
 use sqlx::PgPool;
@@ -27,14 +28,15 @@ const CONCURRENCY: usize = 8;
 enum Way {
     Without,
     Single,
+    Batch,
 }
 
-const WAYS: [Way; 2] = [Way::Without, Way::Single];
+const WAYS: [Way; 3] = [Way::Without, Way::Single, Way::Batch];
 
 #[tokio::main]
 async fn main() {
     let mut numbers = std::env::args().skip(1).filter_map(|argument| argument.parse().ok());
-    let (events, rounds) = (numbers.next().unwrap_or(4_000), numbers.next().unwrap_or(5));
+    let (events, rounds) = (numbers.next().unwrap_or(2_000), numbers.next().unwrap_or(15));
     let servers = Servers {
         postgres: Postgres::options().durable().start().await.unwrap(),
         nats: Nats::start().await.unwrap(),
@@ -48,7 +50,7 @@ async fn main() {
         .await
         .unwrap();
     let jetstream = fill(&servers, events).await;
-    println!("{:>7} {:>12} {:>12}", "round", "without", "single");
+    println!("{:>7} {:>12} {:>12} {:>12}", "round", "without", "single", "batch");
     let mut rates: [Vec<f64>; WAYS.len()] = Default::default();
     for round in 0..=rounds {
         let mut measured = [0.0; WAYS.len()];
@@ -124,6 +126,8 @@ async fn consume(
         stream: "SHOP".into(),
         name: name.clone(),
         concurrency: CONCURRENCY,
+        prefetch: 2_000,
+        batch_size: 500,
         ..ConsumerConfig::default()
     };
     let consumer = Consumer::new(client, pool.clone(), config).unwrap();
@@ -140,6 +144,7 @@ async fn consume(
                 consumer.run_service(service, token).await
             }
             Way::Single => consumer.run(Router::new().on(handler_fn(record)), token).await,
+            Way::Batch => consumer.run_batches(RecordAll, token).await,
         }
     });
     // All are acknowledged, which is what the broker counts.
@@ -170,6 +175,23 @@ async fn record(tx: &mut Tx, event: RawEvent) -> Result<(), HandlerError> {
         .execute(&mut **tx)
         .await?;
     Ok(())
+}
+
+struct RecordAll;
+
+impl BatchHandler<RawEvent> for RecordAll {
+    async fn handle(&self, tx: &mut Tx, events: &[Received<RawEvent>]) -> Result<(), HandlerError> {
+        let ids: Vec<_> = events.iter().map(|event| event.id().as_str()).collect();
+        let bytes: Vec<_> = events.iter().map(|event| event.payload().len() as i32).collect();
+        sqlx::query(
+            "insert into effects (event_id, bytes) select * from unnest($1::text[], $2::int[])",
+        )
+        .bind(ids)
+        .bind(bytes)
+        .execute(&mut **tx)
+        .await?;
+        Ok(())
+    }
 }
 
 async fn without_inbox(pool: PgPool, delivery: Delivery) -> Result<Outcome, InboxError> {

@@ -3,7 +3,8 @@
 --   $1 consumer   $2 event id   $3 type   $4 topic   $5 key   $6 headers   $7 payload
 --   $8 reason     $9 error      $10 attempts
 --
--- If the event is handled already, by another delivery, it is no dead letter: then nothing is written.
+-- If the event is handled already, by another delivery, it is no dead letter: then nothing is written. One that
+-- was parked counts as handled, too, and is dead again.
 with claimed as (
     insert into pillarbox.inbox (consumer, event_id)
     values ($1, $2)
@@ -32,5 +33,11 @@ buried as (
         state = 'dead',
         resolved_at = null
     returning event_id
+),
+dead_again as (
+    update pillarbox.inbox_dead_letter
+    set state = 'dead', reason = $8, error = $9, attempts = attempts + $10, dead_at = clock_timestamp(), due_at = null
+    where consumer = $1 and event_id = $2 and state = 'parked' and not exists (select from claimed)
+    returning event_id
 )
-select exists (select from buried)
+select exists (select from buried) or exists (select from dead_again)

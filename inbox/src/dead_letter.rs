@@ -30,7 +30,10 @@ pub struct DeadLetter {
     pub headers: BTreeMap<String, String>,
     /// The payload.
     pub payload: Bytes,
-    /// Why, in a word: `undecodable`, `permanent`, `attempts`, `kills`.
+    /// `dead`: given up. `parked`: waits for the consumer to handle it, because it was retried, or stands behind
+    /// a dead event of its key ([`Order::Strict`](crate::Order::Strict)). `retried` and `discarded`: resolved.
+    pub state: String,
+    /// Why, in a word: `undecodable`, `permanent`, `attempts`, `kills`, `parked`.
     pub reason: String,
     /// The last error, with its sources.
     pub error: String,
@@ -40,6 +43,8 @@ pub struct DeadLetter {
     pub first_failed_at: OffsetDateTime,
     /// When it was given up.
     pub dead_at: OffsetDateTime,
+    #[cfg_attr(not(feature = "jetstream"), allow(dead_code))]
+    pub(crate) position: i64,
 }
 
 impl std::fmt::Debug for DeadLetter {
@@ -49,6 +54,7 @@ impl std::fmt::Debug for DeadLetter {
             .field("event_id", &self.event_id)
             .field("event_type", &self.event_type)
             .field("topic", &self.topic)
+            .field("state", &self.state)
             .field("reason", &self.reason)
             .field("error", &self.error)
             .field("attempts", &self.attempts)
@@ -102,6 +108,7 @@ pub struct DeadLetters {
     list: SqlStr,
     show: SqlStr,
     release: SqlStr,
+    retry: SqlStr,
     discard: SqlStr,
 }
 
@@ -127,8 +134,8 @@ impl DeadLetters {
         Ok(Self {
             pool,
             list: sql(
-                "select * from pillarbox.inbox_dead_letter where consumer = $1 and state = 'dead' \
-                 order by dead_at, event_id limit $2",
+                "select * from pillarbox.inbox_dead_letter where consumer = $1 and state in ('dead', 'parked') \
+                 order by position limit $2",
             ),
             show: sql(
                 "select * from pillarbox.inbox_dead_letter where consumer = $1 and event_id = $2",
@@ -136,12 +143,14 @@ impl DeadLetters {
             release: sql(include_str!("release.sql")),
             discard: sql(
                 "update pillarbox.inbox_dead_letter set state = 'discarded', resolved_at = clock_timestamp() \
-                 where consumer = $1 and event_id = $2 and state = 'dead'",
+                 where consumer = $1 and event_id = $2 and state in ('dead', 'parked')",
             ),
+            retry: sql("update pillarbox.inbox_dead_letter set state = 'parked' \
+                 where consumer = $1 and event_id = $2 and state = 'dead' and event_type is not null"),
         })
     }
 
-    /// The unresolved ones of a consumer, oldest first, `limit` at the most.
+    /// The unresolved ones of a consumer, dead and parked, in the order in which they came, `limit` at the most.
     ///
     /// # Errors
     /// What sqlx says.
@@ -168,8 +177,24 @@ impl DeadLetters {
         row.as_ref().map(read).transpose()
     }
 
+    /// Leaves it to the [`Consumer`](crate::Consumer), which handles it within about a second, through the same
+    /// handler and in a transaction as for any other event; nothing is published again. Its attempts start anew,
+    /// and if they fail it is dead again. With [`Order::Strict`](crate::Order::Strict) what is parked behind it
+    /// follows in order. `false` if it is not dead, or was no event.
+    ///
+    /// Without a [`Consumer`](crate::Consumer) nobody would: use [`DeadLetter::delivery`] there.
+    ///
+    /// # Errors
+    /// What sqlx says.
+    pub async fn retry(&self, consumer: &str, event_id: &str) -> Result<bool, sqlx::Error> {
+        let retry = sqlx::query(self.retry.clone()).bind(consumer).bind(event_id);
+        Ok(retry.execute(&self.pool).await?.rows_affected() == 1)
+    }
+
     /// Lets the consumer handle the event again when it next comes: it no longer counts as handled, and its
-    /// attempts start anew. `false` if it is not an unresolved dead letter.
+    /// attempts start anew. `false` if it is not an unresolved dead letter, or an earlier one of its key is
+    /// parked. [`retry`](Self::retry) needs no broker and keeps the order of the key; this is for consumers of
+    /// one's own making.
     ///
     /// It comes when it is published again; the broker drops a repeat of a message id that it has seen of
     /// late, so give it a new `Nats-Msg-Id`. Publish it before the commit of the transaction that this runs in,
@@ -187,12 +212,13 @@ impl DeadLetters {
         sqlx::query(self.release.clone())
             .bind(consumer)
             .bind(event_id)
+            .bind(false)
             .fetch_one(executor)
             .await?
             .try_get(0)
     }
 
-    /// Marks it as not to be handled. `false` if it is not an unresolved dead letter.
+    /// Marks it as not to be handled. What is parked behind it follows then. `false` if it is not an unresolved dead letter.
     ///
     /// # Errors
     /// What sqlx says.
@@ -206,7 +232,7 @@ impl DeadLetters {
     }
 }
 
-fn read(row: &PgRow) -> Result<DeadLetter, sqlx::Error> {
+pub(crate) fn read(row: &PgRow) -> Result<DeadLetter, sqlx::Error> {
     let sqlx::types::Json(headers) = row.try_get("headers")?;
     Ok(DeadLetter {
         consumer: row.try_get("consumer")?,
@@ -216,10 +242,12 @@ fn read(row: &PgRow) -> Result<DeadLetter, sqlx::Error> {
         key: row.try_get("key")?,
         headers,
         payload: row.try_get::<Vec<u8>, _>("payload")?.into(),
+        state: row.try_get("state")?,
         reason: row.try_get("reason")?,
         error: row.try_get("error")?,
         attempts: row.try_get("attempts")?,
         first_failed_at: row.try_get("first_failed_at")?,
         dead_at: row.try_get("dead_at")?,
+        position: row.try_get("position")?,
     })
 }

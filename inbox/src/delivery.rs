@@ -37,6 +37,8 @@ pub enum Outcome {
     Handled,
     /// They had been committed before, or the event is a dead letter; the handler did not run.
     Duplicate,
+    /// An earlier event of its key is a dead letter, and the order is strict: it is set aside behind that one.
+    Parked,
 }
 
 /// An event and the open transaction: the request of the service inside [`Inbox`](crate::Inbox).

@@ -74,6 +74,13 @@ pub struct Received<E> {
     attempt: u32,
 }
 
+impl<E: FromEvent> Received<E> {
+    #[cfg(feature = "jetstream")]
+    pub(crate) fn read(raw: &Arc<RawEvent>, attempt: u32) -> Result<Self, DecodeError> {
+        Ok(Self { event: E::from_event(raw)?, raw: raw.clone(), attempt })
+    }
+}
+
 impl<E> Received<E> {
     /// The id, the same at every delivery: the idempotency key to hand on to others.
     pub fn id(&self) -> &EventId {

@@ -23,7 +23,7 @@ use crate::store::{Begun, Claim, Store};
 type BoxError = Box<dyn std::error::Error + Send + Sync>;
 
 /// How long the database may take to open the transaction and record the event, and again to commit.
-const PATIENCE: Duration = Duration::from_secs(30);
+pub(crate) const PATIENCE: Duration = Duration::from_secs(30);
 
 /// Wraps a service of [`Handling`] into a service of [`Delivery`] that runs it once per event id.
 ///
@@ -72,6 +72,18 @@ impl InboxLayer {
     /// [`InboxError::Schema`].
     pub fn in_schema(pool: PgPool, consumer: &str, schema: &str) -> Result<Self, InboxError> {
         Ok(Self { store: Store::new(pool, consumer, schema, None)? })
+    }
+
+    /// Removes what this consumer handled longer ago than `retention`, in short statements that block nobody,
+    /// and returns how many rows that was. A [`Consumer`](crate::Consumer) does this by itself; call it from
+    /// time to time where there is none. Keep rows for as long as an event may come again.
+    ///
+    /// Dropping the future stops it in the middle, which is harmless.
+    ///
+    /// # Errors
+    /// What sqlx says; what was removed until then is removed.
+    pub async fn remove_old(&self, retention: Duration) -> Result<u64, sqlx::Error> {
+        crate::retention::remove_old(&self.store, retention).await
     }
 
     #[cfg(feature = "jetstream")]
@@ -124,12 +136,12 @@ where
 {
     let Delivery { event, dead_letter } = delivery;
     let id = event.id().as_str();
-    let begun = timeout(PATIENCE, begin(&store, id, dead_letter)).await;
-    let Some((Begun { tx, taken_at }, failed)) =
-        begun.map_err(|_| InboxError::Slow { doing: "begin" })??
-    else {
-        return Ok(Outcome::Duplicate);
-    };
+    let begun = timeout(PATIENCE, begin(&store, &event, dead_letter)).await;
+    let (Begun { tx, taken_at }, failed) =
+        match begun.map_err(|_| InboxError::Slow { doing: "begin" })?? {
+            Start::Handle(begun, failed) => (begun, failed),
+            Start::Not(outcome) => return Ok(outcome),
+        };
     let slot = Slot::new(tx);
     let _end = EndOnDrop(slot.clone());
     let attempt = failed.unwrap_or(0) + 1;
@@ -181,30 +193,44 @@ fn span_of(event: &RawEvent, consumer: &str, attempt: u32) -> Span {
     span
 }
 
-/// Opens a transaction and claims the event in it. `None` for a duplicate; else how many attempts failed.
-async fn begin(
-    store: &Store,
-    id: &str,
-    dead_letter: bool,
-) -> Result<Option<(Begun, Option<u32>)>, InboxError> {
-    if !dead_letter && let Some((begun, claim)) = store.begin_and_claim(id).await {
+/// Whether the handler is to run.
+enum Start {
+    /// In this transaction; so many attempts failed, if anything is known.
+    Handle(Begun, Option<u32>),
+    Not(Outcome),
+}
+
+/// Opens a transaction and claims the event in it.
+async fn begin(store: &Store, event: &RawEvent, dead_letter: bool) -> Result<Start, InboxError> {
+    let id = event.id().as_str();
+    let key = event.key().filter(|_| store.strict && !dead_letter);
+    if !dead_letter
+        && key.is_none()
+        && let Some((begun, claim)) = store.begin_and_claim(id).await
+    {
         return Ok(match claim {
-            Claim::Claimed(failed) => Some((begun, failed)),
-            Claim::Duplicate => None,
+            Claim::Claimed(failed) => Start::Handle(begun, failed),
+            Claim::Duplicate => Start::Not(Outcome::Duplicate),
         });
     }
     let mut begun = store.begin().await.map_err(InboxError::database("begin a transaction"))?;
     let tx = &mut *begun.tx;
-    let released = match dead_letter {
-        true => store.release(&mut *tx, id).await.map_err(InboxError::database("release")),
-        false => Ok(true),
-    };
-    if !released? {
-        return Ok(None);
+    if dead_letter && !store.release(&mut *tx, id).await.map_err(InboxError::database("release"))? {
+        return Ok(Start::Not(Outcome::Duplicate));
+    }
+    if let Some(key) = key {
+        let park = InboxError::database("look for dead letters of the key");
+        // Before the claim, and after that of the event before: what made that one a dead letter is seen.
+        if !store.blocked(&mut *tx, &[key]).await.map_err(park)?.is_empty() {
+            let park = InboxError::database("park the event");
+            store.park(tx, event).await.map_err(park)?;
+            store.commit(begun).await.map_err(InboxError::commit)?;
+            return Ok(Start::Not(Outcome::Parked));
+        }
     }
     match store.claim(tx, id).await.map_err(InboxError::database("record the event"))? {
-        Claim::Claimed(failed) => Ok(Some((begun, failed))),
-        Claim::Duplicate => Ok(None),
+        Claim::Claimed(failed) => Ok(Start::Handle(begun, failed)),
+        Claim::Duplicate => Ok(Start::Not(Outcome::Duplicate)),
     }
 }
 
@@ -216,7 +242,7 @@ fn of_inner(error: BoxError) -> InboxError {
     }
 }
 
-fn panic_text(panic: &(dyn std::any::Any + Send)) -> String {
+pub(crate) fn panic_text(panic: &(dyn std::any::Any + Send)) -> String {
     let said = panic
         .downcast_ref::<&str>()
         .copied()

@@ -47,6 +47,7 @@
 //! | module | concept |
 //! |---|---|
 //! | [`handler`] | [`Handler`], [`handler_fn`], [`Received`]: what a service writes |
+//! | [`batch`] | [`BatchHandler`]: many events in one transaction (feature `jetstream`) |
 //! | [`router`] | [`Router`]: one handler for each type of event |
 //! | [`failure`] | [`HandlerError`] and whose [`Fault`] it is |
 //! | [`layer`] | [`InboxLayer`]: the tower layer that makes it once |
@@ -59,8 +60,11 @@
 //! | [`generation`] | building a projection again |
 //! | `http` | `IdempotencyLayer`: HTTP requests that take effect once (feature `http`) |
 //! | [`migrations`](mod@migrations) | the tables |
+//! | `retention` | removes what was handled long ago |
 //! | `store`, `kept` | the statements, and the connections they run on |
 
+#[cfg(feature = "jetstream")]
+pub mod batch;
 #[cfg(feature = "jetstream")]
 pub mod consumer;
 pub mod dead_letter;
@@ -78,12 +82,15 @@ pub mod layer;
 #[cfg(feature = "jetstream")]
 pub mod metrics;
 pub mod migrations;
+mod retention;
 pub mod router;
 #[cfg_attr(not(feature = "jetstream"), allow(dead_code))]
 mod store;
 #[cfg(feature = "jetstream")]
 pub mod streams;
 
+#[cfg(feature = "jetstream")]
+pub use batch::{BatchHandler, batch_fn};
 #[cfg(feature = "jetstream")]
 pub use consumer::{Consumer, ConsumerConfig, ConsumerError, Order};
 pub use dead_letter::{DeadLetter, DeadLetters};

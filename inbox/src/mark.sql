@@ -4,7 +4,17 @@
 -- `started` counts the beginnings without an end. The second is only marked for an event that runs alone; see
 -- suspects.rs.
 with handled as (
-    select from pillarbox.inbox where consumer = $1 and event_id = $2
+    select
+    from pillarbox.inbox
+    where
+        consumer = $1
+        and event_id = $2
+        -- What is parked is to be handled yet.
+        and not exists (
+            select
+            from pillarbox.inbox_dead_letter
+            where consumer = $1 and event_id = $2 and state = 'parked'
+        )
 ),
 known as (
     select started from pillarbox.inbox_failure where consumer = $1 and event_id = $2

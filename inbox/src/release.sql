@@ -1,8 +1,22 @@
--- Lets an event that was given up be handled again: $1 consumer, $2 event id.
+-- Lets an event that was given up be handled again: $1 consumer, $2 event id, $3 whether the order is strict.
+--
+-- Not while an earlier one of its key is parked, or, in a strict order, dead.
 with released as (
-    update pillarbox.inbox_dead_letter
+    update pillarbox.inbox_dead_letter as letter
     set state = 'retried', resolved_at = clock_timestamp()
-    where consumer = $1 and event_id = $2 and state = 'dead'
+    where
+        consumer = $1
+        and event_id = $2
+        and state in ('dead', 'parked')
+        and not exists (
+            select
+            from pillarbox.inbox_dead_letter as earlier
+            where
+                earlier.consumer = letter.consumer
+                and earlier.key = letter.key
+                and earlier.position < letter.position
+                and (earlier.state = 'parked' or ($3 and earlier.state = 'dead'))
+        )
     returning consumer, event_id
 ),
 unmarked as (

@@ -1,6 +1,8 @@
 //! The inbox's statements, for one consumer in one schema.
 
-use std::collections::BTreeMap;
+#[cfg(feature = "jetstream")]
+use std::collections::HashMap;
+use std::collections::{BTreeMap, HashSet};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -26,6 +28,8 @@ pub(crate) struct Store {
     pub(crate) consumer: Arc<str>,
     statements: Arc<Statements>,
     kept: Option<Arc<Kept>>,
+    /// Whether a key waits behind its dead letter.
+    pub(crate) strict: bool,
 }
 
 #[derive(Debug)]
@@ -40,6 +44,20 @@ struct Statements {
     mark: SqlStr,
     unmark: SqlStr,
     bury: SqlStr,
+    blocked: SqlStr,
+    park: SqlStr,
+    #[cfg(feature = "jetstream")]
+    claim_all: SqlStr,
+    #[cfg(feature = "jetstream")]
+    unclaim: SqlStr,
+    #[cfg(feature = "jetstream")]
+    forget_all: SqlStr,
+    #[cfg(feature = "jetstream")]
+    due: SqlStr,
+    #[cfg(feature = "jetstream")]
+    rest: SqlStr,
+    remove_old: SqlStr,
+    forget_old: SqlStr,
 }
 
 /// What a claim found.
@@ -123,8 +141,34 @@ impl Store {
             mark: sql(include_str!("mark.sql")),
             unmark: sql(include_str!("unmark.sql")),
             bury: sql(include_str!("bury.sql")),
+            blocked: sql(include_str!("blocked.sql")),
+            park: sql(include_str!("park.sql")),
+            #[cfg(feature = "jetstream")]
+            claim_all: sql(include_str!("claim_all.sql")),
+            #[cfg(feature = "jetstream")]
+            unclaim: sql("delete from pillarbox.inbox where consumer = $1 and event_id = any ($2)"),
+            #[cfg(feature = "jetstream")]
+            forget_all: sql(
+                "delete from pillarbox.inbox_failure where consumer = $1 and event_id = any ($2)",
+            ),
+            #[cfg(feature = "jetstream")]
+            due: sql(include_str!("due.sql")),
+            #[cfg(feature = "jetstream")]
+            rest: sql("update pillarbox.inbox_dead_letter \
+                 set due_at = clock_timestamp() + $3 * interval '1 millisecond' \
+                 where consumer = $1 and event_id = $2 and state = 'parked'"),
+            remove_old: sql(include_str!("remove_old.sql")),
+            forget_old: sql(include_str!("forget_old.sql")),
         };
-        Ok(Self { pool, consumer: consumer.into(), statements: Arc::new(statements), kept: None })
+        let statements = Arc::new(statements);
+        Ok(Self { pool, consumer: consumer.into(), statements, kept: None, strict: false })
+    }
+
+    /// Has keys wait behind their dead letters.
+    #[cfg(feature = "jetstream")]
+    pub(crate) fn strict(mut self, strict: bool) -> Self {
+        self.strict = strict;
+        self
     }
 
     /// Keeps connections from one event to the next. Whoever asks for it gives them back: see [`Kept`].
@@ -161,25 +205,17 @@ impl Store {
         }
     }
 
-    /// Commits, or says that it did not.
-    ///
-    /// A plain `commit` of a transaction in which a statement failed rolls back, and *succeeds*: a handler that
-    /// passes over a failed insert would have its event acknowledged and nothing written. So a statement goes
-    /// in front, which fails in such a transaction, and the rest of the message with it; all in one round trip.
-    /// The `begin` is for sqlx, which does not know and sends a rollback as the connection goes back to the
-    /// pool.
+    /// [Commits](commit), and keeps the connection if that is wanted.
     pub(crate) async fn commit(&self, begun: Begun) -> Result<(), sqlx::Error> {
         let Begun { mut tx, taken_at } = begun;
         match self.kept.as_ref().filter(|kept| kept.wants(&self.pool, taken_at)) {
             Some(kept) => {
                 sqlx::raw_sql("select 1; commit").execute(&mut *tx).await?;
                 kept.keep(tx, taken_at);
+                Ok(())
             }
-            None => {
-                sqlx::raw_sql("select 1; commit; begin").execute(&mut *tx).await?;
-            }
+            None => commit(tx).await,
         }
-        Ok(())
     }
 
     /// Records the event as handled. Waits for another transaction that is handling it.
@@ -213,7 +249,112 @@ impl Store {
         event_id: &str,
     ) -> Result<bool, sqlx::Error> {
         let release = sqlx::query(self.statements.release.clone());
-        release.bind(&*self.consumer).bind(event_id).fetch_one(executor).await?.try_get(0)
+        let release = release.bind(&*self.consumer).bind(event_id).bind(self.strict);
+        release.fetch_one(executor).await?.try_get(0)
+    }
+
+    /// Which of these keys wait behind a dead letter. None, unless the order is strict.
+    pub(crate) async fn blocked(
+        &self,
+        executor: impl PgExecutor<'_>,
+        keys: &[&str],
+    ) -> Result<HashSet<String>, sqlx::Error> {
+        if !self.strict || keys.is_empty() {
+            return Ok(HashSet::new());
+        }
+        let blocked = sqlx::query(self.statements.blocked.clone()).bind(&*self.consumer).bind(keys);
+        blocked.fetch_all(executor).await?.iter().map(|row| row.try_get(0)).collect()
+    }
+
+    /// Parks an event behind the dead one of its key.
+    pub(crate) async fn park(
+        &self,
+        executor: impl PgExecutor<'_>,
+        event: &RawEvent,
+    ) -> Result<(), sqlx::Error> {
+        let headers = serde_json::to_string(event.headers())
+            .map_err(|error| sqlx::Error::Encode(Box::new(error)))?;
+        sqlx::query(self.statements.park.clone())
+            .bind(&*self.consumer)
+            .bind(event.id().as_str())
+            .bind(event.event_type())
+            .bind(event.topic())
+            .bind(event.key())
+            .bind(headers)
+            .bind(&event.payload()[..])
+            .execute(executor)
+            .await
+            .map(drop)
+    }
+
+    /// Records many events as handled. Those that are recorded, with what is known of failed attempts; the
+    /// others are duplicates. Waits as [`claim`](Self::claim) does.
+    #[cfg(feature = "jetstream")]
+    pub(crate) async fn claim_all(
+        &self,
+        executor: impl PgExecutor<'_>,
+        event_ids: &[&str],
+    ) -> Result<HashMap<String, Option<u32>>, sqlx::Error> {
+        let claim = sqlx::query(self.statements.claim_all.clone());
+        let rows = claim.bind(&*self.consumer).bind(event_ids).fetch_all(executor).await?;
+        rows.iter()
+            .map(|row| {
+                let (id, failed): (String, Option<i32>) = (row.try_get(0)?, row.try_get(1)?);
+                Ok((id, failed.map(i32::unsigned_abs)))
+            })
+            .collect()
+    }
+
+    /// Events that this transaction recorded are not handled after all.
+    #[cfg(feature = "jetstream")]
+    pub(crate) async fn unclaim(
+        &self,
+        executor: impl PgExecutor<'_>,
+        event_ids: &[&str],
+    ) -> Result<(), sqlx::Error> {
+        let unclaim = sqlx::query(self.statements.unclaim.clone());
+        unclaim.bind(&*self.consumer).bind(event_ids).execute(executor).await.map(drop)
+    }
+
+    /// Removes what is known of failed attempts at many events.
+    #[cfg(feature = "jetstream")]
+    pub(crate) async fn forget_all(
+        &self,
+        executor: impl PgExecutor<'_>,
+        event_ids: &[&str],
+    ) -> Result<(), sqlx::Error> {
+        let forget = sqlx::query(self.statements.forget_all.clone());
+        forget.bind(&*self.consumer).bind(event_ids).execute(executor).await.map(drop)
+    }
+
+    /// Takes parked events that may be handled now, for so long.
+    #[cfg(feature = "jetstream")]
+    pub(crate) async fn take_due(
+        &self,
+        lease: Duration,
+        most: usize,
+    ) -> Result<Vec<crate::DeadLetter>, sqlx::Error> {
+        let rows = sqlx::query(self.statements.due.clone())
+            .bind(&*self.consumer)
+            .bind(self.strict)
+            .bind(i64::try_from(lease.as_millis()).unwrap_or(i64::MAX))
+            .bind(i64::try_from(most).unwrap_or(i64::MAX))
+            .fetch_all(&self.pool)
+            .await?;
+        rows.iter().map(crate::dead_letter::read).collect()
+    }
+
+    /// A parked event that was taken may be taken again after this long.
+    #[cfg(feature = "jetstream")]
+    pub(crate) async fn rest(&self, event_id: &str, wait: Duration) -> Result<(), sqlx::Error> {
+        let wait = i64::try_from(wait.as_millis()).unwrap_or(i64::MAX);
+        let rest = sqlx::query(self.statements.rest.clone());
+        rest.bind(&*self.consumer).bind(event_id).bind(wait).execute(&self.pool).await.map(drop)
+    }
+
+    /// The statements that remove old rows, and old failures.
+    pub(crate) fn remove_old(&self) -> (SqlStr, SqlStr) {
+        (self.statements.remove_old.clone(), self.statements.forget_old.clone())
     }
 
     /// Marks an event that was delivered before as begun.
@@ -292,6 +433,16 @@ impl Store {
             .await?;
         row.try_get(0)
     }
+}
+
+/// Commits, or says that it did not.
+///
+/// A plain `commit` of a transaction in which a statement failed rolls back, and *succeeds*: a handler that
+/// passes over a failed insert would have its event acknowledged and nothing written. So a statement goes in
+/// front, which fails in such a transaction, and the rest of the message with it; all in one round trip. The
+/// `begin` is for sqlx, which does not know and sends a rollback as the connection goes back to the pool.
+pub(crate) async fn commit(mut tx: Tx) -> Result<(), sqlx::Error> {
+    sqlx::raw_sql("select 1; commit; begin").execute(&mut *tx).await.map(drop)
 }
 
 fn claim_of(row: Option<&PgRow>) -> Result<Claim, sqlx::Error> {

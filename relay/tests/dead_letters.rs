@@ -67,7 +67,7 @@ async fn an_outbox_letter_is_listed_shown_and_shipped_again_under_its_id() {
 }
 
 #[tokio::test]
-async fn an_inbox_letter_is_published_again_under_a_new_message_id() {
+async fn an_inbox_letter_is_left_to_its_consumer_and_not_published_again() {
     let shop = Shop::open().await;
     pillarbox_inbox::migrate(shop.pool()).await.unwrap();
     sqlx::query(
@@ -86,14 +86,19 @@ async fn an_inbox_letter_is_published_again_under_a_new_message_id() {
         code == 1 && said.contains("1 retried") && said.contains("STREAM:7 cannot be retried"),
         "{said}"
     );
-    let stored = shop.stored().await;
+    assert!(shop.stored().await.is_empty(), "nothing is published");
     assert_eq!(
-        (stored.len(), stored[0].id.as_str(), stored[0].key.as_deref()),
-        (1, "order-1", Some("k"))
+        shop.number(
+            "select count(*) from pillarbox.inbox_dead_letter where event_id = 'order-1' and state = 'parked'"
+        )
+        .await,
+        1
     );
+    let (_, listed) = dead_letters(&shop, &["list", "--inbox"]);
+    assert!(listed.contains("parked") && listed.contains("order-1"), "{listed}");
     assert_eq!(
-        shop.number("select count(*) from pillarbox.inbox where event_id = 'order-1'").await,
-        0
+        dead_letters(&shop, &["discard", "--inbox", "order-1"]),
+        (0, "1 discarded\n".into())
     );
     assert_eq!(
         dead_letters(&shop, &["discard", "--inbox", "--reason", "undecodable", "--all"]).0,

@@ -67,7 +67,7 @@ async fn a_key_waits_behind_its_dead_letter_and_follows_it_in_order() {
     until(&shop, State::Parked, 3).await;
 
     // Tried too early, it is dead again, and nothing has overtaken it.
-    assert!(letters(&shop).retry(&dead[0], None).await.unwrap());
+    assert!(letters(&shop).retry(&dead[0]).await.unwrap());
     let again = eventually("a second attempt", DEADLINE, async || {
         let dead = until(&shop, State::Dead, 1).await;
         Ok::<_, String>((dead[0].attempts == 2).then_some(dead))
@@ -83,7 +83,7 @@ async fn a_key_waits_behind_its_dead_letter_and_follows_it_in_order() {
             shop.insert_one("a", &n.to_string()).await;
         }
     };
-    let retrying = async { assert!(letters(&shop).retry(&again[0], None).await.unwrap()) };
+    let retrying = async { assert!(letters(&shop).retry(&again[0]).await.unwrap()) };
     tokio::join!(writing, retrying);
     shop.until_messages(4 + 38).await;
     let mut wanted = vec!["1".to_owned(), large];
@@ -127,8 +127,8 @@ async fn what_is_retried_keeps_its_id_and_gets_a_new_message_id() {
     // The key goes on without it.
     shop.until_messages(1).await;
     limit_message_size(&shop, -1).await;
-    assert!(letters(&shop).retry(&dead[0], None).await.unwrap());
-    assert!(!letters(&shop).retry(&dead[0], None).await.unwrap(), "it is parked already");
+    assert!(letters(&shop).retry(&dead[0]).await.unwrap());
+    assert!(!letters(&shop).retry(&dead[0]).await.unwrap(), "it is parked already");
     shop.until_messages(2).await;
     let stream = shop.jetstream().await.get_stream(&shop.stream).await.unwrap();
     let message = stream.get_raw_message(2).await.unwrap();

@@ -22,6 +22,11 @@ pub struct ConsumerConfig {
     pub concurrency: usize,
     /// How many events are held at the most, running and waiting.
     pub prefetch: usize,
+    /// How many events a [`BatchHandler`](crate::BatchHandler) is given at the most. Only for
+    /// [`run_batches`](crate::Consumer::run_batches).
+    pub batch_size: usize,
+    /// How long an event waits for others to fill its batch, in milliseconds.
+    pub batch_linger_ms: u64,
     /// How many failed attempts make a dead letter.
     pub max_attempts: u32,
     /// The wait after the first failed attempt, in milliseconds; it doubles with each, plus up to as much
@@ -41,6 +46,10 @@ pub struct ConsumerConfig {
     pub takeover_ms: u64,
     /// How long a stop waits for running handlers, in milliseconds.
     pub shutdown_timeout_ms: u64,
+    /// How long it is remembered that an event was handled, in seconds; older rows are removed. At least as
+    /// long as the stream keeps messages, and as retries can last, or an event could be handled twice: less is
+    /// refused.
+    pub retention_s: u64,
     /// The schema of the inbox tables.
     pub schema: String,
 }
@@ -50,11 +59,21 @@ pub struct ConsumerConfig {
 #[serde(rename_all = "kebab-case")]
 #[non_exhaustive]
 pub enum Order {
-    /// In order per key, parallel across keys. Of several processes one is active, the others stand by.
+    /// In order per key, parallel across keys; a key goes on without its dead letters. Of several processes one is active, the others stand by.
     #[default]
     Key,
+    /// As [`Key`](Self::Key), and a key waits behind its dead letter: its later events are parked with it, and
+    /// handled in order when it has been retried or discarded. Costs a query for each event.
+    Strict,
     /// In any order. Several processes share the work.
     None,
+}
+
+impl Order {
+    /// Whether the events of a key follow one another.
+    pub(super) fn keeps_keys(self) -> bool {
+        self != Self::None
+    }
 }
 
 impl Default for ConsumerConfig {
@@ -66,6 +85,8 @@ impl Default for ConsumerConfig {
             order: Order::Key,
             concurrency: 8,
             prefetch: 256,
+            batch_size: 100,
+            batch_linger_ms: 5,
             max_attempts: 5,
             backoff_ms: 100,
             max_backoff_ms: 30_000,
@@ -73,6 +94,7 @@ impl Default for ConsumerConfig {
             ack_wait_ms: 30_000,
             takeover_ms: 6_000,
             shutdown_timeout_ms: 10_000,
+            retention_s: 7 * 86_400,
             schema: "pillarbox".into(),
         }
     }
@@ -103,6 +125,9 @@ impl ConsumerConfig {
         if !(self.concurrency..=100_000).contains(&self.prefetch) {
             return fail("prefetch", "it is at least the concurrency, and at most 100000");
         }
+        if self.batch_size == 0 {
+            return fail("batch_size", "it is at least 1");
+        }
         if self.max_attempts == 0 {
             return fail("max_attempts", "it is at least 1");
         }
@@ -118,7 +143,47 @@ impl ConsumerConfig {
         if self.takeover_ms < 1_000 {
             return fail("takeover_ms", "it is at least 1000");
         }
+        if !(1..=315_360_000).contains(&self.retention_s) {
+            return fail("retention_s", "it is 1 second to 10 years");
+        }
+        let retries = self.longest_retries();
+        if self.retention() < retries {
+            let problem = format!(
+                "it is {} s, and the retries of an event can last {} s: set it to that at least, or lower \
+                 max_attempts, handler_timeout_ms or max_backoff_ms",
+                self.retention_s,
+                retries.as_millis().div_ceil(1000)
+            );
+            return Err(ConsumerError::Config { key: "retention_s", problem });
+        }
         Ok(())
+    }
+
+    pub(super) fn retention(&self) -> Duration {
+        Duration::from_secs(self.retention_s)
+    }
+
+    /// How long all attempts at an event and the waits between them can take, without outages and handlers
+    /// that ask for longer ones.
+    fn longest_retries(&self) -> Duration {
+        let attempts = u128::from(self.max_attempts);
+        let handling = attempts * u128::from(self.handler_timeout_ms);
+        let (mut waits, mut wait) = (0, u128::from(self.backoff_ms));
+        let longest = u128::from(self.max_backoff_ms);
+        for retry in 1..attempts {
+            // Up to as much again at random.
+            waits += 2 * wait.min(longest);
+            if wait >= longest {
+                waits += 2 * longest * (attempts - 1 - retry);
+                break;
+            }
+            wait *= 2;
+        }
+        Duration::from_millis(u64::try_from(handling + waits).unwrap_or(u64::MAX))
+    }
+
+    pub(super) fn batch_linger(&self) -> Duration {
+        Duration::from_millis(self.batch_linger_ms)
     }
 
     pub(super) fn ack_wait(&self) -> Duration {
@@ -160,5 +225,25 @@ mod tests {
         assert_eq!(refused(ConsumerConfig { prefetch: 1, ..good() }), "prefetch");
         assert_eq!(refused(ConsumerConfig { max_attempts: 0, ..good() }), "max_attempts");
         assert_eq!(refused(ConsumerConfig { max_backoff_ms: 1, ..good() }), "backoff_ms");
+        assert_eq!(refused(ConsumerConfig { retention_s: 0, ..good() }), "retention_s");
+    }
+    #[test]
+    fn retries_that_outlive_the_retention_are_refused_with_both_figures() {
+        // 4 attempts of 10 s, and waits of up to 2, 4 and 6 s.
+        let config = ConsumerConfig {
+            stream: "ORDERS".into(),
+            name: "payments".into(),
+            max_attempts: 4,
+            handler_timeout_ms: 10_000,
+            backoff_ms: 1_000,
+            max_backoff_ms: 3_000,
+            retention_s: 51,
+            ..Default::default()
+        };
+        let said = config.validate().unwrap_err().to_string();
+        assert!(said.contains("it is 51 s") && said.contains("can last 52 s"), "{said}");
+        ConsumerConfig { retention_s: 52, ..config }.validate().unwrap();
+        let endless = ConsumerConfig { max_attempts: u32::MAX, ..Default::default() };
+        assert!(endless.longest_retries() > Duration::from_secs(1 << 37));
     }
 }

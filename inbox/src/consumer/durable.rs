@@ -6,7 +6,7 @@ use async_nats::jetstream::consumer::{AckPolicy, Consumer, PriorityPolicy};
 use async_nats::jetstream::context::{ConsumerInfoErrorKind, GetStreamErrorKind};
 use async_nats::jetstream::stream::Stream;
 
-use super::{ConsumerConfig, ConsumerError, Order};
+use super::{ConsumerConfig, ConsumerError};
 use crate::error::full_text;
 
 /// The priority group of a pinned consumer.
@@ -78,7 +78,7 @@ fn wanted(config: &ConsumerConfig, pinned: bool) -> Config {
         // Attempts are counted in the database.
         max_deliver: -1,
         // One process is active with an order, and holds no more than this; without one, many share.
-        max_ack_pending: if config.order == Order::Key { held } else { held.saturating_mul(64) },
+        max_ack_pending: if config.order.keeps_keys() { held } else { held.saturating_mul(64) },
         filter_subjects: config.filter_subjects.clone(),
         priority_policy: if pinned { PriorityPolicy::PinnedClient } else { PriorityPolicy::None },
         priority_groups: if pinned { vec![GROUP.into()] } else { Vec::new() },

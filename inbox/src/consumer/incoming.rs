@@ -83,6 +83,13 @@ impl Incoming {
 }
 
 impl Content {
+    pub(super) fn event(&self) -> Option<Arc<RawEvent>> {
+        match self {
+            Self::Event(event) => Some(event.clone()),
+            Self::Undecodable { .. } => None,
+        }
+    }
+
     pub(super) fn as_stored(&self) -> Result<&RawEvent, Undecodable<'_>> {
         match self {
             Self::Event(event) => Ok(event),

@@ -17,6 +17,8 @@ use tokio::time::Instant;
 pub(super) enum Lane {
     Key(Arc<str>),
     Alone(u64),
+    /// A parked event, by its position among the dead letters. Their order is kept in the database.
+    Letter(i64),
 }
 
 /// Events by lane. Holds at most what it is given: the caller bounds it.
@@ -52,6 +54,12 @@ impl<T> Lanes<T> {
         }
     }
 
+    /// Takes one more event of a lane whose last one was taken, if it is such that `fits`: they run together.
+    pub(super) fn take_also(&mut self, lane: &Lane, fits: impl FnOnce(&T) -> bool) -> Option<T> {
+        let queue = self.lanes.get_mut(lane)?;
+        if queue.front().is_some_and(fits) { queue.pop_front() } else { None }
+    }
+
     /// The event taken from this lane is done with.
     pub(super) fn done(&mut self, lane: Lane) {
         if self.lanes.get(&lane).is_some_and(VecDeque::is_empty) {
@@ -61,10 +69,23 @@ impl<T> Lanes<T> {
         }
     }
 
-    /// The event taken from this lane comes again, before the others of the lane, and not before `at`.
-    pub(super) fn retry(&mut self, lane: Lane, event: T, at: Instant) {
-        self.lanes.entry(lane.clone()).or_default().push_front(event);
+    /// The events taken from this lane come again, before the others of the lane, and not before `at`.
+    pub(super) fn retry(
+        &mut self,
+        lane: Lane,
+        events: impl IntoIterator<IntoIter: DoubleEndedIterator<Item = T>>,
+        at: Instant,
+    ) {
+        let queue = self.lanes.entry(lane.clone()).or_default();
+        for event in events.into_iter().rev() {
+            queue.push_front(event);
+        }
         self.resting.insert((at, lane));
+    }
+
+    /// Whether a lane may be ready.
+    pub(super) fn any_ready(&self) -> bool {
+        !self.ready.is_empty()
     }
 
     /// When the next resting lane is due.
@@ -118,7 +139,7 @@ mod tests {
         lanes.push(key("a"), 2);
         let (lane, event) = lanes.take().unwrap();
         let at = Instant::now() + Duration::from_secs(1);
-        lanes.retry(lane, event, at);
+        lanes.retry(lane, [event], at);
         lanes.push(key("b"), 3);
         lanes.wake(Instant::now());
         assert_eq!(lanes.take(), Some((key("b"), 3)));
@@ -128,6 +149,23 @@ mod tests {
         assert_eq!(lanes.take(), Some((key("a"), 1)));
         lanes.done(key("a"));
         assert_eq!(lanes.take(), Some((key("a"), 2)));
+    }
+
+    #[tokio::test]
+    async fn events_that_ran_together_come_again_in_order() {
+        let mut lanes = Lanes::new();
+        for event in 1..=4 {
+            lanes.push(key("a"), event);
+        }
+        let (lane, first) = lanes.take().unwrap();
+        let second = lanes.take_also(&lane, |_| true).unwrap();
+        assert_eq!(lanes.take_also(&lane, |event| *event != 3), None);
+        lanes.retry(lane, [first, second], Instant::now());
+        for event in 1..=4 {
+            lanes.wake(Instant::now());
+            assert_eq!(lanes.take(), Some((key("a"), event)));
+            lanes.done(key("a"));
+        }
     }
 
     #[tokio::test]

@@ -19,7 +19,7 @@ pub(super) struct Limit<S> {
 /// The handler took too long.
 #[derive(Debug, thiserror::Error)]
 #[error("the handler took longer than {0:?}")]
-pub(super) struct TookTooLong(Duration);
+pub(crate) struct TookTooLong(pub(crate) Duration);
 
 impl<S> Service<Handling> for Limit<S>
 where

@@ -9,6 +9,7 @@ mod config;
 mod durable;
 mod incoming;
 mod lanes;
+mod letters;
 mod limit;
 mod pause;
 mod running;
@@ -17,21 +18,28 @@ mod subscription;
 mod suspects;
 mod worker;
 
+use std::marker::PhantomData;
 use std::sync::Arc;
 use std::time::Duration;
 
 use async_nats::jetstream;
+use async_nats::jetstream::stream::RetentionPolicy;
+use pillarbox_event::FromEvent;
 use sqlx::PgPool;
 use tokio_util::sync::CancellationToken;
 use tower_layer::Layer;
 use tower_service::Service;
 
 pub use config::{ConsumerConfig, Order};
+pub(crate) use limit::TookTooLong;
 pub use status::{Lag, LastError, State, Status, Totals, Watch};
 
+use crate::batch::{BatchHandler, Batches, One, RunBatch};
 use crate::delivery::{Delivery, Handling, Outcome};
 use crate::error::InboxError;
 use crate::layer::InboxLayer;
+use crate::retention::keep_removing;
+use crate::router::Router;
 use crate::store::Store;
 use durable::NotNow;
 use limit::Limit;
@@ -59,6 +67,22 @@ pub enum ConsumerError {
     /// The schema's name is refused.
     #[error(transparent)]
     Inbox(#[from] InboxError),
+    /// The stream keeps messages for longer than the consumer remembers having handled them.
+    #[error(
+        "consumer {name} remembers what it has handled for {retention_s} s, and stream {stream} keeps messages for \
+         {max_age_s} s: one that comes again after that would be handled twice; set retention_s to at least \
+         {max_age_s}, or the stream's max_age to at most {retention_s} s"
+    )]
+    Retention {
+        /// The consumer.
+        name: String,
+        /// How long it remembers, in seconds.
+        retention_s: u64,
+        /// The stream.
+        stream: String,
+        /// How long that keeps messages, in seconds.
+        max_age_s: u128,
+    },
     /// There is a durable consumer of this name with another setting, and it is not changed behind its back.
     #[error(
         "consumer {name} of stream {stream} exists with {field} = {found}, and {expected} is wanted: \
@@ -76,6 +100,17 @@ pub enum ConsumerError {
         /// What was asked for.
         expected: String,
     },
+}
+
+impl ConsumerError {
+    fn retention(config: &ConsumerConfig, max_age: Duration) -> Self {
+        Self::Retention {
+            name: config.name.clone(),
+            retention_s: config.retention_s,
+            stream: config.stream.clone(),
+            max_age_s: max_age.as_millis().div_ceil(1000),
+        }
+    }
 }
 
 /// Hands the events of a durable JetStream consumer to a handler, once each.
@@ -102,7 +137,9 @@ impl Consumer {
         config.validate()?;
         // A handler is dropped before its transaction has been idle for so long.
         let longest_idle = config.handler_timeout() + Duration::from_secs(2);
-        let store = Store::new(pool, &config.name, &config.schema, Some(longest_idle))?.keeping();
+        let store = Store::new(pool, &config.name, &config.schema, Some(longest_idle))?
+            .keeping()
+            .strict(config.order == Order::Strict);
         let jetstream = jetstream::context::ContextBuilder::new()
             .timeout(Duration::from_secs(5))
             .build(client.clone());
@@ -134,8 +171,10 @@ impl Consumer {
     /// Outages of the database and the broker are waited out, for as long as they take. Dropping the future
     /// stops at once: what runs is rolled back and comes again.
     ///
+    /// What was handled longer ago than `retention_s` is removed meanwhile.
+    ///
     /// # Errors
-    /// [`ConsumerError::Differs`].
+    /// [`ConsumerError::Differs`], [`ConsumerError::Retention`].
     pub async fn run<S>(self, service: S, shutdown: CancellationToken) -> Result<(), ConsumerError>
     where
         S: Service<Handling, Response = (), Error: Into<BoxError>, Future: Send>
@@ -147,6 +186,32 @@ impl Consumer {
         let service = Limit { inner: service, longest };
         let service = InboxLayer::of(self.store.clone()).layer(service);
         self.run_service(service, shutdown).await
+    }
+
+    /// As [`run`](Self::run), with a handler of many events at a time: up to `batch_size`, of any keys, recorded by
+    /// one statement and committed by one commit. Up to `concurrency` batches run at a time. `prefetch` should be
+    /// several times `batch_size`.
+    ///
+    /// An event that fails is isolated, and the rest commit; see [`batch`](crate::batch). Events that were
+    /// delivered before run one by one.
+    ///
+    /// # Errors
+    /// As [`run`](Self::run).
+    pub async fn run_batches<H, E>(
+        self,
+        handler: H,
+        shutdown: CancellationToken,
+    ) -> Result<(), ConsumerError>
+    where
+        H: BatchHandler<E>,
+        E: FromEvent + Send + Sync + 'static,
+    {
+        let (handler, longest) = (Arc::new(handler), self.config.handler_timeout());
+        let one = Router::new().on(One(handler.clone()));
+        let service = InboxLayer::of(self.store.clone()).layer(Limit { inner: one, longest });
+        let keeps_keys = self.config.order.keeps_keys();
+        let batches = Batches { handler, longest, keeps_keys, event: PhantomData };
+        self.run_all(service, Some(Arc::new(batches)), shutdown).await
     }
 
     /// As [`run`](Self::run), with a service that has the [`InboxLayer`] inside already, under the same
@@ -166,16 +231,38 @@ impl Consumer {
             + Send
             + 'static,
     {
+        self.run_all(service, None, shutdown).await
+    }
+
+    async fn run_all<S>(
+        self,
+        service: S,
+        batches: Option<Arc<dyn RunBatch>>,
+        shutdown: CancellationToken,
+    ) -> Result<(), ConsumerError>
+    where
+        S: Service<Delivery, Response = Outcome, Error: Into<BoxError>, Future: Send>
+            + Clone
+            + Send
+            + 'static,
+    {
         let reporter = self.reporter.clone();
         let _stopped = reporter.stopped_on_drop();
         let (jetstream, config) = (self.jetstream.clone(), self.config.clone());
+        let removing = keep_removing(self.store.clone(), config.retention());
         tokio::select! {
-            ended = self.serve(service, shutdown) => ended,
+            ended = self.serve(service, batches, shutdown) => ended,
             never = reporter.measure(&jetstream, &config) => match never {},
+            never = removing => match never {},
         }
     }
 
-    async fn serve<S>(self, service: S, shutdown: CancellationToken) -> Result<(), ConsumerError>
+    async fn serve<S>(
+        self,
+        service: S,
+        batches: Option<Arc<dyn RunBatch>>,
+        shutdown: CancellationToken,
+    ) -> Result<(), ConsumerError>
     where
         S: Service<Delivery, Response = Outcome, Error: Into<BoxError>, Future: Send>
             + Clone
@@ -185,6 +272,7 @@ impl Consumer {
         let name = self.config.name.clone();
         let worker = Worker {
             service,
+            batches,
             rules: Rules {
                 store: self.store.clone(),
                 suspects: Suspects::new(self.store.clone()),
@@ -195,9 +283,10 @@ impl Consumer {
         let mut running = Running::new(worker, self.client.clone());
         let mut waits = Waits::new();
         let mut trouble: Option<String> = None;
+        let mut warned = false;
         loop {
             let ended = tokio::select! {
-                opened = self.open() => match opened {
+                opened = self.open(&mut warned) => match opened {
                     Ok((stream, subscription)) => {
                         if trouble.take().is_some() {
                             tracing::info!(consumer = name, "connected again");
@@ -238,9 +327,13 @@ impl Consumer {
         }
     }
 
-    async fn open(&self) -> Result<(jetstream::stream::Stream, Subscription), NotNow> {
+    async fn open(
+        &self,
+        warned: &mut bool,
+    ) -> Result<(jetstream::stream::Stream, Subscription), NotNow> {
         // Asked first: before it has answered, the server's version is not known.
         let stream = durable::stream(&self.jetstream, &self.config).await?;
+        self.check_retention(&stream, warned)?;
         let (pinned, ordered) = (self.pinned(), self.ordered());
         let consumer = durable::ensure(&stream, &self.config, pinned).await?;
         let told = self.reporter.clone();
@@ -248,7 +341,7 @@ impl Consumer {
             Subscription::open(&stream, &consumer, &self.config, ordered, pinned, told)
                 .await
                 .map_err(|error| NotNow::Later(error.to_string()))?;
-        if self.config.order == Order::Key && !ordered {
+        if self.config.order.keeps_keys() && !ordered {
             tracing::warn!(
                 consumer = self.config.name,
                 "this nats-server is older than 2.14: after a crash or a lost connection, events of a key can come out of order"
@@ -257,11 +350,36 @@ impl Consumer {
         Ok((stream, subscription))
     }
 
+    /// An event must not come again after it is forgotten that it was handled.
+    fn check_retention(
+        &self,
+        stream: &jetstream::stream::Stream,
+        warned: &mut bool,
+    ) -> Result<(), NotNow> {
+        let config = &stream.cached_info().config;
+        if config.max_age > self.config.retention() {
+            return Err(NotNow::Never(ConsumerError::retention(&self.config, config.max_age)));
+        }
+        // A work queue removes what is acknowledged.
+        let endless = config.max_age.is_zero() && config.retention != RetentionPolicy::WorkQueue;
+        if endless && !std::mem::replace(warned, true) {
+            tracing::warn!(
+                consumer = self.config.name,
+                stream = self.config.stream,
+                retention_s = self.config.retention_s,
+                "the stream keeps messages without a limit of age (max_age): one that is delivered again after \
+                 retention_s, to a durable consumer that was deleted and made anew for instance, would be handled a \
+                 second time; give the stream a max_age, or replay it under another consumer name only"
+            );
+        }
+        Ok(())
+    }
+
     fn pinned(&self) -> bool {
-        self.config.order == Order::Key && self.client.is_server_compatible(2, 11, 0)
+        self.config.order.keeps_keys() && self.client.is_server_compatible(2, 11, 0)
     }
 
     fn ordered(&self) -> bool {
-        self.config.order == Order::Key && self.client.is_server_compatible(2, 14, 0)
+        self.config.order.keeps_keys() && self.client.is_server_compatible(2, 14, 0)
     }
 }

@@ -14,6 +14,7 @@ use tower_service::Service;
 
 use super::incoming::{Content, Incoming};
 use super::lanes::{Lane, Lanes};
+use super::letters::{Letter, Letters};
 use super::pause::Pause;
 use super::subscription::Subscription;
 use super::worker::{Verdict, Worker};
@@ -44,13 +45,21 @@ pub(super) struct Running<S> {
     ackers: HashMap<u64, Acker>,
     /// What the server is still to be told.
     answers: VecDeque<Answer>,
-    handlers: JoinSet<(Lane, Held, Verdict)>,
+    handlers: JoinSet<Ran>,
+    /// How many events wait in their lanes.
+    waiting: usize,
+    /// When a batch may start that is not full.
+    batch_at: Instant,
     probes: JoinSet<bool>,
     pause: Pause,
+    letters: Letters,
     alive_at: Instant,
     tidy_at: Instant,
     tidying: JoinSet<()>,
 }
+
+/// What ran: of each lane its events, in order, with what is to become of them.
+type Ran = Vec<(Lane, Vec<(Held, Verdict)>)>;
 
 enum Answer {
     /// This message is done with.
@@ -61,10 +70,21 @@ enum Answer {
 
 #[derive(Debug)]
 struct Held {
-    sequence: u64,
+    origin: Origin,
     again: bool,
     alone: bool,
+    /// Not in a batch.
+    singly: bool,
     content: Arc<Content>,
+}
+
+/// Where an event was taken from.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Origin {
+    /// This place in the stream.
+    Stream(u64),
+    /// This position among the dead letters.
+    Letter(i64),
 }
 
 impl<S> Running<S>
@@ -75,7 +95,9 @@ where
         + 'static,
 {
     pub(super) fn new(worker: Worker<S>, client: async_nats::Client) -> Self {
+        let letters = Letters::new(worker.rules.store.clone(), &worker.rules.config);
         Self {
+            letters,
             worker,
             client,
             lanes: Lanes::new(),
@@ -84,6 +106,8 @@ where
             ackers: HashMap::new(),
             answers: VecDeque::new(),
             handlers: JoinSet::new(),
+            waiting: 0,
+            batch_at: Instant::now(),
             probes: JoinSet::new(),
             pause: Pause::new(),
             alive_at: Instant::now(),
@@ -102,7 +126,7 @@ where
         loop {
             self.start_handlers();
             // With an order the server sends no more than may be held; without, this process must not ask.
-            let room = config.order == Order::Key || self.ackers.len() < config.prefetch;
+            let room = config.order.keeps_keys() || self.ackers.len() < config.prefetch;
             tokio::select! {
                 message = subscription.next(), if room => match message {
                     Ok(arrival) => {
@@ -174,30 +198,111 @@ where
                 }
                 return;
             }
-            match self.lanes.take() {
-                Some((lane, held)) if held.alone => self.alone.push_back((lane, held)),
-                Some((lane, held)) => self.start(lane, held),
-                None => return,
+            if !self.start_next() {
+                return;
             }
         }
+    }
+
+    /// Starts what is next, if anything is.
+    fn start_next(&mut self) -> bool {
+        let most = match self.worker.batches {
+            Some(_) if self.lingers() => return false,
+            Some(_) => self.worker.rules.config.batch_size,
+            None => 0,
+        };
+        let (mut batch, mut events) = (Vec::new(), 0);
+        while let Some((lane, held)) = self.lanes.take() {
+            self.waiting = self.waiting.saturating_sub(1);
+            if (held.alone || held.singly) && !batch.is_empty() {
+                // Next time.
+                self.waiting += 1;
+                self.lanes.retry(lane, [held], Instant::now());
+            } else if held.alone {
+                self.alone.push_back((lane, held));
+                return true;
+            } else if held.singly || most == 0 {
+                self.start(lane, held);
+            } else {
+                let mut together = vec![held];
+                while events + together.len() < most
+                    && let Some(next) =
+                        self.lanes.take_also(&lane, |next| !next.singly && !next.alone)
+                {
+                    self.waiting = self.waiting.saturating_sub(1);
+                    together.push(next);
+                }
+                events += together.len();
+                batch.push((lane, together));
+                if events < most {
+                    continue;
+                }
+            }
+            break;
+        }
+        let any = !batch.is_empty();
+        if any {
+            self.start_batch(batch);
+        }
+        any || self.lanes.any_ready()
+    }
+
+    /// Whether there are too few events for a batch, and others may come.
+    fn lingers(&self) -> bool {
+        self.waiting < self.worker.rules.config.batch_size && Instant::now() < self.batch_at
+    }
+
+    fn start_batch(&mut self, batch: Vec<(Lane, Vec<Held>)>) {
+        let worker = self.worker.clone();
+        self.handlers.spawn(async move {
+            let held = batch.iter().flat_map(|(_, held)| held);
+            let contents: Vec<_> = held.map(|held| held.content.clone()).collect();
+            let mut verdicts = worker.handle_batch(&contents).await.into_iter();
+            let mut with_verdict = |held| (held, verdicts.next().unwrap_or(Verdict::Singly));
+            let ran = batch
+                .into_iter()
+                .map(|(lane, held)| (lane, held.into_iter().map(&mut with_verdict).collect()));
+            ran.collect()
+        });
     }
 
     fn start(&mut self, lane: Lane, held: Held) {
         let worker = self.worker.clone();
         self.handlers.spawn(async move {
-            let verdict = worker.handle(held.content.clone(), held.again, held.alone).await;
-            (lane, held, verdict)
+            let verdict = match held.origin {
+                Origin::Stream(_) => {
+                    worker.handle(held.content.clone(), held.again, held.alone).await
+                }
+                Origin::Letter(_) => worker.handle_letter(held.content.clone(), held.alone).await,
+            };
+            vec![(lane, vec![(held, verdict)])]
         });
     }
 
     fn hold(&mut self, incoming: Incoming) {
-        let lane = incoming.lane(self.worker.rules.config.order == Order::Key);
+        let lane = incoming.lane(self.worker.rules.config.order.keeps_keys());
         let Incoming { sequence, stored, again, content, acker } = incoming;
         self.worker.rules.reporter.holds(sequence, stored);
         // One that is held already has come again; only the way to acknowledge it is new.
         if self.ackers.insert(sequence, acker).is_none() {
-            self.lanes.push(lane, Held { sequence, again, alone: false, content });
+            if self.waiting == 0 {
+                self.batch_at = Instant::now() + self.worker.rules.config.batch_linger();
+            }
+            self.waiting += 1;
+            // What was delivered before may have killed a process: it is marked, and that one by one.
+            let singly = again || content.event().is_none();
+            let origin = Origin::Stream(sequence);
+            self.lanes.push(lane, Held { origin, again, alone: false, singly, content });
         }
+    }
+
+    fn hold_letter(&mut self, letter: Letter) {
+        let Letter { position, content } = letter;
+        // Marked as begun each time, because the stream does not deliver it again.
+        let origin = Origin::Letter(position);
+        let held = Held { origin, again: true, alone: false, singly: true, content };
+        self.waiting += 1;
+        self.lanes.push(Lane::Letter(position), held);
     }
 
     /// One step of everything but the subscription. Safe to cancel: an answer stays in its queue until it is
@@ -216,12 +321,17 @@ where
         }
         let far = Instant::now() + Duration::from_secs(3600);
         let due = self.lanes.next_due().unwrap_or(far);
+        let batch_at = match self.worker.batches {
+            Some(_) if self.waiting > 0 && self.lingers() => self.batch_at,
+            _ => far,
+        };
+        let look_at = self.letters.look_at().filter(|_| self.pause.is_open()).unwrap_or(far);
         let probe_at = self.pause.probe_at().filter(|_| self.probes.is_empty()).unwrap_or(far);
         tokio::select! {
             Some(ended) = self.handlers.join_next() => {
                 // A task of ours neither panics nor is cancelled, but for `finish`.
-                if let Ok((lane, held, verdict)) = ended {
-                    self.settle(lane, held, verdict);
+                for (lane, events) in ended.into_iter().flatten() {
+                    self.settle(lane, events);
                 }
             }
             Some(well) = self.probes.join_next() => {
@@ -230,6 +340,11 @@ where
                     self.worker.rules.reporter.paused(None);
                 }
             }
+            found = self.letters.found() => {
+                found.into_iter().for_each(|letter| self.hold_letter(letter));
+            }
+            () = sleep_until(look_at) => self.letters.look(),
+            () = sleep_until(batch_at) => {}
             () = sleep_until(due) => self.lanes.wake(Instant::now()),
             () = sleep_until(probe_at) => {
                 let store = self.worker.rules.store.clone();
@@ -259,45 +374,70 @@ where
         }
     }
 
-    fn settle(&mut self, lane: Lane, mut held: Held, verdict: Verdict) {
-        if held.alone {
-            self.alone_runs = false;
-        }
-        if matches!(verdict, Verdict::Retry(_)) {
-            self.worker.rules.reporter.meter.retry();
-        }
-        let kind = match verdict {
-            Verdict::Done => AckKind::Ack,
-            Verdict::Dead => AckKind::Term,
-            Verdict::Retry(wait) if self.worker.rules.config.order == Order::None => {
-                // Without an order it need not wait here.
-                AckKind::Nak(Some(wait))
+    /// The events of a lane have run.
+    fn settle(&mut self, lane: Lane, events: Vec<(Held, Verdict)>) {
+        let now = Instant::now();
+        let (mut back, mut at) = (Vec::new(), now);
+        for (mut held, verdict) in events {
+            if held.alone {
+                self.alone_runs = false;
             }
-            Verdict::Retry(wait) => {
-                held.alone = false;
-                self.lanes.retry(lane, held, Instant::now() + wait);
-                return;
+            match &verdict {
+                Verdict::Retry(_) => self.worker.rules.reporter.meter.retry(),
+                Verdict::Environment(error) => {
+                    self.give_back(true);
+                    self.pause.environment_failed(&self.worker.rules.config.name, error);
+                    self.worker.rules.reporter.paused(Some(error));
+                }
+                _ => {}
             }
-            Verdict::Alone => {
+            if matches!(verdict, Verdict::Alone) {
+                // It ran by itself, and its lane waits for it.
                 held.alone = true;
                 self.alone.push_back((lane, held));
                 return;
             }
-            Verdict::Environment(error) => {
-                self.give_back(true);
-                self.pause.environment_failed(&self.worker.rules.config.name, &error);
-                self.worker.rules.reporter.paused(Some(&error));
-                self.lanes.retry(lane, held, Instant::now());
-                return;
+            let sequence = match held.origin {
+                Origin::Stream(sequence) => sequence,
+                // Whatever became of it stands in the table.
+                Origin::Letter(position) => {
+                    self.letters.gone(position);
+                    continue;
+                }
+            };
+            let kind = match verdict {
+                Verdict::Done => AckKind::Ack,
+                Verdict::Dead => AckKind::Term,
+                // Without an order it need not wait here.
+                Verdict::Retry(wait) if self.worker.rules.config.order == Order::None => {
+                    AckKind::Nak(Some(wait))
+                }
+                Verdict::Retry(wait) => {
+                    at = at.max(now + wait);
+                    back.push(Held { alone: false, singly: true, ..held });
+                    continue;
+                }
+                Verdict::Singly => {
+                    back.push(Held { singly: true, ..held });
+                    continue;
+                }
+                Verdict::Environment(_) | Verdict::Alone | Verdict::Behind => {
+                    back.push(held);
+                    continue;
+                }
+            };
+            if matches!(kind, AckKind::Ack) {
+                self.pause.handled();
             }
-        };
-        if matches!(kind, AckKind::Ack) {
-            self.pause.handled();
+            self.worker.rules.reporter.let_go(sequence);
+            if let Some(acker) = self.ackers.remove(&sequence) {
+                self.answers.push_back(Answer::Final(Box::new(acker), kind));
+            }
         }
-        self.lanes.done(lane);
-        self.worker.rules.reporter.let_go(held.sequence);
-        if let Some(acker) = self.ackers.remove(&held.sequence) {
-            self.answers.push_back(Answer::Final(Box::new(acker), kind));
+        self.waiting += back.len();
+        match back.is_empty() {
+            true => self.lanes.done(lane),
+            false => self.lanes.retry(lane, back, at),
         }
     }
 }

@@ -14,6 +14,7 @@ use super::limit::TookTooLong;
 use super::status::Reporter;
 use super::suspects::{Ruling, Suspects};
 use super::{BoxError, ConsumerConfig};
+use crate::batch::{End, RunBatch};
 use crate::delivery::{Delivery, Outcome};
 use crate::error::{InboxError, full_text};
 use crate::failure::{Fault, HandlerError};
@@ -32,12 +33,17 @@ pub(super) enum Verdict {
     Alone,
     /// Nothing can be handled now.
     Environment(String),
+    /// Not run, because an event before it in its lane failed: comes again behind that one.
+    Behind,
+    /// Its batch was undone as a whole: comes again at once, and not in a batch.
+    Singly,
 }
 
 /// What all events of a consumer share.
 #[derive(Clone)]
 pub(super) struct Worker<S> {
     pub(super) service: S,
+    pub(super) batches: Option<Arc<dyn RunBatch>>,
     pub(super) rules: Rules,
 }
 
@@ -62,8 +68,14 @@ where
         alone: bool,
     ) -> Verdict {
         let name = &self.rules.config.name;
-        let event = match &*content {
-            Content::Event(event) => event,
+        match &*content {
+            Content::Event(event) => {
+                if again && let Some(verdict) = self.rules.begin_again(&content, event, alone).await
+                {
+                    return verdict;
+                }
+                self.run(&content, event, false).await
+            }
             Content::Undecodable { id, error, .. } => {
                 tracing::error!(
                     consumer = name,
@@ -71,33 +83,99 @@ where
                     error,
                     "not an event; a dead letter"
                 );
-                return self.rules.bury(&content, id, "undecodable", error, 0).await;
+                self.rules.bury(&content, id, "undecodable", error, 0).await
             }
+        }
+    }
+
+    /// Handles many events at once, if they are events and there is a handler for that.
+    pub(super) async fn handle_batch(self, contents: &[Arc<Content>]) -> Vec<Verdict> {
+        let events: Vec<_> = contents.iter().filter_map(|content| content.event()).collect();
+        let Some(batches) = self.batches.filter(|_| events.len() == contents.len()) else {
+            return contents.iter().map(|_| Verdict::Singly).collect();
         };
-        if again && let Some(verdict) = self.rules.begin_again(&content, event, alone).await {
+        let rules = self.rules;
+        let name = &rules.config.name;
+        let began = Instant::now();
+        let run = AssertUnwindSafe(batches.run(&rules.store, &events)).catch_unwind().await;
+        let error = match run {
+            Ok(Ok(ends)) => {
+                let took = began.elapsed();
+                let mut verdicts = Vec::with_capacity(ends.len());
+                for (end, (content, event)) in ends.into_iter().zip(contents.iter().zip(&events)) {
+                    verdicts.push(match end {
+                        End::Well(outcome) => {
+                            rules.ended_well(event, outcome, took).await;
+                            Verdict::Done
+                        }
+                        End::Failed(error) => rules.failed(content, event, &error, took).await,
+                        End::Behind => Verdict::Behind,
+                    });
+                }
+                return verdicts;
+            }
+            Ok(Err(error)) => error,
+            Err(_) => InboxError::handler(HandlerError::transient("an event could not be read")),
+        };
+        let text = full_text(&error);
+        if rules.fault_of(&error).await == Fault::Environment {
+            return contents.iter().map(|_| Verdict::Environment(text.clone())).collect();
+        }
+        let events = contents.len();
+        tracing::debug!(
+            consumer = name,
+            events,
+            error = text,
+            "a batch failed; its events run one by one"
+        );
+        contents.iter().map(|_| Verdict::Singly).collect()
+    }
+
+    /// Handles a parked event. What becomes of it stands in the database.
+    pub(super) async fn handle_letter(mut self, content: Arc<Content>, alone: bool) -> Verdict {
+        let Content::Event(event) = &*content else {
+            return Verdict::Done;
+        };
+        // Marked as begun each time, because no redelivery tells that a process died of it.
+        if let Some(verdict) = self.rules.begin_again(&content, event, alone).await {
             return verdict;
         }
+        let verdict = self.run(&content, event, true).await;
+        if let Verdict::Retry(wait) = &verdict
+            && let Err(error) = self.rules.store.rest(event.id().as_str(), *wait).await
+        {
+            tracing::debug!(event_id = %event.id(), %error, "a parked event waits longer than it should");
+        }
+        verdict
+    }
+
+    async fn run(
+        &mut self,
+        content: &Content,
+        event: &Arc<RawEvent>,
+        dead_letter: bool,
+    ) -> Verdict {
         let began = Instant::now();
-        match call(&mut self.service, event).await {
+        match call(&mut self.service, event, dead_letter).await {
             Ok(outcome) => {
-                match outcome {
-                    Outcome::Duplicate => self.rules.skipped(event.id().as_str()).await,
-                    Outcome::Handled => self.rules.reporter.meter.handled(began.elapsed()),
-                }
-                self.rules.suspects.ended(event.id().as_str());
+                self.rules.ended_well(event, outcome, began.elapsed()).await;
                 Verdict::Done
             }
-            Err(error) => self.rules.failed(&content, event, &error, began.elapsed()).await,
+            Err(error) => self.rules.failed(content, event, &error, began.elapsed()).await,
         }
     }
 }
 
 /// Calls the service. Its panic is a failure.
-async fn call<S>(service: &mut S, event: &Arc<RawEvent>) -> Result<Outcome, InboxError>
+async fn call<S>(
+    service: &mut S,
+    event: &Arc<RawEvent>,
+    dead_letter: bool,
+) -> Result<Outcome, InboxError>
 where
     S: Service<Delivery, Response = Outcome, Error: Into<BoxError>, Future: Send> + Send,
 {
-    let delivery = Delivery::from(event.clone());
+    let delivery = Delivery { event: event.clone(), dead_letter };
     let called = AssertUnwindSafe(async move {
         std::future::poll_fn(|cx| service.poll_ready(cx)).await?;
         service.call(delivery).await
@@ -145,6 +223,22 @@ impl Rules {
             }
             Err(error) => Some(Verdict::Environment(full_text(&error))),
         }
+    }
+
+    /// The event has ended without a failure.
+    async fn ended_well(&self, event: &RawEvent, outcome: Outcome, took: Duration) {
+        let id = event.id().as_str();
+        match outcome {
+            Outcome::Handled => self.reporter.meter.handled(took),
+            Outcome::Duplicate => self.skipped(id).await,
+            Outcome::Parked => tracing::debug!(
+                consumer = self.config.name,
+                event_id = id,
+                key = event.key(),
+                "parked behind a dead letter of its key"
+            ),
+        }
+        self.suspects.ended(id);
     }
 
     /// The event is handled already. A process that was slow to see it may have left a failure behind.

@@ -22,7 +22,7 @@ use crate::http::problem::Refusal;
 use crate::http::requests::{Answer, Identity, Known};
 use crate::http::verdict::Verdict;
 use crate::http::{fingerprint, key, scope};
-use crate::layer::commit;
+use crate::store::commit;
 
 type BoxError = Box<dyn std::error::Error + Send + Sync>;
 

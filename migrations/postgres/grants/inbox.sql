@@ -1,20 +1,20 @@
 -- What each role may do with the inbox's tables.
 
--- The consumer: records what it has handled, counts failed attempts, and gives events up. It cannot remove
--- or change what is recorded as handled, nor touch the outbox: a handler that publishes is a writer too
+-- The consumer: records what it has handled, counts failed attempts, and gives events up. It removes what it
+-- recorded when that is past its retention, and when an event is to be handled after all; locking a row first
+-- takes the right to update one column. It cannot touch the outbox: a handler that publishes is a writer too
 -- (`grant pillarbox_writer to pillarbox_consumer`). Its handlers need rights of their own on the
 -- service's tables.
 grant usage on schema pillarbox to pillarbox_consumer;
-grant select, insert on pillarbox.inbox to pillarbox_consumer;
+grant select, insert, update (processed_at), delete on pillarbox.inbox to pillarbox_consumer;
 grant select, insert, update, delete on pillarbox.inbox_failure to pillarbox_consumer;
 grant select, insert, update on pillarbox.inbox_dead_letter to pillarbox_consumer;
 -- A service of HTTP commands is a consumer too: it looks up and stores answers.
 grant select, insert on pillarbox.inbox_request to pillarbox_consumer;
 
--- The operator looks at dead letters and resolves them; for one that is to be handled again it also removes
--- the note that it is done.
+-- The operator looks at dead letters and resolves them; one that is to be handled again is left to its consumer.
 grant usage on schema pillarbox to pillarbox_operator;
-grant select, delete on pillarbox.inbox to pillarbox_operator;
+grant select on pillarbox.inbox to pillarbox_operator;
 grant select on pillarbox.inbox_dead_letter to pillarbox_operator;
 grant update (state, resolved_at) on pillarbox.inbox_dead_letter to pillarbox_operator;
 -- Removing old answers locks them first, which takes the right to update.

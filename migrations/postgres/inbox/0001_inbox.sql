@@ -16,9 +16,7 @@ create table if not exists pillarbox.inbox (
     processed_at timestamptz not null default clock_timestamp(),
     primary key (consumer, event_id)
 );
-
--- Removing old rows in batches walks them by age.
-create index if not exists inbox_processed_at on pillarbox.inbox using brin (processed_at);
+-- No index by age: old rows are removed by walking the table a piece at a time, which costs the insert nothing.
 
 -- Events that failed and will be tried again. Written after the handler's rollback, removed with its
 -- success or with the dead letter. `started` is how often an event that was delivered before was begun without
@@ -35,7 +33,17 @@ create table if not exists pillarbox.inbox_failure (
 );
 
 -- Events that were given up, whole, so that they can be looked at and tried again.
+--
+--   dead       given up, until somebody retries or discards it
+--   parked     waits for the consumer to handle it: it was retried, or, with order = "strict", stands behind a
+--              dead event of its key
+--   retried    handled after all
+--   discarded  not to be handled
+--
+-- `position` is the order in which they came. `due_at` is when a parked one may be taken: a process that takes
+-- it moves it forward, and so has it for itself until then.
 create table if not exists pillarbox.inbox_dead_letter (
+    position        bigint      not null generated always as identity,
     consumer        text        not null,
     event_id        text        not null,
     event_type      text        null,
@@ -49,9 +57,14 @@ create table if not exists pillarbox.inbox_dead_letter (
     first_failed_at timestamptz not null,
     dead_at         timestamptz not null default clock_timestamp(),
     state           text        not null default 'dead' check (state in ('dead', 'parked', 'retried', 'discarded')),
+    due_at          timestamptz null,
     resolved_at     timestamptz null,
     primary key (consumer, event_id)
 );
+
+create index if not exists inbox_dead_letter_open
+    on pillarbox.inbox_dead_letter (consumer, key, position)
+    where state in ('dead', 'parked');
 
 -- HTTP requests that have been answered, by their Idempotency-Key. Written in the transaction of the handler's
 -- own writes, like the inbox row of an event, but at its end, when there is an answer. `scope` is whose key it

@@ -2,9 +2,8 @@
 
 use clap::{Args, Subcommand};
 use pillarbox_relay::dead_letters::{DeadLetter, DeadLetters, Filter, Side, State};
-use pillarbox_relay::jetstream;
 
-use super::settings::{Flags, TablesAndBroker};
+use super::settings::{Flags, Tables};
 use super::{Done, age, pool, print};
 
 /// Look at events that were given up, try them again, or discard them.
@@ -56,7 +55,7 @@ enum Action {
 #[derive(Debug, Args)]
 struct Which {
     #[command(flatten)]
-    flags: Flags<TablesAndBroker>,
+    flags: Flags<Tables>,
     #[command(flatten)]
     side: SideFlags,
     /// Only those of this relay or consumer.
@@ -156,15 +155,10 @@ impl DeadLettersCommand {
                 }
             }
             Action::Retry { which, chosen } => {
-                let config = which.flags.outbox()?;
                 let letters = which.letters().await?;
-                let broker = match which.side.inbox && !chosen.dry_run {
-                    true => Some(jetstream(&config.nats_url, &config.nats).await?),
-                    false => None,
-                };
                 let dead = Some(State::Dead);
                 each(&letters, &which, &chosen, dead, "retried", async |letter| {
-                    Ok(letters.retry(letter, broker.as_ref()).await?)
+                    Ok(letters.retry(letter).await?)
                 })
                 .await
             }

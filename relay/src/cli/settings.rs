@@ -49,10 +49,6 @@ pub(crate) struct Shipped;
 #[derive(Clone, Debug)]
 pub(crate) struct Surroundings;
 
-/// Where the tables are, and how the broker is spoken to.
-#[derive(Clone, Debug)]
-pub(crate) struct TablesAndBroker;
-
 impl Which for All {
     fn has(_: &str) -> bool {
         true
@@ -84,12 +80,6 @@ impl Which for Shipped {
 impl Which for Surroundings {
     fn has(name: &str) -> bool {
         Shipped::has(name) || name == "retention_s"
-    }
-}
-
-impl Which for TablesAndBroker {
-    fn has(name: &str) -> bool {
-        Tables::has(name) || name.starts_with("nats")
     }
 }
 

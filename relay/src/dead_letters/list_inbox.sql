@@ -18,7 +18,7 @@ select
     extract(epoch from clock_timestamp() - dead_at)::float8 as age
 from pillarbox.inbox_dead_letter
 where
-    state = 'dead'
+    state in ('dead', 'parked')
     and ($8::text is null or state = $8)
     and ($1::text is null or event_id = $1)
     and ($2::text is null or reason = $2)
@@ -26,5 +26,5 @@ where
     and ($4::text is null or key = $4)
     and ($5::text is null or consumer = $5)
     and dead_at <= clock_timestamp() - $6 * interval '1 second'
-order by dead_at, consumer, event_id
+order by dead_at, position
 limit $7

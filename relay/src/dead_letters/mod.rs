@@ -3,10 +3,10 @@
 //! | side | why it is there | a retry |
 //! |---|---|---|
 //! | outbox | the broker can never store it ([`Fault`](crate::sink::Fault)) | is parked until the relay ships it, under its id and a new `Nats-Msg-Id` |
-//! | inbox | a handler gave it up | is published again under its id and a new `Nats-Msg-Id`; other consumers skip it as a duplicate |
+//! | inbox | a handler gave it up | is parked until its consumer handles it, from the table; nothing is published again |
 //!
 //! ```text
-//!   dead ── retry ──► (outbox: parked ──►) retried      (dead again if it fails again)
+//!   dead ── retry ──► parked ──► retried      (dead again if it fails again)
 //!     └── discard ──► discarded
 //! ```
 //!
@@ -16,10 +16,8 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use async_nats::HeaderMap;
-use async_nats::jetstream::Context;
 use bytes::Bytes;
-use pillarbox_event::{EventId, RawEvent, header};
+use pillarbox_event::{EventId, RawEvent};
 use serde::Serialize;
 use sqlx::postgres::{PgArguments, PgRow, Postgres};
 use sqlx::query::Query;
@@ -62,7 +60,7 @@ pub struct Filter {
 pub enum State {
     /// Given up.
     Dead,
-    /// Waits for the relay to ship it, or behind a dead event of its key.
+    /// Waits for the relay to ship it, or for the consumer to handle it, or behind a dead event of its key.
     Parked,
 }
 
@@ -148,21 +146,6 @@ pub enum RetryError {
         /// What is wrong with it.
         reason: String,
     },
-    /// No connection to a broker was given.
-    #[error("dead letter {event_id} was not retried: that takes a broker to publish it to")]
-    NoBroker {
-        /// The event's id.
-        event_id: String,
-    },
-    /// The broker did not take it.
-    #[error("dead letter {event_id} was not retried: the broker did not take it")]
-    Broker {
-        /// The event's id.
-        event_id: String,
-        /// What the client said.
-        #[source]
-        source: async_nats::jetstream::context::PublishError,
-    },
 }
 
 /// The dead letters of one side of one database.
@@ -221,18 +204,14 @@ impl DeadLetters {
         filtered(&self.count, filter, i64::MAX).fetch_one(&self.pool).await?.try_get(0)
     }
 
-    /// Tries one again. `false` if it is not dead any more. The inbox side needs a `broker`.
+    /// Tries one again. `false` if it is not dead any more.
     ///
     /// On the outbox side, the relay ships it within about a second of its next poll. It comes behind the
     /// events of its key that went on without it, which with `order = "strict"` are none.
     ///
     /// # Errors
     /// [`RetryError`]; it is as it was then.
-    pub async fn retry(
-        &self,
-        letter: &DeadLetter,
-        broker: Option<&Context>,
-    ) -> Result<bool, RetryError> {
+    pub async fn retry(&self, letter: &DeadLetter) -> Result<bool, RetryError> {
         let database = |source| RetryError::Database { event_id: letter.event_id.clone(), source };
         match self.side {
             Side::Outbox => {
@@ -243,24 +222,8 @@ impl DeadLetters {
                 retried.and_then(|row| row.try_get(0)).map_err(database)
             }
             Side::Inbox => {
-                let event = letter.event()?;
-                let broker = broker
-                    .ok_or_else(|| RetryError::NoBroker { event_id: letter.event_id.clone() })?;
-                let mut tx = self.pool.begin().await.map_err(database)?;
-                if !self
-                    .inbox
-                    .release(&mut *tx, &letter.owner, &letter.event_id)
-                    .await
-                    .map_err(database)?
-                {
-                    return Ok(false);
-                }
-                publish_again(&event, broker).await.map_err(|source| RetryError::Broker {
-                    event_id: letter.event_id.clone(),
-                    source,
-                })?;
-                tx.commit().await.map_err(database)?;
-                Ok(true)
+                letter.event()?;
+                self.inbox.retry(&letter.owner, &letter.event_id).await.map_err(database)
             }
         }
     }
@@ -317,24 +280,6 @@ impl DeadLetter {
         )
         .map_err(|error| not_an_event(error.to_string()))
     }
-}
-
-/// Publishes an event that the broker may have seen of late, so under another message id.
-async fn publish_again(
-    event: &RawEvent,
-    broker: &Context,
-) -> Result<(), async_nats::jetstream::context::PublishError> {
-    let mut headers = HeaderMap::new();
-    headers
-        .insert(header::NATS_MSG_ID, format!("{}#{}", event.id(), uuid::Uuid::now_v7().simple()));
-    for (name, value) in event.wire_headers() {
-        headers.insert(name, value.as_ref());
-    }
-    broker
-        .publish_with_headers(event.topic().to_owned(), headers, event.payload().clone())
-        .await?
-        .await?;
-    Ok(())
 }
 
 fn read(row: &PgRow) -> Result<DeadLetter, sqlx::Error> {

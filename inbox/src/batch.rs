@@ -1,0 +1,353 @@
+//! Many events in one transaction.
+//!
+//! A projection or an import is bound by its commits. A [`BatchHandler`] takes many events at a time, recorded
+//! by one statement and committed by one commit:
+//!
+//! ```text
+//!   begin ─ record all ─ savepoint ─ handler(all) ─ release ─ commit
+//!                            │            │ fails
+//!                            │            ▼
+//!                            │   roll back to the savepoint; the first half by itself, then the second half,
+//!                            │   and so on, until those that fail stand alone
+//!                            └── what failed is recorded no more; the rest commits
+//! ```
+//!
+//! Behind an event that failed, the later ones of its key are left out, and come again behind it. What failed is
+//! counted, tried again, and given up one by one, as without batches. A failure that is nobody's, a handler that
+//! takes too long, and a commit that fails undo the whole batch, and its events run one by one.
+
+use std::collections::{HashMap, HashSet};
+use std::future::Future;
+use std::marker::PhantomData;
+use std::panic::AssertUnwindSafe;
+use std::sync::Arc;
+use std::time::Duration;
+
+use futures::FutureExt;
+use futures::future::BoxFuture;
+use pillarbox_event::{FromEvent, RawEvent};
+use tokio::time::timeout;
+
+use crate::consumer::TookTooLong;
+use crate::delivery::Outcome;
+use crate::error::InboxError;
+use crate::failure::{Fault, HandlerError};
+use crate::handler::{Handler, Received, Tx};
+use crate::layer::{PATIENCE, panic_text};
+use crate::store::{Begun, Store};
+
+/// Handles many events of one type in one transaction. State lives in `self`; a plain function will do without:
+/// [`batch_fn`]. One of [`RawEvent`] takes events of every type.
+///
+/// ```
+/// use pillarbox_event::RawEvent;
+/// use pillarbox_inbox::{BatchHandler, HandlerError, Received, Tx};
+///
+/// struct Import;
+///
+/// impl BatchHandler<RawEvent> for Import {
+///     async fn handle(&self, tx: &mut Tx, events: &[Received<RawEvent>]) -> Result<(), HandlerError> {
+///         let ids: Vec<&str> = events.iter().map(|event| event.id().as_str()).collect();
+///         sqlx::query("insert into imported (id) select unnest($1::text[])")
+///             .bind(ids)
+///             .execute(&mut **tx)
+///             .await?;
+///         Ok(())
+///     }
+/// }
+/// ```
+///
+/// The events stand in order, per key. The same event may be handed in again in another slice, after a rollback:
+/// when one of a slice fails, the handler is called for parts of it. So it writes only through `tx`, and keeps
+/// nothing in `self` that a rollback would not undo. The future may be dropped at any await.
+///
+/// What it publishes has no single cause: give it one with
+/// [`Context::scope`](pillarbox_event::Context::scope) where that matters.
+pub trait BatchHandler<E>: Send + Sync + 'static {
+    /// Handles one event or more: all of them, or none.
+    fn handle(
+        &self,
+        tx: &mut Tx,
+        events: &[Received<E>],
+    ) -> impl Future<Output = Result<(), HandlerError>> + Send;
+}
+
+/// Makes a batch handler of a plain `async fn(&mut Tx, Vec<Received<Event>>) -> Result<(), HandlerError>`, for
+/// events that are `Clone`.
+pub fn batch_fn<F, E>(function: F) -> BatchFn<F, E>
+where
+    F: for<'t> crate::handler::HandlerFunction<'t, Vec<Received<E>>>,
+{
+    BatchFn { function, event: PhantomData }
+}
+
+/// See [`batch_fn`].
+#[derive(Debug)]
+pub struct BatchFn<F, E> {
+    function: F,
+    event: PhantomData<fn(E)>,
+}
+
+impl<F, E> BatchHandler<E> for BatchFn<F, E>
+where
+    F: for<'t> crate::handler::HandlerFunction<'t, Vec<Received<E>>> + 'static,
+    E: Clone + Send + Sync + 'static,
+{
+    async fn handle(&self, tx: &mut Tx, events: &[Received<E>]) -> Result<(), HandlerError> {
+        self.function.call(tx, events.to_vec()).await
+    }
+}
+
+/// A batch handler as one of single events.
+#[derive(Debug)]
+pub(crate) struct One<H>(pub(crate) Arc<H>);
+
+impl<H, E> Handler<Received<E>> for One<H>
+where
+    H: BatchHandler<E>,
+    E: FromEvent + Send + Sync + 'static,
+{
+    async fn handle(&self, tx: &mut Tx, event: Received<E>) -> Result<(), HandlerError> {
+        self.0.handle(tx, std::slice::from_ref(&event)).await
+    }
+}
+
+/// What became of an event of a batch.
+#[derive(Debug)]
+pub(crate) enum End {
+    Well(Outcome),
+    Failed(InboxError),
+    /// Left out: an event before it in its key failed, or is the same.
+    Behind,
+}
+
+/// Handles batches, whatever the type of their events.
+pub(crate) trait RunBatch: Send + Sync {
+    /// What became of each. An error has undone all of it.
+    fn run<'a>(
+        &'a self,
+        store: &'a Store,
+        events: &'a [Arc<RawEvent>],
+    ) -> BoxFuture<'a, Result<Vec<End>, InboxError>>;
+}
+
+/// A batch handler with its settings.
+#[derive(Debug)]
+pub(crate) struct Batches<H, E> {
+    pub(crate) handler: Arc<H>,
+    pub(crate) longest: Duration,
+    /// Whether an event that fails holds back its key.
+    pub(crate) keeps_keys: bool,
+    pub(crate) event: PhantomData<fn(E)>,
+}
+
+impl<H, E> RunBatch for Batches<H, E>
+where
+    H: BatchHandler<E>,
+    E: FromEvent + Send + Sync + 'static,
+{
+    fn run<'a>(
+        &'a self,
+        store: &'a Store,
+        events: &'a [Arc<RawEvent>],
+    ) -> BoxFuture<'a, Result<Vec<End>, InboxError>> {
+        Box::pin(self.run_batch(store, events))
+    }
+}
+
+/// Events of a batch that are handled together, and their places in it.
+type Part<E> = Vec<(usize, Received<E>)>;
+
+impl<H, E> Batches<H, E>
+where
+    H: BatchHandler<E>,
+    E: FromEvent + Send + Sync + 'static,
+{
+    async fn run_batch(
+        &self,
+        store: &Store,
+        events: &[Arc<RawEvent>],
+    ) -> Result<Vec<End>, InboxError> {
+        let begun = timeout(PATIENCE, begin(store, events)).await;
+        let (Begun { mut tx, taken_at }, mut ends, known) =
+            begun.map_err(|_| InboxError::Slow { doing: "begin" })??;
+        let claimed: Vec<usize> =
+            (0..events.len()).filter(|place| ends[*place].is_none()).collect();
+        let mut part = Vec::with_capacity(claimed.len());
+        for &place in &claimed {
+            let event = &events[place];
+            match decode(event, known.get(event.id().as_str()).copied().flatten()) {
+                Ok(event) => part.push((place, event)),
+                Err(error) => ends[place] = Some(End::Failed(error)),
+            }
+        }
+        self.halve(&mut tx, part, events, &mut ends).await?;
+        let mut held_back = HashSet::new();
+        for (event, end) in events.iter().zip(&mut ends) {
+            let Some(key) = event.key().filter(|_| self.keeps_keys) else {
+                continue;
+            };
+            if matches!(end, Some(End::Failed(_))) && held_back.contains(key) {
+                *end = Some(End::Behind);
+            }
+            if !matches!(end, Some(End::Well(_))) {
+                held_back.insert(key);
+            }
+        }
+        let ends: Vec<End> = ends.into_iter().map(|end| end.unwrap_or(End::Behind)).collect();
+        let (mut undone, mut recovered) = (Vec::new(), Vec::new());
+        for place in claimed {
+            let id = events[place].id().as_str();
+            match ends[place] {
+                End::Well(_) if known.get(id).is_some_and(Option::is_some) => recovered.push(id),
+                End::Well(_) => {}
+                _ => undone.push(id),
+            }
+        }
+        let committed = timeout(PATIENCE, async {
+            if !undone.is_empty() {
+                store.unclaim(&mut *tx, &undone).await?;
+            }
+            if !recovered.is_empty() {
+                store.forget_all(&mut *tx, &recovered).await?;
+            }
+            store.commit(Begun { tx, taken_at }).await
+        });
+        match committed.await {
+            Ok(Ok(())) => Ok(ends),
+            Ok(Err(error)) => Err(InboxError::commit(error)),
+            Err(_) => Err(InboxError::Slow { doing: "commit" }),
+        }
+    }
+
+    /// Handles a part, or, if that fails, its halves, and so on: each as a whole or not at all.
+    async fn halve(
+        &self,
+        tx: &mut Tx,
+        part: Part<E>,
+        all: &[Arc<RawEvent>],
+        ends: &mut [Option<End>],
+    ) -> Result<(), InboxError> {
+        let mut parts = vec![part];
+        while let Some(mut part) = parts.pop() {
+            part.retain(|(place, event)| {
+                let key = event.raw().key().filter(|_| self.keeps_keys);
+                let before = all.iter().zip(ends.iter()).take(*place);
+                // Left out behind a failure of its key.
+                key.is_none()
+                    || !before.into_iter().any(|(other, end)| {
+                        matches!(end, Some(End::Failed(_))) && other.key() == key
+                    })
+            });
+            if part.is_empty() {
+                continue;
+            }
+            let (places, events): (Vec<usize>, Vec<Received<E>>) = part.into_iter().unzip();
+            match self.handle(tx, &events).await? {
+                Ok(()) => {
+                    for place in places {
+                        ends[place] = Some(End::Well(Outcome::Handled));
+                    }
+                }
+                Err(error) if places.len() == 1 => ends[places[0]] = Some(End::Failed(error)),
+                Err(_) => {
+                    let mut first: Part<E> = places.into_iter().zip(events).collect();
+                    let second = first.split_off(first.len() / 2);
+                    parts.push(second);
+                    parts.push(first);
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Calls the handler in a savepoint. The inner error has undone what it did; the outer one everything.
+    async fn handle(
+        &self,
+        tx: &mut Tx,
+        events: &[Received<E>],
+    ) -> Result<Result<(), InboxError>, InboxError> {
+        let run = async |tx: &mut Tx, sql: &'static str| {
+            sqlx::raw_sql(sql).execute(&mut **tx).await.map(drop)
+        };
+        let begun = run(tx, "savepoint pillarbox_batch").await;
+        begun.map_err(InboxError::database("set a savepoint"))?;
+        let handled = timeout(self.longest, self.handler.handle(tx, events));
+        let error = match AssertUnwindSafe(handled).catch_unwind().await {
+            Ok(Ok(Ok(()))) => match run(tx, "release savepoint pillarbox_batch").await {
+                Ok(()) => return Ok(Ok(())),
+                Err(error) => InboxError::commit(error),
+            },
+            Ok(Ok(Err(error))) => InboxError::handler(error),
+            // It may have stopped in the middle of a statement, which a rollback would wait for.
+            Ok(Err(_)) => {
+                return Err(InboxError::handler(HandlerError::transient(TookTooLong(
+                    self.longest,
+                ))));
+            }
+            Err(panic) => InboxError::handler(HandlerError::transient(panic_text(&*panic))),
+        };
+        if matches!(error.fault(), Fault::Environment | Fault::Conflict) {
+            return Err(error);
+        }
+        let undone =
+            run(tx, "rollback to savepoint pillarbox_batch; release savepoint pillarbox_batch")
+                .await;
+        undone.map_err(InboxError::database("roll back to a savepoint"))?;
+        Ok(Err(error))
+    }
+}
+
+/// The open transaction, what is decided already, and what is known of failed attempts at what was recorded.
+type Opened = (Begun, Vec<Option<End>>, HashMap<String, Option<u32>>);
+
+/// Opens a transaction and records the events in it.
+async fn begin(store: &Store, events: &[Arc<RawEvent>]) -> Result<Opened, InboxError> {
+    let mut begun = store.begin().await.map_err(InboxError::database("begin a transaction"))?;
+    let tx = &mut *begun.tx;
+    let mut ids = HashSet::with_capacity(events.len());
+    // The same event twice: the second comes again, and is a duplicate then.
+    let mut ends: Vec<Option<End>> = events
+        .iter()
+        .map(|event| (!ids.insert(event.id().as_str())).then_some(End::Behind))
+        .collect();
+    let ids: Vec<&str> = ids.into_iter().collect();
+    let known =
+        store.claim_all(&mut *tx, &ids).await.map_err(InboxError::database("record the events"))?;
+    for (event, end) in events.iter().zip(&mut ends) {
+        if end.is_none() && !known.contains_key(event.id().as_str()) {
+            *end = Some(End::Well(Outcome::Duplicate));
+        }
+    }
+    let keys: Vec<&str> = events.iter().filter_map(|event| event.key()).collect();
+    // After the claim, so that what made one of the duplicates a dead letter is seen.
+    let blocked = store.blocked(&mut *tx, &keys).await;
+    let blocked = blocked.map_err(InboxError::database("look for dead letters of the keys"))?;
+    for (event, end) in events.iter().zip(&mut ends) {
+        if end.is_none() && event.key().is_some_and(|key| blocked.contains(key)) {
+            let parked = async {
+                store.unclaim(&mut *tx, &[event.id().as_str()]).await?;
+                store.park(&mut *tx, event).await
+            };
+            parked.await.map_err(InboxError::database("park an event"))?;
+            *end = Some(End::Well(Outcome::Parked));
+        }
+    }
+    Ok((begun, ends, known))
+}
+
+/// Reads an event. What is not of the handler's type is a permanent failure.
+fn decode<E: FromEvent + Send + 'static>(
+    event: &Arc<RawEvent>,
+    failed: Option<u32>,
+) -> Result<Received<E>, InboxError> {
+    if let Some(accepted) = E::ACCEPTS.filter(|accepted| *accepted != event.event_type()) {
+        let error = format!(
+            "no handler for events of type {:?}: the batch handler takes {accepted:?}",
+            event.event_type()
+        );
+        return Err(InboxError::handler(HandlerError::permanent(error)));
+    }
+    Received::read(event, failed.unwrap_or(0) + 1)
+        .map_err(|error| InboxError::handler(HandlerError::permanent(error)))
+}

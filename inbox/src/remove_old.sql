@@ -1,0 +1,30 @@
+-- Removes old rows of a consumer from a piece of the table.
+--
+--   $1 consumer   $2 retention in seconds   $3 first block   $4 the block behind the last
+--
+-- The piece is read by its place on disk, so that the work is bounded whatever is found, and the table needs no
+-- index by age, for which every insert would pay. Nobody is waited for: a row that is in use is left for the next
+-- time. One process at a time removes; it says so, with how many rows went and how large the table is.
+with turn as materialized (
+    select pg_try_advisory_xact_lock(hashtextextended('pillarbox.inbox ' || $1, 0)) as mine
+),
+old as materialized (
+    select inbox.ctid
+    from pillarbox.inbox
+    where
+        ctid >= format('(%s,0)', $3::bigint)::tid
+        and ctid < format('(%s,0)', $4::bigint)::tid
+        and consumer = $1
+        and processed_at < clock_timestamp() - $2 * interval '1 second'
+        and (select mine from turn)
+    for update skip locked
+),
+removed as (
+    delete from pillarbox.inbox
+    where ctid = any (array(select ctid from old))
+    returning 1
+)
+select
+    (select mine from turn) as mine,
+    (select count(*) from removed) as removed,
+    pg_relation_size('pillarbox.inbox') / current_setting('block_size')::bigint as blocks

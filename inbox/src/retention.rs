@@ -1,0 +1,68 @@
+//! Removes what was handled long ago, in bounded pieces.
+//!
+//! The row of an event is needed for as long as the event may come again: as long as the stream keeps it, or its
+//! retries last. A consumer therefore refuses a shorter retention (see
+//! [`ConsumerConfig::retention_s`](crate::ConsumerConfig::retention_s)).
+
+use std::time::Duration;
+
+use sqlx::Row;
+use tokio::time::sleep;
+
+use crate::store::Store;
+
+/// How much of the table one statement looks at: a few thousand rows.
+const BLOCKS: i64 = 64;
+
+/// Leaves the disk to others in between.
+const BREATH: Duration = Duration::from_millis(10);
+
+#[cfg(feature = "jetstream")]
+const LONGEST_INTERVAL: Duration = Duration::from_secs(3600);
+
+/// Removes what is older, walking the whole table once, and returns how many rows that was.
+pub(crate) async fn remove_old(store: &Store, retention: Duration) -> Result<u64, sqlx::Error> {
+    let seconds = i64::try_from(retention.as_secs()).unwrap_or(i64::MAX);
+    let (remove, forget) = store.remove_old();
+    let (mut first, mut removed) = (0_i64, 0_u64);
+    loop {
+        let row = sqlx::query(remove.clone())
+            .bind(&*store.consumer)
+            .bind(seconds)
+            .bind(first)
+            .bind(first + BLOCKS)
+            .fetch_one(&store.pool)
+            .await?;
+        let (mine, rows, blocks): (bool, i64, i64) =
+            (row.try_get(0)?, row.try_get(1)?, row.try_get(2)?);
+        removed += rows.unsigned_abs();
+        first += BLOCKS;
+        if !mine || first >= blocks {
+            break;
+        }
+        sleep(BREATH).await;
+    }
+    sqlx::query(forget).bind(&*store.consumer).bind(seconds).execute(&store.pool).await?;
+    Ok(removed)
+}
+
+/// Removes for as long as it is polled. Failures are logged and tried again.
+#[cfg(feature = "jetstream")]
+pub(crate) async fn keep_removing(store: Store, retention: Duration) -> std::convert::Infallible {
+    let interval = (retention / 4).clamp(Duration::from_millis(250), LONGEST_INTERVAL);
+    loop {
+        sleep(interval).await;
+        match remove_old(&store, retention).await {
+            Ok(0) => {}
+            Ok(rows) => tracing::debug!(consumer = &*store.consumer, rows, "removed old rows"),
+            Err(error) => {
+                let error = crate::error::full_text(&error);
+                tracing::debug!(
+                    consumer = &*store.consumer,
+                    error,
+                    "old rows were not removed; they will be later"
+                );
+            }
+        }
+    }
+}
