@@ -126,9 +126,18 @@ async fn an_outage_of_the_database_is_seen_as_a_pause_and_one_of_the_broker_as_w
     shop.until("select count(*) from effects", 1).await;
 
     servers.postgres.kill().unwrap();
-    shop.send(&shop.event(1, 2)).await;
     let is_paused = |status: &Status| matches!(status.state, State::Paused { .. });
-    let paused = until("a pause", &mut status, is_paused).await;
+    // A connection that is open may outlive the server by an event.
+    let sending = async {
+        for step in 2.. {
+            shop.send(&shop.event(1, step)).await;
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
+    };
+    let paused = tokio::select! {
+        paused = until("a pause", &mut status, is_paused) => paused,
+        () = sending => unreachable!("it goes on"),
+    };
     assert!(!paused.is_well());
     assert!(paused.last_error.as_ref().unwrap().event_id.is_some(), "{paused:?}");
     assert_eq!(value(metrics::PAUSED, "outage", ""), Some(1.0));
