@@ -56,7 +56,8 @@ async fn removing_waits_for_nobody_and_keeps_what_is_young() {
     let lock =
         "select from pillarbox.inbox where consumer = 'payments' and event_id = 'old-7' for update";
     sqlx::query(lock).execute(&mut *held).await.unwrap();
-    assert_eq!(layer.remove_old(Duration::from_secs(3600)).await.unwrap(), 19_999);
+    let removed = tokio::time::timeout(DEADLINE, layer.remove_old(Duration::from_secs(3600))).await;
+    assert_eq!(removed.expect("it waits for nobody").unwrap(), 19_999);
     held.rollback().await.unwrap();
     // Another process's turn is not disturbed.
     let mut turn = shop.pool().begin().await.unwrap();
@@ -86,7 +87,7 @@ async fn a_retention_shorter_than_the_streams_is_refused_with_both_figures() {
         (running, stop)
     };
     let (running, _stop) = run(7_199).await;
-    let error = running.await.unwrap().unwrap_err();
+    let error = tokio::time::timeout(DEADLINE, running).await.unwrap().unwrap().unwrap_err();
     assert!(matches!(error, ConsumerError::Retention { .. }), "{error}");
     let said = error.to_string();
     assert!(said.contains("for 7199 s") && said.contains("to at least 7200"), "{said}");
