@@ -68,10 +68,17 @@ async fn an_id_with_quotes_and_backslashes_is_recorded_as_it_is() {
     assert_eq!(shop.number("select count(*) from effects").await, 5);
 }
 
+async fn first_time_only(tx: &mut Tx, placed: Received<OrderPlaced>) -> Result<(), HandlerError> {
+    match placed.attempt() {
+        1 => record(tx, placed).await,
+        _ => Err(HandlerError::permanent("an attempt was counted")),
+    }
+}
+
 #[tokio::test]
 async fn a_kept_connection_that_is_lost_costs_nothing() {
     let shop = Shop::open().await;
-    let started = shop.start(one_at_a_time(&shop), Router::new().on(handler_fn(record)));
+    let started = shop.start(one_at_a_time(&shop), Router::new().on(handler_fn(first_time_only)));
     for order in 1..=10 {
         shop.send(&shop.event(order, 1)).await;
         shop.until("select count(*) from effects", order).await;
