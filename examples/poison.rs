@@ -18,12 +18,10 @@ use std::process::ExitCode;
 use clap::Parser;
 use pillarbox::event::RawEvent;
 use pillarbox::inbox::streams::StreamSpec;
-use pillarbox::inbox::{
-    ConsumerConfig, DeadLetters, HandlerError, InboxLayer, Router, Tx, handler_fn,
-};
+use pillarbox::inbox::{ConsumerConfig, HandlerError, InboxLayer, Router, Tx, handler_fn};
 use serde::Deserialize;
 use stage::{Arguments, Stage, Verdict, number};
-use tower::{Layer, ServiceExt};
+use tower::Layer;
 
 /// One event in so many is poison.
 const POISON: i64 = 6;
@@ -105,8 +103,9 @@ async fn main() -> anyhow::Result<ExitCode> {
         .await?;
     billing.stop().await?;
 
-    let letters = DeadLetters::new(database.clone())?;
-    let dead = letters.list(CONSUMER, events).await?;
+    let inbox = InboxLayer::new(database.clone(), CONSUMER)?;
+    let letters = inbox.dead_letters();
+    let dead = letters.list(events).await?;
     let billed = number(&database, "select count(*) from bills").await?;
     println!("\n                 handled   dead letters   bills");
     println!("as deployed      {:7} {:14} {billed:7}", done.totals.handled, dead.len());
@@ -117,13 +116,8 @@ async fn main() -> anyhow::Result<ExitCode> {
     // The mended handler, under the same consumer's inbox: what it writes and that the letter is resolved commit
     // together.
     let mended = Router::new().on(handler_fn(bill_mended));
-    let service = InboxLayer::new(database.clone(), CONSUMER)?.layer(mended);
-    let mut retried = 0;
-    for delivery in dead.iter().filter_map(|letter| letter.delivery()) {
-        service.clone().oneshot(delivery).await?;
-        retried += 1;
-    }
-    let left = letters.list(CONSUMER, events).await?.len();
+    let retried = letters.retry_with(inbox.layer(mended)).await?.handled;
+    let left = letters.list(events).await?.len();
     let bills = number(&database, "select count(*) from bills").await?;
     println!("after the retry  {retried:7} {left:14} {bills:7}");
     println!("\nthe error was: {example}\n");

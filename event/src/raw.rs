@@ -198,22 +198,29 @@ impl RawEvent {
                 self.headers.insert(header::CE_TRACESTATE.to_owned(), state);
             }
         }
-        if let Some(context) = Context::current() {
-            let inherited = [
-                (header::CAUSATION_ID, Some(context.event_id.to_string())),
-                (header::CORRELATION_ID, Some(context.correlation_id)),
-                (header::TRACEPARENT, context.traceparent),
-                (header::CE_TRACESTATE, context.tracestate),
-            ];
-            let own_trace = self.headers.contains_key(header::TRACEPARENT);
-            for (name, value) in inherited {
-                // The state belongs to its parent.
-                if own_trace && name == header::CE_TRACESTATE {
-                    continue;
-                }
-                if let Some(value) = value {
-                    self.headers.entry(name.to_owned()).or_insert(value);
-                }
+        match Context::current() {
+            Some(context) => self.caused_by(&context),
+            None => self,
+        }
+    }
+
+    /// Adds causation, correlation and trace of another event, where this one does not say otherwise. For what a
+    /// handler of many events publishes; what a handler of single ones publishes has its context by itself.
+    pub fn caused_by(mut self, context: &Context) -> Self {
+        let inherited = [
+            (header::CAUSATION_ID, Some(context.event_id.as_str())),
+            (header::CORRELATION_ID, Some(&*context.correlation_id)),
+            (header::TRACEPARENT, context.traceparent.as_deref()),
+            (header::CE_TRACESTATE, context.tracestate.as_deref()),
+        ];
+        let own_trace = self.headers.contains_key(header::TRACEPARENT);
+        for (name, value) in inherited {
+            // The state belongs to its parent.
+            if own_trace && name == header::CE_TRACESTATE {
+                continue;
+            }
+            if let Some(value) = value {
+                self.headers.entry(name.to_owned()).or_insert_with(|| value.to_owned());
             }
         }
         self

@@ -13,8 +13,8 @@
 //! ```
 //!
 //! Behind an event that failed, the later ones of its key are left out, and come again behind it. What failed is
-//! counted, tried again, and given up one by one, as without batches. A failure that is nobody's, a handler that
-//! takes too long, and a commit that fails undo the whole batch, and its events run one by one.
+//! counted, tried again, and given up one by one, as without batches. A failure that is not the event's, a handler
+//! that takes too long, and a commit that fails undo the whole batch, and its events run one by one.
 
 use std::collections::{HashMap, HashSet};
 use std::future::Future;
@@ -61,8 +61,31 @@ use crate::store::{Begun, Store};
 /// when one of a slice fails, the handler is called for parts of it. So it writes only through `tx`, and keeps
 /// nothing in `self` that a rollback would not undo. The future may be dropped at any await.
 ///
-/// What it publishes has no single cause: give it one with
-/// [`Context::scope`](pillarbox_event::Context::scope) where that matters.
+/// What it publishes has no single cause, unless it was given a single event: say which, by
+/// [`Received::context`] and [`RawEvent::caused_by`].
+///
+/// ```
+/// # use std::borrow::Cow;
+/// # use pillarbox_event::{Event, IntoEvent, RawEvent};
+/// # use pillarbox_inbox::{HandlerError, Received, Tx};
+/// # #[derive(Clone, serde::Serialize, serde::Deserialize)]
+/// # struct OrderPlaced { order: i64 }
+/// # #[derive(serde::Serialize)]
+/// # struct PaymentTaken { order: i64 }
+/// # impl Event for PaymentTaken {
+/// #     const TYPE: &'static str = "payment.taken";
+/// #     fn topic(&self) -> Cow<'_, str> { "payments.taken".into() }
+/// # }
+/// async fn charge(tx: &mut Tx, orders: Vec<Received<OrderPlaced>>) -> Result<(), HandlerError> {
+///     let taken = orders.iter().map(|placed| {
+///         let taken = PaymentTaken { order: placed.order }.into_event()?;
+///         Ok(taken.caused_by(&placed.context()))
+///     });
+///     let taken = taken.collect::<Result<Vec<RawEvent>, HandlerError>>()?;
+///     pillarbox_outbox::publish_all(tx, taken).await?;
+///     Ok(())
+/// }
+/// ```
 pub trait BatchHandler<E>: Send + Sync + 'static {
     /// Handles one event or more: all of them, or none.
     fn handle(
@@ -272,7 +295,14 @@ where
         };
         let begun = run(tx, "savepoint pillarbox_batch").await;
         begun.map_err(InboxError::database("set a savepoint"))?;
-        let handled = timeout(self.longest, self.handler.handle(tx, events));
+        let handling = self.handler.handle(tx, events);
+        let handling = async {
+            match events {
+                [event] => event.context().scope(handling).await,
+                _ => handling.await,
+            }
+        };
+        let handled = timeout(self.longest, handling);
         let error = match AssertUnwindSafe(handled).catch_unwind().await {
             Ok(Ok(Ok(()))) => match run(tx, "release savepoint pillarbox_batch").await {
                 Ok(()) => return Ok(Ok(())),
@@ -287,7 +317,7 @@ where
             }
             Err(panic) => InboxError::handler(HandlerError::transient(panic_text(&*panic))),
         };
-        if matches!(error.fault(), Fault::Environment | Fault::Conflict) {
+        if matches!(error.fault(), Fault::Environment | Fault::Conflict | Fault::Outage) {
             return Err(error);
         }
         let undone =

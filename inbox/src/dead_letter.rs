@@ -1,17 +1,26 @@
 //! What was given up, and how to get at it.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashSet};
+use std::future::poll_fn;
 use std::sync::Arc;
 
 use bytes::Bytes;
 use pillarbox_event::{EventId, RawEvent};
 use sqlx::postgres::PgRow;
-use sqlx::{AssertSqlSafe, PgExecutor, PgPool, Row, SqlSafeStr, SqlStr};
+use sqlx::{PgPool, Row};
 use time::OffsetDateTime;
+use tower_service::Service;
 
-use crate::delivery::Delivery;
-use crate::error::InboxError;
-use crate::migrations::{DEFAULT_SCHEMA, check_schema};
+use crate::delivery::{Delivery, Outcome};
+use crate::error::{InboxError, full_text};
+use crate::failure::{Fault, fault_of};
+use crate::migrations::DEFAULT_SCHEMA;
+use crate::store::{Burial, Store};
+
+type BoxError = Box<dyn std::error::Error + Send + Sync>;
+
+/// As many are in memory at a time, with their payloads.
+const PAGE: i64 = 50;
 
 /// An event that a consumer gave up. `Debug` shows neither payload nor header values.
 #[derive(Clone)]
@@ -79,102 +88,95 @@ impl DeadLetter {
         .ok()
     }
 
-    /// The event, to be handled after all: hand it to a service under an [`InboxLayer`](crate::InboxLayer) of
-    /// the same consumer. Its success, and that it is a dead letter no more, commit together; its failure
-    /// leaves it what it is. `None` if the message was no event.
-    ///
-    /// ```no_run
-    /// use pillarbox_inbox::{DeadLetters, InboxLayer, Router};
-    /// use tower::{Layer, ServiceExt};
-    ///
-    /// # async fn example(pool: sqlx::PgPool, router: Router) -> Result<(), Box<dyn std::error::Error>> {
-    /// let service = InboxLayer::new(pool.clone(), "payments")?.layer(router);
-    /// for letter in DeadLetters::new(pool)?.list("payments", 100).await? {
-    ///     if let Some(delivery) = letter.delivery() {
-    ///         service.clone().oneshot(delivery).await?;
-    ///     }
-    /// }
-    /// # Ok(()) }
-    /// ```
+    /// The event, to be handled after all: the request of a service under an [`InboxLayer`](crate::InboxLayer) of the same
+    /// consumer. Its success, and that it is a dead letter no more, commit together; its failure leaves it what
+    /// it is. `None` if the message was no event. [`DeadLetters::retry_with`] does this with all of them.
     pub fn delivery(&self) -> Option<Delivery> {
         self.event().map(|event| Delivery { event: Arc::new(event), dead_letter: true })
     }
 }
 
-/// The dead letters of one database.
+/// The dead letters of one consumer: to be looked at, tried again, or discarded.
+///
+/// From a service that runs a [`Consumer`](crate::Consumer), ask it for them: what is retried goes through its
+/// handler, within about a second.
+///
+/// ```no_run
+/// # use pillarbox_inbox::{Consumer, Router};
+/// # async fn example(consumer: Consumer, router: Router) -> Result<(), Box<dyn std::error::Error>> {
+/// let letters = consumer.dead_letters();
+/// let running = tokio::spawn(consumer.run(router, Default::default()));
+/// for letter in letters.list(100).await? {
+///     println!("{} {}: {}", letter.event_id, letter.reason, letter.error);
+/// }
+/// letters.discard("0199b0c5-5c7e-7000-8000-000000000001").await?;
+/// println!("{} are tried again", letters.retry_all().await?);
+/// # running.await??; Ok(()) }
+/// ```
+///
+/// Without one, hand the service in that is to handle them:
+///
+/// ```no_run
+/// # use pillarbox_inbox::{InboxLayer, Router};
+/// # use tower::Layer;
+/// # async fn example(pool: sqlx::PgPool, router: Router) -> Result<(), Box<dyn std::error::Error>> {
+/// let inbox = InboxLayer::new(pool, "payments")?;
+/// let retried = inbox.dead_letters().retry_with(inbox.layer(router)).await?;
+/// println!("{} handled, {} failed again", retried.handled, retried.failed.len());
+/// # Ok(()) }
+/// ```
 #[derive(Clone, Debug)]
 pub struct DeadLetters {
-    pool: PgPool,
-    list: SqlStr,
-    show: SqlStr,
-    release: SqlStr,
-    retry: SqlStr,
-    discard: SqlStr,
+    store: Store,
+}
+
+/// What [`DeadLetters::retry_with`] did.
+#[derive(Debug, Default)]
+#[non_exhaustive]
+pub struct Retried {
+    /// How many were handled.
+    pub handled: u64,
+    /// The ids of those that failed again, and why. They are dead letters still.
+    pub failed: Vec<(String, Box<dyn std::error::Error + Send + Sync>)>,
+    /// How many were left as they are: they are no events, or stand behind one of their key that failed.
+    pub left: u64,
 }
 
 impl DeadLetters {
-    /// Those in schema `pillarbox`.
+    /// Those of the consumer of this name, in schema `pillarbox`.
     ///
     /// # Errors
     /// None with this schema.
-    pub fn new(pool: PgPool) -> Result<Self, InboxError> {
-        Self::in_schema(pool, DEFAULT_SCHEMA)
+    pub fn new(pool: PgPool, consumer: &str) -> Result<Self, InboxError> {
+        Self::in_schema(pool, consumer, DEFAULT_SCHEMA)
     }
 
-    /// Those in another schema.
+    /// The same in another schema.
     ///
     /// # Errors
     /// [`InboxError::Schema`].
-    pub fn in_schema(pool: PgPool, schema: &str) -> Result<Self, InboxError> {
-        check_schema(schema)?;
-        let sql = |text: &str| {
-            let text = text.replace("pillarbox.", &format!("{schema}."));
-            AssertSqlSafe(Arc::<str>::from(text)).into_sql_str()
-        };
-        Ok(Self {
-            pool,
-            list: sql(
-                "select * from pillarbox.inbox_dead_letter where consumer = $1 and state in ('dead', 'parked') \
-                 order by position limit $2",
-            ),
-            show: sql(
-                "select * from pillarbox.inbox_dead_letter where consumer = $1 and event_id = $2",
-            ),
-            release: sql(include_str!("release.sql")),
-            discard: sql(
-                "update pillarbox.inbox_dead_letter set state = 'discarded', resolved_at = clock_timestamp() \
-                 where consumer = $1 and event_id = $2 and state in ('dead', 'parked')",
-            ),
-            retry: sql("update pillarbox.inbox_dead_letter set state = 'parked' \
-                 where consumer = $1 and event_id = $2 and state = 'dead' and event_type is not null"),
-        })
+    pub fn in_schema(pool: PgPool, consumer: &str, schema: &str) -> Result<Self, InboxError> {
+        Ok(Self::of(Store::new(pool, consumer, schema, None)?))
     }
 
-    /// The unresolved ones of a consumer, dead and parked, in the order in which they came, `limit` at the most.
+    pub(crate) fn of(store: Store) -> Self {
+        Self { store }
+    }
+
+    /// The unresolved ones, dead and parked, in the order in which they came, `limit` at the most.
     ///
     /// # Errors
     /// What sqlx says.
-    pub async fn list(&self, consumer: &str, limit: i64) -> Result<Vec<DeadLetter>, sqlx::Error> {
-        let rows =
-            sqlx::query(self.list.clone()).bind(consumer).bind(limit).fetch_all(&self.pool).await?;
-        rows.iter().map(read).collect()
+    pub async fn list(&self, limit: i64) -> Result<Vec<DeadLetter>, sqlx::Error> {
+        self.store.letters(0, limit).await
     }
 
     /// One, resolved or not.
     ///
     /// # Errors
     /// What sqlx says.
-    pub async fn show(
-        &self,
-        consumer: &str,
-        event_id: &str,
-    ) -> Result<Option<DeadLetter>, sqlx::Error> {
-        let row = sqlx::query(self.show.clone())
-            .bind(consumer)
-            .bind(event_id)
-            .fetch_optional(&self.pool)
-            .await?;
-        row.as_ref().map(read).transpose()
+    pub async fn show(&self, event_id: &str) -> Result<Option<DeadLetter>, sqlx::Error> {
+        self.store.letter(event_id).await
     }
 
     /// Leaves it to the [`Consumer`](crate::Consumer), which handles it within about a second, through the same
@@ -182,53 +184,99 @@ impl DeadLetters {
     /// and if they fail it is dead again. With [`Order::Strict`](crate::Order::Strict) what is parked behind it
     /// follows in order. `false` if it is not dead, or was no event.
     ///
-    /// Without a [`Consumer`](crate::Consumer) nobody would: use [`DeadLetter::delivery`] there.
+    /// Without a consumer nobody would: use [`retry_with`](Self::retry_with) there.
     ///
     /// # Errors
     /// What sqlx says.
-    pub async fn retry(&self, consumer: &str, event_id: &str) -> Result<bool, sqlx::Error> {
-        let retry = sqlx::query(self.retry.clone()).bind(consumer).bind(event_id);
-        Ok(retry.execute(&self.pool).await?.rows_affected() == 1)
+    pub async fn retry(&self, event_id: &str) -> Result<bool, sqlx::Error> {
+        Ok(self.store.retry(Some(event_id)).await? == 1)
     }
 
-    /// Lets the consumer handle the event again when it next comes: it no longer counts as handled, and its
-    /// attempts start anew. `false` if it is not an unresolved dead letter, or an earlier one of its key is
-    /// parked. [`retry`](Self::retry) needs no broker and keeps the order of the key; this is for consumers of
-    /// one's own making.
-    ///
-    /// It comes when it is published again; the broker drops a repeat of a message id that it has seen of
-    /// late, so give it a new `Nats-Msg-Id`. Publish it before the commit of the transaction that this runs in,
-    /// and nothing is lost whichever fails: a consumer that gets it early waits for the commit. Where the
-    /// handler is at hand, use [`DeadLetter::delivery`], which needs no broker.
+    /// As [`retry`](Self::retry), with all that are dead. How many that is.
     ///
     /// # Errors
     /// What sqlx says.
-    pub async fn release(
+    pub async fn retry_all(&self) -> Result<u64, sqlx::Error> {
+        self.store.retry(None).await
+    }
+
+    /// Has `service` handle the unresolved ones here and now: one after the other, in the order in which they
+    /// came, each once, in a transaction as for any other event. One that fails stays what it is, and the later
+    /// ones of its key are left behind it. While a [`Consumer`](crate::Consumer) runs,
+    /// [`retry_all`](Self::retry_all) leaves them to that; both together handle none twice.
+    ///
+    /// The service has the [`InboxLayer`](crate::InboxLayer) of the same consumer inside, and other layers around it as it pleases.
+    /// Dropping the future rolls back the one that is being handled.
+    ///
+    /// # Errors
+    /// What sqlx says when they are read. A failure of the surroundings ends it too, as one of those that failed.
+    pub async fn retry_with<S>(&self, mut service: S) -> Result<Retried, sqlx::Error>
+    where
+        S: Service<Delivery, Response = Outcome, Error: Into<BoxError>>,
+    {
+        let mut retried = Retried::default();
+        let (mut after, mut failed_keys) = (0, HashSet::new());
+        loop {
+            let page = self.store.letters(after, PAGE).await?;
+            let Some(last) = page.last() else {
+                return Ok(retried);
+            };
+            after = last.position;
+            for letter in page {
+                let behind = letter.key.as_ref().is_some_and(|key| failed_keys.contains(key));
+                let Some(delivery) = letter.delivery().filter(|_| !behind) else {
+                    retried.left += 1;
+                    continue;
+                };
+                let ready = poll_fn(|cx| service.poll_ready(cx)).await;
+                let handled = match ready {
+                    Ok(()) => service.call(delivery).await,
+                    Err(error) => Err(error),
+                };
+                match handled.map_err(Into::into) {
+                    Ok(Outcome::Handled) => retried.handled += 1,
+                    // Somebody else was faster, or an earlier one of its key is parked.
+                    Ok(_) => retried.left += 1,
+                    Err(error) => {
+                        let surroundings = fault_of(&*error) == Fault::Environment;
+                        failed_keys.extend(letter.key);
+                        retried.failed.push((letter.event_id, error));
+                        if surroundings {
+                            return Ok(retried);
+                        }
+                    }
+                }
+            }
+        }
+    }
+
+    /// Gives an event up, where no [`Consumer`](crate::Consumer) does: a dead letter, with the whole event and the
+    /// error with its sources, and the event counts as handled. `attempts` is how many failed. `false` if it was
+    /// handled before.
+    ///
+    /// # Errors
+    /// What sqlx says.
+    pub async fn give_up(
         &self,
-        executor: impl PgExecutor<'_>,
-        consumer: &str,
-        event_id: &str,
+        event: &RawEvent,
+        error: &(dyn std::error::Error + 'static),
+        attempts: u32,
     ) -> Result<bool, sqlx::Error> {
-        sqlx::query(self.release.clone())
-            .bind(consumer)
-            .bind(event_id)
-            .bind(false)
-            .fetch_one(executor)
-            .await?
-            .try_get(0)
+        let reason = if fault_of(error) == Fault::Permanent { "permanent" } else { "attempts" };
+        let error = full_text(error);
+        let event_id = event.id().as_str();
+        self.store
+            .bury(Burial { event_id, event: Ok(event), reason, error: &error, attempts })
+            .await
     }
 
-    /// Marks it as not to be handled. What is parked behind it follows then. `false` if it is not an unresolved dead letter.
+    /// Marks it as not to be handled. What is parked behind it follows then. `false` if it is not an unresolved
+    /// dead letter.
     ///
     /// # Errors
     /// What sqlx says.
-    pub async fn discard(&self, consumer: &str, event_id: &str) -> Result<bool, sqlx::Error> {
-        let done = sqlx::query(self.discard.clone())
-            .bind(consumer)
-            .bind(event_id)
-            .execute(&self.pool)
-            .await?;
-        Ok(done.rows_affected() == 1)
+    pub async fn discard(&self, event_id: &str) -> Result<bool, sqlx::Error> {
+        self.store.discard(event_id).await
     }
 }
 

@@ -67,7 +67,14 @@ impl InboxError {
     }
 
     pub(crate) fn database(doing: &'static str) -> impl FnOnce(sqlx::Error) -> Self {
-        move |source| Self::Database { doing, source }
+        move |source| {
+            let code = source.as_database_error().and_then(|error| error.code());
+            match code.as_deref() {
+                // The statement_timeout, while it waited for another transaction or a busy database.
+                Some("57014") => Self::Slow { doing },
+                _ => Self::Database { doing, source },
+            }
+        }
     }
 
     pub(crate) fn commit(error: sqlx::Error) -> Self {

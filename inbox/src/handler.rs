@@ -5,7 +5,7 @@ use std::marker::PhantomData;
 use std::ops::Deref;
 use std::sync::Arc;
 
-use pillarbox_event::{DecodeError, EventId, FromEvent, RawEvent};
+use pillarbox_event::{Context, DecodeError, EventId, FromEvent, RawEvent};
 use sqlx::{Postgres, Transaction};
 
 use crate::delivery::Handling;
@@ -90,6 +90,12 @@ impl<E> Received<E> {
     /// Which attempt this is, from 1.
     pub fn attempt(&self) -> u32 {
         self.attempt
+    }
+
+    /// What the event hands on to those that it leads to. A handler of single events runs inside of it; a
+    /// [`BatchHandler`](crate::BatchHandler) gives it to what it publishes.
+    pub fn context(&self) -> Context {
+        Context::of(&self.raw)
     }
 
     /// The event as it came: key, topic, time, correlation, trace and headers.

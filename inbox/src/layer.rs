@@ -14,6 +14,7 @@ use tower_service::Service;
 use tracing::field::Empty;
 use tracing::{Instrument, Span};
 
+use crate::dead_letter::DeadLetters;
 use crate::delivery::{Delivery, EndOnDrop, Handling, Outcome, Slot};
 use crate::error::InboxError;
 use crate::failure::HandlerError;
@@ -28,13 +29,17 @@ pub(crate) const PATIENCE: Duration = Duration::from_secs(30);
 /// Wraps a service of [`Handling`] into a service of [`Delivery`] that runs it once per event id.
 ///
 /// ```no_run
-/// use pillarbox_inbox::{InboxLayer, Router};
+/// use std::time::Duration;
+/// use pillarbox_inbox::{Delivery, InboxLayer, Router};
 /// use tower::ServiceBuilder;
 ///
 /// # fn example(pool: sqlx::PgPool) -> Result<(), pillarbox_inbox::InboxError> {
 /// let service = ServiceBuilder::new()
-///     .concurrency_limit(16)
+///     .buffer::<Delivery>(64) // shared by tasks
+///     .load_shed() // refuses what the limit would keep waiting: come again
+///     .concurrency_limit(16) // so many transactions
 ///     .layer(InboxLayer::new(pool, "payments")?)
+///     .timeout(Duration::from_secs(5)) // inside: rolls back
 ///     .service(Router::new());
 /// # Ok(()) }
 /// ```
@@ -74,8 +79,13 @@ impl InboxLayer {
         Ok(Self { store: Store::new(pool, consumer, schema, None)? })
     }
 
+    /// The dead letters of this consumer.
+    pub fn dead_letters(&self) -> DeadLetters {
+        DeadLetters::of(self.store.clone())
+    }
+
     /// Removes what this consumer handled longer ago than `retention`, in short statements that block nobody,
-    /// and returns how many rows that was. A [`Consumer`](crate::Consumer) does this by itself; call it from
+    /// and returns how many rows that was; also dead letters that were resolved longer ago. A [`Consumer`](crate::Consumer) does this by itself; call it from
     /// time to time where there is none. Keep rows for as long as an event may come again.
     ///
     /// Dropping the future stops it in the middle, which is harmless.

@@ -57,9 +57,9 @@ metrics! {
     DUPLICATES = Counter "pillarbox_inbox_duplicate_events_total"
         "Events that came again after they had been handled, and were skipped.";
     FAILURES = Counter "pillarbox_inbox_failures_total"
-        "Failed handlings by fault: transient, permanent, environment, conflict.";
+        "Failed handlings by fault: transient, permanent, outage, environment, conflict.";
     RETRIES = Counter "pillarbox_inbox_retries_total"
-        "Events put back to be tried again, after an attempt that counted or a conflict.";
+        "Events put back to be tried again, after an attempt that counted, an outage or a conflict.";
     DEAD_LETTERS = Counter "pillarbox_inbox_dead_letters_total"
         "Events given up, by reason.";
     DURATION = Histogram "pillarbox_inbox_handling_duration_seconds"
@@ -75,7 +75,7 @@ metrics! {
     PAUSED = Gauge "pillarbox_inbox_paused"
         "1 while this process handles nothing because the database or the broker is away, 0 otherwise.";
     ACTIVE = Gauge "pillarbox_inbox_active"
-        "1 in a process that gets events, 0 in one that stands by, waits for the broker, or has stopped.";
+        "1 in a process that gets events, or would get the next one, 0 in one that stands by, is paused, or has stopped.";
 }
 
 /// Upper bounds that fit the histogram, in seconds: 0.5 ms to 5 minutes. Most exporters have to be told.
@@ -145,7 +145,14 @@ impl Meter {
             consumer,
         };
         // Counters that are born with their first event hide that event from `increase`.
-        for fault in [Fault::Transient, Fault::Permanent, Fault::Environment, Fault::Conflict] {
+        let faults = [
+            Fault::Transient,
+            Fault::Permanent,
+            Fault::Outage,
+            Fault::Environment,
+            Fault::Conflict,
+        ];
+        for fault in faults {
             meter.count(FAILURES, "fault", fault_name(fault), 0);
         }
         for reason in ["undecodable", "permanent", "attempts", "kills"] {
@@ -225,6 +232,7 @@ fn fault_name(fault: Fault) -> &'static str {
     match fault {
         Fault::Transient => "transient",
         Fault::Permanent => "permanent",
+        Fault::Outage => "outage",
         Fault::Environment => "environment",
         Fault::Conflict => "conflict",
     }

@@ -1,4 +1,4 @@
-//! Removes what was handled long ago, in bounded pieces.
+//! Removes what was handled long ago, and dead letters that were resolved long ago, in bounded pieces.
 //!
 //! The row of an event is needed for as long as the event may come again: as long as the stream keeps it, or its
 //! retries last. A consumer therefore refuses a shorter retention (see
@@ -23,7 +23,7 @@ const LONGEST_INTERVAL: Duration = Duration::from_secs(3600);
 /// Removes what is older, walking the whole table once, and returns how many rows that was.
 pub(crate) async fn remove_old(store: &Store, retention: Duration) -> Result<u64, sqlx::Error> {
     let seconds = i64::try_from(retention.as_secs()).unwrap_or(i64::MAX);
-    let (remove, forget) = store.remove_old();
+    let (remove, others) = store.remove_old();
     let (mut first, mut removed) = (0_i64, 0_u64);
     loop {
         let row = sqlx::query(remove.clone())
@@ -42,7 +42,15 @@ pub(crate) async fn remove_old(store: &Store, retention: Duration) -> Result<u64
         }
         sleep(BREATH).await;
     }
-    sqlx::query(forget).bind(&*store.consumer).bind(seconds).execute(&store.pool).await?;
+    for others in others {
+        loop {
+            let batch = sqlx::query(others.clone()).bind(&*store.consumer).bind(seconds);
+            if batch.execute(&store.pool).await?.rows_affected() == 0 {
+                break;
+            }
+            sleep(BREATH).await;
+        }
+    }
     Ok(removed)
 }
 

@@ -8,6 +8,7 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
+use pillarbox_event::RawEvent;
 use pillarbox_inbox::{
     BatchHandler, Consumer, ConsumerConfig, DeadLetters, HandlerError, Order, Received, Tx,
     batch_fn,
@@ -111,6 +112,38 @@ async fn a_function_serves_and_a_lone_event_does_not_wait_for_long() {
     started.stop().await;
 }
 
+async fn announce(tx: &mut Tx, placed: Vec<Received<OrderPlaced>>) -> Result<(), HandlerError> {
+    let shipped = |placed: &Received<OrderPlaced>| {
+        let shipped = RawEvent::builder("order.shipped", "shipped").key(placed.order.to_string());
+        shipped.payload(placed.id().as_str().to_owned()).build()
+    };
+    if let [one] = &placed[..] {
+        pillarbox_outbox::publish(tx, shipped(one)?).await?;
+        return Ok(());
+    }
+    let all = placed.iter().map(|placed| Ok(shipped(placed)?.caused_by(&placed.context())));
+    pillarbox_outbox::publish_all(tx, all.collect::<Result<Vec<_>, HandlerError>>()?).await?;
+    Ok(())
+}
+
+#[tokio::test]
+async fn what_a_batch_publishes_says_which_of_its_events_caused_it() {
+    let shop = Shop::open().await;
+    pillarbox_outbox::migrate(shop.pool()).await.unwrap();
+    send(&shop, 0..5).await;
+    let started = start(&shop, config(&shop), batch_fn(announce));
+    let caused = "select count(*) from pillarbox.outbox where event_type = 'order.shipped' \
+                  and headers ->> 'ce-causationid' = convert_from(payload, 'UTF8') \
+                  and headers ->> 'ce-correlationid' = convert_from(payload, 'UTF8')";
+    shop.until(caused, 50).await;
+    shop.drained().await;
+    // A lone event is the cause, and need not be named.
+    shop.send(&shop.event(1, 9)).await;
+    shop.until(caused, 51).await;
+    started.stop().await;
+    assert!(shop.number("select count(distinct xmin::text) from pillarbox.outbox").await < 51);
+}
+
 #[tokio::test]
 async fn failing_events_are_isolated_counted_and_given_up_and_the_rest_commit() {
     let shop = Shop::open().await;
@@ -129,7 +162,7 @@ async fn failing_events_are_isolated_counted_and_given_up_and_the_rest_commit() 
     started.stop().await;
     shop.assert_each_once_in_order(198).await;
     let letters =
-        DeadLetters::new(shop.pool().clone()).unwrap().list("payments", 10).await.unwrap();
+        DeadLetters::new(shop.pool().clone(), "payments").unwrap().list(10).await.unwrap();
     let mut found: Vec<_> = letters
         .iter()
         .map(|letter| (letter.key.as_deref().unwrap(), letter.reason.as_str(), letter.attempts))
@@ -154,9 +187,9 @@ async fn a_key_waits_behind_its_dead_letter_in_batches_too() {
     shop.until("select count(*) from effects", 95).await;
     shop.until("select count(*) from pillarbox.inbox_dead_letter where state = 'parked'", 4).await;
     broken.store(false, Ordering::SeqCst);
-    let letters = DeadLetters::new(shop.pool().clone()).unwrap();
-    let dead = &letters.list("payments", 1).await.unwrap()[0];
-    assert!(letters.retry("payments", &dead.event_id).await.unwrap());
+    let letters = DeadLetters::new(shop.pool().clone(), "payments").unwrap();
+    let dead = &letters.list(1).await.unwrap()[0];
+    assert!(letters.retry(&dead.event_id).await.unwrap());
     shop.until("select count(*) from effects", 100).await;
     shop.drained().await;
     started.stop().await;

@@ -12,10 +12,14 @@ use pillarbox_inbox::{
     DeadLetters, Delivery, Fault, Handler, HandlerError, Handling, InboxError, InboxLayer, Outcome,
     Received, Router, Tx, handler_fn,
 };
+use pillarbox_testkit::eventually;
 use support::{OrderPlaced, Shop, record};
 use tokio::sync::Notify;
 use tokio::task::JoinSet;
 use tower::{Service, ServiceBuilder, ServiceExt};
+use tracing::Instrument;
+use tracing::instrument::WithSubscriber;
+use tracing_subscriber::layer::SubscriberExt;
 
 fn layer(shop: &Shop) -> InboxLayer {
     InboxLayer::new(shop.pool().clone(), "payments").unwrap()
@@ -117,6 +121,124 @@ async fn it_composes_with_timeout_limit_buffer_and_load_shed() {
     assert_eq!(error.fault(), Fault::Transient);
     assert!(format!("{error:?}").contains("Elapsed"), "{error:?}");
     assert_eq!(shop.number("select count(*) from pillarbox.inbox").await, 0);
+}
+
+/// Counts how many run at a time, and takes its time.
+#[derive(Clone, Default)]
+struct Counting {
+    now: Arc<AtomicU32>,
+    most: Arc<AtomicU32>,
+    go_on: Arc<Notify>,
+}
+
+impl Handler<Received<OrderPlaced>> for Counting {
+    async fn handle(&self, tx: &mut Tx, placed: Received<OrderPlaced>) -> Result<(), HandlerError> {
+        let now = self.now.fetch_add(1, Ordering::SeqCst) + 1;
+        self.most.fetch_max(now, Ordering::SeqCst);
+        self.go_on.notified().await;
+        record(tx, placed).await?;
+        self.now.fetch_sub(1, Ordering::SeqCst);
+        Ok(())
+    }
+}
+
+async fn until_running(counting: &Counting, wanted: u32) {
+    eventually("handlers to run", support::DEADLINE, async || {
+        Ok::<_, String>((counting.now.load(Ordering::SeqCst) == wanted).then_some(()))
+    })
+    .await
+    .unwrap();
+}
+
+#[tokio::test]
+async fn a_concurrency_limit_around_it_bounds_the_transactions_and_a_buffer_keeps_the_rest() {
+    let shop = Shop::open().await;
+    let counting = Counting::default();
+    let service = ServiceBuilder::new()
+        .buffer::<Delivery>(16)
+        .concurrency_limit(2)
+        .layer(layer(&shop))
+        .service(Router::new().on(counting.clone()));
+    let mut deliveries = JoinSet::new();
+    for order in 0..8 {
+        deliveries.spawn(service.clone().oneshot(shop.event(order, 1).into()));
+    }
+    until_running(&counting, 2).await;
+    let open = "select count(*) from pg_stat_activity where datname = current_database() and state like 'idle in%'";
+    shop.until(open, 2).await;
+    while !deliveries.is_empty() {
+        counting.go_on.notify_one();
+        if let Ok(Some(done)) =
+            tokio::time::timeout(Duration::from_millis(20), deliveries.join_next()).await
+        {
+            assert_eq!(done.unwrap().unwrap(), Outcome::Handled);
+        }
+    }
+    assert_eq!(counting.most.load(Ordering::SeqCst), 2);
+    shop.assert_each_once_in_order(8).await;
+}
+
+#[tokio::test]
+async fn what_a_load_shed_around_it_refuses_was_never_begun_and_can_come_again() {
+    let shop = Shop::open().await;
+    let counting = Counting::default();
+    let service = ServiceBuilder::new()
+        .load_shed()
+        .concurrency_limit(1)
+        .layer(layer(&shop))
+        .service(Router::new().on(counting.clone()));
+    let first = tokio::spawn(service.clone().oneshot(shop.event(1, 1).into()));
+    until_running(&counting, 1).await;
+    let second = shop.event(2, 1);
+    let error = service.clone().oneshot(second.clone().into()).await.unwrap_err();
+    assert!(error.is::<tower::load_shed::error::Overloaded>(), "{error:?}");
+    counting.go_on.notify_one();
+    assert_eq!(first.await.unwrap().unwrap(), Outcome::Handled);
+    counting.go_on.notify_one();
+    assert_eq!(service.oneshot(second.into()).await.unwrap(), Outcome::Handled);
+    shop.assert_each_once_in_order(2).await;
+}
+
+/// A span's name, and that of the one around it.
+type SpanIn = (&'static str, Option<&'static str>);
+
+#[derive(Clone, Default)]
+struct Spans(Arc<std::sync::Mutex<Vec<SpanIn>>>);
+
+impl<S> tracing_subscriber::Layer<S> for Spans
+where
+    S: tracing::Subscriber + for<'s> tracing_subscriber::registry::LookupSpan<'s>,
+{
+    fn on_new_span(
+        &self,
+        _: &tracing::span::Attributes<'_>,
+        id: &tracing::span::Id,
+        context: tracing_subscriber::layer::Context<'_, S>,
+    ) {
+        let span = context.span(id).unwrap();
+        let around = span.parent().map(|parent| parent.name());
+        self.0.lock().unwrap().push((span.name(), around));
+    }
+}
+
+#[tokio::test]
+async fn a_layer_that_traces_each_delivery_has_the_handlers_span_inside_of_its_own() {
+    let shop = Shop::open().await;
+    let spans = Spans::default();
+    let subscriber = tracing_subscriber::registry().with(spans.clone());
+    // As tower-http's TraceLayer does for requests.
+    let service = ServiceBuilder::new()
+        .layer_fn(|inner| {
+            tower::service_fn(move |delivery: Delivery| {
+                let span = tracing::info_span!("delivery", event_id = %delivery.event.id());
+                ServiceExt::oneshot(Clone::clone(&inner), delivery).instrument(span)
+            })
+        })
+        .layer(layer(&shop))
+        .service(Router::new().on(handler_fn(record)));
+    let handled = service.oneshot(shop.event(1, 1).into()).with_subscriber(subscriber).await;
+    assert_eq!(handled.unwrap(), Outcome::Handled);
+    assert_eq!(*spans.0.lock().unwrap(), [("delivery", None), ("handle", Some("delivery"))]);
 }
 
 #[tokio::test]
@@ -318,13 +440,13 @@ async fn a_dead_letter_is_handled_after_all_or_stays_what_it_is() {
         .execute(shop.pool())
         .await
         .unwrap();
-    let letters = DeadLetters::new(shop.pool().clone()).unwrap();
-    let letter = letters.list("payments", 10).await.unwrap().pop().unwrap();
+    let letters = DeadLetters::new(shop.pool().clone(), "payments").unwrap();
+    let letter = letters.list(10).await.unwrap().pop().unwrap();
 
     let fails = Trouble { written: Arc::new(Notify::new()) };
     let service = ServiceBuilder::new().layer(layer(&shop)).service(Router::new().on(fails));
     service.oneshot(letter.delivery().unwrap()).await.unwrap_err();
-    assert_eq!(letters.list("payments", 10).await.unwrap().len(), 1);
+    assert_eq!(letters.list(10).await.unwrap().len(), 1);
 
     let service =
         ServiceBuilder::new().layer(layer(&shop)).service(Router::new().on(handler_fn(record)));
@@ -333,6 +455,6 @@ async fn a_dead_letter_is_handled_after_all_or_stays_what_it_is() {
     let delivery = letter.delivery().unwrap();
     assert_eq!(service.clone().oneshot(delivery.clone()).await.unwrap(), Outcome::Handled);
     assert_eq!(service.clone().oneshot(delivery).await.unwrap(), Outcome::Duplicate);
-    assert!(letters.list("payments", 10).await.unwrap().is_empty());
+    assert!(letters.list(10).await.unwrap().is_empty());
     shop.assert_each_once_in_order(1).await;
 }

@@ -46,6 +46,35 @@ async fn a_consumer_removes_its_old_rows_and_only_those() {
 }
 
 #[tokio::test]
+async fn resolved_dead_letters_go_in_time_and_unresolved_ones_never() {
+    let shop = Shop::open().await;
+    sqlx::raw_sql(
+        "insert into pillarbox.inbox_dead_letter \
+         (consumer, event_id, topic, headers, payload, reason, error, attempts, first_failed_at, dead_at, state, resolved_at) \
+         select 'payments', state || n, 'a', '{}', '', 'attempts', '', 5, now(), now() - interval '9 hours', state, \
+             case when state in ('retried', 'discarded') then now() - interval '2 hours' end \
+         from unnest(array['dead', 'parked', 'retried', 'discarded']) as state, generate_series(1, 1500) as n",
+    )
+    .execute(shop.pool())
+    .await
+    .unwrap();
+    sqlx::raw_sql(
+        "update pillarbox.inbox_dead_letter set consumer = 'others' where event_id = 'retried7'",
+    )
+    .execute(shop.pool())
+    .await
+    .unwrap();
+    let layer = InboxLayer::new(shop.pool().clone(), "payments").unwrap();
+    let left = "select count(*) from pillarbox.inbox_dead_letter";
+    layer.remove_old(Duration::from_secs(3 * 3600)).await.unwrap();
+    assert_eq!(shop.number(left).await, 6_000, "they were resolved two hours ago");
+    layer.remove_old(Duration::from_secs(3600)).await.unwrap();
+    assert_eq!(shop.number(left).await, 3_001);
+    let unresolved = format!("{left} where state in ('dead', 'parked')");
+    assert_eq!(shop.number(&unresolved).await, 3_000);
+}
+
+#[tokio::test]
 async fn removing_waits_for_nobody_and_keeps_what_is_young() {
     let shop = Shop::open().await;
     sqlx::raw_sql(OLD).execute(shop.pool()).await.unwrap();

@@ -55,8 +55,8 @@ async fn a_key_waits_behind_its_dead_letter_across_a_restart_and_follows_it_in_o
 
     // Another process finds the key waiting, too; and so does a repeat of what is parked.
     let started = shop.start(strict(&shop), Router::new().on(broken.clone()));
-    let letters = DeadLetters::new(shop.pool().clone()).unwrap();
-    let found = letters.list("payments", 10).await.unwrap();
+    let letters = DeadLetters::new(shop.pool().clone(), "payments").unwrap();
+    let found = letters.list(10).await.unwrap();
     shop.send(&found[1].event().unwrap()).await;
     shop.send(&shop.event(1, 5)).await;
     shop.send(&shop.event(2, 5)).await;
@@ -67,8 +67,8 @@ async fn a_key_waits_behind_its_dead_letter_across_a_restart_and_follows_it_in_o
     // Tried too early, it is dead again, and nothing has overtaken it.
     let dead = found[0].event_id.as_str();
     assert_eq!((found[0].state.as_str(), found[1].state.as_str()), ("dead", "parked"));
-    assert!(letters.retry("payments", dead).await.unwrap());
-    assert!(!letters.retry("payments", dead).await.unwrap(), "it is parked already");
+    assert!(letters.retry(dead).await.unwrap());
+    assert!(!letters.retry(dead).await.unwrap(), "it is parked already");
     shop.until(
         "select count(*) from pillarbox.inbox_dead_letter where state = 'dead' and attempts = 6",
         1,
@@ -78,7 +78,7 @@ async fn a_key_waits_behind_its_dead_letter_across_a_restart_and_follows_it_in_o
 
     // While it is released, the key goes on being written.
     broken.0.store(false, Ordering::SeqCst);
-    assert!(letters.retry("payments", dead).await.unwrap());
+    assert!(letters.retry(dead).await.unwrap());
     for step in 6..=30 {
         shop.send(&shop.event(1, step)).await;
     }
@@ -86,7 +86,7 @@ async fn a_key_waits_behind_its_dead_letter_across_a_restart_and_follows_it_in_o
     shop.drained().await;
     started.stop().await;
     shop.assert_each_once_in_order(35).await;
-    assert!(letters.list("payments", 10).await.unwrap().is_empty());
+    assert!(letters.list(10).await.unwrap().is_empty());
     assert_eq!(shop.number("select count(*) from pillarbox.inbox_failure").await, 0);
 }
 
@@ -99,9 +99,9 @@ async fn a_discarded_letter_lets_its_key_go_on_without_it() {
         shop.send(&shop.event(1, step)).await;
     }
     until_letters(&shop, "parked", 2).await;
-    let letters = DeadLetters::new(shop.pool().clone()).unwrap();
-    let dead = &letters.list("payments", 1).await.unwrap()[0];
-    assert!(letters.discard("payments", &dead.event_id).await.unwrap());
+    let letters = DeadLetters::new(shop.pool().clone(), "payments").unwrap();
+    let dead = &letters.list(1).await.unwrap()[0];
+    assert!(letters.discard(&dead.event_id).await.unwrap());
     shop.until("select count(*) from effects", 3).await;
     shop.drained().await;
     started.stop().await;
@@ -123,9 +123,9 @@ async fn a_key_that_goes_on_has_its_letter_retried_from_the_table_too() {
         shop.until("select count(*) from effects", 2).await;
         until_letters(&shop, "dead", 1).await;
         broken.0.store(false, Ordering::SeqCst);
-        let letters = DeadLetters::new(shop.pool().clone()).unwrap();
-        let dead = &letters.list("payments", 1).await.unwrap()[0];
-        assert!(letters.retry("payments", &dead.event_id).await.unwrap());
+        let letters = DeadLetters::new(shop.pool().clone(), "payments").unwrap();
+        let dead = &letters.list(1).await.unwrap()[0];
+        assert!(letters.retry(&dead.event_id).await.unwrap());
         shop.until("select count(*) from effects", 3).await;
         until_letters(&shop, "retried", 1).await;
         started.stop().await;
@@ -154,9 +154,9 @@ async fn a_parked_event_whose_process_dies_is_handled_by_another_once() {
     until_letters(&shop, "parked", 2).await;
     shop.drained().await;
     started.stop().await;
-    let letters = DeadLetters::new(shop.pool().clone()).unwrap();
-    let dead = letters.list("payments", 1).await.unwrap().remove(0);
-    assert!(letters.retry("payments", &dead.event_id).await.unwrap());
+    let letters = DeadLetters::new(shop.pool().clone(), "payments").unwrap();
+    let dead = letters.list(1).await.unwrap().remove(0);
+    assert!(letters.retry(&dead.event_id).await.unwrap());
 
     let begun = Arc::new(Notify::new());
     let config = ConsumerConfig { handler_timeout_ms: 1_000, ..strict(&shop) };
@@ -184,9 +184,9 @@ async fn what_stands_behind_a_parked_event_is_not_handled_before_it_by_anybody()
     }
     until_letters(&shop, "parked", 1).await;
     started.stop().await;
-    let letters = DeadLetters::new(shop.pool().clone()).unwrap();
-    let found = letters.list("payments", 10).await.unwrap();
-    assert!(letters.retry("payments", &found[0].event_id).await.unwrap());
+    let letters = DeadLetters::new(shop.pool().clone(), "payments").unwrap();
+    let found = letters.list(10).await.unwrap();
+    assert!(letters.retry(&found[0].event_id).await.unwrap());
     let layer = InboxLayer::new(shop.pool().clone(), "payments").unwrap();
     let service = layer.layer(Router::new().on(handler_fn(record)));
     for (letter, effects) in [(&found[1], 0), (&found[0], 1), (&found[1], 2)] {

@@ -12,7 +12,9 @@ use super::ConsumerError;
 pub struct ConsumerConfig {
     /// The stream to read.
     pub stream: String,
-    /// The consumer's name: of the durable consumer on the server, and of what it has handled in the inbox.
+    /// The consumer's name: of the durable consumer on the server, of what it has handled in the inbox, and in
+    /// its metrics and status. All processes of a service share it, and no two services do; under another name
+    /// everything is new.
     pub name: String,
     /// The subjects to read, which may hold wildcards; empty: all of the stream's.
     pub filter_subjects: Vec<String>,
@@ -35,8 +37,9 @@ pub struct ConsumerConfig {
     /// The longest wait between attempts, in milliseconds, before the random part.
     pub max_backoff_ms: u64,
     /// How long a handler may take, in milliseconds; then it is dropped, and rolled back, and the attempt has
-    /// failed. The database ends a transaction that is idle for two seconds more than this, so that a process
-    /// that hangs does not hold up its events for longer.
+    /// failed. The database ends a transaction that is idle for two seconds more than this, and a statement that
+    /// takes so long, so that neither a process that hangs nor a statement whose handler was dropped holds up its
+    /// events for longer. (`statement_timeout` is lowered in the handler's transaction, and not raised.)
     pub handler_timeout_ms: u64,
     /// How long the server waits for a sign of life before it delivers again, in milliseconds. Slow handlers
     /// give one every third of it.

@@ -67,6 +67,11 @@ impl Letters {
         (self.looking.is_empty() && self.taken.len() < self.most).then_some(self.look_at)
     }
 
+    /// Whether the database is being asked for more.
+    pub(super) fn is_looking(&self) -> bool {
+        !self.looking.is_empty()
+    }
+
     pub(super) fn look(&mut self) {
         self.look_at = Instant::now() + INTERVAL;
         let (store, lease, most) =

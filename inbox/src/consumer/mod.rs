@@ -12,6 +12,7 @@ mod lanes;
 mod letters;
 mod limit;
 mod pause;
+mod pulse;
 mod running;
 pub mod status;
 mod subscription;
@@ -35,6 +36,7 @@ pub(crate) use limit::TookTooLong;
 pub use status::{Lag, LastError, State, Status, Totals, Watch};
 
 use crate::batch::{BatchHandler, Batches, One, RunBatch};
+use crate::dead_letter::DeadLetters;
 use crate::delivery::{Delivery, Handling, Outcome};
 use crate::error::InboxError;
 use crate::layer::InboxLayer;
@@ -135,9 +137,9 @@ impl Consumer {
         config: ConsumerConfig,
     ) -> Result<Self, ConsumerError> {
         config.validate()?;
-        // A handler is dropped before its transaction has been idle for so long.
-        let longest_idle = config.handler_timeout() + Duration::from_secs(2);
-        let store = Store::new(pool, &config.name, &config.schema, Some(longest_idle))?
+        // A handler is dropped before its transaction has been idle for so long, or one of its statements ends.
+        let longest = config.handler_timeout() + Duration::from_secs(2);
+        let store = Store::new(pool, &config.name, &config.schema, Some(longest))?
             .keeping()
             .strict(config.order == Order::Strict);
         let jetstream = jetstream::context::ContextBuilder::new()
@@ -164,6 +166,17 @@ impl Consumer {
         self.reporter.watch()
     }
 
+    /// Its dead letters. What is [retried](DeadLetters::retry) while it runs, here or in another process, goes
+    /// through its handler.
+    pub fn dead_letters(&self) -> DeadLetters {
+        DeadLetters::of(self.store.clone())
+    }
+
+    /// The [`InboxLayer`] that [`run`](Self::run) puts around its service, for [`run_service`](Self::run_service).
+    pub fn layer(&self) -> InboxLayer {
+        InboxLayer::of(self.store.clone())
+    }
+
     /// Handles events with `service` until `shutdown` is cancelled, which lets running handlers finish, up to
     /// `shutdown_timeout_ms`. A [`Router`] is such a service, also under layers that should see
     /// the transaction.
@@ -184,7 +197,7 @@ impl Consumer {
     {
         let longest = self.config.handler_timeout();
         let service = Limit { inner: service, longest };
-        let service = InboxLayer::of(self.store.clone()).layer(service);
+        let service = self.layer().layer(service);
         self.run_service(service, shutdown).await
     }
 
@@ -208,15 +221,28 @@ impl Consumer {
     {
         let (handler, longest) = (Arc::new(handler), self.config.handler_timeout());
         let one = Router::new().on(One(handler.clone()));
-        let service = InboxLayer::of(self.store.clone()).layer(Limit { inner: one, longest });
+        let service = self.layer().layer(Limit { inner: one, longest });
         let keeps_keys = self.config.order.keeps_keys();
         let batches = Batches { handler, longest, keeps_keys, event: PhantomData };
         self.run_all(service, Some(Arc::new(batches)), shutdown).await
     }
 
-    /// As [`run`](Self::run), with a service that has the [`InboxLayer`] inside already, under the same
-    /// consumer name and schema, and other layers around it. `handler_timeout_ms` is not applied: put tower's
-    /// timeout inside of the [`InboxLayer`].
+    /// As [`run`](Self::run), with a service that has this consumer's [`layer`](Self::layer) inside already, and
+    /// other layers around it. `handler_timeout_ms` is not applied: put tower's timeout inside of that layer.
+    ///
+    /// ```no_run
+    /// # use std::time::Duration;
+    /// # use pillarbox_inbox::{Consumer, Delivery, Router};
+    /// # use tower::ServiceBuilder;
+    /// # async fn example(consumer: Consumer, router: Router) -> Result<(), Box<dyn std::error::Error>> {
+    /// let service = ServiceBuilder::new()
+    ///     .concurrency_limit(2) // shared with other consumers, for instance
+    ///     .layer(consumer.layer())
+    ///     .timeout(Duration::from_secs(5)) // rolls back
+    ///     .service(router);
+    /// consumer.run_service(service, Default::default()).await?;
+    /// # Ok(()) }
+    /// ```
     ///
     /// # Errors
     /// As [`run`](Self::run).
@@ -292,7 +318,6 @@ impl Consumer {
                             tracing::info!(consumer = name, "connected again");
                         }
                         waits = Waits::new();
-                        self.reporter.connected(self.pinned());
                         running.run(subscription, &shutdown).await.map(|()| stream)
                     }
                     Err(NotNow::Never(error)) => return Err(error),

@@ -16,6 +16,7 @@ use super::incoming::{Content, Incoming};
 use super::lanes::{Lane, Lanes};
 use super::letters::{Letter, Letters};
 use super::pause::Pause;
+use super::pulse::Pulse;
 use super::subscription::Subscription;
 use super::worker::{Verdict, Worker};
 use super::{BoxError, Order};
@@ -52,6 +53,7 @@ pub(super) struct Running<S> {
     batch_at: Instant,
     probes: JoinSet<bool>,
     pause: Pause,
+    pulse: Pulse,
     letters: Letters,
     alive_at: Instant,
     tidy_at: Instant,
@@ -96,6 +98,7 @@ where
 {
     pub(super) fn new(worker: Worker<S>, client: async_nats::Client) -> Self {
         let letters = Letters::new(worker.rules.store.clone(), &worker.rules.config);
+        let pulse = Pulse::new(worker.rules.store.clone());
         Self {
             letters,
             worker,
@@ -110,6 +113,7 @@ where
             batch_at: Instant::now(),
             probes: JoinSet::new(),
             pause: Pause::new(),
+            pulse,
             alive_at: Instant::now(),
             tidy_at: Instant::now() + TIDY_EVERY,
             tidying: JoinSet::new(),
@@ -254,6 +258,7 @@ where
 
     fn start_batch(&mut self, batch: Vec<(Lane, Vec<Held>)>) {
         let worker = self.worker.clone();
+        self.begins();
         self.handlers.spawn(async move {
             let held = batch.iter().flat_map(|(_, held)| held);
             let contents: Vec<_> = held.map(|held| held.content.clone()).collect();
@@ -268,6 +273,7 @@ where
 
     fn start(&mut self, lane: Lane, held: Held) {
         let worker = self.worker.clone();
+        self.begins();
         self.handlers.spawn(async move {
             let verdict = match held.origin {
                 Origin::Stream(_) => {
@@ -277,6 +283,24 @@ where
             };
             vec![(lane, vec![(held, verdict)])]
         });
+    }
+
+    /// Something that needs the database is about to begin.
+    fn begins(&mut self) {
+        if !self.waits_for_database() {
+            self.pulse.beat();
+        }
+    }
+
+    fn waits_for_database(&self) -> bool {
+        !self.handlers.is_empty() || self.letters.is_looking()
+    }
+
+    /// Starts nothing more until the surroundings are back.
+    fn pause(&mut self, error: &str) {
+        self.give_back(true);
+        self.pause.environment_failed(&self.worker.rules.config.name, error);
+        self.worker.rules.reporter.paused(Some(error));
     }
 
     fn hold(&mut self, incoming: Incoming) {
@@ -326,9 +350,12 @@ where
             _ => far,
         };
         let look_at = self.letters.look_at().filter(|_| self.pause.is_open()).unwrap_or(far);
+        let watched = self.pause.is_open() && self.waits_for_database();
+        let ask_at = self.pulse.ask_at().filter(|_| watched).unwrap_or(far);
         let probe_at = self.pause.probe_at().filter(|_| self.probes.is_empty()).unwrap_or(far);
         tokio::select! {
             Some(ended) = self.handlers.join_next() => {
+                self.pulse.beat();
                 // A task of ours neither panics nor is cancelled, but for `finish`.
                 for (lane, events) in ended.into_iter().flatten() {
                     self.settle(lane, events);
@@ -337,13 +364,25 @@ where
             Some(well) = self.probes.join_next() => {
                 self.pause.probed(&self.worker.rules.config.name, well.unwrap_or(false));
                 if self.pause.is_open() {
+                    self.pulse.beat();
                     self.worker.rules.reporter.paused(None);
                 }
             }
+            away = self.pulse.answered() => {
+                if let Some(error) = away.filter(|_| self.waits_for_database()) {
+                    self.worker.rules.reporter.error(None, &error);
+                    self.pause(&error);
+                }
+            }
             found = self.letters.found() => {
+                self.pulse.beat();
                 found.into_iter().for_each(|letter| self.hold_letter(letter));
             }
-            () = sleep_until(look_at) => self.letters.look(),
+            () = sleep_until(look_at) => {
+                self.begins();
+                self.letters.look();
+            }
+            () = sleep_until(ask_at) => self.pulse.ask(),
             () = sleep_until(batch_at) => {}
             () = sleep_until(due) => self.lanes.wake(Instant::now()),
             () = sleep_until(probe_at) => {
@@ -385,9 +424,7 @@ where
             match &verdict {
                 Verdict::Retry(_) => self.worker.rules.reporter.meter.retry(),
                 Verdict::Environment(error) => {
-                    self.give_back(true);
-                    self.pause.environment_failed(&self.worker.rules.config.name, error);
-                    self.worker.rules.reporter.paused(Some(error));
+                    self.pause(error);
                 }
                 _ => {}
             }

@@ -1,16 +1,20 @@
 //! How a consumer is: for a health endpoint, and for the progress of a rebuild.
 //!
 //! ```text
-//!                opened, no event yet             first event
-//!   starting ──────────────────────► standing by ────────────► active
-//!                                        ▲                       │
-//!                                        └───────────────────────┘ another process is pinned
+//!              connected, nobody is active           an event comes
+//!   starting ─────────────────────────────► ready ─────────────────────► active
+//!       │                                    │ ▲                           │
+//!       │          an event goes to another  ▼ │ that one is gone          │ was silent for takeover_ms,
+//!       └──────────────────────────────► standing by ◄─────────────────────┘ and another got an event
+//!         connected, another is active
+//!
 //!   any but stopped ── the database fails ──► paused ── it answers ──► back
-//!   any but stopped ── the broker fails ──► waiting ── connected again ──► standing by, or active
+//!   any but stopped ── the broker fails ──► waiting ── connected again ──► ready, or standing by
 //!   any ── run ends, or is dropped ──► stopped
 //! ```
 //!
-//! With [`Order::None`](super::Order::None) every process is active, and none stands by.
+//! Which process is active the server says: the one that is pinned. With [`Order::None`](super::Order::None) every
+//! process is active, and none stands by.
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -24,6 +28,7 @@ use tokio::sync::watch;
 use tokio::time::{sleep, timeout};
 
 use super::ConsumerConfig;
+use super::subscription::active_pin;
 use crate::metrics::Meter;
 
 /// How often the lag is asked for.
@@ -52,10 +57,10 @@ pub struct Status {
 }
 
 impl Status {
-    /// Whether it does what it should: it handles events, or stands by to. Good for a readiness probe.
+    /// Whether it does what it should: it handles events, or would. Good for a readiness probe.
     /// A liveness probe should only ask whether it is [`State::Stopped`]: a restart mends no outage.
     pub fn is_well(&self) -> bool {
-        matches!(self.state, State::Active | State::StandingBy)
+        matches!(self.state, State::Active | State::Ready | State::StandingBy)
     }
 
     /// Whether everything that was in the stream at the last measurement is handled. `false` until measured.
@@ -73,9 +78,12 @@ pub enum State {
     Starting,
     /// It gets events.
     Active,
-    /// It would get events: another process is the active one, or there has been no event yet.
+    /// No process is the active one, since there has been nothing to handle: the next event makes one of those
+    /// that are ready active.
+    Ready,
+    /// Another process is the active one.
     StandingBy,
-    /// It has events and handles none, because the surroundings fail. It goes on by itself.
+    /// It handles nothing, because the surroundings fail. It goes on by itself.
     Paused {
         /// What failed.
         reason: String,
@@ -198,7 +206,8 @@ struct View {
     pinned: bool,
     /// The pin that this process had last.
     pin: Option<String>,
-    active: bool,
+    /// The pin of the active process, as far as is known.
+    active: Option<String>,
     paused: Option<String>,
     stopped: bool,
     lag: Option<Lag>,
@@ -219,8 +228,12 @@ impl View {
             (_, Some(reason)) => State::Paused { reason: reason.clone() },
             (Broker::Away(reason), None) => State::Waiting { reason: reason.clone() },
             (Broker::Unknown, None) => State::Starting,
-            (Broker::Connected, None) if self.active => State::Active,
-            (Broker::Connected, None) => State::StandingBy,
+            (Broker::Connected, None) if !self.pinned => State::Active,
+            (Broker::Connected, None) => match &self.active {
+                None => State::Ready,
+                active if *active == self.pin => State::Active,
+                Some(_) => State::StandingBy,
+            },
         }
     }
 }
@@ -242,7 +255,7 @@ impl Reporter {
             broker: Broker::Unknown,
             pinned: false,
             pin: None,
-            active: false,
+            active: None,
             paused: None,
             stopped: false,
             lag: None,
@@ -259,17 +272,17 @@ impl Reporter {
         self.view.send_modify(|view| {
             change(view);
             let state = view.state();
-            self.meter.active(state == State::Active);
+            self.meter.active(matches!(state, State::Active | State::Ready));
             self.meter.paused(matches!(state, State::Paused { .. } | State::Waiting { .. }));
         });
     }
 
-    /// There is a subscription; with `pinned`, only one process at a time gets events.
-    pub(super) fn connected(&self, pinned: bool) {
+    /// There is a subscription; with `pinned`, only one process at a time gets events: now the one with this pin.
+    pub(super) fn connected(&self, pinned: bool, active: Option<String>) {
         self.change(|view| {
             view.broker = Broker::Connected;
             view.pinned = pinned;
-            view.active = !pinned;
+            view.active = active;
             view.pin = None;
         });
     }
@@ -282,8 +295,8 @@ impl Reporter {
     /// This process gets events, under this pin.
     pub(super) fn active(&self, pin: Option<String>) {
         self.change(|view| {
-            view.pin = pin;
-            view.active = true;
+            view.pin.clone_from(&pin);
+            view.active = pin;
         });
     }
 
@@ -333,8 +346,9 @@ impl Reporter {
         config: &ConsumerConfig,
     ) -> std::convert::Infallible {
         loop {
+            let before = self.view.borrow().pin.clone();
             match timeout(PATIENCE, measured(jetstream, config)).await {
-                Ok(Some((mut lag, pin))) => {
+                Ok(Some((mut lag, active))) => {
                     lag.oldest_age_seconds = match self.oldest_age() {
                         None if lag.unhandled() == 0 => Some(0.0),
                         age => age,
@@ -342,8 +356,9 @@ impl Reporter {
                     self.meter.lag(&lag);
                     self.change(|view| {
                         view.lag = Some(lag);
-                        if view.pinned {
-                            view.active = pin.is_some() && pin == view.pin;
+                        // Unless this process took over meanwhile, and the answer is from before.
+                        if view.pin == before {
+                            view.active = active;
                         }
                     });
                 }
@@ -379,8 +394,7 @@ async fn measured(
         oldest_age_seconds: None,
         measured_at: OffsetDateTime::now_utc(),
     };
-    let pin = info.priority_groups.into_iter().find_map(|group| group.pinned_client_id);
-    Some((lag, pin))
+    Some((lag, active_pin(&info)))
 }
 
 fn rfc3339<S: Serializer>(time: &OffsetDateTime, serializer: S) -> Result<S::Ok, S::Error> {

@@ -108,6 +108,7 @@ impl Subscription {
         let messages = messages.messages().await.map_err(|error| Interrupted(full_text(&error)))?;
         let state =
             if ordered { State::StandingBy { look_at: Instant::now() } } else { State::Unordered };
+        reporter.connected(pinned, active_pin(consumer.cached_info()));
         Ok(Self {
             stream: stream.clone(),
             consumer: config.name.clone(),
@@ -154,7 +155,14 @@ impl Subscription {
             let number = info.consumer_sequence;
             let again = info.delivered > 1 || info.stream_sequence <= self.delivered_before;
             match &mut self.state {
-                State::Unordered => return Ok(Arrival { message, again }),
+                State::Unordered => {
+                    let pin = pin(&message);
+                    if pin != self.pin {
+                        self.pin.clone_from(&pin);
+                        self.reporter.active(pin);
+                    }
+                    return Ok(Arrival { message, again });
+                }
                 State::StandingBy { .. } => self.take_over(&message),
                 _ if pin(&message) != self.pin => self.take_over(&message),
                 State::InOrder { next } if number == *next => {
@@ -215,7 +223,7 @@ impl Subscription {
         let mine = self.pin.clone();
         self.ask(|stream, consumer| async move {
             let info = info(&stream, &consumer).await?;
-            let pin = info.priority_groups.into_iter().find_map(|group| group.pinned_client_id);
+            let pin = active_pin(&info);
             let nobody = pin.is_none();
             if info.num_ack_pending > 0 && (nobody || pin == mine) {
                 tracing::debug!(consumer, "nobody is active; having the consumer reset");
@@ -238,6 +246,11 @@ async fn info(stream: &Stream, consumer: &str) -> Result<Info, Interrupted> {
     stream.consumer_info(consumer).await.map_err(|error| {
         Interrupted(format!("no answer about the consumer: {}", full_text(&error)))
     })
+}
+
+/// The pin of the active process, if there is one.
+pub(super) fn active_pin(info: &Info) -> Option<String> {
+    info.priority_groups.iter().find_map(|group| group.pinned_client_id.clone())
 }
 
 async fn reset(stream: &Stream, consumer: &str) -> Result<(), Interrupted> {

@@ -272,6 +272,24 @@ impl Rules {
                 self.suspects.unmark(id).await;
                 Verdict::Retry(self.backoff(1))
             }
+            Fault::Outage => {
+                let outages = match self.store.record_outage(id, &text).await {
+                    Ok(outages) => outages,
+                    Err(error) => return Verdict::Environment(full_text(&error)),
+                };
+                self.suspects.ended(id);
+                let wait = error.retry_after().unwrap_or_else(|| self.backoff(outages));
+                let error = text.as_str();
+                tracing::warn!(
+                    consumer = name,
+                    event_id = id,
+                    event_type,
+                    error,
+                    ?wait,
+                    "an outage: the event waits, and no attempt is counted"
+                );
+                Verdict::Retry(wait)
+            }
             Fault::Permanent => {
                 let error = text.as_str();
                 tracing::error!(

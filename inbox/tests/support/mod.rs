@@ -8,6 +8,7 @@ use std::time::Duration;
 use async_nats::HeaderMap;
 use async_nats::jetstream;
 use pillarbox_event::{Event, RawEvent};
+use pillarbox_inbox::consumer::{Status, Watch};
 use pillarbox_inbox::{Consumer, ConsumerConfig, ConsumerError, Router};
 use pillarbox_testkit::{Scope, eventually, servers};
 use sqlx::{AssertSqlSafe, PgPool, Row};
@@ -115,11 +116,21 @@ impl Shop {
     }
 
     pub fn start(&self, config: ConsumerConfig, router: Router) -> Started {
-        let consumer =
-            Consumer::new(self.scope.nats().clone(), self.pool().clone(), config).unwrap();
+        self.start_on(self.pool(), config, router).0
+    }
+
+    /// On a pool of one's own, with its status.
+    pub fn start_on(
+        &self,
+        pool: &PgPool,
+        config: ConsumerConfig,
+        router: Router,
+    ) -> (Started, Watch) {
+        let consumer = Consumer::new(self.scope.nats().clone(), pool.clone(), config).unwrap();
+        let status = consumer.status();
         let shutdown = CancellationToken::new();
         let running = tokio::spawn(consumer.run(router, shutdown.clone()));
-        Started { running, shutdown }
+        (Started { running, shutdown }, status)
     }
 
     pub async fn number(&self, sql: &str) -> i64 {
@@ -186,6 +197,15 @@ impl Started {
     pub async fn stop(self) {
         self.shutdown.cancel();
         self.running.await.unwrap().unwrap();
+    }
+}
+
+/// Waits until a status is as wanted.
+pub async fn until(what: &str, watch: &mut Watch, wanted: impl FnMut(&Status) -> bool) -> Status {
+    let seen = watch.clone();
+    match tokio::time::timeout(DEADLINE, watch.until(wanted)).await {
+        Ok(Some(status)) => status,
+        _ => panic!("waited for {what}; it is {:?}", seen.get()),
     }
 }
 

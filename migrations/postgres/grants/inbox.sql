@@ -1,14 +1,15 @@
 -- What each role may do with the inbox's tables.
 
 -- The consumer: records what it has handled, counts failed attempts, and gives events up. It removes what it
--- recorded when that is past its retention, and when an event is to be handled after all; locking a row first
+-- recorded when that is past its retention, as it does with dead letters that are resolved, and when an event is
+-- to be handled after all; locking a row first
 -- takes the right to update one column. It cannot touch the outbox: a handler that publishes is a writer too
 -- (`grant pillarbox_writer to pillarbox_consumer`). Its handlers need rights of their own on the
 -- service's tables.
 grant usage on schema pillarbox to pillarbox_consumer;
 grant select, insert, update (processed_at), delete on pillarbox.inbox to pillarbox_consumer;
 grant select, insert, update, delete on pillarbox.inbox_failure to pillarbox_consumer;
-grant select, insert, update on pillarbox.inbox_dead_letter to pillarbox_consumer;
+grant select, insert, update, delete on pillarbox.inbox_dead_letter to pillarbox_consumer;
 -- A service of HTTP commands is a consumer too: it looks up and stores answers.
 grant select, insert on pillarbox.inbox_request to pillarbox_consumer;
 

@@ -19,12 +19,14 @@ create table if not exists pillarbox.inbox (
 -- No index by age: old rows are removed by walking the table a piece at a time, which costs the insert nothing.
 
 -- Events that failed and will be tried again. Written after the handler's rollback, removed with its
--- success or with the dead letter. `started` is how often an event that was delivered before was begun without
+-- success or with the dead letter. `outages` is how often somebody was away whom the handler needs, which is no
+-- attempt. `started` is how often an event that was delivered before was begun without
 -- an end being recorded, which is what an event leaves behind that kills the process.
 create table if not exists pillarbox.inbox_failure (
     consumer        text        not null,
     event_id        text        not null,
     attempts        integer     not null check (attempts >= 0),
+    outages         integer     not null default 0 check (outages >= 0),
     started         integer     not null default 0 check (started >= 0),
     last_error      text        not null,
     first_failed_at timestamptz not null default clock_timestamp(),

@@ -157,7 +157,7 @@ pub struct DeadLetters {
     count: SqlStr,
     retry: SqlStr,
     discard: SqlStr,
-    inbox: pillarbox_inbox::DeadLetters,
+    schema: String,
 }
 
 impl DeadLetters {
@@ -170,7 +170,8 @@ impl DeadLetters {
         schema: &str,
         side: Side,
     ) -> Result<Self, pillarbox_inbox::InboxError> {
-        let inbox = pillarbox_inbox::DeadLetters::in_schema(pool.clone(), schema)?;
+        // Refuses the schema, if it cannot be one.
+        pillarbox_inbox::DeadLetters::in_schema(pool.clone(), "any", schema)?;
         let sql =
             |text: &str| AssertSqlSafe(Arc::<str>::from(in_schema(text, schema))).into_sql_str();
         let text = match side {
@@ -184,7 +185,7 @@ impl DeadLetters {
              where position = $1 and state in ('dead', 'parked')",
         );
         let retry = sql(include_str!("retry_outbox.sql"));
-        Ok(Self { pool, side, list, count, retry, discard, inbox })
+        Ok(Self { pool, side, list, count, retry, discard, schema: schema.to_owned() })
     }
 
     /// The unresolved ones that match, oldest first, `limit` at the most.
@@ -223,7 +224,8 @@ impl DeadLetters {
             }
             Side::Inbox => {
                 letter.event()?;
-                self.inbox.retry(&letter.owner, &letter.event_id).await.map_err(database)
+                let retried = async { self.of_consumer(letter)?.retry(&letter.event_id).await };
+                retried.await.map_err(database)
             }
         }
     }
@@ -241,8 +243,16 @@ impl DeadLetters {
                     .await?;
                 Ok(done.rows_affected() == 1)
             }
-            Side::Inbox => self.inbox.discard(&letter.owner, &letter.event_id).await,
+            Side::Inbox => self.of_consumer(letter)?.discard(&letter.event_id).await,
         }
+    }
+
+    fn of_consumer(
+        &self,
+        letter: &DeadLetter,
+    ) -> Result<pillarbox_inbox::DeadLetters, sqlx::Error> {
+        pillarbox_inbox::DeadLetters::in_schema(self.pool.clone(), &letter.owner, &self.schema)
+            .map_err(sqlx::Error::config)
     }
 }
 

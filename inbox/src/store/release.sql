@@ -1,6 +1,7 @@
 -- Lets an event that was given up be handled again: $1 consumer, $2 event id, $3 whether the order is strict.
 --
--- Not while an earlier one of its key is parked, or, in a strict order, dead.
+-- Not while an earlier one of its key is parked, or, in a strict order, dead; nor, whoever asks, while one is dead
+-- behind which it was parked.
 with released as (
     update pillarbox.inbox_dead_letter as letter
     set state = 'retried', resolved_at = clock_timestamp()
@@ -15,7 +16,7 @@ with released as (
                 earlier.consumer = letter.consumer
                 and earlier.key = letter.key
                 and earlier.position < letter.position
-                and (earlier.state = 'parked' or ($3 and earlier.state = 'dead'))
+                and (earlier.state = 'parked' or (($3 or letter.reason = 'parked') and earlier.state = 'dead'))
         )
     returning consumer, event_id
 ),

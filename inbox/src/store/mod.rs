@@ -1,22 +1,28 @@
 //! The inbox's statements, for one consumer in one schema.
 
+mod letters;
+
 #[cfg(feature = "jetstream")]
 use std::collections::HashMap;
-use std::collections::{BTreeMap, HashSet};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use pillarbox_event::RawEvent;
 use sqlx::postgres::PgRow;
-use sqlx::{AssertSqlSafe, PgExecutor, PgPool, Row, SqlSafeStr, SqlStr};
+use sqlx::{
+    AssertSqlSafe, ConnectOptions, Connection, PgExecutor, PgPool, Row, SqlSafeStr, SqlStr,
+};
 
-use crate::error::InboxError;
+use crate::error::{InboxError, full_text};
 use crate::handler::Tx;
 use crate::kept::Kept;
 use crate::migrations::check_schema;
+pub(crate) use letters::{Burial, Undecodable};
 
 /// How long a database that is well may take to answer.
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(3);
+
+/// How long one that is there may take to let somebody in, and answer.
+const LET_IN_TIMEOUT: Duration = Duration::from_secs(2);
 
 /// How much of an error's text is kept.
 const MAX_ERROR_CHARS: usize = 8_000;
@@ -35,12 +41,15 @@ pub(crate) struct Store {
 #[derive(Debug)]
 struct Statements {
     begin: SqlStr,
+    /// How many rows `begin` returns.
+    begin_rows: usize,
     /// Begins and claims; the event's id goes between the parts.
     begin_and_claim: Vec<String>,
     claim: SqlStr,
     forget: SqlStr,
     release: SqlStr,
     fail: SqlStr,
+    outage: SqlStr,
     mark: SqlStr,
     unmark: SqlStr,
     bury: SqlStr,
@@ -56,8 +65,13 @@ struct Statements {
     due: SqlStr,
     #[cfg(feature = "jetstream")]
     rest: SqlStr,
+    letters: SqlStr,
+    letter: SqlStr,
+    retry: SqlStr,
+    discard: SqlStr,
     remove_old: SqlStr,
     forget_old: SqlStr,
+    remove_resolved: SqlStr,
 }
 
 /// What a claim found.
@@ -85,43 +99,30 @@ pub(crate) enum Marked {
     Started(u32),
 }
 
-/// What is written about an event that is given up.
-#[derive(Debug)]
-pub(crate) struct Burial<'a> {
-    pub(crate) event_id: &'a str,
-    pub(crate) event: Result<&'a RawEvent, Undecodable<'a>>,
-    pub(crate) reason: &'a str,
-    pub(crate) error: &'a str,
-    pub(crate) attempts: u32,
-}
-
-/// A message that is no event.
-#[derive(Clone, Debug)]
-pub(crate) struct Undecodable<'a> {
-    pub(crate) topic: &'a str,
-    pub(crate) headers: Vec<(String, String)>,
-    pub(crate) payload: &'a [u8],
-}
-
 impl Store {
-    /// `longest_idle` is how long a transaction may be idle before the database ends it: a process that hangs,
-    /// or whose machine is gone, holds its events' rows until then.
+    /// `longest` is how long a transaction may be idle, and a statement may take, before the database ends it: a
+    /// process that hangs, or whose machine is gone, and a statement whose handler was dropped, hold their events'
+    /// rows until then. A lower statement_timeout that the connection has stays.
     pub(crate) fn new(
         pool: PgPool,
         consumer: &str,
         schema: &str,
-        longest_idle: Option<Duration>,
+        longest: Option<Duration>,
     ) -> Result<Self, InboxError> {
         check_schema(schema)?;
         let sql = |text: &str| {
             let text = text.replace("pillarbox.", &format!("{schema}."));
             AssertSqlSafe(Arc::<str>::from(text)).into_sql_str()
         };
-        let begin = match longest_idle {
-            Some(longest) => format!(
-                "begin; set local idle_in_transaction_session_timeout = {}",
-                longest.as_millis().min(i32::MAX as u128)
-            ),
+        let begin = match longest {
+            Some(longest) => {
+                let longest = longest.as_millis().min(i32::MAX as u128);
+                format!(
+                    "begin; set local idle_in_transaction_session_timeout = {longest}; \
+                     select set_config('statement_timeout', least({longest}, nullif(1000 * \
+                     extract(epoch from current_setting('statement_timeout')::interval), 0))::bigint::text, true)"
+                )
+            }
             None => "begin".to_owned(),
         };
         let claim = include_str!("claim.sql").replace("pillarbox.", &format!("{schema}."));
@@ -131,6 +132,7 @@ impl Store {
             .collect();
         let statements = Statements {
             begin: sql(&begin),
+            begin_rows: usize::from(longest.is_some()),
             begin_and_claim,
             claim: sql(include_str!("claim.sql")),
             forget: sql(
@@ -138,6 +140,7 @@ impl Store {
             ),
             release: sql(include_str!("release.sql")),
             fail: sql(include_str!("fail.sql")),
+            outage: sql(include_str!("outage.sql")),
             mark: sql(include_str!("mark.sql")),
             unmark: sql(include_str!("unmark.sql")),
             bury: sql(include_str!("bury.sql")),
@@ -157,8 +160,21 @@ impl Store {
             rest: sql("update pillarbox.inbox_dead_letter \
                  set due_at = clock_timestamp() + $3 * interval '1 millisecond' \
                  where consumer = $1 and event_id = $2 and state = 'parked'"),
+            letters: sql("select * from pillarbox.inbox_dead_letter \
+                 where consumer = $1 and position > $2 and state in ('dead', 'parked') order by position limit $3"),
+            letter: sql(
+                "select * from pillarbox.inbox_dead_letter where consumer = $1 and event_id = $2",
+            ),
+            retry: sql("update pillarbox.inbox_dead_letter set state = 'parked' \
+                 where consumer = $1 and ($2::text is null or event_id = $2) \
+                 and state = 'dead' and event_type is not null"),
+            discard: sql(
+                "update pillarbox.inbox_dead_letter set state = 'discarded', resolved_at = clock_timestamp() \
+                 where consumer = $1 and event_id = $2 and state in ('dead', 'parked')",
+            ),
             remove_old: sql(include_str!("remove_old.sql")),
             forget_old: sql(include_str!("forget_old.sql")),
+            remove_resolved: sql(include_str!("remove_resolved.sql")),
         };
         let statements = Arc::new(statements);
         Ok(Self { pool, consumer: consumer.into(), statements, kept: None, strict: false })
@@ -197,7 +213,7 @@ impl Store {
             let text = self.statements.begin_and_claim.join(&quoted(event_id));
             match sqlx::raw_sql(AssertSqlSafe(text)).fetch_all(&mut *tx).await {
                 Ok(rows) => {
-                    let claim = claim_of(rows.first()).ok()?;
+                    let claim = claim_of(rows.get(self.statements.begin_rows)).ok()?;
                     return Some((Begun { tx, taken_at }, claim));
                 }
                 Err(error) => tracing::debug!(%error, "a kept connection is of no use"),
@@ -242,51 +258,6 @@ impl Store {
         forget.bind(&*self.consumer).bind(event_id).execute(executor).await.map(drop)
     }
 
-    /// Lets a dead letter be handled again. `false` if it is none, or none any more.
-    pub(crate) async fn release(
-        &self,
-        executor: impl PgExecutor<'_>,
-        event_id: &str,
-    ) -> Result<bool, sqlx::Error> {
-        let release = sqlx::query(self.statements.release.clone());
-        let release = release.bind(&*self.consumer).bind(event_id).bind(self.strict);
-        release.fetch_one(executor).await?.try_get(0)
-    }
-
-    /// Which of these keys wait behind a dead letter. None, unless the order is strict.
-    pub(crate) async fn blocked(
-        &self,
-        executor: impl PgExecutor<'_>,
-        keys: &[&str],
-    ) -> Result<HashSet<String>, sqlx::Error> {
-        if !self.strict || keys.is_empty() {
-            return Ok(HashSet::new());
-        }
-        let blocked = sqlx::query(self.statements.blocked.clone()).bind(&*self.consumer).bind(keys);
-        blocked.fetch_all(executor).await?.iter().map(|row| row.try_get(0)).collect()
-    }
-
-    /// Parks an event behind the dead one of its key.
-    pub(crate) async fn park(
-        &self,
-        executor: impl PgExecutor<'_>,
-        event: &RawEvent,
-    ) -> Result<(), sqlx::Error> {
-        let headers = serde_json::to_string(event.headers())
-            .map_err(|error| sqlx::Error::Encode(Box::new(error)))?;
-        sqlx::query(self.statements.park.clone())
-            .bind(&*self.consumer)
-            .bind(event.id().as_str())
-            .bind(event.event_type())
-            .bind(event.topic())
-            .bind(event.key())
-            .bind(headers)
-            .bind(&event.payload()[..])
-            .execute(executor)
-            .await
-            .map(drop)
-    }
-
     /// Records many events as handled. Those that are recorded, with what is known of failed attempts; the
     /// others are duplicates. Waits as [`claim`](Self::claim) does.
     #[cfg(feature = "jetstream")]
@@ -327,34 +298,10 @@ impl Store {
         forget.bind(&*self.consumer).bind(event_ids).execute(executor).await.map(drop)
     }
 
-    /// Takes parked events that may be handled now, for so long.
-    #[cfg(feature = "jetstream")]
-    pub(crate) async fn take_due(
-        &self,
-        lease: Duration,
-        most: usize,
-    ) -> Result<Vec<crate::DeadLetter>, sqlx::Error> {
-        let rows = sqlx::query(self.statements.due.clone())
-            .bind(&*self.consumer)
-            .bind(self.strict)
-            .bind(i64::try_from(lease.as_millis()).unwrap_or(i64::MAX))
-            .bind(i64::try_from(most).unwrap_or(i64::MAX))
-            .fetch_all(&self.pool)
-            .await?;
-        rows.iter().map(crate::dead_letter::read).collect()
-    }
-
-    /// A parked event that was taken may be taken again after this long.
-    #[cfg(feature = "jetstream")]
-    pub(crate) async fn rest(&self, event_id: &str, wait: Duration) -> Result<(), sqlx::Error> {
-        let wait = i64::try_from(wait.as_millis()).unwrap_or(i64::MAX);
-        let rest = sqlx::query(self.statements.rest.clone());
-        rest.bind(&*self.consumer).bind(event_id).bind(wait).execute(&self.pool).await.map(drop)
-    }
-
-    /// The statements that remove old rows, and old failures.
-    pub(crate) fn remove_old(&self) -> (SqlStr, SqlStr) {
-        (self.statements.remove_old.clone(), self.statements.forget_old.clone())
+    /// The statement that removes old rows, and those that remove old failures and old resolved dead letters.
+    pub(crate) fn remove_old(&self) -> (SqlStr, [SqlStr; 2]) {
+        let Statements { remove_old, forget_old, remove_resolved, .. } = &*self.statements;
+        (remove_old.clone(), [forget_old.clone(), remove_resolved.clone()])
     }
 
     /// Marks an event that was delivered before as begun.
@@ -381,57 +328,59 @@ impl Store {
         matches!(tokio::time::timeout(ANSWER_TIMEOUT, asked).await, Ok(Ok(_)))
     }
 
+    /// Why the database lets nobody in, if it does not: asked over a connection that is not the pool's.
+    #[cfg(feature = "jetstream")]
+    pub(crate) async fn unreachable(&self) -> Option<String> {
+        let options = self.pool.connect_options();
+        let asked = async {
+            let mut connection = options.connect().await?;
+            sqlx::raw_sql("select 1").execute(&mut connection).await?;
+            connection.close().await
+        };
+        match tokio::time::timeout(LET_IN_TIMEOUT, asked).await {
+            Ok(Ok(())) => None,
+            Ok(Err(error)) => {
+                let code = error.as_database_error().map(|error| error.code().unwrap_or_default());
+                // It is there, though it has no connection to spare for this, unless it starts or stops.
+                let there = code.is_some_and(|code| !code.starts_with("57P"));
+                (!there).then(|| full_text(&error))
+            }
+            Err(_) => Some(format!("the database has not answered for {LET_IN_TIMEOUT:?}")),
+        }
+    }
+
     /// Counts a failed attempt, and returns how many there were.
     pub(crate) async fn record_failure(
         &self,
         event_id: &str,
         error: &str,
     ) -> Result<u32, sqlx::Error> {
-        let attempts: i32 = sqlx::query(self.statements.fail.clone())
+        self.record(&self.statements.fail, event_id, error).await
+    }
+
+    /// Notes that somebody was away whom the event needs, and returns how often that was. No attempt is counted.
+    pub(crate) async fn record_outage(
+        &self,
+        event_id: &str,
+        error: &str,
+    ) -> Result<u32, sqlx::Error> {
+        self.record(&self.statements.outage, event_id, error).await
+    }
+
+    async fn record(
+        &self,
+        statement: &SqlStr,
+        event_id: &str,
+        error: &str,
+    ) -> Result<u32, sqlx::Error> {
+        let times: i32 = sqlx::query(statement.clone())
             .bind(&*self.consumer)
             .bind(event_id)
             .bind(storable(error))
             .fetch_one(&self.pool)
             .await?
             .try_get(0)?;
-        Ok(attempts.unsigned_abs())
-    }
-
-    /// Gives the event up: a dead letter, and the event counts as handled. `false` if it had been handled.
-    pub(crate) async fn bury(&self, burial: Burial<'_>) -> Result<bool, sqlx::Error> {
-        let (event_type, topic, key, headers, payload) = match &burial.event {
-            Ok(event) => (
-                Some(event.event_type()),
-                event.topic().to_owned(),
-                event.key(),
-                serde_json::to_string(event.headers()),
-                &event.payload()[..],
-            ),
-            Err(message) => {
-                let headers: BTreeMap<_, _> = message
-                    .headers
-                    .iter()
-                    .map(|(name, value)| (without_nul(name), without_nul(value)))
-                    .collect();
-                let headers = serde_json::to_string(&headers);
-                (None, without_nul(message.topic), None, headers, message.payload)
-            }
-        };
-        let headers = headers.map_err(|error| sqlx::Error::Encode(Box::new(error)))?;
-        let row = sqlx::query(self.statements.bury.clone())
-            .bind(&*self.consumer)
-            .bind(burial.event_id)
-            .bind(event_type)
-            .bind(topic)
-            .bind(key)
-            .bind(headers)
-            .bind(payload)
-            .bind(burial.reason)
-            .bind(storable(burial.error))
-            .bind(i32::try_from(burial.attempts).unwrap_or(i32::MAX))
-            .fetch_one(&self.pool)
-            .await?;
-        row.try_get(0)
+        Ok(times.unsigned_abs())
     }
 }
 

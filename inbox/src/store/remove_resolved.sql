@@ -1,0 +1,16 @@
+-- Removes dead letters that were resolved long ago: $1 consumer, $2 retention in seconds.
+delete from pillarbox.inbox_dead_letter
+where
+    consumer = $1
+    and event_id = any (
+        array(
+            select event_id
+            from pillarbox.inbox_dead_letter
+            where
+                consumer = $1
+                and state in ('retried', 'discarded')
+                and coalesce(resolved_at, dead_at) < clock_timestamp() - $2 * interval '1 second'
+            limit 1000
+            for update skip locked
+        )
+    )
