@@ -1,29 +1,26 @@
-//! Analytics: counts everything that is said, whatever it is.
+//! Analytics: counts everything that is said, whatever it is, many events in one transaction.
 
 use pillarbox::event::RawEvent;
-use pillarbox::inbox::{HandlerError, Router, Tx, handler_fn};
+use pillarbox::inbox::{HandlerError, Received, Tx};
 
-/// Sixteen rows for each type of event, so that handlers seldom wait for one another.
 pub const TABLES: &str = "
     create table counter (
-        event_type text   not null,
-        shard      int    not null,
-        events     bigint not null,
-        primary key (event_type, shard)
+        event_type text   primary key,
+        events     bigint not null
     )";
 
 pub const LISTENS_TO: &[&str] = &["orders.>", "payments.>", "inventory.>"];
 
-pub fn router() -> Router {
-    Router::new().on(handler_fn(count))
-}
-
-async fn count(tx: &mut Tx, event: RawEvent) -> Result<(), HandlerError> {
+/// One statement for all of them, in the order of the types, so that two batches wait for one another and do not
+/// deadlock.
+pub async fn count(tx: &mut Tx, events: Vec<Received<RawEvent>>) -> Result<(), HandlerError> {
+    let types: Vec<&str> = events.iter().map(|event| event.event_type()).collect();
     sqlx::query(
-        "insert into counter (event_type, shard, events) values ($1, floor(random() * 16), 1) \
-         on conflict (event_type, shard) do update set events = counter.events + 1",
+        "insert into counter (event_type, events) \
+         select event_type, count(*) from unnest($1::text[]) as event_type group by event_type order by event_type \
+         on conflict (event_type) do update set events = counter.events + excluded.events",
     )
-    .bind(event.event_type())
+    .bind(types)
     .execute(&mut **tx)
     .await?;
     Ok(())

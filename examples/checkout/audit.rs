@@ -1,11 +1,13 @@
 //! Reads the books of all five databases, with plain SQL.
 
+use pillarbox::inbox::DeadLetters;
+
 use crate::books::{Books, Mail, Money, Order, Outcome, Redelivered, Reservation, Stock, Traffic};
 use crate::redelivery::Redelivery;
 use crate::service::Service;
 use crate::shop::Shop;
 
-pub async fn read(shop: &Shop, placed: i64, redelivery: &Redelivery) -> sqlx::Result<Books> {
+pub async fn read(shop: &Shop, placed: i64, redelivery: &Redelivery) -> anyhow::Result<Books> {
     let mut books = Books { placed, ..Books::default() };
     orders(shop, &mut books).await?;
     payments(shop, &mut books).await?;
@@ -79,10 +81,9 @@ async fn notifications(shop: &Shop, books: &mut Books) -> sqlx::Result<()> {
 }
 
 async fn analytics(shop: &Shop, books: &mut Books) -> sqlx::Result<()> {
-    let rows: Vec<(String, i64)> =
-        sqlx::query_as("select event_type, sum(events)::bigint from counter group by event_type")
-            .fetch_all(shop.pool(Service::Analytics))
-            .await?;
+    let rows: Vec<(String, i64)> = sqlx::query_as("select event_type, events from counter")
+        .fetch_all(shop.pool(Service::Analytics))
+        .await?;
     books.counted = rows.into_iter().collect();
     Ok(())
 }
@@ -93,7 +94,7 @@ async fn inbox(
     service: Service,
     redelivery: &Redelivery,
     books: &mut Books,
-) -> sqlx::Result<()> {
+) -> anyhow::Result<()> {
     let pool = shop.pool(service);
     let heard = sqlx::query_scalar("select count(*) from pillarbox.inbox").fetch_one(pool).await?;
     let said = if service.speaks() {
@@ -126,15 +127,17 @@ async fn inbox(
         });
     }
 
-    let left_over: Vec<String> = sqlx::query_scalar(
-        "select format('gave up on %s %s: %s', event_type, event_id, error) \
-             from pillarbox.inbox_dead_letter \
-         union all \
-         select format('is still trying %s: %s', event_id, last_error) from pillarbox.inbox_failure",
+    let letters = DeadLetters::new(pool.clone(), service.name())?;
+    for letter in letters.list(1_000).await? {
+        let (id, error) = (&letter.event_id, &letter.error);
+        books.left_over.push(format!("{service} gave up on {id} of {}: {error}", letter.topic));
+    }
+    let tried: Vec<String> = sqlx::query_scalar(
+        "select format('is still trying %s: %s', event_id, last_error) from pillarbox.inbox_failure",
     )
     .fetch_all(pool)
     .await?;
-    books.left_over.extend(left_over.iter().map(|text| format!("{service} {text}")));
+    books.left_over.extend(tried.iter().map(|text| format!("{service} {text}")));
     if service.speaks() {
         let unshipped: Vec<String> = sqlx::query_scalar(
             "select format('could not ship %s %s: %s', event_type, event_id, error) \

@@ -3,7 +3,7 @@
 use std::fmt;
 
 use clap::ValueEnum;
-use pillarbox::inbox::{self, Consumer, ConsumerConfig, Router};
+use pillarbox::inbox::{self, Consumer, ConsumerConfig, Router, batch_fn};
 use pillarbox::outbox;
 use sqlx::PgPool;
 use sqlx::postgres::PgPoolOptions;
@@ -69,13 +69,14 @@ impl Service {
         }
     }
 
-    fn router(self) -> Router {
+    /// Its handlers of single events; `None` for the one that counts them by the batch.
+    fn router(self) -> Option<Router> {
         match self {
-            Self::Orders => orders::router(),
-            Self::Payments => payments::router(),
-            Self::Inventory => inventory::router(),
-            Self::Notifications => notifications::router(),
-            Self::Analytics => analytics::router(),
+            Self::Orders => Some(orders::router()),
+            Self::Payments => Some(payments::router()),
+            Self::Inventory => Some(inventory::router()),
+            Self::Notifications => Some(notifications::router()),
+            Self::Analytics => None,
         }
     }
 }
@@ -113,6 +114,10 @@ pub async fn run(
         takeover_ms: 1_000,
         ..ConsumerConfig::default()
     };
-    Consumer::new(broker, pool, config)?.run(service.router(), shutdown).await?;
+    let consumer = Consumer::new(broker, pool, config)?;
+    match service.router() {
+        Some(router) => consumer.run(router, shutdown).await?,
+        None => consumer.run_batches(batch_fn(analytics::count), shutdown).await?,
+    }
     Ok(())
 }
