@@ -112,6 +112,28 @@ async fn a_function_serves_and_a_lone_event_does_not_wait_for_long() {
     started.stop().await;
 }
 
+#[tokio::test]
+async fn an_outage_in_a_batch_delays_those_who_need_it_and_nobody_else() {
+    let shop = Shop::open().await;
+    send(&shop, 0..5).await;
+    let away = Arc::new(std::sync::atomic::AtomicBool::new(true));
+    let told = away.clone();
+    let handler = picky(move |event| {
+        let refused = std::io::Error::from(std::io::ErrorKind::ConnectionRefused);
+        (event.order == 1 && told.load(Ordering::SeqCst)).then(|| refused.into())
+    });
+    let started = start(&shop, config(&shop), handler);
+    shop.until("select count(*) from effects", 45).await;
+    // Three attempts would be the last.
+    shop.until("select least(max(outages), 5)::bigint from pillarbox.inbox_failure", 5).await;
+    away.store(false, Ordering::SeqCst);
+    shop.until("select count(*) from effects", 50).await;
+    shop.drained().await;
+    started.stop().await;
+    shop.assert_each_once_in_order(50).await;
+    assert_eq!(shop.number("select count(*) from pillarbox.inbox_dead_letter").await, 0);
+}
+
 async fn announce(tx: &mut Tx, placed: Vec<Received<OrderPlaced>>) -> Result<(), HandlerError> {
     let shipped = |placed: &Received<OrderPlaced>| {
         let shipped = RawEvent::builder("order.shipped", "shipped").key(placed.order.to_string());

@@ -79,3 +79,43 @@ async fn rows_are_kept_for_their_retention() {
     until_rows(&shop, 0).await;
     relay.stop().await;
 }
+
+#[tokio::test]
+async fn resolved_dead_letters_go_in_time_unless_the_outbox_still_has_the_event() {
+    let shop = Shop::open().await;
+    // Keeps its rows in the outbox.
+    let other = shop.start(RelayConfig { name: "other".into(), ..shop.config() });
+    shop.insert_many(10).await;
+    shop.until_messages(10).await;
+    other.stop().await;
+    shop.insert_many(1).await;
+    sqlx::raw_sql(
+        "insert into pillarbox.outbox_dead_letter \
+             (position, relay, event_id, event_type, topic, headers, payload, created_at, reason, error, attempts, \
+             state, resolved_at) \
+         select position, 'default', gen_random_uuid(), 't', 't', '{}'::jsonb, ''::bytea, now(), 'too_large', '', 1, state, \
+             case when state in ('retried', 'discarded') then now() - interval '2 hours' end \
+         from ( \
+             select n as position, (array['dead', 'retried', 'discarded'])[1 + n % 3] as state \
+             from generate_series(1000000, 1000599) as n \
+         ) as made \
+         union all \
+         select max(position), 'default', gen_random_uuid(), 't', 't', '{}'::jsonb, ''::bytea, now(), 'too_large', '', 1, \
+             'discarded', now() - interval '2 hours' from pillarbox.outbox",
+    )
+    .execute(shop.pool())
+    .await
+    .unwrap();
+    let letters = "select count(*) from pillarbox.outbox_dead_letter";
+    let relay = shop.start(RelayConfig { retention_s: 1, ..shop.config() });
+    eventually("the resolved ones to go", DEADLINE, async || {
+        let resolved = format!("{letters} where state in ('retried', 'discarded')");
+        Ok::<_, String>((shop.number(&resolved).await == 1).then_some(()))
+    })
+    .await
+    .unwrap();
+    let kept = format!("{letters} where position in (select position from pillarbox.outbox)");
+    assert_eq!(shop.number(&kept).await, 1, "the outbox still has it");
+    assert_eq!(shop.number(&format!("{letters} where state = 'dead'")).await, 200);
+    relay.stop().await;
+}

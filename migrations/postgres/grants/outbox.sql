@@ -17,8 +17,9 @@ grant select, insert, update on pillarbox.relay to pillarbox_relay;
 grant select, insert, delete on pillarbox.relay_checkpoint to pillarbox_relay;
 -- Who else runs, so that several processes share several outboxes.
 grant select, insert, update, delete on pillarbox.relay_member to pillarbox_relay;
--- Events set aside, and what became of those that were retried. It cannot change an event there.
-grant select, insert on pillarbox.outbox_dead_letter to pillarbox_relay;
+-- Events set aside, and what became of those that were retried; resolved ones go in time. It cannot change an event
+-- there.
+grant select, insert, delete on pillarbox.outbox_dead_letter to pillarbox_relay;
 grant update (state, reason, error, attempts, dead_at, resolved_at) on pillarbox.outbox_dead_letter to pillarbox_relay;
 -- For `pillarbox doctor`: is the sequence behind the table, are the tables those that this version knows?
 grant select on pillarbox.outbox_position_seq to pillarbox_relay;

@@ -1,4 +1,5 @@
-//! Removes rows that have been shipped and kept long enough, in bounded batches, on a connection of its own.
+//! Removes rows that have been shipped and kept long enough, and dead letters that were resolved so long ago, in
+//! bounded batches, on a connection of its own.
 //!
 //! Reading starts at the cursor, so old rows cost the relay nothing; they cost space. They are kept for a while
 //! to be looked at, and to be shipped again if the broker should have lost them.
@@ -18,6 +19,9 @@ use crate::schema::in_schema;
 const BATCH_ROWS: i64 = 2000;
 const LONGEST_INTERVAL: Duration = Duration::from_secs(30);
 
+/// Leaves the disk to others in between.
+const BREATH: Duration = Duration::from_millis(10);
+
 /// Removes old rows for as long as it is polled. Failures are logged and tried again.
 pub(crate) async fn remove_old_rows(
     config: RelayConfig,
@@ -27,13 +31,17 @@ pub(crate) async fn remove_old_rows(
     let Ok(seconds) = i64::try_from(config.retention_s) else {
         return;
     };
-    let text = in_schema(include_str!("delete.sql"), &config.schema);
-    let sql = AssertSqlSafe(Arc::<str>::from(text)).into_sql_str();
+    let sql =
+        |text| AssertSqlSafe(Arc::<str>::from(in_schema(text, &config.schema))).into_sql_str();
+    let statements = Statements {
+        rows: sql(include_str!("delete.sql")),
+        letters: sql(include_str!("letters.sql")),
+    };
     let interval = (Duration::from_secs(config.retention_s) / 4)
         .clamp(Duration::from_millis(250), LONGEST_INTERVAL);
     loop {
         sleep(interval).await;
-        match run(&database, &sql, seconds, &observer).await {
+        match run(&database, &statements, &config.name, seconds, &observer).await {
             Ok(0) => {}
             Ok(rows) => tracing::debug!(
                 relay = config.name,
@@ -52,17 +60,43 @@ pub(crate) async fn remove_old_rows(
     }
 }
 
-/// Removes what can be removed now, and returns how many rows that was.
+struct Statements {
+    rows: SqlStr,
+    letters: SqlStr,
+}
+
+/// Removes what can be removed now, and returns how many rows of the outbox that was.
 async fn run(
     database: &PgConnectOptions,
-    sql: &SqlStr,
+    statements: &Statements,
+    relay: &str,
     seconds: i64,
     observer: &Observer,
 ) -> Result<i64, sqlx::Error> {
     let mut connection = database.connect().await?;
-    let removed = remove(&mut connection, sql, seconds, observer).await;
+    let removed = async {
+        let removed = remove(&mut connection, &statements.rows, seconds, observer).await?;
+        remove_letters(&mut connection, &statements.letters, relay, seconds).await?;
+        Ok(removed)
+    };
+    let removed = removed.await;
     sqlx::Connection::close(connection).await?;
     removed
+}
+
+async fn remove_letters(
+    connection: &mut PgConnection,
+    sql: &SqlStr,
+    relay: &str,
+    seconds: i64,
+) -> Result<(), sqlx::Error> {
+    loop {
+        let batch = sqlx::query(sql.clone()).bind(relay).bind(seconds);
+        if batch.execute(&mut *connection).await?.rows_affected() == 0 {
+            return Ok(());
+        }
+        sleep(BREATH).await;
+    }
 }
 
 async fn remove(
@@ -88,7 +122,6 @@ async fn remove(
             Some(last) if rows > 0 && looked_at == BATCH_ROWS => behind = last,
             _ => return Ok(removed),
         }
-        // Leaves the disk to others in between.
-        sleep(Duration::from_millis(10)).await;
+        sleep(BREATH).await;
     }
 }

@@ -1,0 +1,18 @@
+-- Removes dead letters that were resolved long ago: $1 relay name, $2 retention in seconds.
+--
+-- Not while the outbox still has the event: a relay that goes back meets it again, and is to find what became of it.
+delete from pillarbox.outbox_dead_letter
+where
+    position = any (
+        array(
+            select position
+            from pillarbox.outbox_dead_letter as letter
+            where
+                relay = $1
+                and state in ('retried', 'discarded')
+                and coalesce(resolved_at, dead_at) < clock_timestamp() - $2 * interval '1 second'
+                and not exists (select from pillarbox.outbox where outbox.position = letter.position)
+            limit 500
+            for update skip locked
+        )
+    )
