@@ -21,6 +21,7 @@ pub struct Nats {
     process: Process,
     program: PathBuf,
     config: String,
+    sync_always: bool,
     port: u16,
     version: String,
     anonymous: bool,
@@ -30,6 +31,7 @@ pub struct Nats {
 #[derive(Clone, Debug, Default)]
 pub struct NatsOptions {
     config: String,
+    sync_always: bool,
     closed: bool,
 }
 
@@ -39,6 +41,13 @@ impl NatsOptions {
     pub fn config(mut self, lines: &str) -> Self {
         self.config.push_str(lines);
         self.config.push('\n');
+        self
+    }
+
+    /// Syncs every message to disk before it is acknowledged. By default that is done every two minutes.
+    #[must_use]
+    pub fn sync_always(mut self) -> Self {
+        self.sync_always = true;
         self
     }
 
@@ -94,6 +103,7 @@ impl Nats {
             process: Process::new("nats-server", folder),
             program: found.path,
             config: options.config,
+            sync_always: options.sync_always,
             port: free_port()?,
             version: found.version,
             anonymous: !options.closed,
@@ -102,8 +112,9 @@ impl Nats {
 
     async fn run(&mut self) -> Result<(), TestkitError> {
         let file = self.process.folder().join("server.conf");
+        let sync = if self.sync_always { ", sync_interval: always" } else { "" };
         let text = format!(
-            "listen: \"127.0.0.1:{}\"\njetstream {{ store_dir: \"{}\" }}\n{}",
+            "listen: \"127.0.0.1:{}\"\njetstream {{ store_dir: \"{}\"{sync} }}\n{}",
             self.port,
             self.store_dir().display(),
             self.config

@@ -1,0 +1,7 @@
+//! What a transaction left open, and the dead rows of a million events, take from a relay.
+//!
+//! `cargo bench --bench relay_bloat -- --help` lists the arguments; `src/subjects/relay_bloat.rs` says what is done.
+
+fn main() -> anyhow::Result<()> {
+    pillarbox_benches::main::<pillarbox_benches::subjects::RelayBloat>()
+}

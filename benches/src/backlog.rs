@@ -1,0 +1,113 @@
+//! Outboxes filled with events.
+
+use anyhow::Result;
+use pillarbox_testkit::{Database, Postgres};
+use sqlx::postgres::PgPool;
+use sqlx::{AssertSqlSafe, Connection, PgConnection};
+use uuid::Uuid;
+
+/// The bytes of a payload.
+pub const PAYLOAD_BYTES: i32 = 256;
+/// The subject of all events. Streams of this folder take it.
+pub const SUBJECT: &str = "shop.placed";
+/// The type of all events.
+pub const EVENT_TYPE: &str = "order.placed";
+
+/// A database with an outbox.
+#[derive(Debug)]
+pub struct Outbox {
+    name: String,
+    admin_url: String,
+    database: Database,
+}
+
+impl Outbox {
+    /// A new one, empty.
+    ///
+    /// # Errors
+    /// What Postgres says.
+    pub async fn create(postgres: &Postgres) -> Result<Self> {
+        let name = format!("bench_{}", Uuid::new_v4().simple());
+        let database = postgres.create_database(&name).await?;
+        pillarbox::outbox::migrate(&database.pool).await?;
+        Ok(Self { name, admin_url: postgres.url("postgres"), database })
+    }
+
+    /// A new one with a backlog, written out to disk.
+    ///
+    /// # Errors
+    /// What Postgres says.
+    pub async fn with_backlog(postgres: &Postgres, events: u64, keys: Option<u64>) -> Result<Self> {
+        let outbox = Self::create(postgres).await?;
+        outbox.fill(events, keys).await?;
+        sqlx::raw_sql("vacuum analyze pillarbox.outbox").execute(outbox.pool()).await?;
+        outbox.settle().await?;
+        Ok(outbox)
+    }
+
+    /// Its URL.
+    pub fn url(&self) -> &str {
+        &self.database.url
+    }
+
+    /// Its connections.
+    pub fn pool(&self) -> &PgPool {
+        &self.database.pool
+    }
+
+    /// Commits so many events, over so many keys in turn; `None`: without keys.
+    ///
+    /// # Errors
+    /// What Postgres says.
+    pub async fn fill(&self, events: u64, keys: Option<u64>) -> Result<()> {
+        sqlx::query(
+            "insert into pillarbox.outbox (event_type, topic, key, payload) \
+             select $1, $2, (i % $3)::text, convert_to(repeat('x', $4), 'utf8') \
+             from generate_series(1, $5) i",
+        )
+        .bind(EVENT_TYPE)
+        .bind(SUBJECT)
+        .bind(keys.map(i64::try_from).transpose()?)
+        .bind(PAYLOAD_BYTES)
+        .bind(i64::try_from(events)?)
+        .execute(self.pool())
+        .await?;
+        Ok(())
+    }
+
+    /// Writes everything out to disk, so that this does not happen while something is measured.
+    ///
+    /// # Errors
+    /// What Postgres says.
+    pub async fn settle(&self) -> Result<()> {
+        sqlx::raw_sql("checkpoint").execute(self.pool()).await?;
+        Ok(())
+    }
+
+    /// Begins a transaction that has an id and an event of its own, and leaves it open.
+    ///
+    /// # Errors
+    /// What Postgres says.
+    pub async fn leave_open(&self) -> Result<PgConnection> {
+        let mut connection = PgConnection::connect(self.url()).await?;
+        sqlx::raw_sql(
+            "begin; insert into pillarbox.outbox (event_type, topic, payload) \
+             values ('order.placed', 'shop.placed', 'never committed')",
+        )
+        .execute(&mut connection)
+        .await?;
+        Ok(connection)
+    }
+
+    /// Drops the database.
+    ///
+    /// # Errors
+    /// What Postgres says.
+    pub async fn remove(self) -> Result<()> {
+        self.database.pool.close().await;
+        let mut connection = PgConnection::connect(&self.admin_url).await?;
+        let drop = format!("drop database {} with (force)", self.name);
+        sqlx::raw_sql(AssertSqlSafe(drop)).execute(&mut connection).await?;
+        Ok(())
+    }
+}

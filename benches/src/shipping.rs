@@ -1,0 +1,145 @@
+//! A relay at work, and how long it takes.
+
+use std::time::{Duration, Instant};
+
+use anyhow::{Result, ensure};
+use async_nats::jetstream::stream::{Config, Stream};
+use async_nats::jetstream::{self, Context};
+use pillarbox_relay::{Relay, RelayConfig, RelayError, Role, SinkChoice};
+use pillarbox_testkit::Nats;
+use tokio::task::JoinHandle;
+use tokio_util::sync::CancellationToken;
+
+use crate::backlog::Outbox;
+
+/// The stream that takes the events of all outboxes.
+pub const STREAM: &str = "shop";
+/// Without any progress for so long, something is stuck.
+const PATIENCE: Duration = Duration::from_secs(120);
+
+/// Makes the stream anew, on files, with batches allowed.
+///
+/// # Errors
+/// What the broker says.
+pub async fn new_stream(nats: &Nats) -> Result<Stream> {
+    let jetstream = context(nats).await?;
+    // There may be none.
+    let _ = jetstream.delete_stream(STREAM).await;
+    let config = Config {
+        name: STREAM.into(),
+        subjects: vec![format!("{STREAM}.>")],
+        max_age: Duration::from_secs(86_400),
+        allow_batch_publish: true,
+        ..Config::default()
+    };
+    Ok(jetstream.create_stream(config).await?)
+}
+
+/// A client of the public version, which lets enough acknowledgements be outstanding.
+///
+/// # Errors
+/// What the broker says.
+pub async fn context(nats: &Nats) -> Result<Context> {
+    let client = nats.connect().await?;
+    Ok(jetstream::context::ContextBuilder::new().max_ack_inflight(100_000).build(client))
+}
+
+/// A relay that runs in this process.
+#[derive(Debug)]
+pub struct Shipping {
+    relay: JoinHandle<Result<(), RelayError>>,
+    shutdown: CancellationToken,
+}
+
+impl Shipping {
+    /// Starts one with the default settings.
+    ///
+    /// # Errors
+    /// If the settings cannot be used.
+    pub fn start(outbox: &Outbox, nats: &Nats, sink: SinkChoice) -> Result<Self> {
+        Self::start_with(RelayConfig { sink, ..config(outbox, nats) })
+    }
+
+    /// Starts one with these settings.
+    ///
+    /// # Errors
+    /// If the settings cannot be used.
+    pub fn start_with(config: RelayConfig) -> Result<Self> {
+        let shutdown = CancellationToken::new();
+        let relay = tokio::spawn(Relay::new(config)?.run(shutdown.clone()));
+        Ok(Self { relay, shutdown })
+    }
+
+    /// Starts one, and waits until it leads.
+    ///
+    /// # Errors
+    /// If the settings cannot be used, or it ends.
+    pub async fn start_leading(config: RelayConfig) -> Result<Self> {
+        let shutdown = CancellationToken::new();
+        let relay = Relay::new(config)?;
+        let mut state = relay.state();
+        let relay = tokio::spawn(relay.run(shutdown.clone()));
+        state.wait_for(|state| state.role == Role::Leading).await?;
+        Ok(Self { relay, shutdown })
+    }
+
+    /// Stops it, and waits for it.
+    ///
+    /// # Errors
+    /// What it ended with.
+    pub async fn stop(self) -> Result<()> {
+        self.shutdown.cancel();
+        Ok(self.relay.await??)
+    }
+}
+
+/// The default settings for this outbox.
+pub fn config(outbox: &Outbox, nats: &Nats) -> RelayConfig {
+    RelayConfig {
+        database_url: outbox.url().to_owned(),
+        nats_url: nats.url(),
+        ..RelayConfig::default()
+    }
+}
+
+/// Has a new relay ship the backlog of `events`, and returns its rate: from its start, connecting and taking the
+/// lease included, to the last message in the stream.
+///
+/// # Errors
+/// If it gets stuck, or anything else goes wrong.
+pub async fn drain(
+    nats: &Nats,
+    outbox: &Outbox,
+    stream: &mut Stream,
+    events: u64,
+    sink: SinkChoice,
+) -> Result<f64> {
+    let before = stream.info().await?.state.messages;
+    let begin = Instant::now();
+    let shipping = Shipping::start(outbox, nats, sink)?;
+    wait_for(stream, before + events).await?;
+    let rate = events as f64 / begin.elapsed().as_secs_f64();
+    shipping.stop().await?;
+    let stored = stream.info().await?.state.messages - before;
+    ensure!(stored == events, "{stored} messages are stored, of {events} events");
+    Ok(rate)
+}
+
+/// Waits until so many messages are in the stream.
+///
+/// # Errors
+/// If it gets stuck.
+pub async fn wait_for(stream: &mut Stream, messages: u64) -> Result<()> {
+    let (mut last, mut moved_at) = (0, Instant::now());
+    loop {
+        let now = stream.info().await?.state.messages;
+        if now >= messages {
+            return Ok(());
+        }
+        if now > last {
+            (last, moved_at) = (now, Instant::now());
+        }
+        ensure!(moved_at.elapsed() < PATIENCE, "stuck at {now} of {messages} messages");
+        tokio::time::sleep(Duration::from_millis(2)).await;
+    }
+}
