@@ -32,6 +32,8 @@ pub const CE_TRACESTATE: &str = "ce-tracestate";
 pub const TRACEPARENT: &str = "traceparent";
 /// The payload's media type.
 pub const CONTENT_TYPE: &str = "content-type";
+/// The partition in the message's subject, `3/8`: see [`partition`](crate::partition); set by the relay.
+pub const PARTITION: &str = "pillarbox-partition";
 /// JetStream's message id; set by the relay.
 pub const NATS_MSG_ID: &str = "Nats-Msg-Id";
 
@@ -42,14 +44,14 @@ pub const JSON: &str = "application/json";
 pub const MAX_VALUE_BYTES: usize = 8 * 1024;
 
 /// The attributes that have a place of their own, so that no header may set them.
-const OWN_PLACE: [&str; 4] = [SPEC_VERSION, ID, TYPE, PARTITION_KEY];
+const OWN_PLACE: [&str; 5] = [SPEC_VERSION, ID, TYPE, PARTITION_KEY, PARTITION];
 
 /// Checks a header that an application or a producer wants to set.
 ///
 /// # Errors
 /// [`EventError::HeaderName`] if the name is empty, is not made of visible ASCII without a colon, starts
 /// with `Nats-` (those steer the server), or names an attribute with a place of its own
-/// (`ce-id`, `ce-type`, `ce-partitionkey`, `ce-specversion`); [`EventError::HeaderValue`] as [`validate_value`].
+/// (`ce-id`, `ce-type`, `ce-partitionkey`, `ce-specversion`, `pillarbox-partition`); [`EventError::HeaderValue`] as [`validate_value`].
 pub fn validate(name: &str, value: &str) -> Result<(), EventError> {
     let problem = if name.is_empty() {
         "it is empty"

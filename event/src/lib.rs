@@ -30,6 +30,7 @@
 //! | [`raw`] | [`RawEvent`]: validated attributes, headers and payload bytes |
 //! | [`id`] | [`EventId`] |
 //! | [`topic`] | what a topic may look like |
+//! | [`partition`] | the number in a subject by which several processes share a stream's keys |
 //! | [`header`] | header names, and what names and values may look like |
 //! | [`wire`] | the CloudEvents headers, both ways |
 //! | [`context`] | the event that is being handled, for causation, correlation and trace |
@@ -40,6 +41,7 @@ pub mod context;
 pub mod error;
 pub mod header;
 pub mod id;
+pub mod partition;
 pub mod raw;
 pub mod topic;
 pub mod trace;
@@ -49,5 +51,6 @@ pub mod wire;
 pub use context::Context;
 pub use error::{DecodeError, EventError};
 pub use id::EventId;
+pub use partition::Partition;
 pub use raw::{RawEvent, RawEventBuilder};
 pub use typed::{Event, FromEvent, IntoEvent};

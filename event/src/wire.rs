@@ -11,6 +11,7 @@ use std::collections::BTreeMap;
 use bytes::Bytes;
 use percent_encoding::{AsciiSet, CONTROLS, percent_decode_str, utf8_percent_encode};
 
+use crate::partition::topic_of;
 use crate::{DecodeError, EventId, RawEvent, header, topic};
 
 const ENCODED: &AsciiSet = &CONTROLS.add(b' ').add(b'"').add(b'%');
@@ -49,13 +50,14 @@ impl RawEvent {
     }
 
     /// Reads a message. Names are matched without regard to case; where a name comes twice, the first
-    /// counts. Headers that start with `Nats-` are the broker's and are left out.
+    /// counts. Headers that start with `Nats-` are the broker's and are left out. A [partition](crate::partition)
+    /// that a header names is taken out of the subject: what remains is the topic.
     ///
     /// # Errors
     /// [`DecodeError`] if it has no `ce-id` or `ce-type`, names another version, or breaks a rule for
     /// events.
     pub fn from_wire<'a>(
-        topic: &str,
+        subject: &str,
         headers: impl IntoIterator<Item = (&'a str, &'a str)>,
         payload: Bytes,
     ) -> Result<Self, DecodeError> {
@@ -86,7 +88,8 @@ impl RawEvent {
         if let Some(key) = &key {
             header::validate_attribute(header::PARTITION_KEY, key)?;
         }
-        topic::validate(topic)?;
+        let topic = topic_of(subject, all.remove(header::PARTITION).as_deref());
+        topic::validate(&topic)?;
         if let Some(content_type) = all.remove(header::DATA_CONTENT_TYPE) {
             all.entry(header::CONTENT_TYPE.to_owned()).or_insert(content_type);
         }
@@ -97,7 +100,7 @@ impl RawEvent {
         if let Some(traceparent) = all.remove(header::CE_TRACEPARENT) {
             all.entry(header::TRACEPARENT.to_owned()).or_insert(traceparent);
         }
-        Ok(Self { id, event_type, topic: topic.to_owned(), key, headers: all, payload })
+        Ok(Self { id, event_type, topic: topic.into_owned(), key, headers: all, payload })
     }
 }
 
@@ -105,7 +108,8 @@ impl RawEvent {
 fn canonical(name: &str) -> Cow<'_, str> {
     let known = name.get(..3).is_some_and(|start| start.eq_ignore_ascii_case("ce-"))
         || name.eq_ignore_ascii_case(header::CONTENT_TYPE)
-        || name.eq_ignore_ascii_case(header::TRACEPARENT);
+        || name.eq_ignore_ascii_case(header::TRACEPARENT)
+        || name.eq_ignore_ascii_case(header::PARTITION);
     if known && name.bytes().any(|b| b.is_ascii_uppercase()) {
         name.to_ascii_lowercase().into()
     } else {
@@ -185,6 +189,20 @@ mod tests {
         assert_eq!(event.content_type(), "text/plain");
         assert_eq!(event.header("X-Mine"), Some("kept"));
         assert_eq!(event.headers().len(), 2);
+    }
+
+    #[test]
+    fn a_partition_that_a_header_names_is_not_part_of_the_topic() {
+        let topic = |subject: &str, partition: &'static str| {
+            let headers = [("ce-id", "1"), ("ce-type", "t"), ("Pillarbox-Partition", partition)];
+            let event = RawEvent::from_wire(subject, headers, Bytes::new()).unwrap();
+            assert!(event.headers().is_empty());
+            event.topic().to_owned()
+        };
+        assert_eq!(topic("orders.3.placed", "3/8"), "orders.placed");
+        assert_eq!(topic("orders.3", "3/8"), "orders");
+        assert_eq!(topic("orders.3.placed", "4/8"), "orders.3.placed", "it is not there");
+        assert_eq!(topic("orders.3.placed", "three"), "orders.3.placed", "it is none");
     }
 
     #[test]

@@ -25,6 +25,7 @@ use async_nats::jetstream::context::ConsumerInfoErrorKind;
 use sqlx::{AssertSqlSafe, PgPool, SqlSafeStr};
 
 use crate::consumer::ConsumerConfig;
+use crate::consumer::durable::Durable;
 use crate::error::{InboxError, full_text};
 use crate::migrations::check_schema;
 
@@ -141,21 +142,21 @@ async fn remove_consumer(
     };
     let stream = jetstream.get_stream_no_info(&config.stream).await;
     let stream = stream.map_err(|error| failed(full_text(&error)))?;
-    match stream.consumer_info(&config.name).await {
-        Ok(info) if info.num_waiting > 0 => {
-            return Err(RetireError::InUse {
-                stream: config.stream.clone(),
-                name: config.name.clone(),
-            });
-        }
-        Ok(_) => {}
-        Err(error) => match error.kind() {
-            ConsumerInfoErrorKind::NotFound | ConsumerInfoErrorKind::StreamNotFound => {
-                return Ok(false);
+    let mut there = Vec::new();
+    for Durable { name, .. } in Durable::all(config) {
+        match stream.consumer_info(&name).await {
+            Ok(info) if info.num_waiting > 0 => {
+                return Err(RetireError::InUse { stream: config.stream.clone(), name });
             }
-            _ => return Err(failed(full_text(&error))),
-        },
+            Ok(_) => there.push(name),
+            Err(error) => match error.kind() {
+                ConsumerInfoErrorKind::NotFound | ConsumerInfoErrorKind::StreamNotFound => {}
+                _ => return Err(failed(full_text(&error))),
+            },
+        }
     }
-    stream.delete_consumer(&config.name).await.map_err(|error| failed(full_text(&error)))?;
-    Ok(true)
+    for name in &there {
+        stream.delete_consumer(name).await.map_err(|error| failed(full_text(&error)))?;
+    }
+    Ok(!there.is_empty())
 }

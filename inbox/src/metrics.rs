@@ -74,6 +74,8 @@ metrics! {
         "Age of the oldest event that this process holds and has not handled, by its time in the stream; 0 without one.";
     PAUSED = Gauge "pillarbox_inbox_paused"
         "1 while this process handles nothing because the database or the broker is away, 0 otherwise.";
+    PARTITIONS = Gauge "pillarbox_inbox_held_partitions"
+        "Partitions that this process reads; 0 without partitions.";
     ACTIVE = Gauge "pillarbox_inbox_active"
         "1 in a process that gets events, or would get the next one, 0 in one that stands by, is paused, or has stopped.";
 }
@@ -107,6 +109,7 @@ pub(crate) struct Meter {
     duration: Histogram,
     paused: Gauge,
     active: Gauge,
+    partitions: Gauge,
 }
 
 /// A counter that can be read.
@@ -142,6 +145,7 @@ impl Meter {
             duration: histogram!(DURATION.name, labels()),
             paused: gauge!(PAUSED.name, labels()),
             active: gauge!(ACTIVE.name, labels()),
+            partitions: gauge!(PARTITIONS.name, labels()),
             consumer,
         };
         // Counters that are born with their first event hide that event from `increase`.
@@ -160,6 +164,7 @@ impl Meter {
         }
         meter.paused.set(0.0);
         meter.active.set(0.0);
+        meter.partitions.set(0.0);
         meter
     }
 
@@ -198,6 +203,10 @@ impl Meter {
 
     pub(crate) fn active(&self, active: bool) {
         self.active.set(flag(active));
+    }
+
+    pub(crate) fn partitions(&self, held: usize) {
+        self.partitions.set(number(held as u64));
     }
 
     /// The lag's gauges are not there until it is measured: a zero would tell that all is well.

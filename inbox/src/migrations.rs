@@ -12,8 +12,10 @@ use crate::InboxError;
 
 pub(crate) const DEFAULT_SCHEMA: &str = "pillarbox";
 
-const FILES: [(i64, &str, &str); 1] =
-    [(1, "0001_inbox.sql", include_str!("../migrations/0001_inbox.sql"))];
+const FILES: [(i64, &str, &str); 2] = [
+    (1, "0001_inbox.sql", include_str!("../migrations/0001_inbox.sql")),
+    (2, "0002_inbox_process.sql", include_str!("../migrations/0002_inbox_process.sql")),
+];
 
 /// Creates or updates the tables in schema `pillarbox`.
 ///

@@ -3,13 +3,11 @@
 
 mod support;
 
-use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
-use pillarbox_inbox::{Consumer, ConsumerConfig, Handler, HandlerError, Received, Router, Tx};
-use pillarbox_testkit::eventually;
-use support::{DEADLINE, OrderPlaced, Shop, record};
-use tokio_util::sync::CancellationToken;
+use pillarbox_inbox::{ConsumerConfig, Handler, HandlerError, Received, Router, Tx};
+use support::process::{self, Process};
+use support::{OrderPlaced, Shop, record};
 
 /// The order whose event kills the process.
 const KILLER: i64 = 13;
@@ -29,61 +27,9 @@ impl Handler<Received<OrderPlaced>> for Mortal {
     }
 }
 
-/// A consumer, if this process is to be one.
 #[tokio::test]
 async fn child() {
-    let Ok(told) = std::env::var("PILLARBOX_TEST_CONSUMER") else {
-        return;
-    };
-    support::log();
-    let (nats, database, config): (String, String, ConsumerConfig) =
-        serde_json::from_str(&told).unwrap();
-    let client = async_nats::connect(nats).await.unwrap();
-    let pool = sqlx::PgPool::connect(&database).await.unwrap();
-    let consumer = Consumer::new(client, pool, config).unwrap();
-    consumer.run(Router::new().on(Mortal), CancellationToken::new()).await.unwrap();
-}
-
-struct Process(Child);
-
-impl Process {
-    fn start(shop: &Shop, config: &ConsumerConfig) -> Self {
-        let told = (shop.scope.nats_url(), shop.scope.database_url(), config);
-        let child = Command::new(std::env::current_exe().unwrap())
-            .args(["--exact", "child", "--nocapture"])
-            .env("PILLARBOX_TEST_CONSUMER", serde_json::to_string(&told).unwrap())
-            .stdout(Stdio::inherit())
-            .stderr(Stdio::inherit())
-            .spawn()
-            .unwrap();
-        Self(child)
-    }
-
-    fn kill(&mut self) {
-        self.0.kill().unwrap();
-        self.0.wait().unwrap();
-    }
-
-    /// Stops it as it stands, or lets it go on.
-    fn signal(&self, signal: &str) {
-        let sent = Command::new("kill").args([signal, &self.0.id().to_string()]).status();
-        assert!(sent.unwrap().success());
-    }
-
-    async fn died(&mut self) {
-        eventually("the process to die", DEADLINE, async || {
-            Ok::<_, String>(self.0.try_wait().unwrap())
-        })
-        .await
-        .unwrap();
-    }
-}
-
-impl Drop for Process {
-    fn drop(&mut self) {
-        let _ = self.0.kill();
-        let _ = self.0.wait();
-    }
+    process::consume(Router::new().on(Mortal)).await;
 }
 
 #[tokio::test]

@@ -12,7 +12,7 @@ use std::fmt;
 use std::time::Duration;
 
 use async_nats::ServerAddr;
-
+use pillarbox_event::partition;
 use serde::{Deserialize, Serialize};
 
 pub use self::file::FileError;
@@ -40,6 +40,10 @@ pub struct RelayConfig {
     pub name: String,
     /// The `ce-source` of events that name none.
     pub source: String,
+    /// Into how many partitions the keys are put, each with its number in the subject, so that as many processes
+    /// of a consumer can share a stream and keep the order per key: see [`pillarbox_event::partition`]. 1, or 0:
+    /// subjects are the topics. A change takes the steps in `docs/guides/ordering.md`.
+    pub partitions: u32,
     /// The most rows read at a time. Fewer are read where rows are large: a page aims at 4 MiB.
     pub page_rows: u32,
     /// The longest pause between two looks at an idle outbox, in milliseconds. It starts at 2 ms and doubles.
@@ -111,6 +115,7 @@ impl Default for RelayConfig {
             schema: "pillarbox".into(),
             name: "default".into(),
             source: "/pillarbox".into(),
+            partitions: 1,
             page_rows: 2000,
             idle_interval_ms: 50,
             lease_ms: 10_000,
@@ -183,6 +188,9 @@ impl RelayConfig {
         if self.source.is_empty() {
             return fail("source", &self.source, "CloudEvents must name a source");
         }
+        if self.partitions > partition::MOST {
+            return fail("partitions", &self.partitions, "it is at most 1024");
+        }
         if !(1..=100_000).contains(&self.page_rows) {
             return fail("page_rows", &self.page_rows, "it is 1 to 100000");
         }
@@ -254,6 +262,7 @@ impl fmt::Debug for RelayConfig {
             schema,
             name,
             source,
+            partitions,
             page_rows,
             idle_interval_ms,
             lease_ms,
@@ -272,6 +281,7 @@ impl fmt::Debug for RelayConfig {
             .field("schema", schema)
             .field("name", name)
             .field("source", source)
+            .field("partitions", partitions)
             .field("page_rows", page_rows)
             .field("idle_interval_ms", idle_interval_ms)
             .field("lease_ms", lease_ms)
@@ -316,6 +326,7 @@ mod tests {
         assert_eq!(refused(RelayConfig { schema: String::new(), ..base() }), "schema");
         assert_eq!(refused(RelayConfig { name: String::new(), ..base() }), "name");
         assert_eq!(refused(RelayConfig { source: "a\nb".into(), ..base() }), "source");
+        assert_eq!(refused(RelayConfig { partitions: 1025, ..base() }), "partitions");
         assert_eq!(refused(RelayConfig { page_rows: 0, ..base() }), "page_rows");
         assert_eq!(refused(RelayConfig { lease_ms: 1, ..base() }), "lease_ms");
     }

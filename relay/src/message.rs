@@ -4,10 +4,12 @@ use std::collections::BTreeMap;
 
 use async_nats::{HeaderMap, Subject};
 use bytes::Bytes;
-use pillarbox_event::{EventError, EventId, RawEvent, header};
+use pillarbox_event::{EventError, EventId, Partition, RawEvent, header};
 use time::OffsetDateTime;
 use time::format_description::well_known::Rfc3339;
 use uuid::Uuid;
+
+use crate::config::RelayConfig;
 
 /// A message, ready to be sent.
 #[derive(Clone, Debug)]
@@ -18,7 +20,7 @@ pub struct Message {
     pub event_id: Uuid,
     /// The ordering key.
     pub key: Option<String>,
-    /// The topic.
+    /// The topic, with a partition in it if there are several.
     pub subject: Subject,
     /// All headers, `Nats-Msg-Id` among them.
     pub headers: HeaderMap,
@@ -55,6 +57,27 @@ pub(crate) struct Row {
     pub(crate) created_at: OffsetDateTime,
 }
 
+/// What rows need to become messages.
+#[derive(Clone, Debug)]
+pub(crate) struct Form {
+    /// The `ce-source` of events that name none.
+    pub(crate) source: String,
+    /// How many partitions there are; none with 1.
+    pub(crate) partitions: u32,
+}
+
+impl Form {
+    pub(crate) fn of(config: &RelayConfig) -> Self {
+        Self { source: config.source.clone(), partitions: config.partitions }
+    }
+
+    /// The partition of an event: its key's, or that of its id.
+    fn partition(&self, event: &RawEvent) -> Option<Partition> {
+        let key = event.key().unwrap_or(event.id().as_str());
+        (self.partitions > 1).then(|| Partition::of_key(key, self.partitions))
+    }
+}
+
 /// Why a row cannot be sent as an event, whatever the broker's state.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum RowError {
@@ -76,29 +99,29 @@ impl Row {
 
     /// The message of a dead letter that is tried again. The broker may have seen its id: each attempt has
     /// another message id, and the same one if it is repeated.
-    pub(crate) fn into_retry(self, source: &str, attempts: i32) -> Result<Message, RowError> {
+    pub(crate) fn into_retry(self, form: &Form, attempts: i32) -> Result<Message, RowError> {
         match attempts {
-            0 => self.into_message(source),
-            _ => self.into_repeat(source, &attempts.to_string()),
+            0 => self.into_message(form),
+            _ => self.into_repeat(form, &attempts.to_string()),
         }
     }
 
     /// The message of a row that is sent again on purpose: the broker takes it for another one than before, and
     /// for the same within a generation.
-    pub(crate) fn into_repeat(self, source: &str, generation: &str) -> Result<Message, RowError> {
-        let mut message = self.into_message(source)?;
+    pub(crate) fn into_repeat(self, form: &Form, generation: &str) -> Result<Message, RowError> {
+        let mut message = self.into_message(form)?;
         let id = format!("{}#{generation}", message.event_id);
         message.headers.insert(header::NATS_MSG_ID, id);
         Ok(message)
     }
 
-    /// The message of this row. `source` is the `ce-source` of events that name none.
-    pub(crate) fn into_message(self, source: &str) -> Result<Message, RowError> {
+    /// The message of this row.
+    pub(crate) fn into_message(self, form: &Form) -> Result<Message, RowError> {
         let mut attributes: BTreeMap<String, String> = match &self.headers {
             Some(text) => serde_json::from_str(text).map_err(|_| RowError::Headers)?,
             None => BTreeMap::new(),
         };
-        attributes.entry(header::SOURCE.to_owned()).or_insert_with(|| source.to_owned());
+        attributes.entry(header::SOURCE.to_owned()).or_insert_with(|| form.source.clone());
         if let Ok(time) = self.created_at.format(&Rfc3339) {
             attributes.entry(header::TIME.to_owned()).or_insert(time);
         }
@@ -116,11 +139,18 @@ impl Row {
         for (name, value) in event.wire_headers() {
             headers.insert(name, value.as_ref());
         }
+        let subject = match form.partition(&event) {
+            Some(partition) => {
+                headers.insert(header::PARTITION, partition.to_string());
+                partition.subject(event.topic()).into()
+            }
+            None => event.topic().into(),
+        };
         Ok(Message {
             position: self.position,
             event_id: self.event_id,
             key: event.key().map(str::to_owned),
-            subject: event.topic().into(),
+            subject,
             headers,
             payload: event.payload().clone(),
         })
@@ -144,9 +174,13 @@ mod tests {
         }
     }
 
+    fn shop(partitions: u32) -> Form {
+        Form { source: "/shop".into(), partitions }
+    }
+
     #[test]
     fn a_bare_row_becomes_a_complete_cloudevent() {
-        let message = row().into_message("/shop").unwrap();
+        let message = row().into_message(&shop(1)).unwrap();
         let header = |name: &str| message.headers.get(name).map(|value| value.as_str().to_owned());
         let id = Uuid::nil().to_string();
         for (name, value) in [
@@ -165,9 +199,30 @@ mod tests {
     }
 
     #[test]
+    fn with_partitions_the_events_of_a_key_get_its_number_and_those_without_one_spread() {
+        let sent = |row: Row, partitions| {
+            let message = row.into_message(&shop(partitions)).unwrap();
+            let header = message.headers.get("pillarbox-partition").map(ToString::to_string);
+            (message.subject.to_string(), header)
+        };
+        for topic in ["orders.placed", "orders.cancelled"] {
+            let expected = topic.replace("orders", "orders.3");
+            let of_42 = sent(Row { topic: topic.into(), ..row() }, 8);
+            assert_eq!(of_42, (expected, Some("3/8".into())), "FNV-1a of 42, modulo 8");
+        }
+        for off in [0, 1] {
+            assert_eq!(sent(row(), off), ("orders.placed".into(), None));
+        }
+        let of_ids = |_| sent(Row { key: None, event_id: Uuid::now_v7(), ..row() }, 8).0;
+        let subjects: std::collections::BTreeSet<_> = (0..200).map(of_ids).collect();
+        assert_eq!(subjects.len(), 8);
+    }
+
+    #[test]
     fn what_the_writer_says_wins_over_the_defaults() {
         let headers = r#"{"ce-source":"/else","ce-time":"2026-01-02T03:04:05Z","x-tenant":"acme"}"#;
-        let message = Row { headers: Some(headers.into()), ..row() }.into_message("/shop").unwrap();
+        let message =
+            Row { headers: Some(headers.into()), ..row() }.into_message(&shop(1)).unwrap();
         for (name, value) in
             [("ce-source", "/else"), ("ce-time", "2026-01-02T03:04:05Z"), ("x-tenant", "acme")]
         {
@@ -177,7 +232,7 @@ mod tests {
 
     #[test]
     fn a_row_that_is_no_event_says_why() {
-        let refused = |row: Row| row.into_message("/shop").unwrap_err().to_string();
+        let refused = |row: Row| row.into_message(&shop(1)).unwrap_err().to_string();
         assert!(
             refused(Row { headers: Some(r#"{"a":1}"#.into()), ..row() })
                 .contains("object of strings")
@@ -191,7 +246,7 @@ mod tests {
 
     #[test]
     fn the_wire_size_is_what_the_server_counts() {
-        let message = row().into_message("/shop").unwrap();
+        let message = row().into_message(&shop(1)).unwrap();
         let text: usize = message
             .headers
             .iter()

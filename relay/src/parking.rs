@@ -15,6 +15,7 @@ use crate::checkpoint::Acknowledged;
 use crate::config::{NoStream, Order, RelayConfig};
 use crate::lease::LeaseError;
 use crate::letters::{Letters, Parked, Request};
+use crate::message::Form;
 use crate::reader::{Batch, Refused};
 use crate::shipper::Interrupted;
 use crate::sink::{Fault, KeyedWindow, Sink, SinkFailure};
@@ -27,7 +28,7 @@ pub(crate) struct Parking {
     context: Context,
     acknowledged: Acknowledged,
     relay: String,
-    source: String,
+    form: Form,
     no_stream: NoStream,
     /// The keys that wait, if the order is strict.
     blocked: Option<HashSet<String>>,
@@ -46,7 +47,7 @@ impl Parking {
             context,
             acknowledged,
             relay: config.name.clone(),
-            source: config.source.clone(),
+            form: Form::of(config),
             no_stream: config.no_stream,
             blocked: (config.order == Order::Strict).then(HashSet::new),
             due_at: Instant::now(),
@@ -113,7 +114,7 @@ impl Parking {
         let mut refused = None;
         for Parked { row, attempts } in due {
             let (position, event_id) = (row.position, row.event_id);
-            match row.into_retry(&self.source, attempts) {
+            match row.into_retry(&self.form, attempts) {
                 Ok(message) => {
                     positions.push(position);
                     messages.push(message);

@@ -8,7 +8,7 @@ use tokio::time::Instant;
 
 use crate::cursor::Cursor;
 use crate::health::Observer;
-use crate::message::Message;
+use crate::message::{Form, Message};
 use crate::sink::Fault;
 use crate::source::{Page, Source};
 
@@ -53,7 +53,7 @@ impl Batch {
 /// Reads until the receiver is dropped or the database fails.
 pub(crate) async fn read(
     mut source: Source,
-    event_source: String,
+    form: Form,
     idle_interval: Duration,
     batches: mpsc::Sender<Batch>,
     observer: Observer,
@@ -73,13 +73,13 @@ pub(crate) async fn read(
             continue;
         };
         pause = SHORTEST;
-        if batches.send(batch(page, &event_source)).await.is_err() {
+        if batches.send(batch(page, &form)).await.is_err() {
             return Ok(());
         }
     }
 }
 
-fn batch(mut page: Page, event_source: &str) -> Batch {
+fn batch(mut page: Page, form: &Form) -> Batch {
     let mut messages = Vec::with_capacity(page.rows.len());
     let mut positions = Vec::with_capacity(page.rows.len());
     let mut refused = None;
@@ -87,7 +87,7 @@ fn batch(mut page: Page, event_source: &str) -> Batch {
     let created = page.rows.iter().step_by(every).map(|row| row.created_at).collect();
     for row in std::mem::take(&mut page.rows) {
         let (position, event_id) = (row.position, row.event_id);
-        match row.into_message(event_source) {
+        match row.into_message(form) {
             Ok(message) => {
                 messages.push(message);
                 positions.push(position);

@@ -23,6 +23,7 @@ use crate::cursor::Cursor;
 use crate::health::Observer;
 use crate::lease::LeaseError;
 use crate::letters::{Letters, Request};
+use crate::message::Form;
 use crate::parking::{Parking, say_dead};
 use crate::reader::{self, Batch, Refused};
 use crate::sink::{Sink, SinkError, SinkFailure};
@@ -259,13 +260,13 @@ impl Shipper {
         connection: PgConnection,
     ) -> Result<(JoinSet<Result<(), sqlx::Error>>, mpsc::Receiver<Batch>), sqlx::Error> {
         let cursor = self.progress.borrow().clone();
-        let RelayConfig { schema, name, page_rows, source, .. } = &self.config;
+        let RelayConfig { schema, name, page_rows, .. } = &self.config;
         let from = Source::open(connection, schema, name, cursor, *page_rows).await?;
         let (sender, batches) = mpsc::channel(PAGES_AHEAD);
         let mut reader = JoinSet::new();
         reader.spawn(reader::read(
             from,
-            source.clone(),
+            Form::of(&self.config),
             self.config.idle_interval(),
             sender,
             self.observer.clone(),

@@ -244,7 +244,7 @@ fn every_key_can_be_set_in_the_file_by_a_variable_and_by_its_flag() {
         let folder = Folder::with("");
         folder.write("there", "x");
         let text = match key.kind {
-            Kind::Number => "1234".to_owned(),
+            Kind::Number => "1000".to_owned(),
             Kind::Switch => "true".to_owned(),
             Kind::Word(words) => words[words.len() - 1].to_owned(),
             Kind::Url if key.name == "nats_url" => "tls://broker:4222".to_owned(),

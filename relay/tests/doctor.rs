@@ -77,6 +77,22 @@ async fn what_is_wrong_with_the_tables_is_found() {
     found(&examine(shop.config()).await, "outbox.sequence", Level::Fail, "cache");
     let remedy = found(&findings, "broker.subjects", Level::Fail, "no stream takes unheard.of");
     assert!(remedy.contains("unheard.of"), "{remedy}");
+    // A stream takes the topic, and not what partitions make of it.
+    let exactly = Config {
+        name: format!("{}-EXACTLY", shop.stream),
+        subjects: vec!["unheard.of".into()],
+        ..Default::default()
+    };
+    shop.jetstream().await.create_stream(exactly).await.unwrap();
+    assert!(trouble(&examine(shop.config()).await, "broker.subjects").is_none());
+    let config = RelayConfig { partitions: 8, ..shop.config() };
+    let remedy = found(
+        &examine(config).await,
+        "broker.subjects",
+        Level::Fail,
+        "no stream takes unheard.0.of, unheard.7.of",
+    );
+    assert!(remedy.contains("partitions = 8"), "{remedy}");
 
     // Migrations of another version; vacuum; dead letters; another cluster; a relay that is gone.
     run(

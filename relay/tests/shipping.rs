@@ -3,6 +3,9 @@
 
 mod support;
 
+use std::collections::{BTreeMap, BTreeSet};
+
+use pillarbox_event::Partition;
 use pillarbox_relay::{RelayConfig, SinkChoice};
 use pillarbox_testkit::{Nats, Postgres, Proxy, Servers, eventually};
 use rustix::process::Signal;
@@ -57,6 +60,35 @@ async fn a_relay_killed_in_mid_batch_loses_and_repeats_nothing() {
     shop.until_messages(60_000).await;
     shop.shipped().await;
     shop.assert_each_once_in_order().await;
+}
+
+#[tokio::test]
+async fn with_partitions_a_key_keeps_to_one_subject_and_its_order_and_without_subjects_are_topics()
+{
+    let shop = Shop::open().await;
+    shop.insert_many(20_000).await;
+    let mut relay = Process::relay(&shop, &["--partitions", "4"]);
+    shop.until_messages(5_000).await;
+    relay.kill();
+    let _relay = Process::relay(&shop, &["--partitions", "4"]);
+    shop.until_messages(20_000).await;
+    shop.shipped().await;
+    shop.assert_each_once_in_order().await;
+    let mut subjects = BTreeMap::new();
+    for stored in shop.stored().await {
+        let key = stored.key.unwrap();
+        let partition = Partition::of_key(&key, 4);
+        assert_eq!(stored.subject, partition.subject(&shop.topic()), "key {key}");
+        subjects.entry(stored.subject).or_insert_with(BTreeSet::new).insert(key);
+    }
+    assert_eq!(subjects.len(), 4, "ten keys in four partitions: {subjects:?}");
+
+    let shop = Shop::open().await;
+    shop.insert_many(100).await;
+    let relay = shop.start(RelayConfig { partitions: 1, ..shop.config() });
+    shop.until_messages(100).await;
+    relay.stop().await;
+    assert!(shop.stored().await.iter().all(|stored| stored.subject == shop.topic()));
 }
 
 #[tokio::test]

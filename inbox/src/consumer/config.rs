@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use pillarbox_event::partition;
 use serde::{Deserialize, Serialize};
 
 use super::ConsumerError;
@@ -20,6 +21,12 @@ pub struct ConsumerConfig {
     pub filter_subjects: Vec<String>,
     /// Whether events of one key are handled in their order.
     pub order: Order,
+    /// Into how many [partitions](pillarbox_event::partition) the relay puts the keys of these events. With more
+    /// than one, all processes of the consumer share them, about evenly, and the order per key holds across the
+    /// processes; what is in no partition is not read. The same in each process, and as in the relay; a change
+    /// takes the steps in `docs/guides/ordering.md`. 1, or 0: there are none, and one process is active at a time.
+    /// Needs a table `inbox_process`, a connection beside those of the pool, and an order.
+    pub partitions: u32,
     /// How many handlers run at a time; each needs a connection of the pool.
     pub concurrency: usize,
     /// How many events are held at the most, running and waiting.
@@ -62,7 +69,7 @@ pub struct ConsumerConfig {
 #[serde(rename_all = "kebab-case")]
 #[non_exhaustive]
 pub enum Order {
-    /// In order per key, parallel across keys; a key goes on without its dead letters. Of several processes one is active, the others stand by.
+    /// In order per key, parallel across keys; a key goes on without its dead letters. Of several processes one is active and the others stand by; or, with [`partitions`](ConsumerConfig::partitions), all share the keys.
     #[default]
     Key,
     /// As [`Key`](Self::Key), and a key waits behind its dead letter: its later events are parked with it, and
@@ -86,6 +93,7 @@ impl Default for ConsumerConfig {
             name: String::new(),
             filter_subjects: Vec::new(),
             order: Order::Key,
+            partitions: 1,
             concurrency: 8,
             prefetch: 256,
             batch_size: 100,
@@ -122,11 +130,28 @@ impl ConsumerConfig {
         if self.filter_subjects.iter().any(String::is_empty) {
             return fail("filter_subjects", "a subject is empty");
         }
+        if self.partitions > partition::MOST {
+            return fail("partitions", "it is at most 1024");
+        }
+        if self.several().is_some() && !self.order.keeps_keys() {
+            return fail("partitions", "without an order processes share the work anyway: it is 1");
+        }
         if !(1..=10_000).contains(&self.concurrency) {
             return fail("concurrency", "it is 1 to 10000");
         }
         if !(self.concurrency..=100_000).contains(&self.prefetch) {
             return fail("prefetch", "it is at least the concurrency, and at most 100000");
+        }
+        let least = self.concurrency.saturating_mul(self.several().unwrap_or(1) as usize);
+        if self.prefetch < least {
+            return fail(
+                "prefetch",
+                &format!(
+                    "each partition may hold its part of it, and one alone should keep {} handlers busy: it is at \
+                     least {least}",
+                    self.concurrency
+                ),
+            );
         }
         if self.batch_size == 0 {
             return fail("batch_size", "it is at least 1");
@@ -160,6 +185,19 @@ impl ConsumerConfig {
             return Err(ConsumerError::Config { key: "retention_s", problem });
         }
         Ok(())
+    }
+
+    /// How many partitions there are, if there are several.
+    pub(crate) fn several(&self) -> Option<u32> {
+        (self.partitions > 1).then_some(self.partitions)
+    }
+
+    /// What it reads, as filters.
+    pub(super) fn filters(&self) -> Vec<String> {
+        match self.filter_subjects.is_empty() {
+            true => vec![">".to_owned()],
+            false => self.filter_subjects.clone(),
+        }
     }
 
     pub(super) fn retention(&self) -> Duration {
@@ -226,6 +264,10 @@ mod tests {
         assert_eq!(refused(ConsumerConfig { name: "a.b".into(), ..good() }), "name");
         assert_eq!(refused(ConsumerConfig { concurrency: 0, ..good() }), "concurrency");
         assert_eq!(refused(ConsumerConfig { prefetch: 1, ..good() }), "prefetch");
+        assert_eq!(refused(ConsumerConfig { partitions: 1025, ..good() }), "partitions");
+        let unordered = ConsumerConfig { partitions: 4, order: Order::None, ..good() };
+        assert_eq!(refused(unordered), "partitions");
+        assert_eq!(refused(ConsumerConfig { partitions: 64, ..good() }), "prefetch");
         assert_eq!(refused(ConsumerConfig { max_attempts: 0, ..good() }), "max_attempts");
         assert_eq!(refused(ConsumerConfig { max_backoff_ms: 1, ..good() }), "backoff_ms");
         assert_eq!(refused(ConsumerConfig { retention_s: 0, ..good() }), "retention_s");

@@ -1,10 +1,14 @@
-//! The durable consumer on the server: created, or checked to be what it should be; never changed.
+//! The durable consumers on the server: created, or checked to be what they should be; never changed.
+//!
+//! There is one of the consumer's name, or, with partitions, one for each: `payments-p3of8` reads the fourth of
+//! eight.
 
 use async_nats::jetstream;
 use async_nats::jetstream::consumer::pull::Config;
-use async_nats::jetstream::consumer::{AckPolicy, Consumer, PriorityPolicy};
+use async_nats::jetstream::consumer::{AckPolicy, Consumer, DeliverPolicy, PriorityPolicy};
 use async_nats::jetstream::context::{ConsumerInfoErrorKind, GetStreamErrorKind};
-use async_nats::jetstream::stream::Stream;
+use async_nats::jetstream::stream::{ConsumerCreateStrictErrorKind, Stream};
+use pillarbox_event::Partition;
 
 use super::{ConsumerConfig, ConsumerError};
 use crate::error::full_text;
@@ -13,6 +17,7 @@ use crate::error::full_text;
 pub(super) const GROUP: &str = "pillarbox";
 
 /// Why there is no durable consumer now.
+#[derive(Debug)]
 pub(super) enum NotNow {
     /// Try again later.
     Later(String),
@@ -37,54 +42,134 @@ pub(super) async fn stream(
     })
 }
 
-pub(super) async fn ensure(
-    stream: &Stream,
-    config: &ConsumerConfig,
-    pinned: bool,
-) -> Result<Consumer<Config>, NotNow> {
-    let wanted = wanted(config, pinned);
-    match stream.consumer_info(&config.name).await {
-        Ok(_) => {}
-        Err(error) if error.kind() == ConsumerInfoErrorKind::NotFound => {
-            // If another process was faster, the next try finds its consumer.
-            let created = stream.create_consumer_strict(wanted.clone()).await;
-            created.map_err(|error| NotNow::Later(full_text(&error)))?;
-        }
-        Err(error) => return Err(NotNow::Later(full_text(&error))),
+/// A durable consumer, as it should be.
+#[derive(Clone, Debug)]
+pub(crate) struct Durable {
+    pub(crate) name: String,
+    /// The partition that it reads, if there are several.
+    pub(super) partition: Option<Partition>,
+    filters: Vec<String>,
+    most_unacknowledged: i64,
+}
+
+impl Durable {
+    /// The durables that a consumer has.
+    pub(crate) fn all(config: &ConsumerConfig) -> Vec<Self> {
+        let held = i64::try_from(config.prefetch).unwrap_or(i64::MAX);
+        let Some(of) = config.several() else {
+            return vec![Self {
+                name: config.name.clone(),
+                partition: None,
+                filters: config.filter_subjects.clone(),
+                // One process is active with an order, and holds no more than this; without one, many share.
+                most_unacknowledged: if config.order.keeps_keys() {
+                    held
+                } else {
+                    held.saturating_mul(64)
+                },
+            }];
+        };
+        let all = (0..of).filter_map(|number| Partition::new(number, of).ok());
+        let durable = |partition: Partition| Self {
+            name: name_of(&config.name, partition),
+            partition: Some(partition),
+            filters: config.filters().iter().flat_map(|all| partition.filters(all)).collect(),
+            // Of all partitions together, one process holds no more than it may.
+            most_unacknowledged: (held / i64::from(of)).max(1),
+        };
+        all.map(durable).collect()
     }
-    let consumer = stream
-        .get_consumer::<Config>(&config.name)
-        .await
-        .map_err(|error| NotNow::Later(full_text(&*error)))?;
-    match difference(&consumer.cached_info().config, &wanted) {
-        None => Ok(consumer),
-        Some((field, found, expected)) => Err(NotNow::Never(ConsumerError::Differs {
-            stream: config.stream.clone(),
-            name: config.name.clone(),
-            field,
-            found,
-            expected,
-        })),
+
+    /// The partition's number; 0 without partitions.
+    pub(super) fn number(&self) -> u32 {
+        self.partition.map_or(0, Partition::number)
+    }
+
+    /// Makes it, if there is none.
+    pub(super) async fn create(
+        &self,
+        stream: &Stream,
+        config: &ConsumerConfig,
+        pinned: bool,
+        from: DeliverPolicy,
+    ) -> Result<(), NotNow> {
+        let wanted = Config { deliver_policy: from, ..self.wanted(config, pinned) };
+        match stream.create_consumer_strict(wanted).await {
+            Ok(_) => Ok(()),
+            // Another process was faster. Whether it is the same is seen when it is opened.
+            Err(error) if error.kind() == ConsumerCreateStrictErrorKind::AlreadyExists => Ok(()),
+            Err(error) => Err(NotNow::Later(full_text(&error))),
+        }
+    }
+
+    /// Finds it, and checks it.
+    pub(super) async fn find(
+        &self,
+        stream: &Stream,
+        config: &ConsumerConfig,
+        pinned: bool,
+    ) -> Result<Consumer<Config>, NotNow> {
+        let consumer = stream
+            .get_consumer::<Config>(&self.name)
+            .await
+            .map_err(|error| NotNow::Later(full_text(&*error)))?;
+        let wanted = self.wanted(config, pinned);
+        match difference(&consumer.cached_info().config, &wanted) {
+            None => Ok(consumer),
+            Some((field, found, expected)) => Err(NotNow::Never(ConsumerError::Differs {
+                stream: config.stream.clone(),
+                name: self.name.clone(),
+                field,
+                found,
+                expected,
+            })),
+        }
+    }
+
+    /// Whether there is one.
+    pub(super) async fn exists(&self, stream: &Stream) -> Result<bool, NotNow> {
+        match stream.consumer_info(&self.name).await {
+            Ok(_) => Ok(true),
+            Err(error) if error.kind() == ConsumerInfoErrorKind::NotFound => Ok(false),
+            Err(error) => Err(NotNow::Later(full_text(&error))),
+        }
+    }
+
+    fn wanted(&self, config: &ConsumerConfig, pinned: bool) -> Config {
+        Config {
+            durable_name: Some(self.name.clone()),
+            description: Some("Pillarbox inbox".into()),
+            ack_policy: AckPolicy::Explicit,
+            ack_wait: config.ack_wait(),
+            // Attempts are counted in the database.
+            max_deliver: -1,
+            max_ack_pending: self.most_unacknowledged,
+            filter_subjects: self.filters.clone(),
+            priority_policy: if pinned {
+                PriorityPolicy::PinnedClient
+            } else {
+                PriorityPolicy::None
+            },
+            priority_groups: if pinned { vec![GROUP.into()] } else { Vec::new() },
+            priority_timeout: if pinned { config.takeover() } else { std::time::Duration::ZERO },
+            ..Config::default()
+        }
     }
 }
 
-fn wanted(config: &ConsumerConfig, pinned: bool) -> Config {
-    let held = i64::try_from(config.prefetch).unwrap_or(i64::MAX);
-    Config {
-        durable_name: Some(config.name.clone()),
-        description: Some("Pillarbox inbox".into()),
-        ack_policy: AckPolicy::Explicit,
-        ack_wait: config.ack_wait(),
-        // Attempts are counted in the database.
-        max_deliver: -1,
-        // One process is active with an order, and holds no more than this; without one, many share.
-        max_ack_pending: if config.order.keeps_keys() { held } else { held.saturating_mul(64) },
-        filter_subjects: config.filter_subjects.clone(),
-        priority_policy: if pinned { PriorityPolicy::PinnedClient } else { PriorityPolicy::None },
-        priority_groups: if pinned { vec![GROUP.into()] } else { Vec::new() },
-        priority_timeout: if pinned { config.takeover() } else { std::time::Duration::ZERO },
-        ..Config::default()
+fn name_of(consumer: &str, partition: Partition) -> String {
+    format!("{consumer}-p{}of{}", partition.number(), partition.of())
+}
+
+/// How many partitions the consumer of this name has, if this is one of its durables; 1 for the only one.
+pub(crate) fn partitions_of(durable: &str, consumer: &str) -> Option<u32> {
+    let rest = durable.strip_prefix(consumer)?;
+    if rest.is_empty() {
+        return Some(1);
     }
+    let (number, of) = rest.strip_prefix("-p")?.split_once("of")?;
+    let partition = Partition::new(number.parse().ok()?, of.parse().ok()?).ok()?;
+    (name_of(consumer, partition) == durable).then_some(partition.of())
 }
 
 /// The first setting that is not as wanted: its name, what is there, what should be.
@@ -122,4 +207,39 @@ fn difference(
         ),
     ];
     settings.into_iter().find(|(_, found, wanted)| found != wanted)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_partition_has_a_durable_of_its_own_that_can_be_told_from_others() {
+        let config = ConsumerConfig {
+            name: "payments".into(),
+            filter_subjects: vec!["orders.placed".into(), "returns.>".into()],
+            partitions: 8,
+            ..Default::default()
+        };
+        let all = Durable::all(&config);
+        assert_eq!(all.len(), 8);
+        assert_eq!(all[3].name, "payments-p3of8");
+        assert_eq!(all[3].filters, ["orders.3.placed", "returns.3.>"]);
+        assert_eq!(all[3].most_unacknowledged, 32);
+        assert_eq!(
+            Durable::all(&ConsumerConfig { filter_subjects: vec![], ..config })[0].filters,
+            ["*.0", "*.0.>"]
+        );
+        for (name, partitions) in [
+            ("payments", Some(1)),
+            ("payments-p3of8", Some(8)),
+            ("payments-p8of8", None),
+            ("payments-p03of8", None),
+            ("payments-g2", None),
+            ("payments-g2-p3of8", None),
+            ("refunds", None),
+        ] {
+            assert_eq!(partitions_of(name, "payments"), partitions, "{name}");
+        }
+    }
 }

@@ -5,7 +5,7 @@ use std::time::SystemTime;
 
 use async_nats::jetstream::message::Acker;
 use bytes::Bytes;
-use pillarbox_event::{RawEvent, header};
+use pillarbox_event::{Partition, RawEvent, header};
 
 use super::lanes::Lane;
 use super::subscription::Arrival;
@@ -33,13 +33,15 @@ pub(super) struct Incoming {
     pub(super) stored: SystemTime,
     /// Whether it was delivered before.
     pub(super) again: bool,
+    /// The partition that its sender put it in, if that is another one than this message was read from.
+    pub(super) misfit: Option<Partition>,
     pub(super) content: Arc<Content>,
     pub(super) acker: Acker,
 }
 
 impl Incoming {
-    /// Reads a message; `None` for one that is not a JetStream delivery.
-    pub(super) fn read(arrival: Arrival) -> Option<Self> {
+    /// Reads a message of this partition, if there are several; `None` for one that is not a JetStream delivery.
+    pub(super) fn read(arrival: Arrival, partition: Option<Partition>) -> Option<Self> {
         let Arrival { message, again } = arrival;
         let info = message.info().ok()?;
         let (sequence, stream) = (info.stream_sequence, info.stream.to_owned());
@@ -56,8 +58,15 @@ impl Incoming {
                 })
             })
             .collect();
+        let said = headers.iter().find(|(name, _)| name.eq_ignore_ascii_case(header::PARTITION));
+        let said = said.and_then(|(_, text)| text.parse::<Partition>().ok());
+        let misfit = said.filter(|said| partition.is_some_and(|read| read != *said));
+        // Without the header, it was put there by a subject mapping of the server.
+        let mapped = partition.filter(|_| said.is_none());
+        let topic = mapped.and_then(|partition| partition.topic(&message.subject));
+        let topic = topic.as_deref().unwrap_or(&message.subject);
         let pairs = headers.iter().map(|(name, value)| (name.as_str(), value.as_str()));
-        let content = match RawEvent::from_wire(&message.subject, pairs, message.payload.clone()) {
+        let content = match RawEvent::from_wire(topic, pairs, message.payload.clone()) {
             Ok(event) => Content::Event(Arc::new(event)),
             Err(error) => Content::Undecodable {
                 id: id_of(&headers).unwrap_or_else(|| format!("{stream}:{sequence}")),
@@ -67,7 +76,7 @@ impl Incoming {
                 error: full_text(&error),
             },
         };
-        Some(Self { sequence, stored, again, content: Arc::new(content), acker })
+        Some(Self { sequence, stored, again, misfit, content: Arc::new(content), acker })
     }
 
     /// The lane that keeps its order.
@@ -90,6 +99,13 @@ impl Content {
         }
     }
 
+    pub(super) fn id(&self) -> &str {
+        match self {
+            Self::Event(event) => event.id().as_str(),
+            Self::Undecodable { id, .. } => id,
+        }
+    }
+
     pub(super) fn as_stored(&self) -> Result<&RawEvent, Undecodable<'_>> {
         match self {
             Self::Event(event) => Ok(event),
@@ -101,7 +117,7 @@ impl Content {
 }
 
 /// The id that something which is no event may have all the same.
-fn id_of(headers: &[(String, String)]) -> Option<String> {
+pub(super) fn id_of(headers: &[(String, String)]) -> Option<String> {
     [header::ID, header::NATS_MSG_ID].iter().find_map(|wanted| {
         let (_, id) = headers.iter().find(|(name, _)| name.eq_ignore_ascii_case(wanted))?;
         pillarbox_event::EventId::parse(id.clone()).ok().map(|id| id.as_str().to_owned())

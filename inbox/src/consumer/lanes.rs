@@ -7,7 +7,7 @@
 //!                     └──── due ── resting ◄── retry
 //! ```
 
-use std::collections::{BTreeSet, HashMap, VecDeque};
+use std::collections::{BTreeSet, HashMap, HashSet, VecDeque};
 use std::sync::Arc;
 
 use tokio::time::Instant;
@@ -81,6 +81,26 @@ impl<T> Lanes<T> {
             queue.push_front(event);
         }
         self.resting.insert((at, lane));
+    }
+
+    /// Takes out the waiting events that are such, in no order. Lanes of which an event runs stay.
+    pub(super) fn remove(&mut self, mut is_such: impl FnMut(&T) -> bool) -> Vec<T> {
+        let mut removed = Vec::new();
+        let mut empty = HashSet::new();
+        let idle: HashSet<Lane> =
+            self.ready.iter().chain(self.resting.iter().map(|(_, lane)| lane)).cloned().collect();
+        for (lane, queue) in &mut self.lanes {
+            let (out, stay) = std::mem::take(queue).into_iter().partition(|event| is_such(event));
+            *queue = stay;
+            removed.extend::<VecDeque<T>>(out);
+            if queue.is_empty() && idle.contains(lane) {
+                empty.insert(lane.clone());
+            }
+        }
+        self.lanes.retain(|lane, _| !empty.contains(lane));
+        self.ready.retain(|lane| !empty.contains(lane));
+        self.resting.retain(|(_, lane)| !empty.contains(lane));
+        removed
     }
 
     /// Whether a lane may be ready.
@@ -166,6 +186,31 @@ mod tests {
             assert_eq!(lanes.take(), Some((key("a"), event)));
             lanes.done(key("a"));
         }
+    }
+
+    #[tokio::test]
+    async fn waiting_events_can_be_taken_out_and_running_ones_keep_their_lane() {
+        let mut lanes = Lanes::new();
+        for (name, event) in [("a", 1), ("a", 2), ("b", 3), ("b", 40), ("c", 5), ("d", 6)] {
+            lanes.push(key(name), event);
+        }
+        assert_eq!(lanes.take(), Some((key("a"), 1)));
+        assert_eq!(lanes.take(), Some((key("b"), 3)));
+        lanes.retry(key("b"), [3], Instant::now());
+        let mut removed = lanes.remove(|event| *event < 6);
+        removed.sort_unstable();
+        assert_eq!(removed, [2, 3, 5]);
+        lanes.push(key("a"), 7);
+        assert_eq!(lanes.take(), Some((key("d"), 6)));
+        assert_eq!(lanes.take(), None, "the first of a still runs, b rests");
+        lanes.done(key("a"));
+        lanes.wake(Instant::now());
+        assert_eq!(lanes.take(), Some((key("a"), 7)));
+        assert_eq!(lanes.take(), Some((key("b"), 40)));
+        for name in ["a", "b", "d"] {
+            lanes.done(key(name));
+        }
+        assert!(lanes.lanes.is_empty() && lanes.ready.is_empty() && lanes.resting.is_empty());
     }
 
     #[tokio::test]

@@ -5,16 +5,21 @@
 //! the database is away nothing is started and nothing counted: the consumer pauses, looks whether it is back,
 //! and goes on.
 
+mod claims;
 mod config;
-mod durable;
+pub(crate) mod durable;
+mod feed;
 mod incoming;
 mod lanes;
 mod letters;
 mod limit;
 mod pause;
 mod pulse;
+mod repartition;
 mod running;
+mod share;
 pub mod status;
+mod strays;
 mod subscription;
 mod suspects;
 mod worker;
@@ -24,7 +29,6 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use async_nats::jetstream;
-use async_nats::jetstream::stream::RetentionPolicy;
 use pillarbox_event::FromEvent;
 use sqlx::PgPool;
 use tokio_util::sync::CancellationToken;
@@ -33,7 +37,7 @@ use tower_service::Service;
 
 pub use config::{ConsumerConfig, Order};
 pub(crate) use limit::TookTooLong;
-pub use status::{Lag, LastError, State, Status, Totals, Watch};
+pub use status::{Lag, LastError, Partitions, State, Status, Totals, Watch};
 
 use crate::batch::{BatchHandler, Batches, One, RunBatch};
 use crate::dead_letter::DeadLetters;
@@ -43,12 +47,11 @@ use crate::layer::InboxLayer;
 use crate::retention::keep_removing;
 use crate::router::Router;
 use crate::store::Store;
-use durable::NotNow;
+use feed::Opener;
 use limit::Limit;
-use pause::Waits;
-use running::{Ended, Running};
+use running::Running;
+use share::Share;
 use status::Reporter;
-use subscription::Subscription;
 use suspects::Suspects;
 use worker::{Rules, Worker};
 
@@ -101,6 +104,25 @@ pub enum ConsumerError {
         found: String,
         /// What was asked for.
         expected: String,
+    },
+    /// There are events that were not handled before the number of partitions was changed.
+    #[error(
+        "consumer {name} of stream {stream} had partitions = {before}, and {unhandled} events of {durable} are not \
+         handled: run it with that until it has none, then with {wanted}"
+    )]
+    Unread {
+        /// The stream.
+        stream: String,
+        /// The consumer.
+        name: String,
+        /// The durable consumer that has them.
+        durable: String,
+        /// How many.
+        unhandled: u64,
+        /// How many partitions it had; 1 for none.
+        before: u32,
+        /// How many it should have.
+        wanted: u32,
     },
 }
 
@@ -187,7 +209,7 @@ impl Consumer {
     /// What was handled longer ago than `retention_s` is removed meanwhile.
     ///
     /// # Errors
-    /// [`ConsumerError::Differs`], [`ConsumerError::Retention`].
+    /// [`ConsumerError::Differs`], [`ConsumerError::Retention`]; with partitions also [`ConsumerError::Unread`].
     pub async fn run<S>(self, service: S, shutdown: CancellationToken) -> Result<(), ConsumerError>
     where
         S: Service<Handling, Response = (), Error: Into<BoxError>, Future: Send>
@@ -276,10 +298,13 @@ impl Consumer {
         let _stopped = reporter.stopped_on_drop();
         let (jetstream, config) = (self.jetstream.clone(), self.config.clone());
         let removing = keep_removing(self.store.clone(), config.retention());
+        let store = self.store.clone();
+        let strays = strays::look_out(&jetstream, &store, &config, &reporter);
         tokio::select! {
             ended = self.serve(service, batches, shutdown) => ended,
             never = reporter.measure(&jetstream, &config) => match never {},
             never = removing => match never {},
+            never = strays => match never {},
         }
     }
 
@@ -295,7 +320,13 @@ impl Consumer {
             + Send
             + 'static,
     {
-        let name = self.config.name.clone();
+        let opener = Opener::new(
+            self.client.clone(),
+            self.jetstream.clone(),
+            self.config.clone(),
+            self.reporter.clone(),
+        );
+        let mut share = Share::open(opener, self.store.clone(), &self.config);
         let worker = Worker {
             service,
             batches,
@@ -307,104 +338,12 @@ impl Consumer {
             },
         };
         let mut running = Running::new(worker, self.client.clone());
-        let mut waits = Waits::new();
-        let mut trouble: Option<String> = None;
-        let mut warned = false;
-        loop {
-            let ended = tokio::select! {
-                opened = self.open(&mut warned) => match opened {
-                    Ok((stream, subscription)) => {
-                        if trouble.take().is_some() {
-                            tracing::info!(consumer = name, "connected again");
-                        }
-                        waits = Waits::new();
-                        running.run(subscription, &shutdown).await.map(|()| stream)
-                    }
-                    Err(NotNow::Never(error)) => return Err(error),
-                    Err(NotNow::Later(reason)) => Err(Ended(reason)),
-                },
-                () = shutdown.cancelled() => return Ok(()),
-            };
-            let reason = match ended {
-                Ok(stream) => {
-                    running.finish().await;
-                    if self.pinned() {
-                        // So that another process need not wait until the pin has expired.
-                        let unpinned = stream.unpin_consumer(&name, durable::GROUP);
-                        let _ = tokio::time::timeout(Duration::from_secs(2), unpinned).await;
-                    }
-                    tracing::info!(consumer = name, "stopped");
-                    return Ok(());
-                }
-                Err(Ended(reason)) => reason,
-            };
-            self.reporter.away(&reason);
-            if trouble.as_ref() != Some(&reason) {
-                tracing::warn!(consumer = name, reason, "waiting for the broker");
-                self.reporter.error(None, &reason);
-                trouble = Some(reason);
-            }
-            // What is held goes on meanwhile.
-            if running.wait(waits.next(), &shutdown).await {
-                running.finish().await;
-                return Ok(());
-            }
+        let ended = running.run(&mut share, &shutdown).await;
+        running.finish().await;
+        share.close().await;
+        if ended.is_ok() {
+            tracing::info!(consumer = self.config.name, "stopped");
         }
-    }
-
-    async fn open(
-        &self,
-        warned: &mut bool,
-    ) -> Result<(jetstream::stream::Stream, Subscription), NotNow> {
-        // Asked first: before it has answered, the server's version is not known.
-        let stream = durable::stream(&self.jetstream, &self.config).await?;
-        self.check_retention(&stream, warned)?;
-        let (pinned, ordered) = (self.pinned(), self.ordered());
-        let consumer = durable::ensure(&stream, &self.config, pinned).await?;
-        let told = self.reporter.clone();
-        let subscription =
-            Subscription::open(&stream, &consumer, &self.config, ordered, pinned, told)
-                .await
-                .map_err(|error| NotNow::Later(error.to_string()))?;
-        if self.config.order.keeps_keys() && !ordered {
-            tracing::warn!(
-                consumer = self.config.name,
-                "this nats-server is older than 2.14: after a crash or a lost connection, events of a key can come out of order"
-            );
-        }
-        Ok((stream, subscription))
-    }
-
-    /// An event must not come again after it is forgotten that it was handled.
-    fn check_retention(
-        &self,
-        stream: &jetstream::stream::Stream,
-        warned: &mut bool,
-    ) -> Result<(), NotNow> {
-        let config = &stream.cached_info().config;
-        if config.max_age > self.config.retention() {
-            return Err(NotNow::Never(ConsumerError::retention(&self.config, config.max_age)));
-        }
-        // A work queue removes what is acknowledged.
-        let endless = config.max_age.is_zero() && config.retention != RetentionPolicy::WorkQueue;
-        if endless && !std::mem::replace(warned, true) {
-            tracing::warn!(
-                consumer = self.config.name,
-                stream = self.config.stream,
-                retention_s = self.config.retention_s,
-                "the stream keeps messages without a limit of age (max_age): one that is delivered again after \
-                 retention_s, to a durable consumer that was deleted and made anew for instance, would be handled a \
-                 second time; give the stream a max_age, or replay it under another consumer name only"
-            );
-        }
-        Ok(())
-    }
-
-    fn pinned(&self) -> bool {
-        self.config.order.keeps_keys() && self.client.is_server_compatible(2, 11, 0)
-    }
-
-    fn ordered(&self) -> bool {
-        self.config.order.keeps_keys() && self.client.is_server_compatible(2, 14, 0)
+        ended
     }
 }

@@ -1,12 +1,13 @@
 //! What a consumer holds, and the handlers that run.
 
-use std::collections::{HashMap, VecDeque};
+use std::collections::{HashMap, HashSet, VecDeque};
 use std::sync::Arc;
 use std::time::Duration;
 
 use async_nats::connection::State;
 use async_nats::jetstream::AckKind;
 use async_nats::jetstream::message::Acker;
+use pillarbox_event::Partition;
 use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep_until, timeout};
 use tokio_util::sync::CancellationToken;
@@ -17,13 +18,10 @@ use super::lanes::{Lane, Lanes};
 use super::letters::{Letter, Letters};
 use super::pause::Pause;
 use super::pulse::Pulse;
-use super::subscription::Subscription;
+use super::share::{Share, Step};
 use super::worker::{Verdict, Worker};
-use super::{BoxError, Order};
+use super::{BoxError, ConsumerError, Order};
 use crate::delivery::{Delivery, Outcome};
-
-/// The subscription ended, and why.
-pub(super) struct Ended(pub(super) String);
 
 /// How long handing an acknowledgement to the connection may take. A lost one is harmless: the event comes
 /// again and is skipped.
@@ -31,6 +29,9 @@ const ACK_TIMEOUT: Duration = Duration::from_secs(1);
 
 /// How often what is kept, though nobody needs it, is looked for.
 const TIDY_EVERY: Duration = Duration::from_secs(1);
+
+/// How long an event of another number of partitions waits, before it is looked at again.
+const MISFIT_WAIT: Duration = Duration::from_secs(5);
 
 /// How long the last acknowledgements of a stop may take.
 const LAST_WORDS: Duration = Duration::from_secs(2);
@@ -42,8 +43,10 @@ pub(super) struct Running<S> {
     /// Taken out of their lanes, to run with nothing beside them.
     alone: VecDeque<(Lane, Held)>,
     alone_runs: bool,
-    /// Everything held, running or not, by its place in the stream, with the newest way to acknowledge it.
-    ackers: HashMap<u64, Acker>,
+    /// Everything held, running or not, by its place in the stream.
+    claims: HashMap<u64, Claim>,
+    /// The partitions that this process reads no more. What runs of them ends, and nothing else begins.
+    gone: HashSet<u32>,
     /// What the server is still to be told.
     answers: VecDeque<Answer>,
     handlers: JoinSet<Ran>,
@@ -58,6 +61,13 @@ pub(super) struct Running<S> {
     alive_at: Instant,
     tidy_at: Instant,
     tidying: JoinSet<()>,
+}
+
+/// What is held of the stream.
+struct Claim {
+    partition: u32,
+    /// The newest way to acknowledge it.
+    acker: Acker,
 }
 
 /// What ran: of each lane its events, in order, with what is to become of them.
@@ -77,14 +87,16 @@ struct Held {
     alone: bool,
     /// Not in a batch.
     singly: bool,
+    /// The partition that its sender put it in, if that is another one.
+    misfit: Option<Partition>,
     content: Arc<Content>,
 }
 
 /// Where an event was taken from.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Origin {
-    /// This place in the stream.
-    Stream(u64),
+    /// This place in the stream, read as this partition.
+    Stream { sequence: u64, partition: u32 },
     /// This position among the dead letters.
     Letter(i64),
 }
@@ -106,7 +118,8 @@ where
             lanes: Lanes::new(),
             alone: VecDeque::new(),
             alone_runs: false,
-            ackers: HashMap::new(),
+            claims: HashMap::new(),
+            gone: HashSet::new(),
             answers: VecDeque::new(),
             handlers: JoinSet::new(),
             waiting: 0,
@@ -120,41 +133,41 @@ where
         }
     }
 
-    /// Handles what the subscription gives, until shutdown (`Ok`) or until it ends.
+    /// Handles what comes of this process's share, until shutdown (`Ok`) or until that cannot go on. Outages are
+    /// waited out, and what is held goes on meanwhile.
     pub(super) async fn run(
         &mut self,
-        mut subscription: Subscription,
+        share: &mut Share,
         shutdown: &CancellationToken,
-    ) -> Result<(), Ended> {
+    ) -> Result<(), ConsumerError> {
         let config = self.worker.rules.config.clone();
         loop {
             self.start_handlers();
+            if share.is_leaving() && self.answers.is_empty() {
+                let in_work = |partition| self.claims.values().any(|c| c.partition == partition);
+                share.hand_over(in_work);
+            }
             // With an order the server sends no more than may be held; without, this process must not ask.
-            let room = config.order.keeps_keys() || self.ackers.len() < config.prefetch;
+            let room = config.order.keeps_keys() || self.claims.len() < config.prefetch;
             tokio::select! {
-                message = subscription.next(), if room => match message {
-                    Ok(arrival) => {
-                        if let Some(incoming) = Incoming::read(arrival) {
-                            self.hold(incoming);
+                step = share.next(room) => match step? {
+                    Step::Arrived(partition, arrival) => {
+                        if let Some(incoming) = Incoming::read(*arrival, partition) {
+                            self.hold(incoming, partition);
                         }
                     }
-                    Err(error) => return Err(Ended(error.to_string())),
+                    Step::Moved { taken, dropped } => {
+                        self.gone.retain(|partition| !taken.contains(partition));
+                        if !dropped.is_empty() {
+                            self.gone.extend(dropped);
+                            self.let_waiting_go();
+                        }
+                    }
+                    Step::Failing(error) => self.pause(&error),
+                    Step::Other => {}
                 },
                 () = self.go_on() => {}
                 () = shutdown.cancelled() => return Ok(()),
-            }
-        }
-    }
-
-    /// Goes on with what is held for this long. `true` if shutdown came.
-    pub(super) async fn wait(&mut self, wait: Duration, shutdown: &CancellationToken) -> bool {
-        let until = Instant::now() + wait;
-        loop {
-            self.start_handlers();
-            tokio::select! {
-                () = self.go_on() => {}
-                () = sleep_until(until) => return false,
-                () = shutdown.cancelled() => return true,
             }
         }
     }
@@ -181,8 +194,8 @@ where
                 }
             }
             if self.worker.rules.config.order == Order::None {
-                for (_, acker) in self.ackers.drain() {
-                    acknowledge(&acker, AckKind::Nak(None)).await;
+                for (_, claim) in self.claims.drain() {
+                    acknowledge(&claim.acker, AckKind::Nak(None)).await;
                 }
             }
             let _ = self.client.flush().await;
@@ -275,11 +288,11 @@ where
         let worker = self.worker.clone();
         self.begins();
         self.handlers.spawn(async move {
-            let verdict = match held.origin {
-                Origin::Stream(_) => {
-                    worker.handle(held.content.clone(), held.again, held.alone).await
-                }
-                Origin::Letter(_) => worker.handle_letter(held.content.clone(), held.alone).await,
+            let content = held.content.clone();
+            let verdict = match (held.origin, held.misfit) {
+                (Origin::Letter(_), _) => worker.handle_letter(content, held.alone).await,
+                (_, Some(misfit)) => worker.handle_misfit(content, misfit).await,
+                _ => worker.handle(content, held.again, held.alone).await,
             };
             vec![(lane, vec![(held, verdict)])]
         });
@@ -303,20 +316,65 @@ where
         self.worker.rules.reporter.paused(Some(error));
     }
 
-    fn hold(&mut self, incoming: Incoming) {
+    fn hold(&mut self, incoming: Incoming, partition: Option<Partition>) {
         let lane = incoming.lane(self.worker.rules.config.order.keeps_keys());
-        let Incoming { sequence, stored, again, content, acker } = incoming;
+        let Incoming { sequence, stored, again, misfit, content, acker } = incoming;
+        let partition = partition.map_or(0, Partition::number);
         self.worker.rules.reporter.holds(sequence, stored);
         // One that is held already has come again; only the way to acknowledge it is new.
-        if self.ackers.insert(sequence, acker).is_none() {
+        if self.claims.insert(sequence, Claim { partition, acker }).is_none() {
             if self.waiting == 0 {
                 self.batch_at = Instant::now() + self.worker.rules.config.batch_linger();
             }
             self.waiting += 1;
             // What was delivered before may have killed a process: it is marked, and that one by one.
-            let singly = again || content.event().is_none();
-            let origin = Origin::Stream(sequence);
-            self.lanes.push(lane, Held { origin, again, alone: false, singly, content });
+            let singly = again || misfit.is_some() || content.event().is_none();
+            let origin = Origin::Stream { sequence, partition };
+            self.lanes.push(lane, Held { origin, again, alone: false, singly, misfit, content });
+        }
+    }
+
+    /// Forgets what waits of the partitions that are gone: another process gets it.
+    fn let_waiting_go(&mut self) {
+        let gone = &self.gone;
+        let mut waiting = self.lanes.remove(|held| held.is_of(gone));
+        self.waiting = self.waiting.saturating_sub(waiting.len());
+        let alone = std::mem::take(&mut self.alone);
+        for (lane, held) in alone {
+            if held.is_of(&self.gone) {
+                self.lanes.done(lane);
+                waiting.push(held);
+            } else {
+                self.alone.push_back((lane, held));
+            }
+        }
+        waiting.iter().for_each(|held| self.forget(held));
+    }
+
+    /// Holds an event no more, without a word to the server.
+    fn forget(&mut self, held: &Held) {
+        if let Origin::Stream { sequence, .. } = held.origin {
+            self.claims.remove(&sequence);
+            self.worker.rules.reporter.let_go(sequence);
+        }
+    }
+
+    fn say_misfit(&self, held: &Held, partition: Partition) {
+        let rules = &self.worker.rules;
+        if rules.reporter.sent_with(partition.of()) {
+            let (found, wanted) = (partition.of(), rules.config.partitions);
+            let event_id = held.content.id();
+            let error = format!(
+                "it was sent with partitions = {found}, and this consumer has {wanted}: set both to the same, by the \
+                 steps in docs/guides/ordering.md; it waits, and its key behind it"
+            );
+            tracing::error!(
+                consumer = rules.config.name,
+                event_id,
+                error,
+                "another number of partitions"
+            );
+            rules.reporter.error(Some(event_id), &error);
         }
     }
 
@@ -324,7 +382,8 @@ where
         let Letter { position, content } = letter;
         // Marked as begun each time, because the stream does not deliver it again.
         let origin = Origin::Letter(position);
-        let held = Held { origin, again: true, alone: false, singly: true, content };
+        let (again, singly) = (true, true);
+        let held = Held { origin, again, alone: false, singly, misfit: None, content };
         self.waiting += 1;
         self.lanes.push(Lane::Letter(position), held);
     }
@@ -332,16 +391,21 @@ where
     /// One step of everything but the subscription. Safe to cancel: an answer stays in its queue until it is
     /// given, and nothing else is begun before an await.
     async fn go_on(&mut self) {
+        let any = !self.answers.is_empty();
         while let Some(answer) = self.answers.front() {
             match answer {
                 Answer::Final(acker, kind) => acknowledge(acker, *kind).await,
                 Answer::Alive(sequence) => {
-                    if let Some(acker) = self.ackers.get(sequence) {
-                        acknowledge(acker, AckKind::Progress).await;
+                    if let Some(claim) = self.claims.get(sequence) {
+                        acknowledge(&claim.acker, AckKind::Progress).await;
                     }
                 }
             }
             self.answers.pop_front();
+        }
+        if any {
+            // Somebody may wait for that.
+            return;
         }
         let far = Instant::now() + Duration::from_secs(3600);
         let due = self.lanes.next_due().unwrap_or(far);
@@ -398,7 +462,7 @@ where
                 self.alive_at = Instant::now() + self.worker.rules.config.ack_wait() / 3;
                 // Nobody listens without a connection, and the answers would only pile up.
                 if self.client.connection_state() == State::Connected {
-                    self.answers.extend(self.ackers.keys().copied().map(Answer::Alive));
+                    self.answers.extend(self.claims.keys().copied().map(Answer::Alive));
                 }
             }
         }
@@ -423,10 +487,12 @@ where
             }
             match &verdict {
                 Verdict::Retry(_) => self.worker.rules.reporter.meter.retry(),
-                Verdict::Environment(error) => {
-                    self.pause(error);
-                }
+                Verdict::Environment(error) => self.pause(error),
                 _ => {}
+            }
+            if !matches!(verdict, Verdict::Done | Verdict::Dead) && held.is_of(&self.gone) {
+                self.forget(&held);
+                continue;
             }
             if matches!(verdict, Verdict::Alone) {
                 // It ran by itself, and its lane waits for it.
@@ -435,7 +501,7 @@ where
                 return;
             }
             let sequence = match held.origin {
-                Origin::Stream(sequence) => sequence,
+                Origin::Stream { sequence, .. } => sequence,
                 // Whatever became of it stands in the table.
                 Origin::Letter(position) => {
                     self.letters.gone(position);
@@ -458,6 +524,12 @@ where
                     back.push(Held { singly: true, ..held });
                     continue;
                 }
+                Verdict::Misfit(partition) => {
+                    at = at.max(now + MISFIT_WAIT);
+                    self.say_misfit(&held, partition);
+                    back.push(held);
+                    continue;
+                }
                 Verdict::Environment(_) | Verdict::Alone | Verdict::Behind => {
                     back.push(held);
                     continue;
@@ -467,8 +539,8 @@ where
                 self.pause.handled();
             }
             self.worker.rules.reporter.let_go(sequence);
-            if let Some(acker) = self.ackers.remove(&sequence) {
-                self.answers.push_back(Answer::Final(Box::new(acker), kind));
+            if let Some(claim) = self.claims.remove(&sequence) {
+                self.answers.push_back(Answer::Final(Box::new(claim.acker), kind));
             }
         }
         self.waiting += back.len();
@@ -476,6 +548,12 @@ where
             true => self.lanes.done(lane),
             false => self.lanes.retry(lane, back, at),
         }
+    }
+}
+
+impl Held {
+    fn is_of(&self, partitions: &HashSet<u32>) -> bool {
+        matches!(&self.origin, Origin::Stream { partition, .. } if partitions.contains(partition))
     }
 }
 

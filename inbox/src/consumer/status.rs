@@ -14,13 +14,14 @@
 //! ```
 //!
 //! Which process is active the server says: the one that is pinned. With [`Order::None`](super::Order::None) every
-//! process is active, and none stands by.
+//! process is active, and none stands by. With partitions those are active that read any.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, SystemTime};
 
 use async_nats::jetstream;
+use futures::StreamExt;
 use serde::{Serialize, Serializer};
 use time::OffsetDateTime;
 use time::format_description::well_known::Rfc3339;
@@ -28,11 +29,15 @@ use tokio::sync::watch;
 use tokio::time::{sleep, timeout};
 
 use super::ConsumerConfig;
+use super::durable::Durable;
 use super::subscription::active_pin;
 use crate::metrics::Meter;
 
 /// How often the lag is asked for.
 const MEASURE_EVERY: Duration = Duration::from_secs(2);
+
+/// Of how many partitions at a time.
+const ASKED_AT_ONCE: usize = 16;
 
 /// How long the server may take to tell it.
 const PATIENCE: Duration = Duration::from_secs(5);
@@ -48,6 +53,9 @@ pub struct Status {
     /// What it is doing.
     #[serde(flatten)]
     pub state: State,
+    /// What this process has of the partitions; `None` without partitions.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub partitions: Option<Partitions>,
     /// How far behind it is; `None` until the server has told it.
     pub lag: Option<Lag>,
     /// What this process has done since it started.
@@ -57,10 +65,12 @@ pub struct Status {
 }
 
 impl Status {
-    /// Whether it does what it should: it handles events, or would. Good for a readiness probe.
+    /// Whether it does what it should: it handles events, or would, and knows the relay's number of partitions. Good
+    /// for a readiness probe.
     /// A liveness probe should only ask whether it is [`State::Stopped`]: a restart mends no outage.
     pub fn is_well(&self) -> bool {
-        matches!(self.state, State::Active | State::Ready | State::StandingBy)
+        let fits = self.partitions.as_ref().is_none_or(|partitions| partitions.sent_with.is_none());
+        fits && matches!(self.state, State::Active | State::Ready | State::StandingBy)
     }
 
     /// Whether everything that was in the stream at the last measurement is handled. `false` until measured.
@@ -97,7 +107,23 @@ pub enum State {
     Stopped,
 }
 
-/// How far behind a durable consumer is, all its processes together.
+/// What a process has of a consumer's partitions.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
+#[non_exhaustive]
+pub struct Partitions {
+    /// How many there are.
+    pub of: u32,
+    /// Those that this process reads, by their numbers from 0. Without any it stands by.
+    pub held: Vec<u32>,
+    /// The number of partitions that events which are not handled were sent with, if it is another one. They wait,
+    /// and their keys behind them.
+    pub sent_with: Option<u32>,
+    /// Subjects that the consumer's filters take and that are in none of the partitions, though they have events
+    /// that were not handled: nobody reads them. Looked for every half minute, at most a few are named.
+    pub strays: Vec<String>,
+}
+
+/// How far behind a consumer is, all its processes and partitions together.
 #[derive(Clone, Debug, PartialEq, Serialize)]
 #[non_exhaustive]
 pub struct Lag {
@@ -168,6 +194,7 @@ impl Watch {
             consumer: view.consumer.clone(),
             stream: view.stream.clone(),
             state: view.state(),
+            partitions: view.partitions,
             totals: self.meter.totals(),
             lag: view.lag,
             last_error: view.last_error,
@@ -208,6 +235,7 @@ struct View {
     pin: Option<String>,
     /// The pin of the active process, as far as is known.
     active: Option<String>,
+    partitions: Option<Partitions>,
     paused: Option<String>,
     stopped: bool,
     lag: Option<Lag>,
@@ -228,6 +256,7 @@ impl View {
             (_, Some(reason)) => State::Paused { reason: reason.clone() },
             (Broker::Away(reason), None) => State::Waiting { reason: reason.clone() },
             (Broker::Unknown, None) => State::Starting,
+            (Broker::Connected, None) if self.reads_none() => State::StandingBy,
             (Broker::Connected, None) if !self.pinned => State::Active,
             (Broker::Connected, None) => match &self.active {
                 None => State::Ready,
@@ -235,6 +264,12 @@ impl View {
                 Some(_) => State::StandingBy,
             },
         }
+    }
+}
+
+impl View {
+    fn reads_none(&self) -> bool {
+        self.partitions.as_ref().is_some_and(|partitions| partitions.held.is_empty())
     }
 }
 
@@ -256,6 +291,7 @@ impl Reporter {
             pinned: false,
             pin: None,
             active: None,
+            partitions: None,
             paused: None,
             stopped: false,
             lag: None,
@@ -285,6 +321,30 @@ impl Reporter {
             view.active = active;
             view.pin = None;
         });
+    }
+
+    /// This process reads these partitions.
+    pub(super) fn share(&self, of: u32, held: &BTreeSet<u32>) {
+        self.meter.partitions(held.len());
+        self.change(|view| {
+            let partitions = view.partitions.get_or_insert_default();
+            partitions.of = of;
+            partitions.held = held.iter().copied().collect();
+        });
+    }
+
+    /// Events that are not handled were sent with so many partitions. Whether that is news.
+    pub(super) fn sent_with(&self, partitions: u32) -> bool {
+        let mut before = None;
+        self.change(|view| {
+            before = view.partitions.get_or_insert_default().sent_with.replace(partitions);
+        });
+        before != Some(partitions)
+    }
+
+    /// Nobody reads these subjects.
+    pub(super) fn strays(&self, strays: Vec<String>) {
+        self.change(|view| view.partitions.get_or_insert_default().strays = strays);
     }
 
     /// There is none, and why.
@@ -385,16 +445,27 @@ async fn measured(
     jetstream: &jetstream::Context,
     config: &ConsumerConfig,
 ) -> Option<(Lag, Option<String>)> {
-    let stream = jetstream.get_stream_no_info(&config.stream).await.ok()?;
-    let info = stream.consumer_info(&config.name).await.ok()?;
-    let lag = Lag {
-        pending: info.num_pending,
-        ack_pending: info.num_ack_pending as u64,
-        redelivered: info.num_redelivered as u64,
+    let stream = &jetstream.get_stream_no_info(&config.stream).await.ok()?;
+    let mut lag = Lag {
+        pending: 0,
+        ack_pending: 0,
+        redelivered: 0,
         oldest_age_seconds: None,
         measured_at: OffsetDateTime::now_utc(),
     };
-    Some((lag, active_pin(&info)))
+    let mut active = None;
+    let infos = Durable::all(config)
+        .into_iter()
+        .map(|durable| async move { stream.consumer_info(&durable.name).await });
+    let mut infos = futures::stream::iter(infos).buffer_unordered(ASKED_AT_ONCE);
+    while let Some(info) = infos.next().await {
+        let info = info.ok()?;
+        lag.pending += info.num_pending;
+        lag.ack_pending += info.num_ack_pending as u64;
+        lag.redelivered += info.num_redelivered as u64;
+        active = active_pin(&info);
+    }
+    Some((lag, active))
 }
 
 fn rfc3339<S: Serializer>(time: &OffsetDateTime, serializer: S) -> Result<S::Ok, S::Error> {

@@ -108,10 +108,13 @@ impl Subscription {
         let messages = messages.messages().await.map_err(|error| Interrupted(full_text(&error)))?;
         let state =
             if ordered { State::StandingBy { look_at: Instant::now() } } else { State::Unordered };
-        reporter.connected(pinned, active_pin(consumer.cached_info()));
+        // With partitions it is not the pin that says which process is active.
+        if config.several().is_none() {
+            reporter.connected(pinned, active_pin(consumer.cached_info()));
+        }
         Ok(Self {
             stream: stream.clone(),
-            consumer: config.name.clone(),
+            consumer: consumer.cached_info().name.clone(),
             messages,
             state,
             pin: None,

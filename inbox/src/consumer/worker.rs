@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 
 use backon::{BackoffBuilder, ExponentialBuilder};
 use futures::FutureExt;
-use pillarbox_event::RawEvent;
+use pillarbox_event::{Partition, RawEvent};
 use std::panic::AssertUnwindSafe;
 use tower_service::Service;
 
@@ -37,6 +37,9 @@ pub(super) enum Verdict {
     Behind,
     /// Its batch was undone as a whole: comes again at once, and not in a batch.
     Singly,
+    /// Its sender has another number of partitions, and its key's other events are elsewhere: it waits
+    /// until somebody has seen to that, or it is handled.
+    Misfit(Partition),
 }
 
 /// What all events of a consumer share.
@@ -60,6 +63,19 @@ impl<S> Worker<S>
 where
     S: Service<Delivery, Response = Outcome, Error: Into<BoxError>, Future: Send> + Send,
 {
+    /// Handles one event of another partitioning, if it is handled already: see [`Verdict::Misfit`].
+    pub(super) async fn handle_misfit(self, content: Arc<Content>, misfit: Partition) -> Verdict {
+        let id = content.id();
+        match self.rules.store.is_handled(id).await {
+            Ok(true) => {
+                self.rules.skipped(id).await;
+                Verdict::Done
+            }
+            Ok(false) => Verdict::Misfit(misfit),
+            Err(error) => Verdict::Environment(full_text(&error)),
+        }
+    }
+
     /// Handles one event; `again` if it was delivered before, `alone` if nothing runs beside it.
     pub(super) async fn handle(
         mut self,

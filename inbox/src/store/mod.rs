@@ -72,6 +72,12 @@ struct Statements {
     remove_old: SqlStr,
     forget_old: SqlStr,
     remove_resolved: SqlStr,
+    #[cfg(feature = "jetstream")]
+    is_handled: SqlStr,
+    #[cfg(feature = "jetstream")]
+    claim_partitions: SqlStr,
+    #[cfg(feature = "jetstream")]
+    leave: SqlStr,
 }
 
 /// What a claim found.
@@ -175,6 +181,14 @@ impl Store {
             remove_old: sql(include_str!("remove_old.sql")),
             forget_old: sql(include_str!("forget_old.sql")),
             remove_resolved: sql(include_str!("remove_resolved.sql")),
+            #[cfg(feature = "jetstream")]
+            is_handled: sql(
+                "select exists (select from pillarbox.inbox where consumer = $1 and event_id = $2)",
+            ),
+            #[cfg(feature = "jetstream")]
+            claim_partitions: sql(include_str!("claim_partitions.sql")),
+            #[cfg(feature = "jetstream")]
+            leave: sql("delete from pillarbox.inbox_process where consumer = $1 and process = $2"),
         };
         let statements = Arc::new(statements);
         Ok(Self { pool, consumer: consumer.into(), statements, kept: None, strict: false })
@@ -302,6 +316,25 @@ impl Store {
     pub(crate) fn remove_old(&self) -> (SqlStr, [SqlStr; 2]) {
         let Statements { remove_old, forget_old, remove_resolved, .. } = &*self.statements;
         (remove_old.clone(), [forget_old.clone(), remove_resolved.clone()])
+    }
+
+    /// Whether the event is handled, or given up.
+    #[cfg(feature = "jetstream")]
+    pub(crate) async fn is_handled(&self, event_id: &str) -> Result<bool, sqlx::Error> {
+        let handled = sqlx::query(self.statements.is_handled.clone());
+        handled.bind(&*self.consumer).bind(event_id).fetch_one(&self.pool).await?.try_get(0)
+    }
+
+    /// The statement by which a process takes its share of the partitions.
+    #[cfg(feature = "jetstream")]
+    pub(crate) fn claim_partitions(&self) -> SqlStr {
+        self.statements.claim_partitions.clone()
+    }
+
+    /// The statement by which it gives up all.
+    #[cfg(feature = "jetstream")]
+    pub(crate) fn leave(&self) -> SqlStr {
+        self.statements.leave.clone()
     }
 
     /// Marks an event that was delivered before as begun.

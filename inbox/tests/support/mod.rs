@@ -1,12 +1,15 @@
 //! A shop with one consumer.
 #![allow(dead_code, clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
+pub mod process;
+
 use std::borrow::Cow;
 use std::sync::Once;
 use std::time::Duration;
 
 use async_nats::HeaderMap;
 use async_nats::jetstream;
+use futures::TryStreamExt;
 use pillarbox_event::{Event, RawEvent};
 use pillarbox_inbox::consumer::{Status, Watch};
 use pillarbox_inbox::{Consumer, ConsumerConfig, ConsumerError, Router};
@@ -158,12 +161,15 @@ impl Shop {
         eventually("everything to be acknowledged", DEADLINE, async || {
             let stream =
                 self.scope.jetstream().get_stream(&self.stream).await.map_err(|e| e.to_string())?;
-            let info = stream.consumer_info("payments").await.map_err(|e| e.to_string())?;
-            match (info.num_pending, info.num_ack_pending) {
+            let mut consumers = stream.consumers();
+            let (mut pending, mut unacknowledged) = (0, 0);
+            while let Some(info) = consumers.try_next().await.map_err(|e| e.to_string())? {
+                pending += info.num_pending;
+                unacknowledged += info.num_ack_pending;
+            }
+            match (pending, unacknowledged) {
                 (0, 0) => Ok(Some(())),
-                (pending, unacknowledged) => {
-                    Err(format!("{pending} pending, {unacknowledged} unacknowledged"))
-                }
+                _ => Err(format!("{pending} pending, {unacknowledged} unacknowledged")),
             }
         })
         .await

@@ -10,6 +10,8 @@ grant usage on schema pillarbox to pillarbox_consumer;
 grant select, insert, update (processed_at), delete on pillarbox.inbox to pillarbox_consumer;
 grant select, insert, update, delete on pillarbox.inbox_failure to pillarbox_consumer;
 grant select, insert, update, delete on pillarbox.inbox_dead_letter to pillarbox_consumer;
+-- Its processes tell one another which partitions each has.
+grant select, insert, update, delete on pillarbox.inbox_process to pillarbox_consumer;
 -- A service of HTTP commands is a consumer too: it looks up and stores answers.
 grant select, insert on pillarbox.inbox_request to pillarbox_consumer;
 
@@ -17,6 +19,7 @@ grant select, insert on pillarbox.inbox_request to pillarbox_consumer;
 grant usage on schema pillarbox to pillarbox_operator;
 grant select on pillarbox.inbox to pillarbox_operator;
 grant select on pillarbox.inbox_dead_letter to pillarbox_operator;
+grant select on pillarbox.inbox_process to pillarbox_operator;
 grant update (state, resolved_at) on pillarbox.inbox_dead_letter to pillarbox_operator;
 -- Removing old answers locks them first, which takes the right to update.
 grant select, update (answered_at), delete on pillarbox.inbox_request to pillarbox_operator;

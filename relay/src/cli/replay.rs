@@ -67,9 +67,7 @@ impl Replay {
             topic: self.topic,
             key: self.key,
         };
-        let mut replay =
-            replay::Replay::open(connection, &config.schema, &config.name, &config.source, which)
-                .await?;
+        let mut replay = replay::Replay::open(connection, &config, which).await?;
         let extent = replay.count().await?;
         match extent.positions {
             Some((first, last)) => {

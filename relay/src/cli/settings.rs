@@ -73,7 +73,7 @@ impl Which for Shipped {
     const WANTED: Wanted = Wanted::OneRelay;
 
     fn has(name: &str) -> bool {
-        OneRelay::has(name) || name == "source" || name.starts_with("nats")
+        OneRelay::has(name) || ["source", "partitions"].contains(&name) || name.starts_with("nats")
     }
 }
 

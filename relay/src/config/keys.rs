@@ -104,6 +104,7 @@ pub const KEYS: &[Key] = &[
     outbox("order", Word(&["key", "strict"]), "PILLARBOX_ORDER", "order", "What becomes of a key whose event is set aside: it goes on without it (key), or waits behind it (strict)"),
     outbox("no_stream", Word(&["hold", "dead-letter"]), "PILLARBOX_NO_STREAM", "no-stream", "What becomes of an event whose subject no stream takes"),
     outbox("sink", Word(&["auto", "keyed-window"]), "PILLARBOX_SINK", "sink", "How messages are stored: through fast ingest where it can be had (auto), or never so (keyed-window)"),
+    outbox("partitions", Number, "PILLARBOX_PARTITIONS", "partitions", "Into how many partitions keys are put, their number in the subject, for consumers of several processes; 1: none"),
     outbox("page_rows", Number, "PILLARBOX_PAGE_ROWS", "page-rows", "The most rows read at a time"),
     outbox("idle_interval_ms", Number, "PILLARBOX_IDLE_INTERVAL_MS", "idle-interval-ms", "The longest pause between two looks at an idle outbox, in milliseconds"),
     outbox("lease_ms", Number, "PILLARBOX_LEASE_MS", "lease-ms", "How long the lease lasts unless renewed, in milliseconds"),

@@ -6,6 +6,7 @@ use std::time::Duration;
 use async_nats::jetstream::Context;
 use async_nats::jetstream::context::GetStreamByNameErrorKind;
 use async_nats::jetstream::stream::{DiscardPolicy, Info, RetentionPolicy, StorageType};
+use pillarbox_event::Partition;
 use tokio::time::timeout;
 
 use super::{Report, said};
@@ -25,7 +26,7 @@ pub(super) async fn examine(config: &RelayConfig, topics: &[String], report: &mu
     if !jetstream(&context, report).await {
         return;
     }
-    let streams = streams(&context, topics, report).await;
+    let streams = streams(&context, config, topics, report).await;
     let clustered = context.client().server_info().cluster.is_some();
     for stream in streams {
         match context.get_stream(&stream).await {
@@ -98,16 +99,32 @@ async fn jetstream(context: &Context, report: &mut Report) -> bool {
     false
 }
 
+/// The subjects that the relay sends these topics under: of the partitions the first and the last.
+fn subjects(config: &RelayConfig, topics: &[String]) -> Vec<String> {
+    let of = config.partitions;
+    if of < 2 {
+        return topics.to_vec();
+    }
+    let ends = [0, of - 1].into_iter().filter_map(|number| Partition::new(number, of).ok());
+    topics.iter().flat_map(|topic| ends.clone().map(|end| end.subject(topic))).collect()
+}
+
 /// The streams that take the topics, each once.
-async fn streams(context: &Context, topics: &[String], report: &mut Report) -> Vec<String> {
+async fn streams(
+    context: &Context,
+    config: &RelayConfig,
+    topics: &[String],
+    report: &mut Report,
+) -> Vec<String> {
     const CHECK: &str = "broker.subjects";
     let mut streams: BTreeMap<String, usize> = BTreeMap::new();
     let mut homeless = Vec::new();
-    for topic in topics {
-        match context.stream_by_subject(topic).await {
+    let subjects = subjects(config, topics);
+    for subject in &subjects {
+        match context.stream_by_subject(subject).await {
             Ok(stream) => *streams.entry(stream).or_default() += 1,
             Err(error) if error.kind() == GetStreamByNameErrorKind::NotFound => {
-                homeless.push(topic.as_str());
+                homeless.push(subject.as_str());
             }
             // Such a row becomes a dead letter.
             Err(error) if error.kind() == GetStreamByNameErrorKind::InvalidSubject => {}
@@ -122,10 +139,20 @@ async fn streams(context: &Context, topics: &[String], report: &mut Report) -> V
         }
     }
     if let Some(first) = homeless.first() {
+        let mut remedy = format!(
+            "`nats stream add` one with a subject such as {first:?}, or add it to a stream; the relay goes on by itself"
+        );
+        if config.partitions > 1 {
+            remedy.push_str(&format!(
+                ". With partitions = {} a number stands behind the topic's first word: subjects such as `orders.>` or \
+                 `orders.*.placed` take it",
+                config.partitions
+            ));
+        }
         report.fail(
             CHECK,
             format!("no stream takes {}: the relay holds there", homeless.join(", ")),
-            format!("`nats stream add` one with a subject such as {first:?}, or add it to a stream; the relay goes on by itself"),
+            remedy,
         );
     } else if streams.is_empty() {
         report.ok(CHECK, "no event in the outbox, so no stream to look for");

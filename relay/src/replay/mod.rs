@@ -14,7 +14,9 @@ use sqlx::query::Query;
 use sqlx::{AssertSqlSafe, PgConnection, Row as _, SqlSafeStr, SqlStr};
 
 use crate::checkpoint::Acknowledged;
+use crate::config::RelayConfig;
 use crate::error::full_text;
+use crate::message::Form;
 use crate::schema::in_schema;
 use crate::sink::{KeyedWindow, Sink, SinkError, SinkFailure};
 use crate::source::read_row;
@@ -100,7 +102,7 @@ pub struct Progress {
 #[derive(Debug)]
 pub struct Replay {
     connection: PgConnection,
-    source: String,
+    form: Form,
     count: SqlStr,
     page: SqlStr,
     which: Which,
@@ -111,19 +113,17 @@ pub struct Replay {
 }
 
 impl Replay {
-    /// Finds out what there is. `schema` is the outbox's, a plain identifier; `source` the `ce-source` of events
-    /// that name none, as the relay has it.
+    /// Finds out what there is, over a connection to the outbox's database, for the relay with these settings.
     ///
     /// # Errors
     /// [`ReplayError::NeverRun`]; [`ReplayError::Database`], also for a `since` that is no time.
     pub async fn open(
         mut connection: PgConnection,
-        schema: &str,
-        relay: &str,
-        source: &str,
+        config: &RelayConfig,
         which: Which,
     ) -> Result<Self, ReplayError> {
         let failed = |source| ReplayError::Database { after: 0, source };
+        let (schema, relay) = (&config.schema, &config.name);
         let sql =
             |text: &str| AssertSqlSafe(Arc::<str>::from(in_schema(text, schema))).into_sql_str();
         let row = sqlx::query(sql(include_str!("range.sql")))
@@ -132,14 +132,14 @@ impl Replay {
             .fetch_optional(&mut connection)
             .await
             .map_err(failed)?
-            .ok_or_else(|| ReplayError::NeverRun { relay: relay.to_owned() })?;
+            .ok_or_else(|| ReplayError::NeverRun { relay: relay.clone() })?;
         Ok(Self {
             snapshot: row.try_get("snapshot").map_err(failed)?,
             last: row.try_get::<Option<i64>, _>("last").map_err(failed)?.unwrap_or(0),
             since: row.try_get("since").map_err(failed)?,
             first: which.from_position.unwrap_or(0).saturating_sub(1),
             connection,
-            source: source.to_owned(),
+            form: Form::of(config),
             count: sql(include_str!("count.sql")),
             page: sql(include_str!("page.sql")),
             which,
@@ -185,7 +185,7 @@ impl Replay {
                 let row = read_row(row).map_err(database)?;
                 let (position, event_id) = (row.position, row.event_id);
                 last = position;
-                match row.into_repeat(&self.source, generation) {
+                match row.into_repeat(&self.form, generation) {
                     Ok(message) => messages.push(message),
                     Err(error) => {
                         let error = full_text(&error);

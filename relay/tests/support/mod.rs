@@ -27,6 +27,7 @@ pub struct Shop {
 /// A message as it lies in the stream.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Stored {
+    pub subject: String,
     pub id: String,
     /// The `Nats-Msg-Id`.
     pub message_id: String,
@@ -192,6 +193,7 @@ impl Shop {
                     .map(|value| value.as_str().to_owned())
             };
             stored.push(Stored {
+                subject: message.subject.to_string(),
                 id: header("ce-id").unwrap(),
                 message_id: header("Nats-Msg-Id").unwrap(),
                 key: header("ce-partitionkey"),
