@@ -56,6 +56,8 @@ mod guides {
     struct Sagas;
     #[doc = include_str!("../docs/guides/failures.md")]
     struct Failures;
+    #[doc = include_str!("../docs/guides/layers.md")]
+    struct Layers;
     #[doc = include_str!("../docs/guides/seeing.md")]
     struct Seeing;
 }

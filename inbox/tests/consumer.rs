@@ -14,7 +14,7 @@ use pillarbox_inbox::{
     handler_fn,
 };
 use pillarbox_testkit::{Nats, Postgres, Proxy, Servers};
-use support::{OrderPlaced, Shop, record};
+use support::{OrderPlaced, Shop, Slow, record};
 
 /// Fails in the way its function says, given the event and how often it has been called for it; records after.
 struct Failing<F> {
@@ -346,20 +346,10 @@ async fn a_second_process_takes_over_and_keeps_the_order() {
             shop.send(&shop.event(order, step)).await;
         }
     }
-    struct Steady;
-    impl Handler<Received<OrderPlaced>> for Steady {
-        async fn handle(
-            &self,
-            tx: &mut Tx,
-            placed: Received<OrderPlaced>,
-        ) -> Result<(), HandlerError> {
-            tokio::time::sleep(Duration::from_millis(2)).await;
-            record(tx, placed).await
-        }
-    }
-    let first = shop.start(shop.config(), Router::new().on(Steady));
+    let slow = || Router::new().on(Slow(Duration::from_millis(2)));
+    let first = shop.start(shop.config(), slow());
     shop.until("select (count(*) > 50)::int::bigint from effects", 1).await;
-    let second = shop.start(shop.config(), Router::new().on(Steady));
+    let second = shop.start(shop.config(), slow());
     // As by a kill: what it holds is neither finished nor given back.
     first.running.abort();
     shop.until("select count(*) from effects", 500).await;

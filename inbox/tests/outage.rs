@@ -17,7 +17,7 @@ use pillarbox_inbox::{
 };
 use pillarbox_testkit::{Nats, Postgres, Proxy, Servers};
 use sqlx::postgres::{PgConnectOptions, PgPoolOptions};
-use support::{DEADLINE, OrderPlaced, Shop, record, until};
+use support::{DEADLINE, OrderPlaced, Shop, Slow, record, until};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::Notify;
 
@@ -95,22 +95,12 @@ async fn a_database_that_hangs_under_a_handler_pauses_the_consumer_soon() {
 
 #[tokio::test]
 async fn neither_a_busy_pool_nor_a_slow_handler_is_taken_for_a_lost_database() {
-    struct Slow;
-    impl Handler<Received<OrderPlaced>> for Slow {
-        async fn handle(
-            &self,
-            tx: &mut Tx,
-            placed: Received<OrderPlaced>,
-        ) -> Result<(), HandlerError> {
-            tokio::time::sleep(Duration::from_secs(4)).await;
-            record(tx, placed).await
-        }
-    }
     let shop = Shop::open().await;
     let pool =
         PgPoolOptions::new().max_connections(1).connect(shop.scope.database_url()).await.unwrap();
     let others = pool.acquire().await.unwrap();
-    let (started, mut status) = shop.start_on(&pool, shop.config(), Router::new().on(Slow));
+    let slow = Router::new().on(Slow(Duration::from_secs(4)));
+    let (started, mut status) = shop.start_on(&pool, shop.config(), slow);
     until("a subscription", &mut status, Status::is_well).await;
     shop.send(&shop.event(1, 1)).await;
     // Others have the only connection for longer than it takes to find out about the database.

@@ -219,6 +219,20 @@ pub async fn number(pool: &PgPool, sql: &str) -> i64 {
     sqlx::query(AssertSqlSafe(sql.to_owned())).fetch_one(pool).await.unwrap().get(0)
 }
 
+/// Takes its time, and records.
+pub struct Slow(pub Duration);
+
+impl pillarbox_inbox::Handler<pillarbox_inbox::Received<OrderPlaced>> for Slow {
+    async fn handle(
+        &self,
+        tx: &mut pillarbox_inbox::Tx,
+        placed: pillarbox_inbox::Received<OrderPlaced>,
+    ) -> Result<(), pillarbox_inbox::HandlerError> {
+        tokio::time::sleep(self.0).await;
+        record(tx, placed).await
+    }
+}
+
 pub async fn record(
     tx: &mut pillarbox_inbox::Tx,
     placed: pillarbox_inbox::Received<OrderPlaced>,
