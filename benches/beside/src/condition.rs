@@ -1,0 +1,50 @@
+//! Under which conditions it is measured.
+
+use anyhow::{Context as _, Result};
+use clap::ValueEnum;
+
+use crate::contestant::{Contestant, Open};
+use crate::event::HELD_KEY;
+use crate::measures::drain::write_backlog;
+use crate::site::Site;
+
+/// What else goes on in the database.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum Condition {
+    /// Nothing.
+    Idle,
+    /// A transaction has locked an account and written an event, and stays open.
+    Open,
+    /// The same, and while it was open a million events went through the outbox: no vacuum can remove what they
+    /// left.
+    Churn,
+}
+
+impl Condition {
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Idle => "idle",
+            Self::Open => "open",
+            Self::Churn => "churn",
+        }
+    }
+
+    /// Brings it about. The transaction stays open for as long as what this returns is kept.
+    pub async fn bring_about(
+        self,
+        contestant: &dyn Contestant,
+        site: &Site,
+        churn: i64,
+    ) -> Result<Option<Open>> {
+        if self == Self::Idle {
+            return Ok(None);
+        }
+        let open = contestant.write(site, HELD_KEY, 0).await?;
+        if self == Self::Churn {
+            write_backlog(contestant, site, churn).await.context("writing the churn")?;
+            contestant.pass(site).await.context("passing the churn")?;
+            site.settle().await?;
+        }
+        Ok(Some(open))
+    }
+}
