@@ -1,5 +1,7 @@
 //! Header names, and what names and values may look like.
 
+use std::borrow::Cow;
+
 use crate::error::{EventError, excerpt};
 
 /// CloudEvents version; always `1.0`.
@@ -53,13 +55,8 @@ const OWN_PLACE: [&str; 5] = [SPEC_VERSION, ID, TYPE, PARTITION_KEY, PARTITION];
 /// with `Nats-` (those steer the server), or names an attribute with a place of its own
 /// (`ce-id`, `ce-type`, `ce-partitionkey`, `ce-specversion`, `pillarbox-partition`); [`EventError::HeaderValue`] as [`validate_value`].
 pub fn validate(name: &str, value: &str) -> Result<(), EventError> {
-    let problem = if name.is_empty() {
-        "it is empty"
-    } else if name.len() > 255 {
-        "it is longer than 255 bytes"
-    } else if !name.bytes().all(|b| b.is_ascii_graphic() && b != b':') {
-        "it holds something other than visible ASCII, or a colon"
-    } else if name.get(..5).is_some_and(|start| start.eq_ignore_ascii_case("nats-")) {
+    validate_name(name)?;
+    let problem = if is_the_brokers(name) {
         "headers that start with \"Nats-\" steer the server"
     } else if OWN_PLACE.iter().any(|own| own.eq_ignore_ascii_case(name)) {
         "this attribute is set from the event itself"
@@ -67,6 +64,48 @@ pub fn validate(name: &str, value: &str) -> Result<(), EventError> {
         return validate_value(name, value);
     };
     Err(EventError::HeaderName { name: excerpt(name), problem })
+}
+
+/// Checks that a name is one by the protocol (ADR-4 of NATS): visible ASCII without a colon; and not too long.
+pub(crate) fn validate_name(name: &str) -> Result<(), EventError> {
+    let problem = if name.is_empty() {
+        "it is empty"
+    } else if name.len() > 255 {
+        "it is longer than 255 bytes"
+    } else if !name.bytes().all(|b| b.is_ascii_graphic() && b != b':') {
+        "it holds something other than visible ASCII, or a colon"
+    } else {
+        return Ok(());
+    };
+    Err(EventError::HeaderName { name: excerpt(name), problem })
+}
+
+/// Whether the broker reads or writes this header.
+pub(crate) fn is_the_brokers(name: &str) -> bool {
+    name.get(..5).is_some_and(|start| start.eq_ignore_ascii_case("nats-"))
+}
+
+/// Lower case for the names that this library knows, as they are for all others.
+pub(crate) fn canonical(name: &str) -> Cow<'_, str> {
+    let known = name.get(..3).is_some_and(|start| start.eq_ignore_ascii_case("ce-"))
+        || name.eq_ignore_ascii_case(CONTENT_TYPE)
+        || name.eq_ignore_ascii_case(TRACEPARENT)
+        || name.eq_ignore_ascii_case(PARTITION);
+    if known && name.bytes().any(|b| b.is_ascii_uppercase()) {
+        name.to_ascii_lowercase().into()
+    } else {
+        name.into()
+    }
+}
+
+/// The name under which an event keeps a header: the canonical one, and the plain one of the two that are sent for
+/// the media type and the trace context.
+pub(crate) fn kept_as(name: &str) -> Cow<'_, str> {
+    match canonical(name) {
+        name if name == DATA_CONTENT_TYPE => CONTENT_TYPE.into(),
+        name if name == CE_TRACEPARENT => TRACEPARENT.into(),
+        name => name,
+    }
 }
 
 /// Checks a header's value.

@@ -71,10 +71,21 @@ impl RawEvent {
         headers: BTreeMap<String, String>,
         payload: Bytes,
     ) -> Result<Self, EventError> {
-        for (name, value) in &headers {
-            header::validate(name, value)?;
+        let mut event = Self { id, event_type, topic, key, headers, payload };
+        let headers = &event.headers;
+        // This library stores them as they are kept. SQL may have written them otherwise.
+        if headers.keys().all(|name| header::kept_as(name) == name.as_str())
+            && headers.get(header::CONTENT_TYPE).is_none_or(|value| value != header::JSON)
+        {
+            for (name, value) in headers {
+                header::validate(name, value)?;
+            }
+        } else {
+            for (name, value) in std::mem::take(&mut event.headers) {
+                event.set_header(&name, value)?;
+            }
         }
-        Self { id, event_type, topic, key, headers, payload }.validated()
+        event.validated()
     }
 
     /// Reads the payload as a typed event.
@@ -162,7 +173,7 @@ impl RawEvent {
         self.header(header::TRACEPARENT)
     }
 
-    /// Sets a header.
+    /// Sets a header, as [`RawEventBuilder::header`].
     ///
     /// # Errors
     /// [`EventError::HeaderName`] or [`EventError::HeaderValue`], as [`header::validate`].
@@ -171,10 +182,21 @@ impl RawEvent {
         name: impl Into<String>,
         value: impl Into<String>,
     ) -> Result<Self, EventError> {
-        let (name, value) = (name.into(), value.into());
-        header::validate(&name, &value)?;
-        self.headers.insert(name, value);
+        self.set_header(&name.into(), value.into())?;
         Ok(self)
+    }
+
+    /// Under the name that it is kept as, so that it comes back from the wire as it was set.
+    fn set_header(&mut self, name: &str, value: String) -> Result<(), EventError> {
+        let name = header::kept_as(name);
+        header::validate(&name, &value)?;
+        if name == header::CONTENT_TYPE && value == header::JSON {
+            // It goes without saying.
+            self.headers.remove(header::CONTENT_TYPE);
+        } else {
+            self.headers.insert(name.into_owned(), value);
+        }
+        Ok(())
     }
 
     fn validated(self) -> Result<Self, EventError> {
@@ -279,12 +301,11 @@ impl RawEventBuilder {
         self.header(header::CONTENT_TYPE, content_type)
     }
 
-    /// Sets a header.
+    /// Sets a header. One that this library knows is kept in lower case, and `ce-datacontenttype` and
+    /// `ce-traceparent` under their plain names.
     pub fn header(mut self, name: impl Into<String>, value: impl Into<String>) -> Self {
-        let (name, value) = (name.into(), value.into());
-        match header::validate(&name, &value) {
-            Ok(()) => drop(self.event.headers.insert(name, value)),
-            Err(error) => self.fail(error),
+        if let Err(error) = self.event.set_header(&name.into(), value.into()) {
+            self.fail(error);
         }
         self
     }

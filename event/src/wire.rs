@@ -63,10 +63,11 @@ impl RawEvent {
     ) -> Result<Self, DecodeError> {
         let mut all = BTreeMap::new();
         for (name, value) in headers {
-            let name = canonical(name);
-            if name.get(..5).is_some_and(|start| start.eq_ignore_ascii_case("nats-")) {
+            let name = header::canonical(name);
+            if header::is_the_brokers(&name) {
                 continue;
             }
+            header::validate_name(&name)?;
             let value = if name.starts_with("ce-") {
                 percent_decode_str(value).decode_utf8_lossy()
             } else {
@@ -90,30 +91,20 @@ impl RawEvent {
         }
         let topic = topic_of(subject, all.remove(header::PARTITION).as_deref());
         topic::validate(&topic)?;
-        if let Some(content_type) = all.remove(header::DATA_CONTENT_TYPE) {
-            all.entry(header::CONTENT_TYPE.to_owned()).or_insert(content_type);
+        // What surrounds the value of a plain header is stripped on its way, and that of an attribute is not.
+        for (attribute, plain) in [
+            (header::DATA_CONTENT_TYPE, header::CONTENT_TYPE),
+            (header::CE_TRACEPARENT, header::TRACEPARENT),
+        ] {
+            if let Some(value) = all.remove(attribute) {
+                all.entry(plain.to_owned()).or_insert_with(|| value.trim().to_owned());
+            }
         }
         if all.get(header::CONTENT_TYPE).is_some_and(|content_type| content_type == header::JSON) {
             // It goes without saying.
             all.remove(header::CONTENT_TYPE);
         }
-        if let Some(traceparent) = all.remove(header::CE_TRACEPARENT) {
-            all.entry(header::TRACEPARENT.to_owned()).or_insert(traceparent);
-        }
         Ok(Self { id, event_type, topic: topic.into_owned(), key, headers: all, payload })
-    }
-}
-
-/// Lower case for the names this library knows, as they are for all others.
-fn canonical(name: &str) -> Cow<'_, str> {
-    let known = name.get(..3).is_some_and(|start| start.eq_ignore_ascii_case("ce-"))
-        || name.eq_ignore_ascii_case(header::CONTENT_TYPE)
-        || name.eq_ignore_ascii_case(header::TRACEPARENT)
-        || name.eq_ignore_ascii_case(header::PARTITION);
-    if known && name.bytes().any(|b| b.is_ascii_uppercase()) {
-        name.to_ascii_lowercase().into()
-    } else {
-        name.into()
     }
 }
 
@@ -149,6 +140,32 @@ mod tests {
             .build()
             .unwrap();
         assert_eq!(there_and_back(&event), event);
+    }
+
+    #[test]
+    fn names_of_the_library_mean_the_same_however_they_are_written() {
+        let written = RawEvent::builder("t", "a")
+            .header("Content-Type", "text/plain")
+            .header("CE-Source", "/100% \"shop\"")
+            .header("ce-traceparent", "00-1-2-01")
+            .build()
+            .unwrap();
+        let id = written.id().clone();
+        let stored = [
+            ("CE-Source", "/100% \"shop\""),
+            ("ce-datacontenttype", "text/plain"),
+            ("traceparent", "00-1-2-01"),
+        ];
+        let stored = stored.map(|(name, value)| (name.to_owned(), value.to_owned())).into();
+        let stored =
+            RawEvent::from_parts(id, "t".into(), "a".into(), None, stored, Bytes::new()).unwrap();
+        assert_eq!(stored, written);
+        assert_eq!(there_and_back(&written), written);
+        assert_eq!(written.source(), Some("/100% \"shop\""));
+        assert_eq!(written.content_type(), "text/plain");
+        assert_eq!(written.traceparent(), Some("00-1-2-01"));
+        let json = written.with_header("ce-datacontenttype", "application/json").unwrap();
+        assert_eq!(there_and_back(&json), json);
     }
 
     #[test]
@@ -206,6 +223,14 @@ mod tests {
     }
 
     #[test]
+    fn an_attribute_that_goes_by_a_plain_name_has_no_white_space_around_it() {
+        let headers = [("ce-id", "1"), ("ce-type", "t"), ("ce-datacontenttype", "%20text/plain ")];
+        let event = RawEvent::from_wire("a", headers, Bytes::new()).unwrap();
+        assert_eq!(event.content_type(), "text/plain");
+        assert_eq!(there_and_back(&event), event);
+    }
+
+    #[test]
     fn what_is_not_an_event_is_refused_with_its_reason() {
         let read = |headers: &[(&'static str, &'static str)]| {
             RawEvent::from_wire("a", headers.iter().copied(), Bytes::new()).unwrap_err().to_string()
@@ -220,5 +245,6 @@ mod tests {
             read(&[("ce-id", "a%0Ab"), ("ce-type", "t")])
                 .contains("ce-id is refused: it holds a line break")
         );
+        assert!(read(&[("ce-id", "1"), ("ce-type", "t"), ("x:y", "z")]).contains("a colon"));
     }
 }

@@ -117,16 +117,12 @@ impl Row {
 
     /// The message of this row.
     pub(crate) fn into_message(self, form: &Form) -> Result<Message, RowError> {
-        let mut attributes: BTreeMap<String, String> = match &self.headers {
+        let attributes: BTreeMap<String, String> = match &self.headers {
             Some(text) => serde_json::from_str(text).map_err(|_| RowError::Headers)?,
             None => BTreeMap::new(),
         };
-        attributes.entry(header::SOURCE.to_owned()).or_insert_with(|| form.source.clone());
-        if let Ok(time) = self.created_at.format(&Rfc3339) {
-            attributes.entry(header::TIME.to_owned()).or_insert(time);
-        }
         let id = EventId::from(self.event_id);
-        let event = RawEvent::from_parts(
+        let mut event = RawEvent::from_parts(
             id,
             self.event_type,
             self.topic,
@@ -134,6 +130,14 @@ impl Row {
             attributes,
             self.payload,
         )?;
+        if event.source().is_none() {
+            event = event.with_header(header::SOURCE, form.source.as_str())?;
+        }
+        if event.header(header::TIME).is_none()
+            && let Ok(time) = self.created_at.format(&Rfc3339)
+        {
+            event = event.with_header(header::TIME, time)?;
+        }
         let mut headers = HeaderMap::new();
         headers.insert(header::NATS_MSG_ID, event.id().as_str());
         for (name, value) in event.wire_headers() {
@@ -228,6 +232,10 @@ mod tests {
         {
             assert_eq!(message.headers.get(name).unwrap().as_str(), value);
         }
+        let headers = r#"{"CE-Source":"/else"}"#;
+        let message =
+            Row { headers: Some(headers.into()), ..row() }.into_message(&shop(1)).unwrap();
+        assert_eq!(message.headers.get("ce-source").unwrap().as_str(), "/else");
     }
 
     #[test]

@@ -291,6 +291,9 @@ struct UnderWay<'p> {
 
 struct Given {
     batch: Batch,
+    /// Where the relay stands when the page is stored: not behind a row that cannot be sent, nor behind what follows
+    /// it.
+    after: Option<Cursor>,
     /// Messages given before this page.
     first: u64,
     given: Instant,
@@ -313,10 +316,11 @@ impl<'p> UnderWay<'p> {
         let messages = std::mem::take(&mut batch.messages);
         let first = self.count;
         self.count += messages.len() as u64;
+        let after = batch.after();
         let refused =
             batch.refused.take().map(|refused| (batch.cursor_at(refused.position), refused));
         if refused.is_none() || !messages.is_empty() {
-            self.pages.push_back(Given { batch, first, given: Instant::now() });
+            self.pages.push_back(Given { batch, after, first, given: Instant::now() });
         }
         self.stored(sink.store(messages).await)?;
         if let Some((cursor, refused)) = refused {
@@ -343,7 +347,7 @@ impl<'p> UnderWay<'p> {
             if page.first + page.batch.positions.len() as u64 > stored {
                 break;
             }
-            reached = page.batch.after().or(reached);
+            reached = page.after.clone().or(reached);
             if !page.batch.positions.is_empty() {
                 self.observer.page_stored(&page.batch.created, page.given);
             }
