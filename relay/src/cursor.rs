@@ -38,7 +38,7 @@ use serde::{Deserialize, Serialize};
 pub type Xid = u64;
 
 /// A Postgres snapshot, as `pg_snapshot` prints it: `xmin:xmax:xip,xip,…`.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(try_from = "String", into = "String")]
 pub struct Snapshot {
     xmin: Xid,
@@ -124,7 +124,7 @@ impl fmt::Display for Snapshot {
 }
 
 /// The relay's place. It is the `cursor` column of `pillarbox.relay`.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub struct Cursor {
     /// The cluster whose transaction ids these are.
     pub system_identifier: String,
@@ -143,7 +143,7 @@ pub struct Cursor {
 }
 
 /// A window under way: its end, and how far it has been shipped.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub struct Window {
     /// `S'`: the window holds what `S'` sees and `S` does not.
     pub snapshot: Snapshot,

@@ -1,0 +1,147 @@
+//! The cursor and the lease as state machines: every order of their steps, for small numbers of everything.
+//!
+//! [`stateright`] visits all states that can be reached, tells them apart by 64-bit fingerprints, and asks of each
+//! whether the promises hold. A rule that looks right and is not must be refuted by the same model: the test then
+//! prints the shortest story. `docs/model.md` tells what is proved, at which sizes, and what is left out.
+//!
+//! ```sh
+//! cargo test -p pillarbox-relay --test model -- --nocapture                  # counts of states, and the stories
+//! cargo test --release -p pillarbox-relay --test model -- --nocapture --ignored   # larger numbers of everything
+//! ```
+//!
+//! | module | concept |
+//! |---|---|
+//! | [`cursor`] | the model of the cursor: writers, a relay, what must hold |
+//! | [`postgres`] | transaction ids, snapshots, positions, row locks |
+//! | [`relay`] | reading page by page, on the [`Cursor`](pillarbox_relay::cursor::Cursor) that is shipped |
+//! | [`rule`] | the rule that the cursor goes by, and the wrong ones |
+//! | [`lease`] | the model of the lease: relays, clocks, what must hold |
+//! | [`database`] | the row in `pillarbox.relay` |
+//! | [`broker`] | a stream that drops repeats |
+//! | [`check`] | running a check, printing what came of it |
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
+
+mod broker;
+mod check;
+mod cursor;
+mod database;
+mod lease;
+mod postgres;
+mod relay;
+mod rule;
+
+use check::{proved, refuted};
+use cursor::{LOST, Outbox, SHIPPED_RIGHT};
+use lease::{FORMER_WRITES_NOTHING, FORWARD, LeaseRule, ONE_SENDS, Relays, STORED};
+use rule::Rule;
+
+fn outbox(rule: Rule) -> Outbox {
+    Outbox { rule, transactions: 3, rows: 3, keys: 2, page_sizes: &[1, 2], crashes: 0 }
+}
+
+fn relays(rule: LeaseRule) -> Relays {
+    Relays { rule, relays: 2, events: 2, epochs: 3, lease: 2, slow_clocks: false, forgets: false }
+}
+
+#[test]
+fn the_cursor_loses_nothing_and_keeps_keys_in_order() {
+    proved(Outbox { rows: 4, ..outbox(Rule::Shipped) });
+}
+
+#[test]
+fn so_it_does_when_the_relay_dies_in_a_window() {
+    proved(Outbox { transactions: 2, crashes: 1, ..outbox(Rule::Shipped) });
+    proved(Outbox { rows: 2, crashes: 1, ..outbox(Rule::Shipped) });
+}
+
+#[test]
+#[ignore = "takes minutes, and wants --release"]
+fn so_it_does_in_a_larger_world() {
+    proved(Outbox { transactions: 4, rows: 4, ..outbox(Rule::Shipped) });
+    proved(Outbox { crashes: 1, ..outbox(Rule::Shipped) });
+    proved(Outbox { rows: 2, crashes: 2, ..outbox(Rule::Shipped) });
+}
+
+#[test]
+fn a_floor_that_does_not_lag_loses_a_row() {
+    refuted(outbox(Rule::FloorIsHigh), LOST);
+}
+
+#[test]
+fn without_an_id_spent_between_windows_a_row_is_lost() {
+    refuted(outbox(Rule::NoIdSpent), LOST);
+}
+
+#[test]
+fn a_scan_from_the_floor_alone_loses_a_row_that_was_in_flight() {
+    refuted(outbox(Rule::InFlightIgnored), LOST);
+}
+
+#[test]
+fn judging_what_has_finished_by_an_earlier_snapshot_loses_a_row() {
+    refuted(outbox(Rule::FinishedJudgedEarlier), LOST);
+}
+
+#[test]
+fn the_snapshot_of_another_statement_repeats_a_row() {
+    refuted(outbox(Rule::SnapshotOfAnotherStatement), SHIPPED_RIGHT);
+}
+
+#[test]
+fn position_above_last_loses_a_row() {
+    refuted(outbox(Rule::PositionAboveLast), LOST);
+}
+
+#[test]
+fn the_order_of_ids_turns_a_key_around() {
+    refuted(Outbox { page_sizes: &[4], ..outbox(Rule::OrderedById) }, SHIPPED_RIGHT);
+}
+
+#[test]
+fn the_snapshots_word_alone_ships_what_was_rolled_back() {
+    refuted(outbox(Rule::RolledBackSeen), SHIPPED_RIGHT);
+}
+
+#[test]
+fn one_relay_moves_the_cursor_and_a_former_leader_can_only_repeat() {
+    proved(Relays { events: 3, epochs: 4, ..relays(LeaseRule::Shipped) });
+}
+
+#[test]
+fn so_it_is_when_their_clocks_go_slow() {
+    proved(Relays { slow_clocks: true, events: 1, ..relays(LeaseRule::Shipped) });
+}
+
+#[test]
+fn so_it_is_when_the_broker_forgets_what_it_has_seen() {
+    proved(Relays { forgets: true, ..relays(LeaseRule::Shipped) });
+}
+
+#[test]
+fn so_it_is_with_three_relays() {
+    proved(Relays { relays: 3, ..relays(LeaseRule::Shipped) });
+}
+
+#[test]
+#[ignore = "takes minutes, and wants --release"]
+fn so_it_is_in_a_larger_world() {
+    let all = Relays { slow_clocks: true, forgets: true, ..relays(LeaseRule::Shipped) };
+    proved(Relays { relays: 3, ..all.clone() });
+    proved(Relays { epochs: 4, lease: 3, ..all });
+}
+
+#[test]
+fn without_the_epoch_a_former_leader_moves_the_cursor() {
+    refuted(relays(LeaseRule::NoEpoch), FORMER_WRITES_NOTHING);
+    refuted(relays(LeaseRule::NoEpoch), FORWARD);
+}
+
+#[test]
+fn without_a_look_at_its_clock_a_former_leader_sends() {
+    refuted(relays(LeaseRule::NoClock), ONE_SENDS);
+}
+
+#[test]
+fn a_cursor_saved_before_the_event_is_stored_loses_it() {
+    refuted(relays(LeaseRule::SavedBeforeStored), STORED);
+}
