@@ -9,7 +9,7 @@ const NAME: &str = "idempotency-key";
 
 /// Why a header is no key.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-pub(crate) enum BadKey {
+pub enum BadKey {
     #[error("there is more than one Idempotency-Key header")]
     Several,
     #[error("the key is empty")]
@@ -24,7 +24,7 @@ pub(crate) enum BadKey {
 ///
 /// The draft wants a structured-field string (RFC 9651), in quotes: `"8e03978e-40d5"`. Most clients send the
 /// bare word. Both are taken, and are the same key. Parameters behind the string are passed over.
-pub(crate) fn key_of(headers: &HeaderMap) -> Result<Option<String>, BadKey> {
+pub fn key_of(headers: &HeaderMap) -> Result<Option<String>, BadKey> {
     let mut values = headers.get_all(NAME).iter();
     let Some(value) = values.next() else { return Ok(None) };
     if values.next().is_some() {
@@ -70,6 +70,10 @@ fn bare(text: &str) -> Result<String, BadKey> {
 #[cfg(test)]
 #[allow(clippy::unwrap_used)]
 mod tests {
+    use http::HeaderValue;
+    use proptest::collection::vec;
+    use proptest::prelude::*;
+
     use super::*;
 
     fn read(values: &[&str]) -> Result<Option<String>, BadKey> {
@@ -109,5 +113,36 @@ mod tests {
         }
         assert!(read(&["k".repeat(255).as_str()]).is_ok());
         assert_eq!(read(&["k".repeat(256).as_str()]), Err(BadKey::Long));
+    }
+
+    fn in_quotes(key: &str) -> String {
+        format!("\"{}\"", key.replace('\\', r"\\").replace('"', r#"\""#))
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig { failure_persistence: None, ..ProptestConfig::default() })]
+
+        #[test]
+        fn every_printable_text_is_a_key_in_quotes(key in "[ -~]{1,255}") {
+            prop_assert_eq!(read(&[&in_quotes(&key)]), Ok(Some(key)));
+        }
+
+        #[test]
+        fn any_bytes_are_a_key_or_refused(
+            values in vec(prop_oneof![vec(any::<u8>(), 0..20), "[ \"\\\\;=a,]{0,12}".prop_map(String::into_bytes)], 0..3)
+        ) {
+            let mut headers = HeaderMap::new();
+            for value in values {
+                if let Ok(value) = HeaderValue::from_bytes(&value) {
+                    headers.append(NAME, value);
+                }
+            }
+            if let Ok(Some(key)) = key_of(&headers) {
+                prop_assert!((1..=MAX_KEY_BYTES).contains(&key.len()));
+                prop_assert!(key.bytes().all(|byte| (b' '..=b'~').contains(&byte)));
+                // The same key, however it is written.
+                prop_assert_eq!(read(&[&in_quotes(&key)]), Ok(Some(key)));
+            }
+        }
     }
 }

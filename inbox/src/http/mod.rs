@@ -72,6 +72,10 @@ pub mod requests;
 pub mod scope;
 pub mod verdict;
 
+// For the fuzz target; no part of the interface.
+#[doc(hidden)]
+pub use key::key_of;
+
 pub use command::{Command, CommandOver, CommandTransaction};
 pub use layer::{Idempotency, IdempotencyLayer};
 pub use requests::StoredRequests;
