@@ -24,7 +24,10 @@ fuzz_target!(|text: &str| {
                 assert!(!format!("{settings:?}").contains(SECRET));
             }
             if !printed.contains("***") {
-                assert_eq!(load(&printed).expect("what was printed can be loaded").print().lines().count(), printed.lines().count());
+                assert_eq!(
+                    load(&printed).expect("what was printed can be loaded").print().lines().count(),
+                    printed.lines().count()
+                );
             }
         }
         Err(error) if only_in_secrets(text) => assert!(!error.contains(SECRET), "{error}"),
@@ -35,7 +38,8 @@ fuzz_target!(|text: &str| {
 /// Whether the secret stands in lines that set a token or a password, whole, and nowhere else.
 fn only_in_secrets(text: &str) -> bool {
     text.contains(SECRET)
-        && text.lines().filter(|line| line.contains(SECRET)).all(|line| {
-            ["token = \"q7Hunter2\"", "password = \"q7Hunter2\""].contains(&line)
-        })
+        && text
+            .lines()
+            .filter(|line| line.contains(SECRET))
+            .all(|line| ["token = \"q7Hunter2\"", "password = \"q7Hunter2\""].contains(&line))
 }
