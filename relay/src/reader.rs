@@ -79,7 +79,8 @@ pub(crate) async fn read(
     }
 }
 
-fn batch(mut page: Page, form: &Form) -> Batch {
+/// The page as messages, up to the first row that is none.
+pub(crate) fn batch(mut page: Page, form: &Form) -> Batch {
     let mut messages = Vec::with_capacity(page.rows.len());
     let mut positions = Vec::with_capacity(page.rows.len());
     let mut refused = None;

@@ -379,3 +379,58 @@ impl<'p> UnderWay<'p> {
         Err(behind.map_or(Interrupted::Broker(error), Interrupted::Refused))
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use bytes::Bytes;
+    use futures::future::{BoxFuture, ready};
+    use time::OffsetDateTime;
+    use uuid::Uuid;
+
+    use super::*;
+    use crate::message::{Form, Message, Row};
+    use crate::source::Page;
+
+    /// Has stored what it is given at once.
+    struct AtOnce(u64);
+
+    impl Sink for AtOnce {
+        fn store(&mut self, messages: Vec<Message>) -> BoxFuture<'_, Result<u64, SinkFailure>> {
+            self.0 += messages.len() as u64;
+            self.flush()
+        }
+
+        fn flush(&mut self) -> BoxFuture<'_, Result<u64, SinkFailure>> {
+            Box::pin(ready(Ok(self.0)))
+        }
+    }
+
+    fn row(position: i64, topic: &str) -> Row {
+        Row {
+            position,
+            event_id: Uuid::now_v7(),
+            event_type: "t".into(),
+            topic: topic.into(),
+            key: None,
+            headers: None,
+            payload: Bytes::new(),
+            created_at: OffsetDateTime::UNIX_EPOCH,
+        }
+    }
+
+    #[tokio::test]
+    async fn the_cursor_stays_behind_a_row_that_cannot_be_sent_until_that_is_set_aside() {
+        let rows = vec![row(1, "a"), row(2, "no topic"), row(3, "a")];
+        let page = Page::only("10:10:".parse().unwrap(), rows);
+        let batch = reader::batch(page, &Form { source: "/shop".into(), partitions: 1 });
+        let (progress, reached) = watch::channel(Cursor::start("x"));
+        let observer = Observer::new("default", "shop");
+        let mut under_way = UnderWay::new(&progress, observer, NoStream::Hold);
+        let shipped = under_way.ship(&mut AtOnce(0), batch).await;
+        let Err(Interrupted::Refused(refused)) = shipped else { panic!("it was not refused") };
+        let position = |cursor: &Cursor| cursor.window.as_ref().map(|window| window.position);
+        assert_eq!(refused.1.position, 2);
+        assert_eq!(position(&refused.0), Some(2), "behind it once it is set aside");
+        assert_eq!(position(&reached.borrow()), Some(1), "and before that, in front of it");
+    }
+}

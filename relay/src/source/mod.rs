@@ -38,6 +38,16 @@ impl Page {
     }
 }
 
+#[cfg(test)]
+impl Page {
+    /// The only page of the first window, which ends at this snapshot.
+    pub(crate) fn only(window: Snapshot, rows: Vec<Row>) -> Self {
+        let base = Cursor::start("x");
+        let after = base.close(&window, rows.last().map(|row| row.position));
+        Self { rows, base: Arc::new(base), window: Arc::new(window), after }
+    }
+}
+
 /// Reads one outbox from a cursor on.
 #[derive(Debug)]
 pub(crate) struct Source {
