@@ -3,19 +3,17 @@
 //! A child holds one end of a pipe, its standard input, and stops when the other end closes, as it does when
 //! this process ends, however it ends.
 
-use std::io::Read;
 use std::process::Stdio;
 use std::time::Duration;
 
 use anyhow::Context;
 use tokio::process::{Child, Command};
-use tokio_util::sync::CancellationToken;
 
 use crate::service::Service;
 use crate::shop::Addresses;
 
 /// How long a child may take to stop.
-const STOP_DEADLINE: Duration = Duration::from_secs(5);
+pub const STOP_DEADLINE: Duration = Duration::from_secs(5);
 
 /// The relays' process, and one for each service.
 #[derive(Debug)]
@@ -108,18 +106,4 @@ impl Process {
         anyhow::ensure!(status.success(), "{name} stopped with {status}");
         Ok(())
     }
-}
-
-/// For a child: cancelled when its input ends. One that does not stop then is ended.
-pub fn told_to_stop() -> CancellationToken {
-    let stop = CancellationToken::new();
-    let told = stop.clone();
-    std::thread::spawn(move || {
-        let mut input = std::io::stdin();
-        while input.read(&mut [0; 64]).is_ok_and(|read| read > 0) {}
-        told.cancel();
-        std::thread::sleep(STOP_DEADLINE);
-        std::process::exit(1);
-    });
-    stop
 }

@@ -67,6 +67,7 @@ mod verdict;
 use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
+use pillarbox_testkit::told_to_stop;
 
 use crate::service::Service;
 use crate::shop::Addresses;
@@ -107,10 +108,10 @@ async fn main() -> anyhow::Result<ExitCode> {
     let cli = Cli::parse();
     match cli.role {
         Some(Role::Relays { addresses }) => {
-            relays::run(&addresses, children::told_to_stop()).await?
+            relays::run(&addresses, told_to_stop(children::STOP_DEADLINE)).await?
         }
         Some(Role::Service { service, addresses }) => {
-            service::run(service, &addresses, children::told_to_stop()).await?;
+            service::run(service, &addresses, told_to_stop(children::STOP_DEADLINE)).await?;
         }
         None => return day::run(cli.options).await,
     }

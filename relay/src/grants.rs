@@ -260,7 +260,7 @@ mod tests {
                 && line.contains("to pillarbox_relay")
         });
         assert_eq!(statements.count(), 8, "each is on one line, and for one role");
-        assert_eq!(needs.len(), 22);
+        assert_eq!(needs.len(), 23);
     }
 
     #[test]

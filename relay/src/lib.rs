@@ -41,6 +41,7 @@
 //! | `share` | [`Relays`]: several outboxes in a process, shared evenly among processes |
 //! | [`replay`] | sending shipped events again, on purpose |
 //! | `retention` | removing old rows |
+//! | `sabotage` | what a fault run takes away to show that it would be noticed |
 //! | [`health`] | how a relay stands, for health endpoints |
 //! | [`metrics`] | what is counted and measured |
 //! | `backlog` | measuring the backlog for the metrics |
@@ -71,6 +72,7 @@ mod reader;
 mod relay;
 pub mod replay;
 mod retention;
+mod sabotage;
 mod schema;
 mod share;
 mod shipper;
@@ -84,5 +86,8 @@ pub use config::{ConfigError, NatsConfig, NoStream, Order, RelayConfig, SinkChoi
 pub use error::RelayError;
 pub use health::{RelayState, Role};
 pub use relay::Relay;
+#[cfg(feature = "sabotage")]
+#[doc(hidden)]
+pub use sabotage::Protection;
 pub use share::Relays;
 pub use status::Status;

@@ -21,6 +21,7 @@ use crate::health::{Observer, RelayState};
 use crate::lease::{Acquired, Lease, LeaseError, Registry};
 use crate::letters::Letters;
 use crate::retention::remove_old_rows;
+use crate::sabotage::Protections;
 use crate::share::Share;
 use crate::shipper::Shipper;
 
@@ -40,6 +41,7 @@ pub struct Relay {
     database: PgConnectOptions,
     share: Arc<Share>,
     observer: Observer,
+    protections: Protections,
 }
 
 /// Why leading, or standing by, came to its end.
@@ -76,7 +78,16 @@ impl Relay {
             .disable_statement_logging();
         let name = database.get_database().unwrap_or_else(|| database.get_username());
         let observer = Observer::new(&config.name, &format!("{name}/{}", config.schema));
-        Ok(Self { config, database, share, observer })
+        Ok(Self { config, database, share, observer, protections: Protections::default() })
+    }
+
+    /// Takes a protection away, for a fault run that shows that it would be noticed. Loses events.
+    #[cfg(feature = "sabotage")]
+    #[doc(hidden)]
+    #[must_use]
+    pub fn without(mut self, protection: crate::Protection) -> Self {
+        self.protections = Protections::without(protection);
+        self
     }
 
     /// How this relay stands, now and whenever that changes. Keeps its last value when the relay has ended.
@@ -192,8 +203,9 @@ impl Relay {
             *broker = Some(Broker::connect(&self.config, &self.observer).await?);
         }
         let RelayConfig { schema, name, .. } = &self.config;
-        Ok(Registry::open(connection, schema, name, &self.share.holder, self.config.lease())
-            .await?)
+        let registry =
+            Registry::open(connection, schema, name, &self.share.holder, self.config.lease());
+        Ok(registry.await?.under(self.protections))
     }
 
     async fn connect(&self) -> Result<PgConnection, RelayError> {
@@ -247,6 +259,7 @@ impl Relay {
             letters,
             shutdown: stop.clone(),
             observer: self.observer.clone(),
+            protections: self.protections,
         };
         let mut shipping = JoinSet::new();
         shipping.spawn(shipper.run());

@@ -26,6 +26,7 @@ use crate::letters::{Letters, Request};
 use crate::message::Form;
 use crate::parking::{Parking, say_dead};
 use crate::reader::{self, Batch, Refused};
+use crate::sabotage::Protections;
 use crate::sink::{Sink, SinkError, SinkFailure};
 use crate::source::Source;
 
@@ -45,6 +46,7 @@ pub(crate) struct Shipper {
     pub(crate) letters: Letters,
     pub(crate) shutdown: CancellationToken,
     pub(crate) observer: Observer,
+    pub(crate) protections: Protections,
 }
 
 pub(crate) enum Interrupted {
@@ -262,6 +264,7 @@ impl Shipper {
         let cursor = self.progress.borrow().clone();
         let RelayConfig { schema, name, page_rows, .. } = &self.config;
         let from = Source::open(connection, schema, name, cursor, *page_rows).await?;
+        let from = from.under(self.protections);
         let (sender, batches) = mpsc::channel(PAGES_AHEAD);
         let mut reader = JoinSet::new();
         reader.spawn(reader::read(

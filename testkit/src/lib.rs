@@ -32,11 +32,13 @@
 //! | [`cluster`] | three nats-servers that form a cluster |
 //! | [`proxy`] | a TCP proxy that cuts, stalls and refuses |
 //! | [`wait`] | waiting with a deadline |
+//! | [`child`] | a program started again in another role, and when it stops |
 //! | [`find`] | where servers are looked for |
 //! | `install` | the private install |
 //! | `process`, `account` | child processes that die with their owner; who they run as |
 
 mod account;
+pub mod child;
 pub mod cluster;
 mod error;
 pub mod find;
@@ -50,6 +52,7 @@ mod run;
 pub mod scope;
 pub mod wait;
 
+pub use child::told_to_stop;
 pub use cluster::NatsCluster;
 pub use error::TestkitError;
 pub use nats::Nats;

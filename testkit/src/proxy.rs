@@ -3,6 +3,7 @@
 use std::net::{Ipv4Addr, SocketAddr};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
 
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::tcp::{OwnedReadHalf, OwnedWriteHalf};
@@ -30,24 +31,49 @@ struct Shared {
     cut_at_reply: AtomicBool,
     /// The mark of the connections of which one is to be cut.
     cut_where_said: Mutex<Option<Vec<u8>>>,
+    /// The text whose answer is to be cut off.
+    cut_where_asked: Mutex<Option<Vec<u8>>>,
+    delay: watch::Sender<Duration>,
     connections: AtomicU64,
     cuts_at_reply: AtomicU64,
 }
 
 impl Shared {
-    /// Whether a reply on a connection, on which the client has said this so far, is the one to be swallowed.
-    fn cuts(&self, said: &Mutex<Vec<u8>>) -> bool {
+    /// Whether a reply on this connection is the one to be swallowed.
+    fn cuts(&self, said: &Said) -> bool {
         let mut mark = self.cut_where_said.lock().unwrap_or_else(PoisonError::into_inner);
-        let said = said.lock().unwrap_or_else(PoisonError::into_inner);
-        let marked = mark.as_ref().is_some_and(|mark| contains(&said, mark));
+        let text = said.text.lock().unwrap_or_else(PoisonError::into_inner);
+        let marked = mark.as_ref().is_some_and(|mark| contains(&text, mark));
         if marked {
             *mark = None;
         }
-        let cut = marked || self.cut_at_reply.swap(false, Ordering::SeqCst);
+        let cut = marked
+            || said.doomed.load(Ordering::SeqCst)
+            || self.cut_at_reply.swap(false, Ordering::SeqCst);
         if cut {
             self.cuts_at_reply.fetch_add(1, Ordering::SeqCst);
         }
         cut
+    }
+}
+
+/// What the client of a connection has said.
+#[derive(Debug, Default)]
+struct Said {
+    text: Mutex<Vec<u8>>,
+    /// The next reply is swallowed.
+    doomed: AtomicBool,
+}
+
+impl Said {
+    fn hear(&self, piece: &[u8], shared: &Shared) {
+        let mut text = self.text.lock().unwrap_or_else(PoisonError::into_inner);
+        let room = REMEMBERED.saturating_sub(text.len());
+        text.extend_from_slice(&piece[..piece.len().min(room)]);
+        let mut asked = shared.cut_where_asked.lock().unwrap_or_else(PoisonError::into_inner);
+        if asked.take_if(|asked| contains(piece, asked)).is_some() {
+            self.doomed.store(true, Ordering::SeqCst);
+        }
     }
 }
 
@@ -73,6 +99,8 @@ impl Proxy {
             refusing: AtomicBool::new(false),
             cut_at_reply: AtomicBool::new(false),
             cut_where_said: Mutex::new(None),
+            cut_where_asked: Mutex::new(None),
+            delay: watch::Sender::new(Duration::ZERO),
             connections: AtomicU64::new(0),
             cuts_at_reply: AtomicU64::new(0),
         });
@@ -124,6 +152,11 @@ impl Proxy {
         self.shared.stalled.send_replace(false);
     }
 
+    /// Passes every piece on so much later, in both directions. Zero: at once.
+    pub fn delay(&self, each: Duration) {
+        self.shared.delay.send_replace(each);
+    }
+
     /// Cuts the connection on which the server next says something, instead of passing that on: the server has
     /// done what it was asked, and the client does not learn of it.
     pub fn cut_at_next_reply(&self) {
@@ -136,6 +169,13 @@ impl Proxy {
     pub fn cut_at_next_reply_where_said(&self, text: &str) {
         let mut mark = self.shared.cut_where_said.lock().unwrap_or_else(PoisonError::into_inner);
         *mark = Some(text.as_bytes().to_vec());
+    }
+
+    /// Cuts the connection on which the client next says `text` as plain bytes and in one piece, when the server
+    /// answers, instead of passing the answer on. The text must not be empty: `COMMIT`, for instance.
+    pub fn cut_at_reply_to(&self, text: &str) {
+        let mut asked = self.shared.cut_where_asked.lock().unwrap_or_else(PoisonError::into_inner);
+        *asked = Some(text.as_bytes().to_vec());
     }
 
     /// How many connections have been cut instead of passing a reply on.
@@ -173,7 +213,7 @@ async fn pass(client: TcpStream, target: SocketAddr, shared: Arc<Shared>) {
     let _ = (client.set_nodelay(true), server.set_nodelay(true));
     let (client_read, client_write) = client.into_split();
     let (server_read, server_write) = server.into_split();
-    let said = Mutex::new(Vec::new());
+    let said = Said::default();
     tokio::select! {
         _ = copy(client_read, server_write, &shared, &said, false) => {}
         _ = copy(server_read, client_write, &shared, &said, true) => {}
@@ -185,7 +225,7 @@ async fn copy(
     mut from: OwnedReadHalf,
     mut to: OwnedWriteHalf,
     shared: &Shared,
-    said: &Mutex<Vec<u8>>,
+    said: &Said,
     replies: bool,
 ) -> std::io::Result<()> {
     let mut stalled = shared.stalled.subscribe();
@@ -196,13 +236,15 @@ async fn copy(
             return Ok(());
         }
         if !replies {
-            let mut said = said.lock().unwrap_or_else(PoisonError::into_inner);
-            let room = REMEMBERED.saturating_sub(said.len());
-            said.extend_from_slice(&buffer[..read.min(room)]);
+            said.hear(&buffer[..read], shared);
         }
         // The sender lives as long as the proxy.
         if stalled.wait_for(|stalled| !stalled).await.is_err() {
             return Ok(());
+        }
+        let delay = *shared.delay.borrow();
+        if !delay.is_zero() {
+            tokio::time::sleep(delay).await;
         }
         to.write_all(&buffer[..read]).await?;
     }

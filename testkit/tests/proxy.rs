@@ -89,3 +89,30 @@ async fn a_reply_can_be_withheld_on_the_connection_that_once_said_something() {
     assert_eq!(says_back(&mut other).await.unwrap(), 7);
     assert_eq!(proxy.cuts_at_reply(), 1);
 }
+
+#[tokio::test]
+async fn the_answer_to_one_question_can_be_cut_off() {
+    let proxy = Proxy::start(echo().await).await.unwrap();
+    let mut asking = TcpStream::connect(proxy.address()).await.unwrap();
+    let mut other = TcpStream::connect(proxy.address()).await.unwrap();
+    proxy.cut_at_reply_to("commit");
+    assert_eq!(says_back(&mut asking).await.unwrap(), 7);
+    asking.write_all(b"select 1; commit").await.unwrap();
+    assert!(asking.read_u8().await.is_err(), "the answer came through");
+    assert_eq!(says_back(&mut other).await.unwrap(), 7);
+    other.write_all(b"commit").await.unwrap();
+    assert_eq!(other.read_u8().await.unwrap(), b'c', "it is for once");
+    assert_eq!(proxy.cuts_at_reply(), 1);
+}
+
+#[tokio::test]
+async fn a_slow_proxy_passes_each_piece_on_later() {
+    let proxy = Proxy::start(echo().await).await.unwrap();
+    let mut stream = TcpStream::connect(proxy.address()).await.unwrap();
+    proxy.delay(Duration::from_millis(150));
+    let asked = std::time::Instant::now();
+    assert_eq!(says_back(&mut stream).await.unwrap(), 7);
+    assert!(asked.elapsed() >= Duration::from_millis(300));
+    proxy.delay(Duration::ZERO);
+    assert_eq!(says_back(&mut stream).await.unwrap(), 7);
+}

@@ -17,6 +17,8 @@ mod pause;
 mod pulse;
 mod repartition;
 mod running;
+#[cfg(feature = "sabotage")]
+mod sabotage;
 mod share;
 pub mod status;
 mod strays;

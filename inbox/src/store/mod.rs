@@ -38,6 +38,7 @@ pub(crate) struct Store {
     pub(crate) strict: bool,
 }
 
+#[cfg_attr(feature = "sabotage", derive(Clone))]
 #[derive(Debug)]
 struct Statements {
     begin: SqlStr,
@@ -198,6 +199,25 @@ impl Store {
     #[cfg(feature = "jetstream")]
     pub(crate) fn strict(mut self, strict: bool) -> Self {
         self.strict = strict;
+        self
+    }
+
+    /// Takes every event for a new one.
+    #[cfg(feature = "sabotage")]
+    pub(crate) fn without_dedup(mut self) -> Self {
+        let twice = |text: &str| {
+            text.replace(
+                "on conflict do nothing",
+                "on conflict (consumer, event_id) do update set processed_at = excluded.processed_at",
+            )
+        };
+        let statements = Arc::make_mut(&mut self.statements);
+        for claim in [&mut statements.claim, &mut statements.claim_all] {
+            *claim = AssertSqlSafe(Arc::<str>::from(twice(claim.as_str()))).into_sql_str();
+        }
+        for part in &mut statements.begin_and_claim {
+            *part = twice(part);
+        }
         self
     }
 

@@ -18,7 +18,7 @@
 //! moments between the loss and its discovery.
 
 use std::collections::BTreeMap;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use async_nats::jetstream::Context;
@@ -67,12 +67,19 @@ pub(crate) struct Checkpoint {
 
 /// The last sequence that was acknowledged, for each stream, as far as acknowledgements tell.
 #[derive(Clone, Debug, Default)]
-pub struct Acknowledged(Arc<Mutex<BTreeMap<String, u64>>>);
+pub struct Acknowledged(Arc<Mutex<Memory>>);
+
+#[derive(Debug, Default)]
+struct Memory {
+    streams: BTreeMap<String, u64>,
+    /// The last two checkpoints that this process has seen or meant to take.
+    seen: [Option<Cursor>; 2],
+}
 
 impl Acknowledged {
     /// Takes note of an acknowledgement. `false` if the stream has gone back: it was further already.
     pub fn note(&self, stream: &str, sequence: u64, is_repeat: bool) -> bool {
-        let mut streams = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let streams = &mut self.memory().streams;
         match streams.get_mut(stream) {
             Some(last) if is_repeat || sequence > *last => {
                 *last = sequence.max(*last);
@@ -87,11 +94,32 @@ impl Acknowledged {
     }
 
     fn all(&self) -> BTreeMap<String, u64> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner).clone()
+        self.memory().streams.clone()
     }
 
     fn forget(&self) {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner).clear();
+        self.memory().streams.clear();
+    }
+
+    /// Takes note of a checkpoint that this process is about to take.
+    fn takes(&self, cursor: &Cursor) {
+        let mut memory = self.memory();
+        memory.seen.swap(0, 1);
+        memory.seen[0] = Some(cursor.clone());
+    }
+
+    /// Takes note of the newest checkpoint there is. If another process took it, that one has looked at the streams
+    /// since, and gone back if need be: what was acknowledged to this one before says nothing any more.
+    fn finds(&self, newest: &Cursor) {
+        let mine = self.memory().seen.iter().flatten().any(|seen| seen == newest);
+        if !mine {
+            self.forget();
+            self.takes(newest);
+        }
+    }
+
+    fn memory(&self) -> MutexGuard<'_, Memory> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -125,7 +153,10 @@ impl Checkpoints {
     ) -> Result<Self, Interrupted> {
         let last = letters.ask(Request::LastCheckpoint).await?;
         let (taken, marks) = match last {
-            Some(checkpoint) => (Some(checkpoint.cursor), checkpoint.marks),
+            Some(checkpoint) => {
+                acknowledged.finds(&checkpoint.cursor);
+                (Some(checkpoint.cursor), checkpoint.marks)
+            }
             None => (None, Marks::new()),
         };
         let interval = config.checkpoint_interval();
@@ -155,6 +186,8 @@ impl Checkpoints {
         self.due_at = Instant::now() + self.interval;
         self.look().await?;
         if self.taken.as_ref() != Some(cursor) {
+            // Before it is written: the answer may get lost.
+            self.acknowledged.takes(cursor);
             let what = Box::new((cursor.clone(), self.marks.clone()));
             self.letters.ask(|done| Request::Checkpoint(what, done)).await?;
             self.taken = Some(cursor.clone());
@@ -321,6 +354,21 @@ mod tests {
         assert!(acknowledged.note("A", 6, false));
         acknowledged.forget();
         assert!(acknowledged.note("A", 1, false));
+    }
+
+    #[test]
+    fn what_was_acknowledged_before_another_process_led_is_forgotten() {
+        let acknowledged = Acknowledged::default();
+        let cursor = |high| Cursor { high, ..Cursor::start("1") };
+        acknowledged.finds(&cursor(1));
+        acknowledged.note("A", 5, false);
+        acknowledged.takes(&cursor(2));
+        // Whether or not the answer came.
+        acknowledged.finds(&cursor(1));
+        acknowledged.finds(&cursor(2));
+        assert_eq!(acknowledged.all(), BTreeMap::from([("A".to_owned(), 5)]));
+        acknowledged.finds(&cursor(7));
+        assert!(acknowledged.all().is_empty());
     }
 
     #[test]

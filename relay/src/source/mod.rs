@@ -17,6 +17,7 @@ use time::OffsetDateTime;
 
 use crate::cursor::{Cursor, Snapshot};
 use crate::message::Row;
+use crate::sabotage::{Protection, Protections};
 use sql::Statements;
 
 /// Rows to ship, in the order of their positions, and where the relay stands when it has.
@@ -55,6 +56,7 @@ pub(crate) struct Source {
     statements: Statements,
     size: PageSize,
     state: State,
+    protections: Protections,
 }
 
 /// How many rows to ask for: as many as were about [`PAGE_BYTES`] last time, within the configured bound, so
@@ -118,7 +120,22 @@ impl Source {
             None => State::Between { cursor: Arc::new(cursor), spent: false },
         };
         let statements = Statements::new(schema, relay);
-        Ok(Self { connection, statements, size: PageSize::new(page_rows), state })
+        let size = PageSize::new(page_rows);
+        Ok(Self { connection, statements, size, state, protections: Protections::default() })
+    }
+
+    /// The same under these protections.
+    pub(crate) fn under(self, protections: Protections) -> Self {
+        Self { protections, ..self }
+    }
+
+    /// The cursor behind a window.
+    fn close(&self, base: &Cursor, window: &Snapshot, largest: Option<i64>) -> Cursor {
+        let mut closed = base.close(window, largest);
+        if !self.protections.hold(Protection::Floor) {
+            closed.floor = closed.high;
+        }
+        closed
     }
 
     /// The next page, or `None` if nothing is new. A page may be empty: then it only ends its window.
@@ -173,7 +190,7 @@ impl Source {
             let mut spent = true;
             if cursor.floor < cursor.high {
                 // An empty window: nothing to ship or to save, but the next read starts higher.
-                cursor = cursor.close(&head.snapshot, None);
+                cursor = self.close(&cursor, &head.snapshot, None);
                 spent = false;
             } else {
                 cursor.forget_finished(&head.snapshot);
@@ -204,7 +221,7 @@ impl Source {
                 State::Within { base: base.clone(), window: window.clone(), position },
             ),
             _ => {
-                let after = base.close(&window, last);
+                let after = self.close(&base, &window, last);
                 let state = State::Between { cursor: Arc::new(after.clone()), spent: false };
                 (after, state)
             }

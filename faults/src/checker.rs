@@ -1,0 +1,314 @@
+//! Checks a history.
+//!
+//! | what must be | else |
+//! |---|---|
+//! | a committed event takes effect in each consumer, once | [`Lost`](Violation::Lost), [`Repeated`](Violation::Repeated) |
+//! | a committed event that cannot is among the dead letters it belongs to, once, and no other is | [`Lost`](Violation::Lost), [`WronglyDead`](Violation::WronglyDead) |
+//! | an event that is not committed has no effect | [`NotCommitted`](Violation::NotCommitted) |
+//! | where order is kept, the effects of a key are in the order of their commits | [`OutOfOrder`](Violation::OutOfOrder) |
+//! | and each handler sees all effects before its own | [`SideBySide`](Violation::SideBySide) |
+//! | what a writer was told of a commit is so | [`ToldWrong`](Violation::ToldWrong) |
+//! | only the holder of the newest epoch moves the cursor | [`Unfenced`](Violation::Unfenced) |
+//! | and back only when the broker has lost something, which it notices | [`MovedBack`](Violation::MovedBack), [`Unnoticed`](Violation::Unnoticed) |
+//! | in the end nothing waits, and no process has died by itself | [`Stuck`](Violation::Stuck), [`Ended`](Violation::Ended) |
+//!
+//! The numbers of a key are drawn under its lock, which is held until the commit: their order is that of the
+//! commits. A writer that does not know what became of its commit is no witness; the outbox is.
+//!
+//! One exception, which is the README's: what the broker stored between a loss and its discovery comes before what
+//! was lost and is shipped again. So an effect that is ahead of a lower number of its key is forgiven if its own
+//! message was first stored in such a time, and not otherwise.
+
+use std::collections::{HashMap, HashSet};
+
+use crate::event::{Fate, Kind};
+use crate::history::{Effect, History, Told};
+use crate::journal::At;
+
+/// Something that must not be.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Violation {
+    /// A committed event is neither handled nor where dead letters of its kind go.
+    Lost {
+        /// The event.
+        id: String,
+        /// The consumer that misses it; `None`: it is missing among the relay's dead letters.
+        consumer: Option<String>,
+    },
+    /// An event took effect more than once.
+    Repeated {
+        /// The event.
+        id: String,
+        /// The consumer.
+        consumer: String,
+        /// How often it took effect.
+        times: usize,
+    },
+    /// An event took effect that is not committed.
+    NotCommitted {
+        /// The event.
+        id: String,
+        /// The consumer.
+        consumer: String,
+    },
+    /// An event was given up, or took effect, that should not have.
+    WronglyDead {
+        /// The event.
+        id: String,
+        /// The consumer; `None`: the relay.
+        consumer: Option<String>,
+        /// What is wrong.
+        what: String,
+    },
+    /// An event took effect behind a later one of its key.
+    OutOfOrder {
+        /// The event.
+        id: String,
+        /// The later one.
+        behind: String,
+        /// The consumer.
+        consumer: String,
+    },
+    /// A handler did not see an effect that had been written before its own: two of a key ran at a time.
+    SideBySide {
+        /// The event.
+        id: String,
+        /// The consumer.
+        consumer: String,
+    },
+    /// A writer was told what is not so.
+    ToldWrong {
+        /// The event.
+        id: String,
+        /// What it was told.
+        told: &'static str,
+    },
+    /// A relay moved the cursor when another had taken the lease.
+    Unfenced {
+        /// The epoch in force.
+        epoch: i64,
+        /// When.
+        at: At,
+    },
+    /// The cursor went back though the broker had lost nothing.
+    MovedBack {
+        /// From this position.
+        from: i64,
+        /// To this one.
+        to: i64,
+        /// When.
+        at: At,
+    },
+    /// The relay did not notice a loss.
+    Unnoticed {
+        /// When it was lost.
+        at: At,
+        /// How.
+        how: String,
+    },
+    /// Something still waits.
+    Stuck {
+        /// What.
+        what: String,
+        /// How much of it.
+        count: i64,
+    },
+    /// A process ended by itself.
+    Ended {
+        /// Which, and how.
+        what: String,
+        /// When.
+        at: At,
+    },
+}
+
+/// Everything that must not be, and is.
+pub fn check(history: &History) -> Vec<Violation> {
+    let mut found = Vec::new();
+    let books = Books::of(history);
+    commits(history, &books, &mut found);
+    for (consumer, keeps_order) in &history.consumers {
+        let effects = books.effects_of(history, consumer);
+        once(history, &books, consumer, &effects, &mut found);
+        if *keeps_order {
+            in_order(history, consumer, &effects, &mut found);
+        }
+    }
+    dead_in_outbox(history, &books, &mut found);
+    cursor(history, &mut found);
+    for loss in history.losses.iter().filter(|loss| loss.discovered.is_none()) {
+        found.push(Violation::Unnoticed { at: loss.began, how: loss.how.clone() });
+    }
+    for (what, count) in &history.left {
+        found.push(Violation::Stuck { what: what.clone(), count: *count });
+    }
+    for (at, what) in &history.ended {
+        found.push(Violation::Ended { what: what.clone(), at: *at });
+    }
+    found
+}
+
+/// What is committed, and what was meant to come of it.
+struct Books<'h> {
+    committed: HashSet<&'h str>,
+    kinds: HashMap<&'h str, Kind>,
+}
+
+impl<'h> Books<'h> {
+    fn of(history: &'h History) -> Self {
+        let kind = |written: &'h crate::history::Written| (&*written.event.id, written.event.kind);
+        Self {
+            committed: history.committed.iter().map(|row| &*row.id).collect(),
+            kinds: history.written.iter().map(kind).collect(),
+        }
+    }
+
+    /// What comes of a committed event.
+    fn fate(&self, id: &str) -> Fate {
+        self.kinds.get(id).map_or(Fate::Effect, |kind| kind.fate())
+    }
+
+    fn effects_of(&self, history: &'h History, consumer: &str) -> Vec<&'h Effect> {
+        let mut effects: Vec<_> =
+            history.effects.iter().filter(|effect| effect.consumer == consumer).collect();
+        effects.sort_by_key(|effect| effect.seq);
+        effects
+    }
+}
+
+fn commits(history: &History, books: &Books<'_>, found: &mut Vec<Violation>) {
+    for written in &history.written {
+        let (id, there) = (&written.event.id, books.committed.contains(&*written.event.id));
+        let told = match written.told {
+            Told::Committed if !there => "committed",
+            Told::RolledBack if there => "rolled back",
+            _ => continue,
+        };
+        found.push(Violation::ToldWrong { id: id.clone(), told });
+    }
+}
+
+fn once(
+    history: &History,
+    books: &Books<'_>,
+    consumer: &str,
+    effects: &[&Effect],
+    found: &mut Vec<Violation>,
+) {
+    let of = |id: &str| (id.to_owned(), consumer.to_owned());
+    let mut times: HashMap<&str, usize> = HashMap::new();
+    for effect in effects {
+        *times.entry(&effect.id).or_default() += 1;
+    }
+    let letters = history.dead.iter().filter(|dead| dead.consumer.as_deref() == Some(consumer));
+    let dead: HashMap<&str, &str> = letters.map(|dead| (&*dead.id, dead.reason.as_str())).collect();
+    for row in &history.committed {
+        let (id, consumer) = of(&row.id);
+        let (effects, dead) = (times.get(&*id).copied().unwrap_or(0), dead.get(&*id));
+        if effects > 1 {
+            found.push(Violation::Repeated { id, consumer, times: effects });
+            continue;
+        }
+        let wrong = match (books.fate(&id), effects, dead) {
+            (Fate::Effect, 1, None)
+            | (Fate::DeadInInbox, 0, Some(_))
+            | (Fate::DeadInOutbox, 0, None) => continue,
+            (Fate::Effect | Fate::DeadInInbox, 0, None) => {
+                found.push(Violation::Lost { id, consumer: Some(consumer) });
+                continue;
+            }
+            (Fate::Effect, _, Some(reason)) => format!("a dead letter ({reason})"),
+            (Fate::DeadInInbox, ..) => "took effect".to_owned(),
+            (Fate::DeadInOutbox, ..) => "reached a consumer".to_owned(),
+            (Fate::Effect, _, None) => continue,
+        };
+        found.push(Violation::WronglyDead { id, consumer: Some(consumer), what: wrong });
+    }
+    let mut strangers: Vec<_> = times.keys().filter(|id| !books.committed.contains(**id)).collect();
+    strangers.sort();
+    for id in strangers {
+        let (id, consumer) = of(id);
+        found.push(Violation::NotCommitted { id, consumer });
+    }
+}
+
+fn in_order(history: &History, consumer: &str, effects: &[&Effect], found: &mut Vec<Violation>) {
+    let first_stored = first_stored(history);
+    let forgiven = |id: &str| {
+        let stored = first_stored.get(id);
+        stored.is_some_and(|stored| {
+            history.losses.iter().any(|loss| {
+                loss.discovered.is_none_or(|discovered| (loss.began..=discovered).contains(stored))
+            })
+        })
+    };
+    // Of each key, the highest number that is no excuse, and the highest of all.
+    let mut strict: HashMap<&str, (i64, &str)> = HashMap::new();
+    let mut all: HashMap<&str, i64> = HashMap::new();
+    let mut seen = HashSet::new();
+    for effect in effects {
+        let (Some(key), true) = (effect.key.as_deref(), seen.insert(&*effect.id)) else {
+            continue;
+        };
+        let (id, consumer) = (effect.id.clone(), consumer.to_owned());
+        if effect.previous != all.get(key).copied() {
+            found.push(Violation::SideBySide { id: id.clone(), consumer: consumer.clone() });
+        }
+        let highest = all.entry(key).or_insert(effect.number);
+        *highest = effect.number.max(*highest);
+        if let Some((_, behind)) = strict.get(key).filter(|(number, _)| *number > effect.number) {
+            found.push(Violation::OutOfOrder { id, behind: (*behind).to_owned(), consumer });
+        } else if !forgiven(&effect.id) {
+            strict.insert(key, (effect.number, &effect.id));
+        }
+    }
+}
+
+/// When each event was stored for the first time.
+fn first_stored(history: &History) -> HashMap<&str, At> {
+    let mut first: HashMap<&str, At> = HashMap::new();
+    for stored in &history.stored {
+        let at = first.entry(&stored.id).or_insert(stored.at);
+        *at = stored.at.min(*at);
+    }
+    first
+}
+
+fn dead_in_outbox(history: &History, books: &Books<'_>, found: &mut Vec<Violation>) {
+    let letters = history.dead.iter().filter(|dead| dead.consumer.is_none());
+    let dead: HashMap<&str, &str> = letters.map(|dead| (&*dead.id, &*dead.reason)).collect();
+    for row in &history.committed {
+        let id = row.id.clone();
+        match (books.fate(&id), dead.get(&*id)) {
+            (Fate::DeadInOutbox, Some(_)) | (Fate::Effect | Fate::DeadInInbox, None) => {}
+            (Fate::DeadInOutbox, None) => found.push(Violation::Lost { id, consumer: None }),
+            (_, Some(reason)) => {
+                let what = format!("a dead letter of the outbox ({reason})");
+                found.push(Violation::WronglyDead { id, consumer: None, what });
+            }
+        }
+    }
+}
+
+fn cursor(history: &History, found: &mut Vec<Violation>) {
+    let (mut owner, mut high) = (None, 0);
+    for write in &history.cursor {
+        if write.took {
+            owner = Some(write.backend);
+        } else if owner != Some(write.backend) {
+            found.push(Violation::Unfenced { epoch: write.epoch, at: write.at });
+        } else if write.high < high {
+            let lost = history.losses.iter().any(|loss| {
+                loss.began <= write.at && loss.discovered.is_none_or(|at| write.at <= at)
+            });
+            if !lost {
+                let (from, to) = (high, write.high);
+                found.push(Violation::MovedBack { from, to, at: write.at });
+            }
+        }
+        high = write.high;
+    }
+}
+
+#[cfg(test)]
+pub(crate) mod tests;

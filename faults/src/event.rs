@@ -1,0 +1,154 @@
+//! The events of a run: a number of a key each, drawn under the key's lock.
+
+use std::borrow::Cow;
+use std::collections::BTreeMap;
+
+use pillarbox_event::{Event, RawEvent};
+use serde::{Deserialize, Serialize};
+use sqlx::{Postgres, Row, Transaction};
+use uuid::Uuid;
+
+/// The subject of all events.
+pub const TOPIC: &str = "faults.drawn";
+
+/// What will come of an event.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Kind {
+    /// It takes effect.
+    Plain,
+    /// Its payload cannot be read.
+    Undecodable,
+    /// The handler refuses it for good.
+    Refused,
+    /// The handler fails, each time.
+    Stubborn,
+    /// It kills the process that handles it.
+    Killer,
+    /// It is larger than the broker takes.
+    TooLarge,
+    /// Its row is no event.
+    NoEvent,
+}
+
+/// Where a committed event ends.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Fate {
+    /// It takes effect, once for each consumer.
+    Effect,
+    /// Among the dead letters of each consumer.
+    DeadInInbox,
+    /// Among the dead letters of the outbox.
+    DeadInOutbox,
+}
+
+impl Kind {
+    /// Where it ends.
+    pub fn fate(self) -> Fate {
+        match self {
+            Self::Plain => Fate::Effect,
+            Self::Undecodable | Self::Refused | Self::Stubborn | Self::Killer => Fate::DeadInInbox,
+            Self::TooLarge | Self::NoEvent => Fate::DeadInOutbox,
+        }
+    }
+}
+
+/// An event as consumers read it.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct Draw {
+    /// The key whose number it is.
+    pub key: Option<String>,
+    /// The number, counted from 1 within the key; 0 without a key.
+    pub number: i64,
+    /// What will come of it.
+    pub kind: Kind,
+}
+
+impl Event for Draw {
+    const TYPE: &'static str = "key.drawn";
+
+    fn topic(&self) -> Cow<'_, str> {
+        TOPIC.into()
+    }
+
+    fn key(&self) -> Option<Cow<'_, str>> {
+        self.key.as_deref().map(Cow::from)
+    }
+}
+
+/// An event as its writer notes it down.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Drawn {
+    /// Its id.
+    pub id: String,
+    /// Its key.
+    pub key: Option<String>,
+    /// Its number.
+    pub number: i64,
+    /// What will come of it.
+    pub kind: Kind,
+}
+
+/// Takes the next numbers of a key, which locks it until the transaction ends, and publishes an event for each.
+/// Without a key there is nothing to lock.
+///
+/// # Errors
+/// What sqlx says, or what the outbox says about an event.
+pub async fn draw(
+    tx: &mut Transaction<'_, Postgres>,
+    key: Option<&str>,
+    kinds: &[Kind],
+) -> anyhow::Result<Vec<Drawn>> {
+    let many = i64::try_from(kinds.len())?;
+    let last = match key {
+        Some(key) => {
+            let next = "update counter set next = next + $2 where key = $1 returning next";
+            sqlx::query(next).bind(key).bind(many).fetch_one(&mut **tx).await?.try_get(0)?
+        }
+        None => 0,
+    };
+    let mut drawn = Vec::with_capacity(kinds.len());
+    for (kind, place) in kinds.iter().zip(1..) {
+        let number = if key.is_some() { last - many + place } else { 0 };
+        let id = Uuid::now_v7();
+        let draw = Draw { key: key.map(str::to_owned), number, kind: *kind };
+        publish(tx, id, &draw).await?;
+        let Draw { key, number, kind } = draw;
+        drawn.push(Drawn { id: id.to_string(), key, number, kind });
+    }
+    Ok(drawn)
+}
+
+async fn publish(tx: &mut Transaction<'_, Postgres>, id: Uuid, draw: &Draw) -> anyhow::Result<()> {
+    if matches!(draw.kind, Kind::Plain | Kind::Refused | Kind::Stubborn | Kind::Killer) {
+        let event = RawEvent::from_parts(
+            id.into(),
+            Draw::TYPE.to_owned(),
+            TOPIC.to_owned(),
+            draw.key.clone(),
+            BTreeMap::new(),
+            serde_json::to_vec(draw)?.into(),
+        )?;
+        pillarbox_outbox::publish(tx, event).await?;
+        return Ok(());
+    }
+    // What no careful writer would write.
+    let (headers, payload) = match draw.kind {
+        Kind::NoEvent => (r#"{"a": 1}"#, b"{}".to_vec()),
+        Kind::TooLarge => ("{}", vec![b' '; 2 * crate::world::MAX_PAYLOAD]),
+        _ => ("{}", b"not JSON".to_vec()),
+    };
+    sqlx::query(
+        "insert into pillarbox.outbox (event_id, event_type, topic, key, headers, payload) \
+         values ($1, $2, $3, $4, $5::text::jsonb, $6)",
+    )
+    .bind(id)
+    .bind(Draw::TYPE)
+    .bind(TOPIC)
+    .bind(&draw.key)
+    .bind(headers)
+    .bind(payload)
+    .execute(&mut **tx)
+    .await?;
+    Ok(())
+}

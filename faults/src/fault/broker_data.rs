@@ -1,0 +1,145 @@
+//! A broker that loses what it had acknowledged, and a stream that is full.
+
+use std::path::Path;
+use std::time::Duration;
+
+use anyhow::Context;
+use async_nats::jetstream::stream::{Config, DiscardPolicy};
+use pillarbox_testkit::eventually;
+use tokio::time::sleep;
+
+use crate::history::Loss;
+use crate::journal::now;
+use crate::world::{STREAM, World};
+
+/// How long the relay may take to notice a loss.
+const NOTICE: Duration = Duration::from_secs(60);
+/// How long a leader may take to have looked at the streams.
+const LOOK: Duration = Duration::from_secs(30);
+
+/// Deletes the stream and makes it anew.
+pub(super) async fn wipe(world: &World) -> anyhow::Result<String> {
+    until_watched(world).await?;
+    world.keep_what_is_stored().await?;
+    let began = now();
+    let jetstream = world.jetstream().await?;
+    jetstream.delete_stream(STREAM).await?;
+    world.create_stream().await?;
+    noticed(world, began, "wiped").await
+}
+
+/// Puts the broker's store back to an older state.
+pub(super) async fn put_back(world: &World, age: Duration) -> anyhow::Result<String> {
+    let backup = {
+        let mut nats = world.nats.lock().await;
+        nats.stop().await?;
+        let backup = nats.folder().join("backup");
+        let _ = std::fs::remove_dir_all(&backup);
+        copy(&nats.store_dir(), &backup)?;
+        nats.restart().await?;
+        backup
+    };
+    sleep(age).await;
+    until_watched(world).await?;
+    world.keep_what_is_stored().await?;
+    let before = last_sequence(world).await?;
+    let began = now();
+    {
+        let mut nats = world.nats.lock().await;
+        nats.stop().await?;
+        std::fs::remove_dir_all(nats.store_dir())?;
+        copy(&backup, &nats.store_dir())?;
+        nats.restart().await?;
+    }
+    if last_sequence(world).await? >= before {
+        return Ok("nothing had been stored meanwhile".into());
+    }
+    noticed(world, began, "put back").await
+}
+
+/// Lets the stream be full, and then removes what every consumer has read.
+pub(super) async fn fill(world: &World, full: Duration) -> anyhow::Result<String> {
+    let jetstream = world.jetstream().await?;
+    let stream = jetstream.get_stream(STREAM).await?;
+    let info = stream.cached_info();
+    let held = i64::try_from(info.state.messages)?.max(1);
+    let room = Config { max_messages: held, discard: DiscardPolicy::New, ..info.config.clone() };
+    let before = info.config.clone();
+    jetstream.update_stream(&room).await?;
+    sleep(full).await;
+    // Whatever happens to the broker meanwhile, the limit must go.
+    let lifted = eventually("the stream to take more", Duration::from_secs(30), async || {
+        let jetstream = world.jetstream().await?;
+        // What is removed must have been seen before, or nobody could tell when it was stored.
+        if let Ok(read) = read_by_all(world).await
+            && world.keep_what_is_stored().await.is_ok()
+        {
+            let stream = jetstream.get_stream(STREAM).await?;
+            stream.purge().sequence(read + 1).await?;
+        }
+        jetstream.update_stream(&before).await?;
+        anyhow::Ok(Some(()))
+    });
+    lifted.await?;
+    Ok(format!("at {held} messages"))
+}
+
+/// Up to which message every consumer has read.
+async fn read_by_all(world: &World) -> anyhow::Result<u64> {
+    let mut least = u64::MAX;
+    for (_, info) in world.durables().await? {
+        least = least.min(info.ack_floor.stream_sequence);
+    }
+    Ok(least)
+}
+
+async fn last_sequence(world: &World) -> anyhow::Result<u64> {
+    let stream = world.jetstream().await?.get_stream(STREAM).await?;
+    Ok(stream.cached_info().state.last_sequence)
+}
+
+/// Waits until the leader has looked at the stream. What was acknowledged to a leader that died before the broker
+/// lost it is not promised, so the losses of a run have a leader that lives and knows.
+async fn until_watched(world: &World) -> anyhow::Result<()> {
+    let watched = "select exists (
+        select from pillarbox.relay_checkpoint
+        where taken_at > (select max(at) from cursor_write where took)
+    ) and (select expires_at > clock_timestamp() and holder <> 'thief' from pillarbox.relay)";
+    eventually("a leader that has looked at the stream", LOOK, async || {
+        let row: bool = sqlx::query_scalar(watched).fetch_one(&world.outbox).await?;
+        Ok::<_, sqlx::Error>(row.then_some(()))
+    })
+    .await?;
+    Ok(())
+}
+
+/// Waits until the relay has gone back, and notes down the loss.
+async fn noticed(world: &World, began: i64, how: &'static str) -> anyhow::Result<String> {
+    let back = "select (extract(epoch from at) * 1000000)::bigint from (
+        select at, high, lag(high) over (order by number) as before from cursor_write
+    ) as write
+    where high < before and at > to_timestamp($1::float8 / 1000000)
+    order by at limit 1";
+    let noticed = eventually("the relay to go back", NOTICE, async || {
+        sqlx::query_scalar::<_, i64>(back).bind(began).fetch_optional(&world.outbox).await
+    });
+    let discovered = noticed.await.ok();
+    world.record().losses.push(Loss { began, discovered, how: how.into() });
+    let after = discovered.map(|at| (at - began) / 1000);
+    Ok(after.map_or_else(|| "unnoticed".into(), |ms| format!("noticed after {ms} ms")))
+}
+
+fn copy(from: &Path, to: &Path) -> anyhow::Result<()> {
+    std::fs::create_dir_all(to)?;
+    for entry in std::fs::read_dir(from)? {
+        let entry = entry?;
+        let target = to.join(entry.file_name());
+        if entry.file_type()?.is_dir() {
+            copy(&entry.path(), &target)?;
+        } else {
+            std::fs::copy(entry.path(), &target)
+                .with_context(|| entry.path().display().to_string())?;
+        }
+    }
+    Ok(())
+}

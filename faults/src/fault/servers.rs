@@ -1,0 +1,70 @@
+//! Servers that are killed, paused and restarted.
+
+use std::time::Duration;
+
+use tokio::time::sleep;
+
+use super::Server;
+use crate::world::World;
+
+pub(super) async fn kill(world: &World, server: Server, down: Duration) -> anyhow::Result<String> {
+    match server {
+        Server::Postgres => {
+            let mut postgres = world.postgres.lock().await;
+            postgres.kill()?;
+            sleep(down).await;
+            postgres.restart().await?;
+        }
+        Server::Nats => {
+            let mut nats = world.nats.lock().await;
+            nats.kill()?;
+            sleep(down).await;
+            nats.restart().await?;
+        }
+    }
+    Ok(server.to_string())
+}
+
+pub(super) async fn pause(
+    world: &World,
+    server: Server,
+    still: Duration,
+) -> anyhow::Result<String> {
+    match server {
+        Server::Postgres => {
+            let postgres = world.postgres.lock().await;
+            postgres.pause()?;
+            sleep(still).await;
+            postgres.resume()?;
+        }
+        Server::Nats => {
+            let nats = world.nats.lock().await;
+            nats.pause()?;
+            sleep(still).await;
+            nats.resume()?;
+        }
+    }
+    Ok(server.to_string())
+}
+
+pub(super) async fn restart(
+    world: &World,
+    server: Server,
+    down: Duration,
+) -> anyhow::Result<String> {
+    match server {
+        Server::Postgres => {
+            let mut postgres = world.postgres.lock().await;
+            postgres.stop().await?;
+            sleep(down).await;
+            postgres.restart().await?;
+        }
+        Server::Nats => {
+            let mut nats = world.nats.lock().await;
+            nats.stop().await?;
+            sleep(down).await;
+            nats.restart().await?;
+        }
+    }
+    Ok(server.to_string())
+}

@@ -1,0 +1,175 @@
+//! What happened in a run, as its processes and servers have it.
+
+use crate::event::Drawn;
+use crate::journal::At;
+
+/// All that is known of a run when it is over.
+#[derive(Clone, Debug, Default)]
+pub struct History {
+    /// What writers drew and were told.
+    pub written: Vec<Written>,
+    /// The rows of the outbox: the truth of what is committed.
+    pub committed: Vec<Committed>,
+    /// The messages that the stream held, at the end and before each loss.
+    pub stored: Vec<Stored>,
+    /// What handlers were given.
+    pub given: Vec<Given>,
+    /// What took effect.
+    pub effects: Vec<Effect>,
+    /// What was given up.
+    pub dead: Vec<Dead>,
+    /// The consumers, and whether each keeps the order of a key.
+    pub consumers: Vec<(&'static str, bool)>,
+    /// Every new epoch and every movement of the cursor, in their order.
+    pub cursor: Vec<CursorWrite>,
+    /// What the broker lost.
+    pub losses: Vec<Loss>,
+    /// The faults.
+    pub faults: Vec<Made>,
+    /// What was not at rest at the end, and how much of it.
+    pub left: Vec<(String, i64)>,
+    /// Processes that ended by themselves, and when; not those that an event was meant to kill.
+    pub ended: Vec<(At, String)>,
+    /// Events that the inbox skipped as handled, as far as the processes lived to tell.
+    pub skipped: u64,
+}
+
+/// An event that a writer drew.
+#[derive(Clone, Debug)]
+pub struct Written {
+    /// The event.
+    pub event: Drawn,
+    /// The writer's process.
+    pub by: String,
+    /// When it was drawn.
+    pub at: At,
+    /// What came of its transaction, as far as its writer knows, and when it knew.
+    pub told: Told,
+    /// See `told`; 0 if the writer never knew.
+    pub told_at: At,
+}
+
+/// What a writer knows of a transaction.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Told {
+    /// It is committed.
+    Committed,
+    /// It is rolled back.
+    RolledBack,
+    /// An error in place of the answer, or the writer's death.
+    Unknown,
+}
+
+/// A row of the outbox.
+#[derive(Clone, Debug)]
+pub struct Committed {
+    /// The event's id.
+    pub id: String,
+    /// Its position.
+    pub position: i64,
+    /// Its transaction's id.
+    pub txid: String,
+}
+
+/// A message in the stream.
+#[derive(Clone, Debug)]
+pub struct Stored {
+    /// The event's id.
+    pub id: String,
+    /// At which of the looks at the stream it was seen.
+    pub look: usize,
+    /// Its place in the stream.
+    pub sequence: u64,
+    /// When it was stored.
+    pub at: At,
+}
+
+/// A handler was called.
+#[derive(Clone, Debug)]
+pub struct Given {
+    /// The event's id.
+    pub id: String,
+    /// The consumer's process.
+    pub process: String,
+    /// When.
+    pub at: At,
+}
+
+/// A row that a handler wrote.
+#[derive(Clone, Debug)]
+pub struct Effect {
+    /// In which order it was written.
+    pub seq: i64,
+    /// When.
+    pub at: At,
+    /// The consumer.
+    pub consumer: String,
+    /// Its process.
+    pub process: String,
+    /// The event's id.
+    pub id: String,
+    /// The event's key.
+    pub key: Option<String>,
+    /// The event's number.
+    pub number: i64,
+    /// The highest number of its key that the handler saw.
+    pub previous: Option<i64>,
+}
+
+/// A dead letter.
+#[derive(Clone, Debug)]
+pub struct Dead {
+    /// The consumer that gave it up; `None`: the relay did.
+    pub consumer: Option<String>,
+    /// The event's id.
+    pub id: String,
+    /// Why.
+    pub reason: String,
+    /// The error.
+    pub error: String,
+    /// When.
+    pub at: At,
+}
+
+/// A write to the relay's row that took the lease or moved the cursor.
+#[derive(Clone, Debug)]
+pub struct CursorWrite {
+    /// When.
+    pub at: At,
+    /// The database's process behind the connection it came over.
+    pub backend: i32,
+    /// Whether it took the lease.
+    pub took: bool,
+    /// The epoch in force.
+    pub epoch: i64,
+    /// The holder in force.
+    pub holder: String,
+    /// The largest position shipped, as it was written.
+    pub high: i64,
+}
+
+/// The broker has lost what it had acknowledged.
+#[derive(Clone, Debug)]
+pub struct Loss {
+    /// When it began to be lost.
+    pub began: At,
+    /// When the relay went back. `None`: it did not.
+    pub discovered: Option<At>,
+    /// How.
+    pub how: String,
+}
+
+/// A fault that was made.
+#[derive(Clone, Debug)]
+pub struct Made {
+    /// The name of its kind.
+    pub kind: String,
+    /// What it was.
+    pub what: String,
+    /// When it began.
+    pub from: At,
+    /// When it was mended.
+    pub to: At,
+    /// Whether it hit something; one may be in another's way.
+    pub hit: bool,
+}

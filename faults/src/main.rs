@@ -1,0 +1,57 @@
+//! Makes faults and checks what Pillarbox promises.
+//!
+//! ```text
+//! cargo run --release -p pillarbox-faults -- --seed 7 --seconds 60
+//! cargo run --release -p pillarbox-faults -- --seed 7 --schedule-only
+//! cargo run --release -p pillarbox-faults -- --faults kill-relay,cut-commit
+//! ```
+//!
+//! Exit code 1 if anything is not as promised.
+
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand};
+use pillarbox_faults::{Options, role, run, schedule};
+
+/// Writers, relays and consumers as processes, while faults are made; then a check of what came of every event.
+#[derive(Debug, Parser)]
+struct Cli {
+    #[command(flatten)]
+    options: Options,
+    #[command(subcommand)]
+    part: Option<Part>,
+}
+
+#[derive(Debug, Subcommand)]
+enum Part {
+    /// One of the processes of a run.
+    #[command(hide = true)]
+    Role {
+        /// What it is told, as JSON.
+        told: String,
+    },
+}
+
+#[tokio::main]
+async fn main() -> anyhow::Result<ExitCode> {
+    let filter = tracing_subscriber::EnvFilter::try_from_default_env()
+        .unwrap_or_else(|_| "info,sqlx=error,async_nats=error".into());
+    tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).init();
+    let Cli { mut options, part } = Cli::parse();
+    if let Some(Part::Role { told }) = part {
+        role::play(&told).await?;
+        return Ok(ExitCode::SUCCESS);
+    }
+    let seed = *options.seed.get_or_insert_with(rand::random);
+    if options.schedule_only {
+        println!("seed {seed}");
+        for planned in schedule::schedule(&options, seed) {
+            println!("{planned}");
+        }
+        return Ok(ExitCode::SUCCESS);
+    }
+    println!("seed {seed}, {} s of faults", options.seconds);
+    let report = run(&options, &run::this_program()?).await?;
+    println!("{report}");
+    Ok(if report.is_well() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+}

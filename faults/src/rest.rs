@@ -1,0 +1,70 @@
+//! Waits until everything has come to rest after the last fault.
+
+use std::time::Duration;
+
+use pillarbox_relay::Status;
+use sqlx::{AssertSqlSafe, PgPool};
+use tokio::time::{Instant, sleep};
+
+use crate::world::World;
+
+/// How long it must have been at rest.
+const STAYS: Duration = Duration::from_millis(1_500);
+/// How long an answer may take.
+const ANSWER: Duration = Duration::from_secs(20);
+
+/// Waits until nothing waits any more, and returns what still does when the patience is at its end.
+pub(crate) async fn until_at_rest(world: &World, patience: Duration) -> Vec<(String, i64)> {
+    let until = Instant::now() + patience;
+    let mut since: Option<Instant> = None;
+    loop {
+        let left = match tokio::time::timeout(ANSWER, left(world)).await {
+            Ok(Ok(left)) => left,
+            Ok(Err(error)) => vec![(format!("an answer ({error:#})"), 1)],
+            Err(_) => vec![("an answer in time".to_owned(), 1)],
+        };
+        if left.is_empty() {
+            if since.get_or_insert_with(Instant::now).elapsed() >= STAYS {
+                return left;
+            }
+        } else {
+            since = None;
+            if Instant::now() > until {
+                return left;
+            }
+        }
+        sleep(Duration::from_millis(250)).await;
+    }
+}
+
+/// What waits, and how much of it.
+async fn left(world: &World) -> anyhow::Result<Vec<(String, i64)>> {
+    let mut left = Vec::new();
+    let mut note = |what: String, count: i64| {
+        if count > 0 {
+            left.push((what, count));
+        }
+    };
+    let mut connection = world.outbox.acquire().await?;
+    let status = Status::read(&mut connection, "pillarbox", "default").await?;
+    anyhow::ensure!(status.epoch.is_some(), "no relay has led");
+    note("events in the outbox".into(), status.backlog_events);
+    let parked = "select count(*) from pillarbox.outbox_dead_letter where state = 'parked'";
+    note("parked events of the outbox".into(), count(&world.outbox, parked).await?);
+    for (group, info) in world.durables().await? {
+        let name = group.name();
+        note(format!("undelivered events of {name}"), i64::try_from(info.num_pending)?);
+        let unacknowledged = i64::try_from(info.num_ack_pending)?;
+        note(format!("unacknowledged events of {name}"), unacknowledged);
+    }
+    for (table, condition) in [("inbox_failure", "true"), ("inbox_dead_letter", "state = 'parked'")]
+    {
+        let rows = format!("select count(*) from pillarbox.{table} where {condition}");
+        note(format!("rows in {table} where {condition}"), count(&world.inbox, &rows).await?);
+    }
+    Ok(left)
+}
+
+async fn count(pool: &PgPool, sql: &str) -> sqlx::Result<i64> {
+    sqlx::query_scalar(AssertSqlSafe(sql.to_owned())).fetch_one(pool).await
+}

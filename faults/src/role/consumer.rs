@@ -1,0 +1,207 @@
+//! A consumer: each event's effect is a row, written in the transaction of the handler.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use pillarbox_inbox::{
+    BatchHandler, Consumer, ConsumerConfig, Handler, HandlerError, Order, Received, Router, Tx,
+};
+use serde::{Deserialize, Serialize};
+use sqlx::postgres::PgPoolOptions;
+use tokio::time::{interval, sleep};
+use tokio_util::sync::CancellationToken;
+
+use crate::event::{Draw, Kind};
+use crate::journal::Journal;
+
+/// A consumer's part.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct ConsumerRole {
+    /// Which consumer it serves.
+    pub group: Group,
+    /// Where the inbox is.
+    pub database_url: String,
+    /// The broker.
+    pub nats_url: String,
+    /// The stream.
+    pub stream: String,
+    /// Whether it handles what it has handled before.
+    pub without_dedup: bool,
+}
+
+/// The consumers of a run.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Group {
+    /// Event by event, each key in its order.
+    Ledger,
+    /// Event by event, in any order, its processes side by side.
+    Audit,
+    /// Many events in a transaction, each key in its order.
+    Import,
+}
+
+impl Group {
+    /// All of them.
+    pub const ALL: [Self; 3] = [Self::Ledger, Self::Audit, Self::Import];
+
+    /// Its name: of the durable consumer, and of what it has handled.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Ledger => "ledger",
+            Self::Audit => "audit",
+            Self::Import => "import",
+        }
+    }
+
+    /// Whether events of one key are handled in their order.
+    pub fn keeps_order(self) -> bool {
+        self != Self::Audit
+    }
+
+    /// How many processes serve it.
+    pub fn processes(self) -> usize {
+        if self == Self::Import { 1 } else { 2 }
+    }
+
+    fn config(self, stream: String) -> ConsumerConfig {
+        ConsumerConfig {
+            stream,
+            name: self.name().to_owned(),
+            order: if self.keeps_order() { Order::Key } else { Order::None },
+            concurrency: 4,
+            prefetch: 64,
+            batch_size: 25,
+            max_attempts: 4,
+            backoff_ms: 10,
+            max_backoff_ms: 100,
+            handler_timeout_ms: 2_000,
+            ack_wait_ms: 3_000,
+            takeover_ms: 1_500,
+            ..ConsumerConfig::default()
+        }
+    }
+}
+
+/// What a consumer notes down.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum ConsumerNote {
+    /// A handler was given this event.
+    Given {
+        /// Its id.
+        id: String,
+    },
+    /// So many events were skipped as handled, since the process started.
+    Skipped {
+        /// The number.
+        duplicates: u64,
+    },
+}
+
+impl ConsumerRole {
+    pub(super) async fn play(
+        self,
+        process: &str,
+        journal: Journal,
+        stop: CancellationToken,
+    ) -> anyhow::Result<()> {
+        let pool = PgPoolOptions::new()
+            .max_connections(6)
+            .acquire_timeout(Duration::from_secs(2))
+            .connect_lazy(&self.database_url)?;
+        let client = async_nats::ConnectOptions::new().retry_on_initial_connect();
+        let client = client.connect(&self.nats_url).await?;
+        let journal = Arc::new(journal);
+        let enter =
+            Enter { group: self.group, process: process.to_owned(), journal: journal.clone() };
+        let consumer = Consumer::new(client, pool, self.group.config(self.stream))?;
+        let consumer = if self.without_dedup { consumer.without_dedup() } else { consumer };
+        let status = consumer.status();
+        let running = async {
+            match self.group {
+                Group::Import => consumer.run_batches(enter, stop).await,
+                Group::Ledger | Group::Audit => consumer.run(Router::new().on(enter), stop).await,
+            }
+        };
+        let noting = async {
+            let (mut each, mut before) = (interval(Duration::from_millis(200)), 0);
+            loop {
+                each.tick().await;
+                let duplicates = status.get().totals.duplicates;
+                if duplicates != before {
+                    before = duplicates;
+                    if let Err(error) = journal.note(ConsumerNote::Skipped { duplicates }) {
+                        break error;
+                    }
+                }
+            }
+        };
+        tokio::select! {
+            ended = running => ended?,
+            error = noting => return Err(error),
+        }
+        let duplicates = status.get().totals.duplicates;
+        journal.note(ConsumerNote::Skipped { duplicates })
+    }
+}
+
+/// Enters an event as an effect.
+struct Enter {
+    group: Group,
+    process: String,
+    journal: Arc<Journal>,
+}
+
+const ENTER: &str = "insert into effect (consumer, process, event_id, key, number, previous)
+values ($1, $2, $3, $4, $5, (select max(number) from effect where consumer = $1 and key = $4))";
+
+impl Enter {
+    async fn enter(&self, tx: &mut Tx, event: &Received<Draw>) -> Result<(), HandlerError> {
+        let id = event.id().as_str();
+        let noted = self.journal.note(ConsumerNote::Given { id: id.to_owned() });
+        noted.map_err(|error| HandlerError::transient(error.to_string()))?;
+        match event.kind {
+            Kind::Refused => return Err(HandlerError::permanent("refused, as it was meant to be")),
+            Kind::Stubborn => return Err(HandlerError::transient("fails, as it was meant to")),
+            Kind::Killer => {
+                sleep(Duration::from_millis(20)).await;
+                std::process::abort();
+            }
+            _ => {}
+        }
+        // By its id, so that the choice is the same each time.
+        let chance =
+            id.bytes().fold(0_u32, |sum, byte| sum.wrapping_mul(31).wrapping_add(u32::from(byte)));
+        if chance % 101 == 0 && event.attempt() == 1 {
+            return Err(HandlerError::transient("fails the first time"));
+        }
+        if chance % 103 == 0 {
+            sleep(Duration::from_millis(100)).await;
+        }
+        sqlx::query(ENTER)
+            .bind(self.group.name())
+            .bind(&self.process)
+            .bind(id)
+            .bind(&event.key)
+            .bind(event.number)
+            .execute(&mut **tx)
+            .await?;
+        Ok(())
+    }
+}
+
+impl Handler<Received<Draw>> for Enter {
+    async fn handle(&self, tx: &mut Tx, event: Received<Draw>) -> Result<(), HandlerError> {
+        self.enter(tx, &event).await
+    }
+}
+
+impl BatchHandler<Draw> for Enter {
+    async fn handle(&self, tx: &mut Tx, events: &[Received<Draw>]) -> Result<(), HandlerError> {
+        for event in events {
+            self.enter(tx, event).await?;
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,58 @@
+//! What the processes of a run do: writers, relays, consumers. They are the program again, told its role.
+
+mod consumer;
+mod relay;
+mod writer;
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use pillarbox_testkit::told_to_stop;
+use serde::{Deserialize, Serialize};
+
+pub use consumer::{ConsumerNote, ConsumerRole, Group};
+pub use relay::RelayRole;
+pub(crate) use writer::key_name;
+pub use writer::{WriterNote, WriterRole};
+
+use crate::journal::Journal;
+
+/// How long a process may take to stop.
+pub const STOP_DEADLINE: Duration = Duration::from_secs(8);
+
+/// What a process is told: its role, and where to note down what it does.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct Told {
+    /// Its name.
+    pub name: String,
+    /// Its journal.
+    pub journal: PathBuf,
+    /// What it is.
+    pub role: Role,
+}
+
+/// What a process is.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Role {
+    /// Commits events.
+    Writer(WriterRole),
+    /// Ships them.
+    Relay(RelayRole),
+    /// Handles them.
+    Consumer(ConsumerRole),
+}
+
+/// Plays the role until the process's standard input ends, which it does with the process that started it.
+///
+/// # Errors
+/// A role never ends by itself: an error is a fault of the role, and is reported as one of the run.
+pub async fn play(told: &str) -> anyhow::Result<()> {
+    let Told { name, journal, role } = serde_json::from_str(told)?;
+    let (journal, stop) = (Journal::open(&journal)?, told_to_stop(STOP_DEADLINE));
+    match role {
+        Role::Writer(role) => role.play(journal, stop).await,
+        Role::Relay(role) => role.play(stop).await,
+        Role::Consumer(role) => role.play(&name, journal, stop).await,
+    }
+}

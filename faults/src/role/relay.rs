@@ -1,0 +1,29 @@
+//! A relay: the library's, in a process of its own.
+
+use pillarbox_relay::{Protection, Relay, RelayConfig};
+use serde::{Deserialize, Serialize};
+use tokio_util::sync::CancellationToken;
+
+use crate::options::SwitchedOff;
+
+/// A relay's part.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct RelayRole {
+    /// Its settings.
+    pub config: Box<RelayConfig>,
+    /// What protects it no longer.
+    pub switched_off: Option<SwitchedOff>,
+}
+
+impl RelayRole {
+    pub(super) async fn play(self, stop: CancellationToken) -> anyhow::Result<()> {
+        let relay = Relay::new(*self.config)?;
+        let relay = match self.switched_off {
+            Some(SwitchedOff::Floor) => relay.without(Protection::Floor),
+            Some(SwitchedOff::Fence) => relay.without(Protection::Fence),
+            Some(SwitchedOff::Dedup) | None => relay,
+        };
+        relay.run(stop).await?;
+        Ok(())
+    }
+}

@@ -1,0 +1,210 @@
+//! A writer: commits events, and notes down what it did and what it was told.
+
+use std::time::Duration;
+
+use rand::rngs::StdRng;
+use rand::{RngExt, SeedableRng};
+use serde::{Deserialize, Serialize};
+use sqlx::{Connection, PgConnection};
+use tokio::task::JoinSet;
+use tokio::time::sleep;
+use tokio_util::sync::CancellationToken;
+
+use crate::event::{Drawn, Kind, draw};
+use crate::journal::Journal;
+
+/// A writer's part.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct WriterRole {
+    /// Where the outbox is.
+    pub database_url: String,
+    /// What it chooses by.
+    pub seed: u64,
+    /// How many connections write at a time.
+    pub sessions: u64,
+    /// How many keys there are.
+    pub keys: u32,
+    /// The longest pause between two transactions of a session, in milliseconds.
+    pub pause_ms: u64,
+}
+
+/// What a writer notes down.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum WriterNote {
+    /// A transaction has begun. `tx` is the journal's own number of it.
+    Begun {
+        /// The transaction.
+        tx: String,
+    },
+    /// It has drawn these.
+    Drew {
+        /// The transaction.
+        tx: String,
+        /// The events.
+        events: Vec<Drawn>,
+    },
+    /// The database said that it is committed.
+    Committed {
+        /// The transaction.
+        tx: String,
+    },
+    /// It was rolled back, or the connection was lost before a commit was asked for.
+    RolledBack {
+        /// The transaction.
+        tx: String,
+    },
+    /// An error came in place of the answer to the commit.
+    Unknown {
+        /// The transaction.
+        tx: String,
+        /// The error.
+        error: String,
+    },
+}
+
+/// The longest pause within a transaction, in milliseconds.
+const HOLD_MS: u64 = 15;
+/// How long the database may take for anything, before the writer tries another connection.
+const PATIENCE: Duration = Duration::from_secs(5);
+
+impl WriterRole {
+    pub(super) async fn play(
+        self,
+        journal: Journal,
+        stop: CancellationToken,
+    ) -> anyhow::Result<()> {
+        let journal = std::sync::Arc::new(journal);
+        let mut sessions = JoinSet::new();
+        for number in 0..self.sessions {
+            let session = Session {
+                random: StdRng::seed_from_u64(self.seed.wrapping_mul(31).wrapping_add(number)),
+                role: self.clone(),
+                journal: journal.clone(),
+                number,
+                transactions: 0,
+            };
+            sessions.spawn(session.run(stop.clone()));
+        }
+        while let Some(ended) = sessions.join_next().await {
+            ended??;
+        }
+        Ok(())
+    }
+}
+
+struct Session {
+    role: WriterRole,
+    random: StdRng,
+    journal: std::sync::Arc<Journal>,
+    number: u64,
+    transactions: u64,
+}
+
+impl Session {
+    async fn run(mut self, stop: CancellationToken) -> anyhow::Result<()> {
+        while !stop.is_cancelled() {
+            let connected = PgConnection::connect(&self.role.database_url);
+            if let Ok(Ok(mut connection)) = tokio::time::timeout(PATIENCE, connected).await {
+                while !stop.is_cancelled() {
+                    self.transactions += 1;
+                    let tx = format!("{}.{}", self.number, self.transactions);
+                    if !self.transact(&tx, &mut connection).await? {
+                        break;
+                    }
+                    self.pause(self.role.pause_ms).await;
+                }
+            }
+            // Whatever broke the connection, it comes again.
+            sleep(Duration::from_millis(20)).await;
+        }
+        Ok(())
+    }
+
+    /// One transaction. `false` if the connection is of no more use; an error is the journal's.
+    async fn transact(
+        &mut self,
+        name: &str,
+        connection: &mut PgConnection,
+    ) -> anyhow::Result<bool> {
+        let tx = name.to_owned();
+        self.journal.note(WriterNote::Begun { tx: tx.clone() })?;
+        let ended = tokio::time::timeout(PATIENCE, self.write(name, connection)).await;
+        Ok(match ended {
+            Ok(Ok(End::Committed)) => {
+                self.journal.note(WriterNote::Committed { tx })?;
+                true
+            }
+            Ok(Ok(End::RolledBack)) => {
+                self.journal.note(WriterNote::RolledBack { tx })?;
+                true
+            }
+            Ok(Ok(End::Unknown(error))) => {
+                self.journal.note(WriterNote::Unknown { tx, error })?;
+                false
+            }
+            // No commit was asked for.
+            Ok(Err(_)) => {
+                self.journal.note(WriterNote::RolledBack { tx })?;
+                false
+            }
+            // Perhaps while it was being committed.
+            Err(_) => {
+                self.journal.note(WriterNote::Unknown { tx, error: "no answer in time".into() })?;
+                false
+            }
+        })
+    }
+
+    async fn write(&mut self, name: &str, connection: &mut PgConnection) -> anyhow::Result<End> {
+        let mut tx = connection.begin().await?;
+        if self.random.random_bool(0.2) {
+            // Takes its id early, and so finishes after transactions that began later.
+            sqlx::query("select pg_current_xact_id()::text").fetch_one(&mut *tx).await?;
+            self.pause(HOLD_MS).await;
+        }
+        let mut keys = vec![self.random.random_range(0..self.role.keys)];
+        if self.random.random_bool(0.1) {
+            keys.push(self.random.random_range(0..self.role.keys));
+            // In one order, so that writers wait for one another and do not deadlock.
+            keys.sort_unstable();
+            keys.dedup();
+        }
+        let mut events = Vec::new();
+        for key in keys {
+            let many = self.random.random_range(1..=3);
+            events.extend(draw(&mut tx, Some(&key_name(key)), &vec![Kind::Plain; many]).await?);
+        }
+        if self.random.random_bool(0.05) {
+            events.extend(draw(&mut tx, None, &[Kind::Plain]).await?);
+        }
+        self.journal.note(WriterNote::Drew { tx: name.to_owned(), events })?;
+        if self.random.random_bool(0.2) {
+            self.pause(HOLD_MS).await;
+        }
+        if self.random.random_bool(0.1) {
+            tx.rollback().await?;
+            return Ok(End::RolledBack);
+        }
+        Ok(match tx.commit().await {
+            Ok(()) => End::Committed,
+            Err(error) => End::Unknown(error.to_string()),
+        })
+    }
+
+    async fn pause(&mut self, longest_ms: u64) {
+        let longest = Duration::from_millis(longest_ms);
+        sleep(longest.mul_f64(self.random.random_range(0.0..1.0))).await;
+    }
+}
+
+enum End {
+    Committed,
+    RolledBack,
+    Unknown(String),
+}
+
+/// The key of this number.
+pub(crate) fn key_name(number: u32) -> String {
+    format!("k{number}")
+}

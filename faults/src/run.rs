@@ -1,0 +1,169 @@
+//! A run: servers, processes, faults, rest, verdict.
+
+use std::os::unix::process::ExitStatusExt;
+use std::path::{Path, PathBuf};
+use std::process::ExitStatus;
+use std::sync::Arc;
+use std::time::Duration;
+
+use futures::StreamExt;
+use futures::future::join_all;
+use futures::stream::FuturesUnordered;
+use rustix::process::Signal;
+use tokio::task::JoinSet;
+use tokio::time::{Instant, sleep, sleep_until};
+
+use crate::fault::Fault;
+use crate::gather::gather;
+use crate::history::Made;
+use crate::journal::now;
+use crate::options::Options;
+use crate::report::Report;
+use crate::rest::until_at_rest;
+use crate::schedule::{Planned, schedule};
+use crate::world::World;
+
+/// How many faults may be under way at a time.
+const AT_A_TIME: usize = 3;
+/// How often processes are looked at.
+const LOOK_EVERY: Duration = Duration::from_millis(150);
+
+/// Runs it. `program` is this program, which its processes are again, told a role.
+///
+/// Dropping the future ends servers and processes.
+///
+/// # Errors
+/// What kept it from being a run at all; what it found is in the report.
+pub async fn run(options: &Options, program: &Path) -> anyhow::Result<Report> {
+    let seed = options.seed.unwrap_or_else(rand::random);
+    let planned = schedule(options, seed);
+    let own = tempfile::Builder::new().prefix("pillarbox-faults-").tempdir()?;
+    let folder = match &options.keep {
+        Some(folder) => {
+            std::fs::create_dir_all(folder)?;
+            let empty = std::fs::read_dir(folder)?.next().is_none();
+            anyhow::ensure!(
+                empty,
+                "{} is not empty: the journals of another run?",
+                folder.display()
+            );
+            folder.clone()
+        }
+        None => own.path().to_owned(),
+    };
+    let world = World::make(options, seed, program.to_owned(), folder).await?;
+    let world = Arc::new(world);
+    for process in world.all() {
+        process.start().await?;
+    }
+    let mut guarding = JoinSet::new();
+    guarding.spawn(guard(world.clone()));
+    make_faults(&world, planned, Duration::from_secs(options.seconds)).await;
+    let stopped = join_all(world.writers.iter().map(|writer| writer.stop())).await;
+    note_failures(&world, stopped);
+    let left = until_at_rest(&world, Duration::from_secs(options.patience)).await;
+    guarding.shutdown().await;
+    let others = world.consumers.iter().chain(&world.relays);
+    let stopped = join_all(others.map(|process| process.stop())).await;
+    note_failures(&world, stopped);
+    let history = gather(&world, left).await?;
+    Ok(Report::of(seed, command(options, seed), history))
+}
+
+fn note_failures(world: &World, stopped: Vec<anyhow::Result<()>>) {
+    let failed = stopped.into_iter().filter_map(Result::err);
+    world.record().ended.extend(failed.map(|error| (now(), error.to_string())));
+}
+
+/// Makes the faults, each when it is due, or later if another is in its way.
+async fn make_faults(world: &World, planned: Vec<Planned>, length: Duration) {
+    let begin = Instant::now();
+    let mut under_way = FuturesUnordered::new();
+    for Planned { at, fault } in planned {
+        let most = if fault.loses_data() { 0 } else { AT_A_TIME - 1 };
+        loop {
+            tokio::select! {
+                Some(()) = under_way.next() => {}
+                () = sleep_until(begin + at), if under_way.len() <= most => break,
+            }
+        }
+        if begin.elapsed() > length {
+            break;
+        }
+        if fault.loses_data() {
+            make(world, fault).await;
+        } else {
+            under_way.push(make(world, fault));
+        }
+    }
+    while under_way.next().await.is_some() {}
+    sleep_until(begin + length).await;
+}
+
+async fn make(world: &World, fault: Fault) {
+    let from = now();
+    let outcome = fault.make(world).await;
+    let (what, hit) = match outcome {
+        Ok(what) => (format!("{fault}: {what}"), true),
+        Err(error) => (format!("{fault}: missed, {error:#}"), false),
+    };
+    tracing::info!("{what}");
+    world.record().made.push(Made { kind: fault.kind(), what, from, to: now(), hit });
+}
+
+/// Starts again whatever ends by itself.
+async fn guard(world: Arc<World>) {
+    loop {
+        sleep(LOOK_EVERY).await;
+        for process in world.all() {
+            let Some((status, mut life)) = process.ended_by_itself() else {
+                continue;
+            };
+            if !killed_by_an_event(status) {
+                let what = format!("{} ended with {status}", process.name);
+                tracing::warn!("{what}");
+                world.record().ended.push((now(), what));
+            }
+            if let Err(error) = process.start_as(&mut life) {
+                tracing::error!("{} does not start again: {error:#}", process.name);
+            }
+        }
+    }
+}
+
+/// Some events are meant to have the process abort that handles them.
+fn killed_by_an_event(status: ExitStatus) -> bool {
+    status.signal() == Some(Signal::ABORT.as_raw())
+}
+
+/// The command that makes the same choices again.
+fn command(options: &Options, seed: u64) -> String {
+    let usual = Options::default();
+    let mut command = format!(
+        "cargo run --release -p pillarbox-faults -- --seed {seed} --seconds {}",
+        options.seconds
+    );
+    if options.faults != usual.faults {
+        command.push_str(&format!(" --faults {}", options.faults.text()));
+    }
+    for (name, value, usual) in [
+        ("every-ms", options.every_ms, usual.every_ms),
+        ("writers", options.writers, usual.writers),
+        ("relays", options.relays, usual.relays),
+        ("keys", u64::from(options.keys), u64::from(usual.keys)),
+        ("pause-ms", options.pause_ms, usual.pause_ms),
+    ] {
+        if value != usual {
+            command.push_str(&format!(" --{name} {value}"));
+        }
+    }
+    command
+}
+
+/// The path of this program.
+///
+/// # Errors
+/// What the system says.
+pub fn this_program() -> std::io::Result<PathBuf> {
+    std::env::current_exe()
+}

@@ -1,0 +1,33 @@
+-- The writers' own table, and a log of everything that was written to the relay's row. It stands in the database
+-- of the outbox.
+
+-- A row for each key. Whoever draws a number of it locks it.
+create table counter (key text primary key, next bigint not null default 0);
+
+-- Every new epoch (`took`), and every movement of the cursor, with the connection that it came over. A leader
+-- takes the lease and writes the cursor over one connection, so a movement over another than the one that took
+-- the newest epoch is that of a relay which no longer leads.
+create table cursor_write (
+    number  bigint      generated always as identity primary key,
+    at      timestamptz not null default clock_timestamp(),
+    backend integer     not null default pg_backend_pid(),
+    took    boolean     not null,
+    epoch   bigint      not null,
+    holder  text        null,
+    high    bigint      not null
+);
+
+create function note_cursor_write() returns trigger language plpgsql as $$
+begin
+    if tg_op = 'INSERT' then
+        insert into cursor_write (took, epoch, holder, high)
+        values (true, new.epoch, new.holder, (new.cursor ->> 'high')::bigint);
+    elsif new.epoch <> old.epoch or new.cursor <> old.cursor then
+        insert into cursor_write (took, epoch, holder, high)
+        values (new.epoch <> old.epoch, new.epoch, new.holder, (new.cursor ->> 'high')::bigint);
+    end if;
+    return null;
+end $$;
+
+create trigger note_cursor_write after insert or update on pillarbox.relay
+for each row execute function note_cursor_write();

@@ -1,0 +1,303 @@
+//! The servers, the processes and the tables of a run.
+
+use std::path::PathBuf;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Mutex as StdMutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use anyhow::Context;
+use async_nats::jetstream::{self, consumer, stream};
+use futures::StreamExt;
+use pillarbox_relay::{RelayConfig, SinkChoice};
+use pillarbox_testkit::{Nats, Postgres, Proxy};
+use sqlx::PgPool;
+use tokio::sync::Mutex;
+
+use crate::fault::Target;
+use crate::history::{Loss, Made, Stored};
+use crate::journal::{At, Journal};
+use crate::options::{Options, SwitchedOff};
+use crate::process::Process;
+use crate::role::{ConsumerRole, Group, RelayRole, Role, WriterRole, key_name};
+
+/// The stream of a run.
+pub(crate) const STREAM: &str = "FAULTS";
+/// The most that the broker takes in a message, in bytes.
+pub(crate) const MAX_PAYLOAD: usize = 64 * 1024;
+
+/// The servers, the processes and the tables of a run.
+pub(crate) struct World {
+    /// Journals and logs.
+    pub(crate) folder: PathBuf,
+    pub(crate) postgres: Mutex<Postgres>,
+    pub(crate) nats: Mutex<Nats>,
+    /// The database of the outbox.
+    pub(crate) outbox: PgPool,
+    /// The database of the inbox.
+    pub(crate) inbox: PgPool,
+    outbox_url: String,
+    nats_url: String,
+    pub(crate) relays: Vec<Process>,
+    pub(crate) consumers: Vec<Process>,
+    pub(crate) writers: Vec<Process>,
+    /// Of what the faults themselves write.
+    pub(crate) journal: Journal,
+    record: StdMutex<Record>,
+    turn: AtomicUsize,
+    keys: u32,
+}
+
+/// What the run itself did and saw.
+#[derive(Debug, Default)]
+pub(crate) struct Record {
+    pub(crate) made: Vec<Made>,
+    pub(crate) losses: Vec<Loss>,
+    pub(crate) stored: Vec<Stored>,
+    looks: usize,
+    pub(crate) ended: Vec<(At, String)>,
+}
+
+impl World {
+    /// Starts the servers, and makes the tables and the stream. No process runs yet.
+    pub(crate) async fn make(
+        options: &Options,
+        seed: u64,
+        program: PathBuf,
+        folder: PathBuf,
+    ) -> anyhow::Result<Self> {
+        let postgres = Postgres::options().setting("max_connections", "90");
+        let nats = Nats::options().config(&format!("max_payload: {MAX_PAYLOAD}"));
+        let (postgres, nats) = tokio::try_join!(postgres.start(), nats.start())?;
+        let outbox = postgres.create_database("service").await?;
+        let inbox = postgres.create_database("consumers").await?;
+        pillarbox_outbox::migrate(&outbox.pool).await?;
+        pillarbox_inbox::migrate(&inbox.pool).await?;
+        sqlx::raw_sql(include_str!("service.sql")).execute(&outbox.pool).await?;
+        sqlx::raw_sql(include_str!("consumers.sql")).execute(&inbox.pool).await?;
+        let keys: Vec<String> = (0..options.keys).map(key_name).collect();
+        sqlx::query("insert into counter (key) select unnest($1::text[])")
+            .bind(keys)
+            .execute(&outbox.pool)
+            .await?;
+        let mut world = Self {
+            journal: Journal::open(&folder.join("faults.journal"))?,
+            outbox_url: outbox.url,
+            nats_url: nats.url(),
+            outbox: outbox.pool,
+            inbox: inbox.pool,
+            postgres: Mutex::new(postgres),
+            nats: Mutex::new(nats),
+            relays: Vec::new(),
+            consumers: Vec::new(),
+            writers: Vec::new(),
+            record: StdMutex::default(),
+            turn: AtomicUsize::new(0),
+            keys: options.keys,
+            folder,
+        };
+        world.create_stream().await?;
+        world.cast(options, seed, program, &inbox.url).await?;
+        Ok(world)
+    }
+
+    /// Gives the processes their roles.
+    async fn cast(
+        &mut self,
+        options: &Options,
+        seed: u64,
+        program: PathBuf,
+        inbox_url: &str,
+    ) -> anyhow::Result<()> {
+        let off = options.switched_off;
+        let ports = (self.postgres.lock().await.port(), self.nats.lock().await.port());
+        let make = async |name: String, role: &dyn Fn(&Ways) -> Role| {
+            let ways = Ways {
+                database: Proxy::to_port(ports.0).await?,
+                broker: Proxy::to_port(ports.1).await?,
+                ports,
+            };
+            let role = role(&ways);
+            let proxies = (ways.database, ways.broker);
+            anyhow::Ok(Process::new(name, proxies, program.clone(), self.folder.clone(), role))
+        };
+        let (mut relays, mut consumers, mut writers) = (Vec::new(), Vec::new(), Vec::new());
+        for number in 0..options.relays {
+            let role = |ways: &Ways| {
+                Role::Relay(RelayRole {
+                    config: Box::new(RelayConfig {
+                        database_url: ways.to_database(&self.outbox_url),
+                        nats_url: ways.to_broker(&self.nats_url),
+                        lease_ms: 1_500,
+                        ack_timeout_ms: 2_000,
+                        // Both ways of storing have their turn.
+                        sink: if number == 1 { SinkChoice::KeyedWindow } else { SinkChoice::Auto },
+                        ..RelayConfig::default()
+                    }),
+                    switched_off: off,
+                })
+            };
+            relays.push(make(format!("relay{number}"), &role).await?);
+        }
+        for group in Group::ALL {
+            for number in 0..group.processes() {
+                let role = |ways: &Ways| {
+                    Role::Consumer(ConsumerRole {
+                        group,
+                        database_url: ways.to_database(inbox_url),
+                        nats_url: ways.to_broker(&self.nats_url),
+                        stream: STREAM.into(),
+                        without_dedup: off == Some(SwitchedOff::Dedup),
+                    })
+                };
+                consumers.push(make(format!("{}{number}", group.name()), &role).await?);
+            }
+        }
+        for number in 0..options.writers {
+            let role = |ways: &Ways| {
+                Role::Writer(WriterRole {
+                    database_url: ways.to_database(&self.outbox_url),
+                    seed: seed.wrapping_add(number),
+                    sessions: 2,
+                    keys: options.keys,
+                    pause_ms: options.pause_ms,
+                })
+            };
+            writers.push(make(format!("writer{number}"), &role).await?);
+        }
+        (self.relays, self.consumers, self.writers) = (relays, consumers, writers);
+        Ok(())
+    }
+
+    pub(crate) fn all(&self) -> impl Iterator<Item = &Process> {
+        self.relays.iter().chain(&self.consumers).chain(&self.writers)
+    }
+
+    pub(crate) fn outbox_url(&self) -> &str {
+        &self.outbox_url
+    }
+
+    pub(crate) fn record(&self) -> MutexGuard<'_, Record> {
+        self.record.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn next_turn(&self) -> usize {
+        self.turn.fetch_add(1, Ordering::Relaxed)
+    }
+
+    /// A process for a fault.
+    pub(crate) async fn pick(&self, target: Target) -> &Process {
+        let among = match target {
+            Target::Relay => &self.relays,
+            Target::Consumer => &self.consumers,
+            Target::Writer => &self.writers,
+        };
+        let leader = match target {
+            Target::Relay => self.leader().await,
+            _ => None,
+        };
+        leader.unwrap_or_else(|| &among[self.next_turn() % among.len()])
+    }
+
+    async fn leader(&self) -> Option<&Process> {
+        let holder = "select holder from pillarbox.relay where expires_at > clock_timestamp()";
+        let asked = sqlx::query_scalar::<_, Option<String>>(holder).fetch_one(&self.outbox);
+        let holder = tokio::time::timeout(Duration::from_secs(1), asked).await.ok()?.ok()??;
+        let pid: u32 = holder.split('/').nth(1)?.parse().ok()?;
+        for relay in &self.relays {
+            if relay.life().await.pid() == Some(pid) {
+                return Some(relay);
+            }
+        }
+        None
+    }
+
+    /// A key that writers draw from.
+    pub(crate) fn some_key(&self) -> String {
+        let turn = u32::try_from(self.next_turn()).unwrap_or(0);
+        key_name(turn.wrapping_mul(7) % self.keys)
+    }
+
+    /// A key that no writer draws from.
+    pub(crate) fn long_key(&self) -> String {
+        format!("long{}", self.next_turn())
+    }
+
+    pub(crate) fn transaction_name(&self) -> String {
+        format!("fault.{}", self.next_turn())
+    }
+
+    pub(crate) async fn jetstream(&self) -> anyhow::Result<jetstream::Context> {
+        Ok(jetstream::new(async_nats::connect(&self.nats_url).await?))
+    }
+
+    pub(crate) async fn create_stream(&self) -> anyhow::Result<()> {
+        let config = stream::Config {
+            name: STREAM.into(),
+            subjects: vec!["faults.>".into()],
+            allow_batch_publish: true,
+            ..Default::default()
+        };
+        self.jetstream().await?.create_stream(config).await?;
+        Ok(())
+    }
+
+    /// The durable consumers, and how far they are.
+    pub(crate) async fn durables(&self) -> anyhow::Result<Vec<(Group, consumer::Info)>> {
+        let stream = self.jetstream().await?.get_stream(STREAM).await?;
+        let mut all = Vec::new();
+        for group in Group::ALL {
+            all.push((group, stream.consumer_info(group.name()).await?));
+        }
+        Ok(all)
+    }
+
+    /// Adds what the stream holds now to the record.
+    pub(crate) async fn keep_what_is_stored(&self) -> anyhow::Result<()> {
+        let stream = self.jetstream().await?.get_stream(STREAM).await?;
+        let held = usize::try_from(stream.cached_info().state.messages)?;
+        let config = consumer::pull::OrderedConfig::default();
+        let messages = stream.create_consumer(config).await?.messages().await?;
+        let mut messages = messages.take(held);
+        let mut stored = Vec::with_capacity(held);
+        let look = {
+            let mut record = self.record();
+            record.looks += 1;
+            record.looks
+        };
+        loop {
+            let next = tokio::time::timeout(Duration::from_secs(20), messages.next()).await;
+            let Some(message) = next.context("the stream cannot be read to its end")? else {
+                break;
+            };
+            let message = message?;
+            let headers = message.headers.as_ref();
+            let id = headers.and_then(|headers| headers.get("ce-id"));
+            let info = message.info().map_err(|error| anyhow::anyhow!("{error}"))?;
+            stored.push(Stored {
+                id: id.map(|id| id.as_str().to_owned()).unwrap_or_default(),
+                look,
+                sequence: info.stream_sequence,
+                at: i64::try_from(info.published.unix_timestamp_nanos() / 1_000)?,
+            });
+        }
+        self.record().stored.extend(stored);
+        Ok(())
+    }
+}
+
+/// A process's ways to the servers.
+struct Ways {
+    database: Proxy,
+    broker: Proxy,
+    ports: (u16, u16),
+}
+
+impl Ways {
+    fn to_database(&self, url: &str) -> String {
+        url.replace(&format!(":{}/", self.ports.0), &format!(":{}/", self.database.port()))
+    }
+
+    fn to_broker(&self, url: &str) -> String {
+        url.replace(&format!(":{}", self.ports.1), &format!(":{}", self.broker.port()))
+    }
+}

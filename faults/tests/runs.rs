@@ -1,0 +1,88 @@
+//! Short runs: one that must be well, and one for each protection that is taken away, which must not be.
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
+
+use std::path::Path;
+
+use pillarbox_faults::{Options, Report, SwitchedOff, Violation, run, story};
+use tokio::sync::{Mutex, MutexGuard};
+
+/// Each run has two servers and a dozen processes of its own: one at a time.
+async fn alone() -> MutexGuard<'static, ()> {
+    static ONE: Mutex<()> = Mutex::const_new(());
+    ONE.lock().await
+}
+
+async fn report(options: &Options) -> Report {
+    let report = run(options, Path::new(env!("CARGO_BIN_EXE_pillarbox-faults"))).await.unwrap();
+    println!("{report}");
+    report
+}
+
+#[tokio::test]
+async fn a_short_run_of_many_faults_is_well() {
+    let _alone = alone().await;
+    let seed = std::env::var("PILLARBOX_SEED").ok().map(|seed| seed.parse().unwrap());
+    let options = Options { seed, seconds: 20, every_ms: 600, ..Options::default() };
+    let report = report(&options).await;
+    assert!(report.is_well(), "{report}");
+    let hit: usize = report.faults().values().map(|(hit, _)| hit).sum();
+    assert!(hit >= 10, "only {hit} faults hit");
+    assert!(report.history.committed.len() > 200, "there was next to nothing to break");
+}
+
+/// Takes a protection away, and runs until a run has found it out: what exactly happens is the machine's choice, so a
+/// few seeds are tried. Prints the story.
+async fn found_out(options: Options, finds: impl Fn(&Violation) -> bool) {
+    let _alone = alone().await;
+    for seed in 1..=4 {
+        let options = Options { seed: Some(seed), patience: 30, ..options.clone() };
+        let report = report(&options).await;
+        let found: Vec<_> = report.violations.iter().filter(|v| finds(v)).cloned().collect();
+        if !found.is_empty() {
+            let story = story::shortest(&report.history, &found);
+            println!("found {} times:\n{}", found.len(), story.join("\n"));
+            assert!(story.len() > 2, "that is no story");
+            return;
+        }
+    }
+    panic!("nobody noticed that {:?} was missing", options.switched_off);
+}
+
+#[tokio::test]
+async fn without_the_lag_of_the_floor_events_are_found_lost() {
+    let options = Options {
+        seconds: 8,
+        faults: "overtake".parse().unwrap(),
+        every_ms: 400,
+        // Whoever hurries past the two has a later id, and then they are known to run: so few do.
+        writers: 1,
+        pause_ms: 3_000,
+        switched_off: Some(SwitchedOff::Floor),
+        ..Options::default()
+    };
+    found_out(options, |v| matches!(v, Violation::Lost { consumer: Some(_), .. })).await;
+}
+
+#[tokio::test]
+async fn without_the_fence_a_relay_is_found_to_move_a_cursor_that_is_not_its_own() {
+    let options = Options {
+        seconds: 10,
+        faults: "steal-lease,pause-relay".parse().unwrap(),
+        every_ms: 1_500,
+        switched_off: Some(SwitchedOff::Fence),
+        ..Options::default()
+    };
+    found_out(options, |v| matches!(v, Violation::Unfenced { .. })).await;
+}
+
+#[tokio::test]
+async fn without_the_dedup_events_are_found_to_take_effect_twice() {
+    let options = Options {
+        seconds: 8,
+        faults: "kill-consumer,cut-commit-consumer".parse().unwrap(),
+        every_ms: 700,
+        switched_off: Some(SwitchedOff::Dedup),
+        ..Options::default()
+    };
+    found_out(options, |v| matches!(v, Violation::Repeated { .. })).await;
+}
