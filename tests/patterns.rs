@@ -32,6 +32,12 @@ async fn a_work_queue_shares_its_jobs_and_a_killed_worker_loses_none() {
 }
 
 #[tokio::test]
+async fn processes_share_partitions_and_a_killed_one_turns_nothing_around() {
+    let shown = example("partitions").await;
+    assert!(shown.contains("each account was charged in order"), "{shown}");
+}
+
+#[tokio::test]
 async fn a_service_that_was_down_catches_up_with_the_fan_out() {
     let shown = example("fan_out").await;
     assert!(shown.contains("mail was down for two thirds"), "{shown}");

@@ -36,6 +36,10 @@ pub struct Stage {
 
 impl Stage {
     pub async fn open(stream: StreamSpec) -> anyhow::Result<Self> {
+        Self::with_partitions(stream, 1).await
+    }
+
+    pub async fn with_partitions(stream: StreamSpec, partitions: u32) -> anyhow::Result<Self> {
         let servers = Servers::start().await?;
         let producer = servers.scope().await?;
         outbox::migrate(producer.pool()).await?;
@@ -45,6 +49,7 @@ impl Stage {
             database_url: producer.database_url().into(),
             nats_url: producer.nats_url().into(),
             source: "/examples/producer".into(),
+            partitions,
             ..RelayConfig::default()
         };
         let relay = tokio::spawn(Relay::new(relay)?.run(shutdown.clone()));

@@ -221,6 +221,7 @@ async fn a_process_that_reaches_the_broker_or_the_database_no_more_has_no_share(
         proxy.cut();
         until_held(&mut near_watch, 4).await;
         until_held(&mut far_watch, 0).await;
+        until("the other one to be unwell", &mut far_watch, |status| !status.is_well()).await;
         step += 1;
         for order in 0..10 {
             send(&shop, &shop.event(order, step), 4).await;

@@ -63,17 +63,19 @@ struct Beat {
     stranger: Option<i32>,
     size: usize,
     held: BTreeSet<u32>,
-    sharing: bool,
+    reaches_broker: bool,
 }
 
 /// What follows.
 pub(super) enum Change {
     /// Other processes run with another number of partitions.
     Others(u32),
-    /// These are all that this process has, and so many it should have.
-    Share { held: BTreeSet<u32>, size: usize },
+    /// These are all that this process has, and so many it should have: none while it does not reach the broker.
+    Share { held: BTreeSet<u32>, size: usize, reaches_broker: bool },
     /// The database does not answer, and why.
     Failing(String),
+    /// It has not for so long that this process has nothing any more.
+    Lost,
 }
 
 impl Claims {
@@ -143,7 +145,8 @@ impl Claims {
                         consumer = self.consumer,
                         "gives its partitions up: it does not reach the database to say that it lives"
                     );
-                    return self.give_all_up();
+                    self.held.clear();
+                    return Change::Lost;
                 }
             }
         }
@@ -156,7 +159,8 @@ impl Claims {
             self.connected_at = now;
         }
         self.given_up.clear();
-        let sharing = self.prepared && now - self.connected_at < self.takeover;
+        let reaches_broker = now - self.connected_at < self.takeover;
+        let sharing = self.prepared && reaches_broker;
         let held = if sharing { self.held.iter().copied().collect() } else { Vec::new() };
         let claim = Claim {
             consumer: self.consumer.clone(),
@@ -165,6 +169,7 @@ impl Claims {
             takeover: self.takeover,
             held,
             sharing,
+            reaches_broker,
         };
         let (store, connection) = (self.store.clone(), self.connection.take());
         self.beating.spawn(async move {
@@ -186,19 +191,12 @@ impl Claims {
             self.prepared = false;
             return Change::Others(stranger.unsigned_abs());
         }
-        if !beat.sharing && !self.held.is_empty() {
-            tracing::warn!(
-                consumer = self.consumer,
-                "gives its partitions up: it does not reach the broker"
-            );
-        }
         self.held = &beat.held - &self.given_up;
-        Change::Share { held: self.held.clone(), size: beat.size }
-    }
-
-    fn give_all_up(&mut self) -> Change {
-        self.held.clear();
-        Change::Share { held: BTreeSet::new(), size: 0 }
+        Change::Share {
+            held: self.held.clone(),
+            size: beat.size,
+            reaches_broker: beat.reaches_broker,
+        }
     }
 
     /// Tells the others that this process is gone.
@@ -225,6 +223,7 @@ struct Claim {
     takeover: Duration,
     held: Vec<u32>,
     sharing: bool,
+    reaches_broker: bool,
 }
 
 impl Claim {
@@ -268,7 +267,7 @@ impl Claim {
             stranger: row.try_get(0)?,
             size: usize::try_from(size).unwrap_or(0),
             held: held.into_iter().map(i32::unsigned_abs).collect(),
-            sharing: self.sharing,
+            reaches_broker: self.reaches_broker,
         })
     }
 }

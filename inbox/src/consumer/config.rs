@@ -133,6 +133,9 @@ impl ConsumerConfig {
         if self.partitions > partition::MOST {
             return fail("partitions", "it is at most 1024");
         }
+        if self.several().is_some() && self.name.len() > 240 {
+            return fail("name", "with partitions it is at most 240 long: their numbers follow it");
+        }
         if self.several().is_some() && !self.order.keeps_keys() {
             return fail("partitions", "without an order processes share the work anyway: it is 1");
         }

@@ -182,6 +182,8 @@ pub(super) struct Feeds {
 enum Of {
     Preparation,
     Others,
+    Database,
+    Broker,
     Durable(Option<Partition>),
 }
 
@@ -249,6 +251,27 @@ impl Feeds {
         }
     }
 
+    /// The database does not say which partitions are to be read, and why; or it does again.
+    pub(super) fn database(&mut self, reason: Option<&str>) {
+        match reason {
+            Some(error) => {
+                self.in_trouble(Of::Database, format!("no share of the partitions: {error}"));
+            }
+            None => self.well_again(Of::Database),
+        }
+    }
+
+    /// Whether the broker is reached.
+    pub(super) fn broker(&mut self, reached: bool) {
+        match reached {
+            true => self.well_again(Of::Broker),
+            false => self.in_trouble(
+                Of::Broker,
+                "no connection to the broker: the partitions are left to other processes".into(),
+            ),
+        }
+    }
+
     /// The next message of any. Safe to cancel.
     pub(super) async fn next(&mut self) -> Result<Fed, ConsumerError> {
         loop {
@@ -257,7 +280,7 @@ impl Feeds {
                 News::Arrived(arrival) => {
                     let partition = match of {
                         Of::Durable(partition) => partition,
-                        Of::Preparation | Of::Others => None,
+                        _ => None,
                     };
                     return Ok(Fed::Arrived(partition, arrival));
                 }
@@ -308,7 +331,12 @@ impl Feeds {
             Some(reason) => {
                 self.opener.reporter.away(reason);
                 if self.trouble.as_ref() != Some(reason) {
-                    tracing::warn!(consumer, reason, "waiting for the broker");
+                    let surroundings = match self.away.keys().next() {
+                        Some(Of::Database) => "the database",
+                        Some(Of::Others) => "other processes",
+                        _ => "the broker",
+                    };
+                    tracing::warn!(consumer, reason, "waiting for {surroundings}");
                     self.opener.reporter.error(None, reason);
                     self.trouble = Some(reason.clone());
                 }

@@ -111,8 +111,10 @@ impl Share {
             return Step::Other;
         };
         let (held, size) = match change {
-            Change::Share { held, size } => {
+            Change::Share { held, size, reaches_broker } => {
                 self.feeds.others(None);
+                self.feeds.database(None);
+                self.feeds.broker(reaches_broker);
                 if several.phase == Phase::Announced {
                     several.phase = Phase::Preparing;
                     self.feeds.prepare();
@@ -126,7 +128,11 @@ impl Share {
                 )));
                 (BTreeSet::new(), 0)
             }
-            Change::Failing(error) => return Step::Failing(error),
+            Change::Lost => (BTreeSet::new(), 0),
+            Change::Failing(error) => {
+                self.feeds.database(Some(&error));
+                return Step::Failing(error);
+            }
         };
         several.leaving.retain(|partition| held.contains(partition));
         let mut dropped: Vec<u32> = several.reading.difference(&held).copied().collect();
