@@ -12,6 +12,8 @@ pub enum Unit {
     PerSecond,
     /// Milliseconds.
     Milliseconds,
+    /// Bytes.
+    Bytes,
     /// Bytes over 2²⁰.
     Mebibytes,
     /// One figure over another.
@@ -53,6 +55,7 @@ impl Unit {
         match self {
             Self::PerSecond => "per second",
             Self::Milliseconds => "milliseconds",
+            Self::Bytes => "bytes",
             Self::Mebibytes => "MiB",
             Self::Ratio => "ratio",
         }
@@ -63,6 +66,7 @@ impl Unit {
         match self {
             Self::PerSecond => "/s",
             Self::Milliseconds => " ms",
+            Self::Bytes => " bytes",
             Self::Mebibytes => " MiB",
             Self::Ratio => "",
         }
@@ -72,7 +76,7 @@ impl Unit {
     pub fn show(self, figure: f64) -> String {
         match self {
             Self::PerSecond => count(figure.round() as u64),
-            Self::Mebibytes => format!("{figure:.0}"),
+            Self::Bytes | Self::Mebibytes => format!("{figure:.0}"),
             Self::Milliseconds | Self::Ratio => format!("{figure:.2}"),
         }
     }

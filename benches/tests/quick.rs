@@ -5,8 +5,8 @@ use std::fs;
 
 use pillarbox_benches::program::{Subject, run};
 use pillarbox_benches::subjects::{
-    DeliveryLatency, InboxRate, OutboxRate, RelayBacklog, RelayBloat, RelayDrain, RelayKeys,
-    Retention,
+    DeliveryLatency, Footprint, InboxRate, OutboxRate, RelayBacklog, RelayBloat, RelayDrain,
+    RelayKeys, Retention,
 };
 use pillarbox_benches::{Report, summary};
 use pillarbox_testkit::Servers;
@@ -40,6 +40,7 @@ async fn every_program_measures_what_it_says_and_writes_its_files() {
         quick::<RelayBacklog>(&servers, folder).await,
         quick::<RelayKeys>(&servers, folder).await,
         quick::<Retention>(&servers, folder).await,
+        quick::<Footprint>(&servers, folder).await,
     ];
     // Every row of the table of goals has a line.
     let wanted = reports.iter().flat_map(|report| &report.tables);

@@ -1,6 +1,7 @@
 //! What is measured.
 
 pub mod delivery_latency;
+pub mod footprint;
 pub mod inbox_rate;
 pub mod outbox_rate;
 pub mod relay_backlog;
@@ -10,6 +11,7 @@ pub mod relay_keys;
 pub mod retention;
 
 pub use delivery_latency::DeliveryLatency;
+pub use footprint::Footprint;
 pub use inbox_rate::InboxRate;
 pub use outbox_rate::OutboxRate;
 pub use relay_backlog::RelayBacklog;

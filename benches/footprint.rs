@@ -1,0 +1,7 @@
+//! What an event takes: bytes of the tables, of the write-ahead log and of the stream.
+//!
+//! `cargo bench --bench footprint -- --help` lists the arguments; `src/subjects/footprint.rs` says what is done.
+
+fn main() -> anyhow::Result<()> {
+    pillarbox_benches::main::<pillarbox_benches::subjects::Footprint>()
+}

@@ -1,0 +1,192 @@
+//! What an event takes: bytes of the tables, of the write-ahead log and of the stream.
+//!
+//! Events of 256 bytes with a key and no headers of their own, each in a transaction of its own. Bytes do not
+//! depend on the machine's speed, but a little on how much is written between two checkpoints, after which a
+//! page's first change is logged whole: the longer the run, the smaller that part.
+//!
+//! The log's bytes are those of a whole transaction less those of the same transaction without the event (the
+//! producer: one business row) or without the inbox (the consumer: one row).
+
+use std::time::{Duration, Instant};
+
+use anyhow::{Result, ensure};
+use clap::Args;
+use pillarbox::event::RawEvent;
+use pillarbox::inbox::{Consumer, ConsumerConfig, HandlerError, Router, Tx, handler_fn};
+use pillarbox_relay::SinkChoice;
+use pillarbox_testkit::Servers;
+use serde::Serialize;
+use sqlx::PgPool;
+use tokio::time::sleep;
+use tokio_util::sync::CancellationToken;
+
+use crate::backlog::{EVENT_TYPE, Outbox, PAYLOAD_BYTES, SUBJECT};
+use crate::plot::Plot;
+use crate::program::{Findings, Subject};
+use crate::shipping::{STREAM, Shipping, new_stream};
+use crate::subjects::inbox_rate::EFFECTS;
+use crate::table::Table;
+use crate::unit::Unit;
+
+const KEYS: u64 = 1000;
+const PATIENCE: Duration = Duration::from_secs(120);
+
+/// The arguments.
+#[derive(Args, Clone, Debug, Serialize)]
+pub struct Footprint {
+    /// Events.
+    #[arg(default_value_t = 10_000)]
+    events: u64,
+}
+
+impl Subject for Footprint {
+    const NAME: &'static str = "footprint";
+
+    fn quick() -> Self {
+        Self { events: 300 }
+    }
+
+    async fn measure(&self, servers: &Servers) -> Result<Findings> {
+        let each = |bytes: u64| bytes as f64 / self.events as f64;
+        let outbox = Outbox::create(&servers.postgres).await?;
+        let (written, row) = self.write(&outbox).await?;
+        let mut stream = new_stream(&servers.nats).await?;
+        let relay = Shipping::start(&outbox, &servers.nats, SinkChoice::Auto)?;
+        let shipped = logged(outbox.pool(), async {
+            let begin = Instant::now();
+            while stream.info().await?.state.messages < self.events {
+                ensure!(begin.elapsed() < PATIENCE, "the relay is stuck");
+                sleep(Duration::from_millis(20)).await;
+            }
+            Ok(())
+        })
+        .await?;
+        let stored = stream.info().await?.state.bytes;
+        relay.stop().await?;
+        outbox.remove().await?;
+        let (handled, inbox_row) = self.handle(servers).await?;
+        let table = Table::of(
+            "Bytes of an event with 256 bytes of payload",
+            Unit::Bytes,
+            [
+                ("outbox row", vec![each(row)]),
+                ("log: outbox", vec![each(written)]),
+                ("log: shipping", vec![each(shipped)]),
+                ("in the stream", vec![each(stored)]),
+                ("inbox row", vec![each(inbox_row)]),
+                ("log: inbox", vec![each(handled)]),
+            ],
+        );
+        table.print();
+        Ok(Findings { tables: vec![table], plot: Plot::Bars })
+    }
+}
+
+impl Footprint {
+    /// Commits the events; how many bytes they added to the log, and to the outbox with its index.
+    async fn write(&self, outbox: &Outbox) -> Result<(u64, u64)> {
+        let pool = outbox.pool();
+        let orders = "create table orders (id bigint primary key, cents bigint not null)";
+        sqlx::raw_sql(orders).execute(pool).await?;
+        let bare = logged(pool, self.place(pool, 0, false)).await?;
+        let with_event = logged(pool, self.place(pool, self.events, true)).await?;
+        Ok((with_event.saturating_sub(bare), size(pool, "pillarbox.outbox").await?))
+    }
+
+    /// A business transaction for each event, with it or without.
+    async fn place(&self, pool: &PgPool, first: u64, with_event: bool) -> Result<()> {
+        for order in first..first + self.events {
+            let mut tx = pool.begin().await?;
+            sqlx::query("insert into orders (id, cents) values ($1, 1995)")
+                .bind(i64::try_from(order)?)
+                .execute(&mut *tx)
+                .await?;
+            if with_event {
+                let event = RawEvent::builder(EVENT_TYPE, SUBJECT)
+                    .key((order % KEYS).to_string())
+                    .payload(vec![b'x'; usize::try_from(PAYLOAD_BYTES)?])
+                    .build()?;
+                pillarbox::outbox::publish(&mut tx, event).await?;
+            }
+            tx.commit().await?;
+        }
+        Ok(())
+    }
+
+    /// Handles what is in the stream; how many bytes the inbox added to the log, and its table with the index.
+    async fn handle(&self, servers: &Servers) -> Result<(u64, u64)> {
+        let database = Outbox::create(&servers.postgres).await?;
+        let pool = database.pool();
+        pillarbox::inbox::migrate(pool).await?;
+        sqlx::raw_sql(EFFECTS).execute(pool).await?;
+        let bare = logged(pool, async {
+            for number in 0..self.events {
+                let mut tx = pool.begin().await?;
+                record(&mut tx, &uuid::Uuid::now_v7().to_string(), i32::try_from(number)?).await?;
+                tx.commit().await?;
+            }
+            Ok(())
+        })
+        .await?;
+        let config = ConsumerConfig {
+            stream: STREAM.into(),
+            name: "footprint".into(),
+            ..ConsumerConfig::default()
+        };
+        let consumer = Consumer::new(servers.nats.connect().await?, pool.clone(), config)?;
+        let shutdown = CancellationToken::new();
+        let router = Router::new().on(handler_fn(effect));
+        let running = tokio::spawn(consumer.run(router, shutdown.clone()));
+        let handled = logged(pool, async {
+            let begin = Instant::now();
+            while number(pool, "select count(*) from pillarbox.inbox").await? < self.events {
+                ensure!(begin.elapsed() < PATIENCE, "the consumer is stuck");
+                sleep(Duration::from_millis(20)).await;
+            }
+            Ok(())
+        })
+        .await?;
+        shutdown.cancel();
+        running.await??;
+        let row = size(pool, "pillarbox.inbox").await?;
+        database.remove().await?;
+        Ok((handled.saturating_sub(bare), row))
+    }
+}
+
+async fn effect(tx: &mut Tx, event: RawEvent) -> Result<(), HandlerError> {
+    let bytes = i32::try_from(event.payload().len())?;
+    Ok(record(tx, event.id().as_str(), bytes).await?)
+}
+
+async fn record(tx: &mut Tx, id: &str, bytes: i32) -> Result<(), sqlx::Error> {
+    sqlx::query("insert into effects (event_id, bytes) values ($1, $2)")
+        .bind(id)
+        .bind(bytes)
+        .execute(&mut **tx)
+        .await?;
+    Ok(())
+}
+
+/// How many bytes the write-ahead log has grown by meanwhile.
+async fn logged(pool: &PgPool, work: impl Future<Output = Result<()>>) -> Result<u64> {
+    sqlx::raw_sql("checkpoint").execute(pool).await?;
+    let position = "select (pg_current_wal_insert_lsn() - '0/0')::bigint";
+    let before = number(pool, position).await?;
+    work.await?;
+    Ok(number(pool, position).await? - before)
+}
+
+/// Bytes of a table with its indexes.
+async fn size(pool: &PgPool, table: &'static str) -> Result<u64> {
+    let size: i64 = sqlx::query_scalar("select pg_total_relation_size($1::text::regclass)")
+        .bind(table)
+        .fetch_one(pool)
+        .await?;
+    Ok(u64::try_from(size)?)
+}
+
+async fn number(pool: &PgPool, question: &'static str) -> Result<u64> {
+    let number: i64 = sqlx::query_scalar(question).fetch_one(pool).await?;
+    Ok(u64::try_from(number)?)
+}

@@ -1,0 +1,91 @@
+//! How many of each part a load takes.
+
+use crate::load::Load;
+
+/// What one of each part can do, and what an event takes. The defaults are those of `docs/scaling.md`.
+#[derive(Clone, Debug, clap::Args)]
+pub struct Rates {
+    /// Transactions with an event that one database commits, a second.
+    #[arg(long, default_value_t = 10_000.0)]
+    pub commit_rate: f64,
+    /// Events that one relay ships, a second.
+    #[arg(long, default_value_t = 80_000.0)]
+    pub relay_rate: f64,
+    /// Events that one stream leader stores, a second.
+    #[arg(long, default_value_t = 90_000.0)]
+    pub stream_rate: f64,
+    /// Events that one consumer process handles, a second.
+    #[arg(long, default_value_t = 2_400.0)]
+    pub process_rate: f64,
+    /// How long a handler takes, its commit included, in milliseconds.
+    #[arg(long, default_value_t = 3.0)]
+    pub handler_ms: f64,
+    /// Bytes of an outbox row, its index included.
+    #[arg(long, default_value_t = 411.0)]
+    pub outbox_bytes: f64,
+    /// Bytes of a message in a stream.
+    #[arg(long, default_value_t = 605.0)]
+    pub stream_bytes: f64,
+    /// Bytes of an inbox row, its index included.
+    #[arg(long, default_value_t = 180.0)]
+    pub inbox_bytes: f64,
+    /// How long shipped rows stay in the outbox, in hours.
+    #[arg(long, default_value_t = 1.0)]
+    pub outbox_kept_h: f64,
+    /// How long messages stay in the stream, in days.
+    #[arg(long, default_value_t = 3.0)]
+    pub stream_kept_d: f64,
+    /// How long a consumer remembers what it has handled, in days.
+    #[arg(long, default_value_t = 7.0)]
+    pub inbox_kept_d: f64,
+}
+
+impl Rates {
+    /// What one outbox with its relay can do.
+    pub fn outbox(&self) -> f64 {
+        self.commit_rate.min(self.relay_rate)
+    }
+}
+
+/// So many of each part.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Layout {
+    /// Each is a database, or a schema of one that can commit for several.
+    pub outboxes: usize,
+    pub streams: usize,
+    pub processes_per_stream: usize,
+    pub partitions_per_process: usize,
+}
+
+impl Layout {
+    /// As few as leave each part in use by `use_at_peak` or less at the peak.
+    pub fn fit(
+        load: &Load,
+        rates: &Rates,
+        use_at_peak: f64,
+        partitions_per_process: usize,
+    ) -> Self {
+        let number = |load: f64, rate: f64| (load / (use_at_peak * rate)).ceil().max(1.0) as usize;
+        let outboxes = number(load.peak(), rates.outbox());
+        let streams = number(load.peak(), rates.stream_rate);
+        Self {
+            // An outbox ships to one stream here, so that each stream has as many.
+            outboxes: outboxes.next_multiple_of(streams),
+            streams,
+            processes_per_stream: number(load.peak() / streams as f64, rates.process_rate),
+            partitions_per_process,
+        }
+    }
+
+    pub fn processes(&self) -> usize {
+        self.streams * self.processes_per_stream
+    }
+
+    pub fn partitions_per_stream(&self) -> usize {
+        self.processes_per_stream * self.partitions_per_process
+    }
+
+    pub fn partitions(&self) -> usize {
+        self.streams * self.partitions_per_stream()
+    }
+}
