@@ -12,6 +12,8 @@ mod load;
 #[path = "../examples/scaling/queue.rs"]
 mod queue;
 
+use std::process::Command;
+
 use clap::Parser;
 use day::Day;
 use layout::{Layout, Rates};
@@ -90,6 +92,28 @@ fn a_killed_process_leaves_its_partitions_to_the_others() {
     assert!(outcome.holds());
     // What came in the first of 30 seconds is handled in the one after them.
     assert_eq!(outcome.streams.oldest, 29.0);
+}
+
+#[test]
+fn the_example_says_whether_the_layout_holds() {
+    let test = std::env::current_exe().unwrap();
+    let example = test.parent().unwrap().parent().unwrap().join("examples/scaling");
+    assert!(
+        example.exists(),
+        "not built: run `cargo build --example scaling`, or all of `cargo test`"
+    );
+    let run = |arguments: &[&str]| {
+        let output = Command::new(&example).args(arguments).output().unwrap();
+        (output.status.code(), String::from_utf8_lossy(&output.stdout).into_owned())
+    };
+    let (code, shown) = run(&["--events-per-day", "1e8"]);
+    assert_eq!(code, Some(0), "{shown}");
+    assert!(shown.contains("VERDICT: all is well"), "{shown}");
+    // A quarter of what the peak needs is less than what the average needs.
+    let too_little = ["--events-per-day", "1e8", "--use-at-peak", "4", "--process-rate", "100"];
+    let (code, shown) = run(&too_little);
+    assert_eq!(code, Some(1), "{shown}");
+    assert!(shown.contains("VERDICT: it does not hold"), "{shown}");
 }
 
 #[test]

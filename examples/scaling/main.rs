@@ -5,8 +5,8 @@
 //! cargo run --release --example scaling -- --help             # every rate can be replaced by your own
 //! ```
 //!
-//! Nothing is measured here: it calculates from rates that were, on one small machine; `docs/scaling.md` says
-//! which. The day is simulated a second at a time, with a peak, a broker that is away, a relay and a consumer
+//! Nothing is measured here: it calculates from rates that were, on one small machine; replace them by your
+//! own. The day is simulated a second at a time, with a peak, a broker that is away, a relay and a consumer
 //! process that are killed, and keys of which few get much. Exit code 1 if the layout does not hold: if
 //! something is still waiting in the end, or writers had to wait for their database.
 
