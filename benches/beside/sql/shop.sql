@@ -12,11 +12,11 @@ language sql immutable as $$
 $$;
 
 -- The events of a backlog from number `first` up to, not including, number `last`, over the first `keys` accounts in
--- turn. Their n go on from the accounts'.
-create function backlog(first bigint, last bigint, keys int)
-returns table (key int, n bigint, payload text)
+-- turn, for `topic`. Their n go on from the accounts'.
+create function backlog(first bigint, last bigint, keys int, topic text)
+returns table (key int, n bigint, topic text, payload text)
 language sql stable as $$
-    select account.key, place.n, payload(account.key, place.n, 0)
+    select account.key, place.n, topic, payload(account.key, place.n, 0)
     from generate_series(first, last - 1) as number
     join account on account.key = number % keys
     cross join lateral (select account.n + number / keys + 1) as place (n)

@@ -29,6 +29,15 @@ impl Condition {
         }
     }
 
+    /// What tables are headed with.
+    pub fn title(self) -> &'static str {
+        match self {
+            Self::Idle => "nothing else going on",
+            Self::Open => "one transaction left open",
+            Self::Churn => "after a million rows of churn, a transaction open since before",
+        }
+    }
+
     /// Brings it about. The transaction stays open for as long as what this returns is kept.
     pub async fn bring_about(
         self,

@@ -40,8 +40,13 @@ pub trait Contestant: Send + Sync {
     /// the event that tells of it.
     async fn write(&self, site: &Site, key: i32, due: i64) -> Result<Open>;
 
-    /// Writes events number `first` up to, not including, number `last` of a backlog, in one transaction.
-    async fn write_backlog(&self, site: &Site, first: i64, last: i64) -> Result<()>;
+    /// The statement that writes a part of a backlog: what `backlog($1, $2, $3, $4)` returns.
+    fn backlog(&self) -> &'static str;
+
+    /// What goes on beside the writers: done after each transaction of a backlog.
+    async fn attend(&self, _site: &Site) -> Result<()> {
+        Ok(())
+    }
 
     /// Starts shipping, to the site's topic.
     async fn ship(&self, site: &Site) -> Result<Running>;

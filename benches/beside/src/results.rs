@@ -6,7 +6,13 @@ use std::io::{BufRead, BufReader, Write};
 use std::path::Path;
 
 use anyhow::{Context as _, Result};
+use clap::ValueEnum;
+use pillarbox_benches::machine::{Machine, Versions};
+use pillarbox_benches::statistics::Spread;
+use pillarbox_benches::unit::count;
 use serde::{Deserialize, Serialize};
+
+use crate::condition::Condition;
 
 /// One measurement.
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -18,7 +24,22 @@ pub struct Record {
     pub values: BTreeMap<String, f64>,
 }
 
-/// A column of a table: heading, the value of the record, and whether values of several rounds are added up.
+/// Where and with what a run measured.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct Surroundings {
+    pub machine: Machine,
+    pub versions: Versions,
+}
+
+/// A line of the file.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(untagged)]
+pub enum Line {
+    Record(Record),
+    Surroundings(Box<Surroundings>),
+}
+
+/// A column of a table: heading, the value of the record, and what becomes of the values of several rounds.
 struct Column(&'static str, &'static str, Fold);
 
 #[derive(Clone, Copy)]
@@ -34,12 +55,17 @@ pub fn read(path: &Path) -> Result<Vec<Record>> {
     if !path.exists() {
         return Ok(Vec::new());
     }
-    let lines = BufReader::new(File::open(path)?).lines();
-    lines.map(|line| Ok(serde_json::from_str(&line?)?)).collect()
+    let mut records = Vec::new();
+    for line in BufReader::new(File::open(path)?).lines() {
+        if let Line::Record(record) = serde_json::from_str(&line?)? {
+            records.push(record);
+        }
+    }
+    Ok(records)
 }
 
-/// Adds a record to the file.
-pub fn write(path: &Path, record: &Record) -> Result<()> {
+/// Adds a line to the file.
+pub fn write(path: &Path, line: &Line) -> Result<()> {
     if let Some(folder) = path.parent() {
         std::fs::create_dir_all(folder)?;
     }
@@ -48,77 +74,63 @@ pub fn write(path: &Path, record: &Record) -> Result<()> {
         .append(true)
         .open(path)
         .with_context(|| format!("writing {}", path.display()))?;
-    writeln!(file, "{}", serde_json::to_string(record)?)?;
+    writeln!(file, "{}", serde_json::to_string(line)?)?;
     Ok(())
 }
 
 /// All tables, as Markdown.
 pub fn print_tables(records: &[Record]) {
     use Fold::{Median, Sum};
-    for (condition, title) in [
-        ("idle", "nothing else going on"),
-        ("open", "one transaction left open"),
-        ("churn", "after a million rows of churn, a transaction open since before"),
-    ] {
-        table(
-            records,
-            &format!("Drain of a backlog, {title}"),
-            ("drain", condition),
-            &[
-                Column("events/s", "rate", Median),
-                Column("out of key order", "out_of_order", Sum),
-                Column("of messages", "messages", Sum),
-                Column("lost", "lost", Sum),
-                Column("repeated", "repeated", Sum),
-            ],
-        );
+    const CHECKS: [Column; 4] = [
+        Column("out of key order", "out_of_order", Sum),
+        Column("of messages", "messages", Sum),
+        Column("lost", "lost", Sum),
+        Column("repeated", "repeated", Sum),
+    ];
+    let [out_of_order, messages, lost, repeated] = CHECKS;
+    let drain = [Column("events/s", "rate", Median), out_of_order, messages, lost, repeated];
+    for condition in Condition::value_variants() {
+        let title = format!("Drain of a backlog, {}", condition.title());
+        table(records, &title, ("drain", *condition), &drain);
     }
-    table(
-        records,
-        "Shipping while eight writers write as fast as they can",
-        ("live", "idle"),
-        &[
-            Column("transactions/s", "transactions_rate", Median),
-            Column("events behind at the end", "behind", Median),
-            Column("out of key order", "out_of_order", Sum),
-            Column("of messages", "messages", Sum),
-            Column("lost", "lost", Sum),
-            Column("repeated", "repeated", Sum),
-        ],
-    );
-    for (condition, title) in [
-        ("idle", "nothing else going on"),
-        ("open", "one transaction left open"),
-        ("churn", "after a million rows of churn, a transaction open since before"),
-    ] {
-        table(
-            records,
-            &format!("Latency at the offered rate in milliseconds, {title}"),
-            ("latency", condition),
-            &[
-                Column("stream p50", "stream_p50", Median),
-                Column("p99", "stream_p99", Median),
-                Column("max", "stream_max", Median),
-                Column("consumer p50", "consumer_p50", Median),
-                Column("p99", "consumer_p99", Median),
-                Column("max", "consumer_max", Median),
-                Column("out of key order", "out_of_order", Sum),
-                Column("not there in time", "missing", Sum),
-            ],
-        );
+    let [out_of_order, messages, lost, repeated] = CHECKS;
+    let live = [
+        Column("transactions/s", "transactions_rate", Median),
+        Column("events behind at the end", "behind", Median),
+        out_of_order,
+        messages,
+        lost,
+        repeated,
+    ];
+    let title = "Shipping while eight writers write as fast as they can";
+    table(records, title, ("live", Condition::Idle), &live);
+    let latency = [
+        Column("stream p50", "stream_p50", Median),
+        Column("p99", "stream_p99", Median),
+        Column("max", "stream_max", Median),
+        Column("consumer p50", "consumer_p50", Median),
+        Column("p99", "consumer_p99", Median),
+        Column("max", "consumer_max", Median),
+        Column("out of key order", "out_of_order", Sum),
+        Column("not there in time", "missing", Sum),
+    ];
+    for condition in Condition::value_variants() {
+        let title = format!("Latency in milliseconds, {}", condition.title());
+        table(records, &title, ("latency", *condition), &latency);
     }
-    table(
-        records,
-        "Writers alone, nothing shipping",
-        ("writers", "idle"),
-        &[Column("transactions/s", "transactions_rate", Median)],
-    );
+    let writers = [Column("transactions/s", "transactions_rate", Median)];
+    table(records, "Writers alone, nothing shipping", ("writers", Condition::Idle), &writers);
 }
 
-fn table(records: &[Record], title: &str, (measure, condition): (&str, &str), columns: &[Column]) {
+fn table(
+    records: &[Record],
+    title: &str,
+    (measure, condition): (&str, Condition),
+    columns: &[Column],
+) {
     let records: Vec<&Record> = records
         .iter()
-        .filter(|record| record.measure == measure && record.condition == condition)
+        .filter(|record| record.measure == measure && record.condition == condition.name())
         .collect();
     if records.is_empty() {
         return;
@@ -144,43 +156,35 @@ fn table(records: &[Record], title: &str, (measure, condition): (&str, &str), co
                     .filter(|record| record.contestant == contestant)
                     .filter_map(|record| record.values.get(*value).copied())
                     .collect();
-                cell(values, *fold)
+                cell(&values, *fold)
             })
             .collect();
         println!("| {contestant} | {} |", cells.join(" | "));
     }
 }
 
-fn cell(mut values: Vec<f64>, fold: Fold) -> String {
-    values.sort_by(f64::total_cmp);
-    match (fold, values.first(), values.last()) {
-        (Fold::Sum, Some(_), _) => number(values.iter().sum()),
-        (Fold::Median, Some(&least), Some(&most)) => {
-            let median = number(values[values.len() / 2]);
-            if values.len() == 1 {
-                median
-            } else {
-                format!("{median} ({}–{})", number(least), number(most))
+fn cell(values: &[f64], fold: Fold) -> String {
+    if values.is_empty() {
+        return "–".to_owned();
+    }
+    match fold {
+        Fold::Sum => number(values.iter().sum()),
+        Fold::Median => {
+            let Spread { median, min, max } = Spread::of(values);
+            match values.len() {
+                1 => number(median),
+                _ => format!("{} ({}–{})", number(median), number(min), number(max)),
             }
         }
-        _ => "–".to_owned(),
     }
 }
 
-/// With the digits that matter, thousands apart.
+/// With the digits that matter.
 fn number(value: f64) -> String {
     if value < 100.0 && value.fract() != 0.0 {
         return format!("{value:.1}");
     }
-    let digits = format!("{value:.0}");
-    let mut text = String::new();
-    for (place, digit) in digits.chars().enumerate() {
-        if place > 0 && (digits.len() - place) % 3 == 0 {
-            text.push(',');
-        }
-        text.push(digit);
-    }
-    text
+    count(value.round() as u64)
 }
 
 #[cfg(test)]
@@ -189,9 +193,9 @@ mod tests {
 
     #[test]
     fn cells_show_the_median_and_its_bounds() {
-        assert_eq!(cell(vec![3.0, 120_000.4, 9.25], Fold::Median), "9.2 (3–120,000)");
-        assert_eq!(cell(vec![1.0, 2.0], Fold::Sum), "3");
-        assert_eq!(cell(vec![1234.0], Fold::Median), "1,234");
-        assert_eq!(cell(vec![], Fold::Sum), "–");
+        assert_eq!(cell(&[3.0, 120_000.4, 9.26], Fold::Median), "9.3 (3–120,000)");
+        assert_eq!(cell(&[1.0, 2.0], Fold::Sum), "3");
+        assert_eq!(cell(&[1234.0], Fold::Median), "1,234");
+        assert_eq!(cell(&[], Fold::Sum), "–");
     }
 }

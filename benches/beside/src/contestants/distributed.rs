@@ -17,7 +17,7 @@ use distributed::{
 use uuid::Uuid;
 
 use crate::contestant::{Contestant, Open, Running, begin};
-use crate::event::{KEYS, Placed, TYPE};
+use crate::event::{Placed, TYPE};
 use crate::site::Site;
 
 /// Events claimed at once. The drain loop's default is 32, the README's example takes 100.
@@ -96,21 +96,12 @@ impl Contestant for Distributed {
         }))
     }
 
-    async fn write_backlog(&self, site: &Site, first: i64, last: i64) -> Result<()> {
-        sqlx::query(
-            "insert into outbox_messages (message_id, event_type, payload, payload_codec, payload_codec_version, \
-                 status, created_at, next_available_at, source_aggregate_type, source_aggregate_id, source_sequence) \
-             select gen_random_uuid()::text, $4, convert_to(payload, 'utf8'), 'bytes', 1, \
-                 'pending', clock_timestamp(), now(), 'account', key::text, n \
-             from backlog($1, $2, $3)",
-        )
-        .bind(first)
-        .bind(last)
-        .bind(KEYS)
-        .bind(TYPE)
-        .execute(&site.pool)
-        .await?;
-        Ok(())
+    fn backlog(&self) -> &'static str {
+        "insert into outbox_messages (message_id, event_type, payload, payload_codec, payload_codec_version, \
+             status, created_at, next_available_at, source_aggregate_type, source_aggregate_id, source_sequence) \
+         select gen_random_uuid()::text, 'placed', convert_to(payload, 'utf8'), 'bytes', 1, \
+             'pending', clock_timestamp(), now(), 'account', key::text, n \
+         from backlog($1, $2, $3, $4)"
     }
 
     async fn ship(&self, site: &Site) -> Result<Running> {

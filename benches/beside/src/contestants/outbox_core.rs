@@ -12,7 +12,7 @@ use sqlx08::postgres::PgPoolOptions;
 use tokio::sync::{OnceCell, watch};
 
 use crate::contestant::{Contestant, Open, Running};
-use crate::event::{KEYS, Placed, TYPE};
+use crate::event::{Placed, TYPE};
 use crate::publisher::Publisher;
 use crate::site::Site;
 
@@ -109,18 +109,9 @@ impl Contestant for OutboxCore {
         Ok(transaction.into())
     }
 
-    async fn write_backlog(&self, site: &Site, first: i64, last: i64) -> Result<()> {
-        sqlx::query(
-            "insert into outbox_events (event_type, payload, created_at, locked_until) \
-             select $4, payload::jsonb, clock_timestamp(), 'epoch' from backlog($1, $2, $3)",
-        )
-        .bind(first)
-        .bind(last)
-        .bind(KEYS)
-        .bind(TYPE)
-        .execute(&site.pool)
-        .await?;
-        Ok(())
+    fn backlog(&self) -> &'static str {
+        "insert into outbox_events (event_type, payload, created_at, locked_until) \
+         select 'placed', payload::jsonb, clock_timestamp(), 'epoch' from backlog($1, $2, $3, $4)"
     }
 
     async fn ship(&self, site: &Site) -> Result<Running> {

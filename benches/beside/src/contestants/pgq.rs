@@ -10,7 +10,7 @@ use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 
 use crate::contestant::{Contestant, Open, Running, begin};
-use crate::event::{KEYS, Placed, TYPE};
+use crate::event::{Placed, TYPE};
 use crate::publisher::Publisher;
 use crate::site::Site;
 
@@ -99,19 +99,13 @@ impl Contestant for PgQ {
         Ok(transaction.into())
     }
 
-    async fn write_backlog(&self, site: &Site, first: i64, last: i64) -> Result<()> {
-        sqlx::query(
-            "select count(pgq.insert_event('events', $4, payload, $5, gen_random_uuid()::text, key::text, null)) \
-             from backlog($1, $2, $3)",
-        )
-        .bind(first)
-        .bind(last)
-        .bind(KEYS)
-        .bind(TYPE)
-        .bind(site.topic())
-        .execute(&site.pool)
-        .await?;
-        // As the ticker would have done meanwhile.
+    fn backlog(&self) -> &'static str {
+        "select count(pgq.insert_event( \
+             'events', 'placed', payload, topic, gen_random_uuid()::text, key::text, null)) \
+         from backlog($1, $2, $3, $4)"
+    }
+
+    async fn attend(&self, site: &Site) -> Result<()> {
         sqlx::query("select pgq.ticker()").execute(&site.pool).await?;
         Ok(())
     }
@@ -125,8 +119,8 @@ impl Contestant for PgQ {
     }
 
     async fn pass(&self, site: &Site) -> Result<()> {
+        self.attend(site).await?;
         let mut connection = site.pool.acquire().await?;
-        sqlx::query("select pgq.ticker()").execute(&mut *connection).await?;
         while let Some(batch) = next_batch(&mut connection).await? {
             finish_batch(&mut connection, batch).await?;
         }

@@ -9,7 +9,7 @@ use pillarbox_relay::{Relay, RelayConfig, SinkChoice, Status};
 use tokio::time::{Instant, sleep};
 
 use crate::contestant::{Contestant, Open, Running, begin};
-use crate::event::{KEYS, Placed, TYPE};
+use crate::event::{Placed, TYPE};
 use crate::site::Site;
 
 pub struct Pillarbox {
@@ -63,19 +63,9 @@ impl Contestant for Pillarbox {
         Ok(transaction.into())
     }
 
-    async fn write_backlog(&self, site: &Site, first: i64, last: i64) -> Result<()> {
-        sqlx::query(
-            "insert into pillarbox.outbox (event_type, topic, key, payload) \
-             select $4, $5, key::text, convert_to(payload, 'utf8') from backlog($1, $2, $3)",
-        )
-        .bind(first)
-        .bind(last)
-        .bind(KEYS)
-        .bind(TYPE)
-        .bind(site.topic())
-        .execute(&site.pool)
-        .await?;
-        Ok(())
+    fn backlog(&self) -> &'static str {
+        "insert into pillarbox.outbox (event_type, topic, key, payload) \
+         select 'placed', topic, key::text, convert_to(payload, 'utf8') from backlog($1, $2, $3, $4)"
     }
 
     async fn ship(&self, site: &Site) -> Result<Running> {

@@ -10,7 +10,7 @@ use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 
 use crate::contestant::{Contestant, Open, Running, begin};
-use crate::event::{KEYS, Placed};
+use crate::event::Placed;
 use crate::publisher::Publisher;
 use crate::site::Site;
 
@@ -154,18 +154,9 @@ impl Contestant for Poller {
         Ok(transaction.into())
     }
 
-    async fn write_backlog(&self, site: &Site, first: i64, last: i64) -> Result<()> {
-        sqlx::query(
-            "insert into outbox (topic, key, payload) \
-             select $4, key::text, convert_to(payload, 'utf8') from backlog($1, $2, $3)",
-        )
-        .bind(first)
-        .bind(last)
-        .bind(KEYS)
-        .bind(site.topic())
-        .execute(&site.pool)
-        .await?;
-        Ok(())
+    fn backlog(&self) -> &'static str {
+        "insert into outbox (topic, key, payload) \
+         select topic, key::text, convert_to(payload, 'utf8') from backlog($1, $2, $3, $4)"
     }
 
     async fn ship(&self, site: &Site) -> Result<Running> {

@@ -4,9 +4,10 @@ use std::pin::pin;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
-use anyhow::{Context as _, Result};
+use anyhow::{Context as _, Result, ensure};
 use futures::StreamExt;
 use futures::future::try_join_all;
+use pillarbox_benches::statistics::percentile;
 use tokio::sync::{Mutex, mpsc};
 use tokio::time::{Instant, sleep_until, timeout};
 
@@ -78,8 +79,9 @@ pub async fn measure(
             let (message, now) = (message.context("the stream has ended")??, micros_now()?);
             audit.observe(&message.placed)?;
             if message.placed.due >= counted {
-                stream.push(message.stored_at - message.placed.due);
-                consumer.push(now - message.placed.due);
+                let milliseconds = |at: i64| (at - message.placed.due) as f64 / 1000.0;
+                stream.push(milliseconds(message.stored_at));
+                consumer.push(milliseconds(now));
             }
         }
         Ok((audit, stream, consumer))
@@ -88,27 +90,21 @@ pub async fn measure(
     running.check()?;
     running.stop().await?;
     let missing = audit.lost(&before, &site.commits().await?);
-    let waited = i64::try_from(PATIENCE.as_micros())?;
     for times in [&mut stream, &mut consumer] {
-        times.extend((0..missing).map(|_| waited));
-        times.sort_unstable();
+        times.extend((0..missing).map(|_| PATIENCE.as_secs_f64() * 1000.0));
+        times.sort_unstable_by(f64::total_cmp);
     }
+    ensure!(!stream.is_empty(), "nothing was written");
     Ok(values([
         ("events", stream.len() as f64),
         ("missing", missing as f64),
         ("out_of_order", audit.out_of_order as f64),
         ("repeated", audit.repeated as f64),
-        ("stream_p50", milliseconds(&stream, 0.50)),
-        ("stream_p99", milliseconds(&stream, 0.99)),
-        ("stream_max", milliseconds(&stream, 1.0)),
-        ("consumer_p50", milliseconds(&consumer, 0.50)),
-        ("consumer_p99", milliseconds(&consumer, 0.99)),
-        ("consumer_max", milliseconds(&consumer, 1.0)),
+        ("stream_p50", percentile(&stream, 0.50)),
+        ("stream_p99", percentile(&stream, 0.99)),
+        ("stream_max", percentile(&stream, 1.0)),
+        ("consumer_p50", percentile(&consumer, 0.50)),
+        ("consumer_p99", percentile(&consumer, 0.99)),
+        ("consumer_max", percentile(&consumer, 1.0)),
     ]))
-}
-
-/// The quantile of sorted microseconds.
-fn milliseconds(sorted: &[i64], quantile: f64) -> f64 {
-    let place = (sorted.len() as f64 * quantile).ceil() as usize;
-    sorted.get(place.max(1) - 1).map_or(f64::NAN, |micros| *micros as f64 / 1000.0)
 }
