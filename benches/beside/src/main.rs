@@ -45,7 +45,7 @@ struct Arguments {
     #[arg(long, default_value_t = 3)]
     rounds: u32,
     /// Events in a backlog, a multiple of 1000.
-    #[arg(long, default_value_t = 100_000)]
+    #[arg(long, default_value_t = 200_000)]
     events: i64,
     /// Seconds after which a backlog is left as it is.
     #[arg(long, default_value_t = 6)]
