@@ -88,6 +88,13 @@ impl RawEvent {
         event.validated()
     }
 
+    /// What [`from_parts`](Self::from_parts) takes, in the same order.
+    pub fn into_parts(
+        self,
+    ) -> (EventId, String, String, Option<String>, BTreeMap<String, String>, Bytes) {
+        (self.id, self.event_type, self.topic, self.key, self.headers, self.payload)
+    }
+
     /// Reads the payload as a typed event.
     ///
     /// # Errors

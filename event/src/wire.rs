@@ -20,6 +20,14 @@ impl RawEvent {
     /// The headers to send, each name once. `Nats-Msg-Id` is not among them: what the broker is to take for
     /// a repeat is for the sender to say.
     pub fn wire_headers(&self) -> impl Iterator<Item = (&str, Cow<'_, str>)> {
+        self.wire_headers_or([])
+    }
+
+    /// The same, with these headers where the event does not set them itself.
+    pub fn wire_headers_or<'a, const N: usize>(
+        &'a self,
+        defaults: [(&'a str, Option<&'a str>); N],
+    ) -> impl Iterator<Item = (&'a str, Cow<'a, str>)> {
         let content_type = self.content_type();
         let own = [
             (header::SPEC_VERSION, Some("1.0")),
@@ -39,7 +47,11 @@ impl RawEvent {
                 )
             },
         );
-        own.chain(rest).map(|(name, value)| {
+        let defaults = defaults
+            .into_iter()
+            .filter_map(|(name, value)| Some((name, value?)))
+            .filter(|(name, _)| !self.headers.contains_key(*name));
+        own.chain(rest).chain(defaults).map(|(name, value)| {
             let value = if name.starts_with("ce-") {
                 utf8_percent_encode(value, ENCODED).into()
             } else {

@@ -46,9 +46,7 @@ impl Broker {
             .name(format!("pillarbox relay {}", config.name))
             .connection_timeout(CONNECT_TIMEOUT)
             .request_timeout(Some(config.ack_timeout()))
-            .reconnect_delay_callback(|attempts| {
-                Duration::from_millis(50 << attempts.min(6)).min(Duration::from_secs(2))
-            })
+            .reconnect_delay_callback(delay_before)
             .event_callback(move |event| {
                 match event {
                     Event::Connected => {
@@ -107,6 +105,14 @@ impl Broker {
     /// Forgets what is known of the streams, because storing failed.
     pub(crate) fn forget_streams(&mut self) {
         self.streams.forget();
+    }
+}
+
+/// How long to wait before this attempt to connect, counted from 1: the first one, too, asks.
+fn delay_before(attempt: usize) -> Duration {
+    match attempt {
+        0 | 1 => Duration::ZERO,
+        _ => Duration::from_millis(50 << attempt.min(6)).min(Duration::from_secs(2)),
     }
 }
 

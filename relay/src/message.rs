@@ -2,7 +2,8 @@
 
 use std::collections::BTreeMap;
 
-use async_nats::{HeaderMap, Subject};
+use async_nats::Subject;
+use async_nats::header::{HeaderMap, HeaderName, IntoHeaderName};
 use bytes::Bytes;
 use pillarbox_event::{EventError, EventId, Partition, RawEvent, header};
 use time::OffsetDateTime;
@@ -26,20 +27,42 @@ pub struct Message {
     pub headers: HeaderMap,
     /// The payload.
     pub payload: Bytes,
+    wire_size: usize,
 }
 
 impl Message {
-    /// What the message takes of the server's `max_payload`: its headers and its payload, in bytes.
+    /// What the message takes of the server's `max_payload`: its headers and its payload, in bytes. It was
+    /// reckoned as the headers were set.
     pub fn wire_size(&self) -> usize {
-        let headers: usize = self
-            .headers
-            .iter()
-            .flat_map(|(name, values)| {
-                let name: &str = name.as_ref();
-                values.iter().map(move |value| name.len() + value.as_str().len() + ": \r\n".len())
-            })
-            .sum();
-        "NATS/1.0\r\n\r\n".len() + headers + self.payload.len()
+        self.wire_size
+    }
+}
+
+/// The names that most messages have: ready, so that they are not checked and copied for each.
+static NAMES: [(&str, HeaderName); 13] = [
+    known(header::NATS_MSG_ID),
+    known(header::SPEC_VERSION),
+    known(header::ID),
+    known(header::TYPE),
+    known(header::PARTITION_KEY),
+    known(header::DATA_CONTENT_TYPE),
+    known(header::CONTENT_TYPE),
+    known(header::SOURCE),
+    known(header::TIME),
+    known(header::CE_TRACEPARENT),
+    known(header::TRACEPARENT),
+    known(header::CORRELATION_ID),
+    known(header::PARTITION),
+];
+
+const fn known(name: &'static str) -> (&'static str, HeaderName) {
+    (name, HeaderName::from_static(name))
+}
+
+fn header_name(name: &str) -> HeaderName {
+    match NAMES.iter().find(|(known, _)| *known == name) {
+        Some((_, ready)) => ready.clone(),
+        None => name.into_header_name(),
     }
 }
 
@@ -109,54 +132,63 @@ impl Row {
     /// The message of a row that is sent again on purpose: the broker takes it for another one than before, and
     /// for the same within a generation.
     pub(crate) fn into_repeat(self, form: &Form, generation: &str) -> Result<Message, RowError> {
-        let mut message = self.into_message(form)?;
-        let id = format!("{}#{generation}", message.event_id);
-        message.headers.insert(header::NATS_MSG_ID, id);
-        Ok(message)
+        let id = format!("{}#{generation}", self.event_id);
+        self.into_message_of(form, Some(&id))
     }
 
     /// The message of this row.
     pub(crate) fn into_message(self, form: &Form) -> Result<Message, RowError> {
+        self.into_message_of(form, None)
+    }
+
+    /// The same under this message id; the event's, if none is given.
+    fn into_message_of(self, form: &Form, id: Option<&str>) -> Result<Message, RowError> {
         let attributes: BTreeMap<String, String> = match &self.headers {
             Some(text) => serde_json::from_str(text).map_err(|_| RowError::Headers)?,
             None => BTreeMap::new(),
         };
-        let id = EventId::from(self.event_id);
-        let mut event = RawEvent::from_parts(
-            id,
+        // None for a year that RFC 3339 cannot write.
+        let time = self.created_at.format(&Rfc3339).ok();
+        let event = RawEvent::from_parts(
+            EventId::from(self.event_id),
             self.event_type,
             self.topic,
             self.key,
             attributes,
             self.payload,
         )?;
-        if event.source().is_none() {
-            event = event.with_header(header::SOURCE, form.source.as_str())?;
-        }
-        if event.header(header::TIME).is_none()
-            && let Ok(time) = self.created_at.format(&Rfc3339)
-        {
-            event = event.with_header(header::TIME, time)?;
-        }
         let mut headers = HeaderMap::new();
-        headers.insert(header::NATS_MSG_ID, event.id().as_str());
-        for (name, value) in event.wire_headers() {
-            headers.insert(name, value.as_ref());
+        let mut wire_size = "NATS/1.0\r\n\r\n".len() + event.payload().len();
+        let mut insert = |name: &str, value: &str| {
+            wire_size += name.len() + ": \r\n".len() + value.len();
+            headers.insert(header_name(name), value);
+        };
+        insert(header::NATS_MSG_ID, id.unwrap_or(event.id().as_str()));
+        let defaults =
+            [(header::SOURCE, Some(form.source.as_str())), (header::TIME, time.as_deref())];
+        let partition = form.partition(&event);
+        if let Some(partition) = &partition {
+            insert(header::PARTITION, &partition.to_string());
         }
-        let subject = match form.partition(&event) {
-            Some(partition) => {
-                headers.insert(header::PARTITION, partition.to_string());
-                partition.subject(event.topic()).into()
+        for (name, value) in event.wire_headers_or(defaults) {
+            // The relay's own word about partitions counts.
+            if partition.is_none() || name != header::PARTITION {
+                insert(name, &value);
             }
-            None => event.topic().into(),
+        }
+        let (_, _, topic, key, _, payload) = event.into_parts();
+        let subject = match partition {
+            Some(partition) => partition.subject(&topic).into(),
+            None => topic.into(),
         };
         Ok(Message {
             position: self.position,
             event_id: self.event_id,
-            key: event.key().map(str::to_owned),
+            key,
             subject,
             headers,
-            payload: event.payload().clone(),
+            payload,
+            wire_size,
         })
     }
 }

@@ -6,7 +6,8 @@
 //! batches, because nothing acknowledges the tail of an open one. Few messages at a time, and messages for a
 //! stream without `allow_batched`, go through a [`KeyedWindow`]: one round trip instead of two.
 
-use std::collections::{HashMap, VecDeque};
+use std::collections::{BTreeMap, VecDeque};
+use std::sync::Arc;
 use std::time::Duration;
 
 use async_nats::jetstream::Context;
@@ -37,7 +38,7 @@ pub struct FastIngest<'s> {
     streams: &'s mut Streams,
     acknowledged: Acknowledged,
     ack_timeout: Duration,
-    batches: HashMap<String, Batch>,
+    batches: BTreeMap<Arc<str>, Batch>,
     /// Messages taken so far.
     taken: u64,
     /// Messages still to be sent one by one.
@@ -75,7 +76,7 @@ impl<'s> FastIngest<'s> {
             streams,
             acknowledged,
             ack_timeout,
-            batches: HashMap::new(),
+            batches: BTreeMap::new(),
             taken: 0,
             one_by_one: if after_refusal { ONE_BY_ONE } else { 0 },
         }
@@ -92,15 +93,19 @@ impl<'s> FastIngest<'s> {
 
     async fn store_all(&mut self, messages: Vec<Message>) -> Result<(), SinkError> {
         let few = messages.len() <= FEW && self.batches.is_empty();
-        if few || self.one_by_one > 0 || !self.all_allow_batches(&messages).await? {
+        let streams = match few || self.one_by_one > 0 {
+            true => None,
+            false => self.all_allow_batches(&messages).await?,
+        };
+        let Some(streams) = streams else {
             return self.store_in_window(messages).await;
-        }
-        for message in messages {
-            if let Err(error) = check_size(&message, self.context.client().max_payload()) {
+        };
+        let max_payload = self.context.client().max_payload();
+        for (message, stream) in messages.into_iter().zip(streams) {
+            if let Err(error) = check_size(&message, max_payload) {
                 self.end_batches().await?;
                 return Err(error);
             }
-            let stream = self.streams.target(&message).await?.name.clone();
             let batch = match self.batches.get_mut(&stream) {
                 Some(batch) => batch,
                 None => {
@@ -132,16 +137,28 @@ impl<'s> FastIngest<'s> {
         Ok(())
     }
 
-    async fn all_allow_batches(&mut self, messages: &[Message]) -> Result<bool, SinkError> {
+    /// The stream of each message, if all of these streams take batches.
+    async fn all_allow_batches(
+        &mut self,
+        messages: &[Message],
+    ) -> Result<Option<Vec<Arc<str>>>, SinkError> {
+        let mut streams: Vec<Arc<str>> = Vec::with_capacity(messages.len());
+        let mut before = None;
         for message in messages {
+            // Subjects come in runs.
+            if let Some(same) = streams.last().filter(|_| before == Some(&message.subject)) {
+                streams.push(same.clone());
+                continue;
+            }
             match self.streams.target(message).await {
-                Ok(target) if target.allow_batched => {}
+                Ok(target) if target.allow_batched => streams.push(target.name.clone()),
                 // The window comes as far as it can, and names the subject.
-                Ok(_) | Err(SinkError::NoStream { .. }) => return Ok(false),
+                Ok(_) | Err(SinkError::NoStream { .. }) => return Ok(None),
                 Err(error) => return Err(error),
             }
+            before = Some(&message.subject);
         }
-        Ok(true)
+        Ok(Some(streams))
     }
 
     async fn store_in_window(&mut self, messages: Vec<Message>) -> Result<(), SinkError> {
@@ -167,7 +184,7 @@ impl<'s> FastIngest<'s> {
 
     /// Ends all batches; each end is acknowledged when everything before it is stored.
     async fn end_batches(&mut self) -> Result<(), SinkError> {
-        let streams: Vec<String> = self.batches.keys().cloned().collect();
+        let streams: Vec<Arc<str>> = self.batches.keys().cloned().collect();
         for stream in streams {
             let Some(Batch { publisher, pending, .. }) = self.batches.remove(&stream) else {
                 continue;

@@ -3,15 +3,14 @@
 //! Correct on every server: whatever is lost or repeated on the way, a key's next message is not sent before
 //! its previous one is stored. Full speed when keys vary; a run of one key goes at one round trip each.
 
-use std::collections::HashSet;
+use std::collections::{HashSet, VecDeque};
 
-use async_nats::jetstream::context::{PublishAckFuture, PublishErrorKind};
+use async_nats::Subject;
+use async_nats::jetstream::context::{PublishAckFuture, PublishError, PublishErrorKind};
 use async_nats::jetstream::message::PublishMessage;
 use async_nats::jetstream::publish::PublishAck;
 use async_nats::jetstream::{self, Context};
-use futures::StreamExt;
 use futures::future::BoxFuture;
-use futures::stream::FuturesOrdered;
 use uuid::Uuid;
 
 use super::streams::stream_of;
@@ -28,30 +27,30 @@ pub struct KeyedWindow {
     context: Context,
     acknowledged: Acknowledged,
     stored: u64,
-    under_way: FuturesOrdered<BoxFuture<'static, Answered>>,
+    /// In the order of sending. Only the first is waited for: the answers of the others wait for it.
+    under_way: VecDeque<Sent>,
     keys: HashSet<String>,
 }
 
-struct Answered {
+/// A message that is sent and not known to be stored.
+struct Sent {
+    answer: PublishAckFuture,
+    position: i64,
+    event_id: Uuid,
     key: Option<String>,
-    result: Result<PublishAck, SinkError>,
+    subject: Subject,
 }
 
 impl KeyedWindow {
     /// A sink on this context, whose timeout is how long an acknowledgement may take. It keeps `acknowledged`.
     pub fn new(context: Context, acknowledged: Acknowledged) -> Self {
-        Self {
-            context,
-            acknowledged,
-            stored: 0,
-            under_way: FuturesOrdered::new(),
-            keys: HashSet::new(),
-        }
+        Self { context, acknowledged, stored: 0, under_way: VecDeque::new(), keys: HashSet::new() }
     }
 
     async fn store_all(&mut self, messages: Vec<Message>) -> Result<u64, SinkError> {
+        let max_payload = self.context.client().max_payload();
         for message in messages {
-            if let Err(error) = check_size(&message, self.max_payload()) {
+            if let Err(error) = check_size(&message, max_payload) {
                 self.flush_all().await?;
                 return Err(error);
             }
@@ -65,14 +64,10 @@ impl KeyedWindow {
         Ok(self.stored)
     }
 
-    fn max_payload(&self) -> usize {
-        self.context.client().max_payload()
-    }
-
     async fn send(&mut self, message: Message) -> Result<(), SinkError> {
-        let Message { position, event_id, key, subject, headers, payload } = message;
+        let Message { position, event_id, key, subject, headers, payload, .. } = message;
         let publish = PublishMessage::build().headers(headers).payload(payload);
-        let sent = self
+        let answer = self
             .context
             .send_publish(subject.clone(), publish)
             .await
@@ -80,18 +75,22 @@ impl KeyedWindow {
         if let Some(key) = &key {
             self.keys.insert(key.clone());
         }
-        let context = self.context.clone();
-        self.under_way.push_back(Box::pin(async move {
-            let result = acknowledged(&context, sent, position, event_id, &subject).await;
-            Answered { key, result }
-        }));
+        self.under_way.push_back(Sent { answer, position, event_id, key, subject });
         Ok(())
     }
 
     /// Waits for the oldest acknowledgement.
     async fn acknowledge_next(&mut self) -> Result<(), SinkError> {
-        if let Some(Answered { key, result }) = self.under_way.next().await {
-            let PublishAck { stream, sequence, duplicate, .. } = result?;
+        if let Some(Sent { answer, position, event_id, key, subject }) = self.under_way.pop_front()
+        {
+            let PublishAck { stream, sequence, duplicate, .. } = match answer.await {
+                Ok(ack) => ack,
+                Err(error) => {
+                    return Err(
+                        not_stored(&self.context, error, position, event_id, &subject).await
+                    );
+                }
+            };
             went_on(&self.acknowledged, &stream, sequence, duplicate)?;
             if let Some(key) = key {
                 self.keys.remove(&key);
@@ -156,26 +155,25 @@ fn went_on(
     )))
 }
 
-async fn acknowledged(
+/// Why a message was not stored, going by the answer.
+async fn not_stored(
     context: &Context,
-    sent: PublishAckFuture,
+    error: PublishError,
     position: i64,
     event_id: Uuid,
     subject: &str,
-) -> Result<PublishAck, SinkError> {
-    let error = match sent.await {
-        Ok(ack) => return Ok(ack),
-        Err(error) => error,
-    };
+) -> SinkError {
     if error.kind() == PublishErrorKind::StreamNotFound {
         // Nobody answered, which is so for a stream without a leader, too.
-        let stream = stream_of(context, position, event_id, subject).await?;
-        return Err(SinkError::Unavailable(format!("stream {stream} does not answer")));
+        return match stream_of(context, position, event_id, subject).await {
+            Ok(stream) => SinkError::Unavailable(format!("stream {stream} does not answer")),
+            Err(error) => error,
+        };
     }
     let said =
         std::error::Error::source(&error).and_then(|said| said.downcast_ref::<jetstream::Error>());
-    Err(match said.and_then(Fault::of) {
+    match said.and_then(Fault::of) {
         Some(fault) => SinkError::Message { position, event_id, fault, error: full_text(&error) },
         None => SinkError::Unavailable(full_text(&error)),
-    })
+    }
 }

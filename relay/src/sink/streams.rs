@@ -1,6 +1,7 @@
 //! Which stream takes a subject, and what it can do.
 
 use std::collections::HashMap;
+use std::sync::Arc;
 
 use async_nats::jetstream::Context;
 use async_nats::jetstream::context::GetStreamByNameErrorKind;
@@ -14,7 +15,7 @@ use crate::message::Message;
 /// A stream that takes some of the relay's subjects.
 #[derive(Clone, Debug)]
 pub(super) struct Target {
-    pub(super) name: String,
+    pub(super) name: Arc<str>,
     subjects: Vec<String>,
     /// Whether it takes fast-ingest batches.
     pub(super) allow_batched: bool,
@@ -80,7 +81,11 @@ impl Streams {
             // Taken through a mapping that the configuration does not show.
             subjects.push(subject.to_string());
         }
-        self.targets.push(Target { name, subjects, allow_batched: *allow_batch_publish });
+        self.targets.push(Target {
+            name: name.into(),
+            subjects,
+            allow_batched: *allow_batch_publish,
+        });
         Ok(self.targets.len() - 1)
     }
 }
