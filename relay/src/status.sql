@@ -2,6 +2,9 @@
 --
 -- The same rows that the relay would read next; see cursor.rs. `started` is false for a relay that has never
 -- run: then everything is backlog.
+--
+-- The cursor's parts are asked for in subqueries of their own, which are run once; joined, the one row of `relay`
+-- would be scanned again for each row of the outbox.
 with relay as (
     select
         holder,
@@ -27,17 +30,18 @@ backlog as (
         count(*) as events,
         extract(epoch from clock_timestamp() - min(outbox.created_at))::float8 as oldest_age
     from pillarbox.outbox
-    left join relay on true
     where
         outbox.position > coalesce((select start.position from start), 0)
         and (
-            relay.snapshot is null
+            (select relay.snapshot from relay) is null
             or (
-                not pg_visible_in_snapshot(outbox.txid, relay.snapshot)
+                not pg_visible_in_snapshot(outbox.txid, (select relay.snapshot from relay))
                 and (
-                    relay.window_snapshot is null
-                    or outbox.position > relay.window_position
-                    or not pg_visible_in_snapshot(outbox.txid, relay.window_snapshot)
+                    (select relay.window_snapshot from relay) is null
+                    or outbox.position > (select relay.window_position from relay)
+                    or not pg_visible_in_snapshot(
+                        outbox.txid, (select relay.window_snapshot from relay)
+                    )
                 )
             )
         )
