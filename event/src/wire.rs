@@ -200,6 +200,23 @@ mod tests {
     }
 
     #[test]
+    fn a_default_is_sent_where_the_event_does_not_say_otherwise() {
+        let event = RawEvent::builder("t", "a").source("/shop").build().unwrap();
+        let defaults = [
+            (header::SOURCE, Some("/else")),
+            (header::SUBJECT, Some("order 42")),
+            (header::TIME, None),
+        ];
+        let headers: Vec<_> = event.wire_headers_or(defaults).collect();
+        let of = |name: &str| -> Vec<&str> {
+            headers.iter().filter(|(n, _)| *n == name).map(|(_, v)| v.as_ref()).collect()
+        };
+        assert_eq!(of(header::SOURCE), ["/shop"]);
+        assert_eq!(of(header::SUBJECT), ["order%2042"], "encoded as the event's own");
+        assert!(of(header::TIME).is_empty());
+    }
+
+    #[test]
     fn a_message_of_another_producer_is_read_whatever_the_case_of_its_names() {
         let event = RawEvent::from_wire(
             "a.b",

@@ -198,3 +198,16 @@ fn context(client: &Client, timeout: Duration) -> Context {
         .max_ack_inflight(16 * 1024)
         .build(client.clone())
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_first_attempt_to_connect_comes_at_once_and_later_ones_after_longer_and_longer() {
+        assert_eq!(delay_before(1), Duration::ZERO);
+        let delays: Vec<_> = (2..=8).map(|attempt| delay_before(attempt).as_millis()).collect();
+        assert_eq!(delays, [200, 400, 800, 1_600, 2_000, 2_000, 2_000]);
+        assert_eq!(delay_before(usize::MAX), Duration::from_secs(2));
+    }
+}
