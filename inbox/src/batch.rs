@@ -192,7 +192,7 @@ where
         events: &[Arc<RawEvent>],
     ) -> Result<Vec<End>, InboxError> {
         let begun = timeout(PATIENCE, begin(store, events)).await;
-        let (Begun { mut tx, taken_at }, mut ends, known) =
+        let (Begun { mut tx, taken_at, limit }, mut ends, known) =
             begun.map_err(|_| InboxError::Slow { doing: "begin" })??;
         let claimed: Vec<usize> =
             (0..events.len()).filter(|place| ends[*place].is_none()).collect();
@@ -234,7 +234,7 @@ where
             if !recovered.is_empty() {
                 store.forget_all(&mut *tx, &recovered).await?;
             }
-            store.commit(Begun { tx, taken_at }).await
+            store.commit(Begun { tx, taken_at, limit }).await
         });
         match committed.await {
             Ok(Ok(())) => Ok(ends),

@@ -11,26 +11,20 @@ use std::time::{Duration, Instant};
 
 use sqlx::PgPool;
 
-use crate::handler::Tx;
+use crate::store::Begun;
 
 /// How long a connection stays away from the pool.
 const LONGEST: Duration = Duration::from_secs(1);
 
-/// What is kept; never more than there were events at the same time.
+/// What is kept; never more than there were events at the same time. No transaction is open on these connections,
+/// though sqlx, and so the pool, does not know.
 #[derive(Debug, Default)]
-pub(crate) struct Kept(Mutex<Vec<Connection>>);
-
-/// A connection on which no transaction is open, though sqlx, and so its pool, does not know.
-#[derive(Debug)]
-struct Connection {
-    tx: Tx,
-    taken_at: Instant,
-}
+pub(crate) struct Kept(Mutex<Vec<Begun>>);
 
 impl Kept {
-    /// One that was kept, and since when it has been away from the pool.
-    pub(crate) fn take(&self) -> Option<(Tx, Instant)> {
-        self.all().pop().map(|kept| (kept.tx, kept.taken_at))
+    /// One that was kept.
+    pub(crate) fn take(&self) -> Option<Begun> {
+        self.all().pop()
     }
 
     /// Whether a connection that was taken then is to be kept.
@@ -39,8 +33,8 @@ impl Kept {
         spare && !pool.is_closed() && taken_at.elapsed() < LONGEST
     }
 
-    pub(crate) fn keep(&self, tx: Tx, taken_at: Instant) {
-        self.all().push(Connection { tx, taken_at });
+    pub(crate) fn keep(&self, ended: Begun) {
+        self.all().push(ended);
     }
 
     /// Gives those back that have been kept for long; all of them if `all`.
@@ -48,13 +42,13 @@ impl Kept {
     pub(crate) async fn give_back(&self, all: bool) {
         let old: Vec<_> =
             self.all().extract_if(.., |kept| all || kept.taken_at.elapsed() >= LONGEST).collect();
-        for Connection { mut tx, .. } in old {
+        for Begun { mut tx, .. } in old {
             // So that there is something to roll back.
             let _ = sqlx::raw_sql("begin").execute(&mut *tx).await;
         }
     }
 
-    fn all(&self) -> MutexGuard<'_, Vec<Connection>> {
+    fn all(&self) -> MutexGuard<'_, Vec<Begun>> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }

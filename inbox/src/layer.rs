@@ -147,7 +147,7 @@ where
     let Delivery { event, dead_letter } = delivery;
     let id = event.id().as_str();
     let begun = timeout(PATIENCE, begin(&store, &event, dead_letter)).await;
-    let (Begun { tx, taken_at }, failed) =
+    let (Begun { tx, taken_at, limit }, failed) =
         match begun.map_err(|_| InboxError::Slow { doing: "begin" })?? {
             Start::Handle(begun, failed) => (begun, failed),
             Start::Not(outcome) => return Ok(outcome),
@@ -176,7 +176,7 @@ where
         if failed.is_some() {
             store.forget(&mut *tx, id).await?;
         }
-        store.commit(Begun { tx, taken_at }).await
+        store.commit(Begun { tx, taken_at, limit }).await
     });
     match committed.await {
         Ok(Ok(())) => Ok(Outcome::Handled),

@@ -42,10 +42,10 @@ pub(crate) struct Store {
 #[derive(Debug)]
 struct Statements {
     begin: SqlStr,
-    /// How many rows `begin` returns.
-    begin_rows: usize,
-    /// Begins and claims; the event's id goes between the parts.
-    begin_and_claim: Vec<String>,
+    /// Begins where the longest time of a statement is known; it goes behind this.
+    begin_again: Option<String>,
+    /// Claims; the event's id goes between the parts.
+    claim_parts: Vec<String>,
     claim: SqlStr,
     forget: SqlStr,
     release: SqlStr,
@@ -95,6 +95,9 @@ pub(crate) enum Claim {
 pub(crate) struct Begun {
     pub(crate) tx: Tx,
     pub(crate) taken_at: Instant,
+    /// The statement_timeout of this connection's transactions, once it has been found out: asking for it in each
+    /// of them would cost as much as the claim.
+    pub(crate) limit: Option<String>,
 }
 
 /// What was known of an event when it was marked as begun.
@@ -121,26 +124,28 @@ impl Store {
             let text = text.replace("pillarbox.", &format!("{schema}."));
             AssertSqlSafe(Arc::<str>::from(text)).into_sql_str()
         };
-        let begin = match longest {
+        let (begin, begin_again) = match longest {
             Some(longest) => {
                 let longest = longest.as_millis().min(i32::MAX as u128);
-                format!(
-                    "begin; set local idle_in_transaction_session_timeout = {longest}; \
-                     select set_config('statement_timeout', least({longest}, nullif(1000 * \
+                let idle =
+                    format!("begin; set local idle_in_transaction_session_timeout = {longest};");
+                let find_out = format!(
+                    "{idle} select set_config('statement_timeout', least({longest}, nullif(1000 * \
                      extract(epoch from current_setting('statement_timeout')::interval), 0))::bigint::text, true)"
-                )
+                );
+                (find_out, Some(format!("{idle} set local statement_timeout =")))
             }
-            None => "begin".to_owned(),
+            None => ("begin".to_owned(), None),
         };
         let claim = include_str!("claim.sql").replace("pillarbox.", &format!("{schema}."));
-        let begin_and_claim = format!("{begin};\n{}", without_comments(&claim))
+        let claim_parts = without_comments(&claim)
             .split("$2")
             .map(|part| part.replace("$1", &quoted(consumer)))
             .collect();
         let statements = Statements {
             begin: sql(&begin),
-            begin_rows: usize::from(longest.is_some()),
-            begin_and_claim,
+            begin_again,
+            claim_parts,
             claim: sql(include_str!("claim.sql")),
             forget: sql(
                 "delete from pillarbox.inbox_failure where consumer = $1 and event_id = $2",
@@ -215,7 +220,7 @@ impl Store {
         for claim in [&mut statements.claim, &mut statements.claim_all] {
             *claim = AssertSqlSafe(Arc::<str>::from(twice(claim.as_str()))).into_sql_str();
         }
-        for part in &mut statements.begin_and_claim {
+        for part in &mut statements.claim_parts {
             *part = twice(part);
         }
         self
@@ -236,19 +241,28 @@ impl Store {
     /// Opens a transaction.
     pub(crate) async fn begin(&self) -> Result<Begun, sqlx::Error> {
         let tx = self.pool.begin_with(self.statements.begin.clone()).await?;
-        Ok(Begun { tx, taken_at: Instant::now() })
+        Ok(Begun { tx, taken_at: Instant::now(), limit: None })
     }
 
     /// Opens a transaction on a connection that was kept, and records the event in it, in one round trip.
     /// `None` if there is no such connection, or it is not well.
     pub(crate) async fn begin_and_claim(&self, event_id: &str) -> Option<(Begun, Claim)> {
+        let Statements { begin, begin_again, claim_parts, .. } = &*self.statements;
         loop {
-            let (mut tx, taken_at) = self.kept.as_ref()?.take()?;
-            let text = self.statements.begin_and_claim.join(&quoted(event_id));
-            match sqlx::raw_sql(AssertSqlSafe(text)).fetch_all(&mut *tx).await {
+            let mut begun = self.kept.as_ref()?.take()?;
+            let begin = match (begin_again, &begun.limit) {
+                (Some(again), Some(limit)) => format!("{again}{}", quoted(limit)),
+                _ => begin.as_str().to_owned(),
+            };
+            let text = format!("{begin};\n{}", claim_parts.join(&quoted(event_id)));
+            match sqlx::raw_sql(AssertSqlSafe(text)).fetch_all(&mut *begun.tx).await {
                 Ok(rows) => {
-                    let claim = claim_of(rows.get(self.statements.begin_rows)).ok()?;
-                    return Some((Begun { tx, taken_at }, claim));
+                    let mut rows = rows.iter();
+                    if begin_again.is_some() && begun.limit.is_none() {
+                        begun.limit = Some(rows.next()?.try_get(0).ok()?);
+                    }
+                    let claim = claim_of(rows.next()).ok()?;
+                    return Some((begun, claim));
                 }
                 Err(error) => tracing::debug!(%error, "a kept connection is of no use"),
             }
@@ -256,15 +270,14 @@ impl Store {
     }
 
     /// [Commits](commit), and keeps the connection if that is wanted.
-    pub(crate) async fn commit(&self, begun: Begun) -> Result<(), sqlx::Error> {
-        let Begun { mut tx, taken_at } = begun;
-        match self.kept.as_ref().filter(|kept| kept.wants(&self.pool, taken_at)) {
+    pub(crate) async fn commit(&self, mut begun: Begun) -> Result<(), sqlx::Error> {
+        match self.kept.as_ref().filter(|kept| kept.wants(&self.pool, begun.taken_at)) {
             Some(kept) => {
-                sqlx::raw_sql("select 1; commit").execute(&mut *tx).await?;
-                kept.keep(tx, taken_at);
+                sqlx::raw_sql("select 1; commit").execute(&mut *begun.tx).await?;
+                kept.keep(begun);
                 Ok(())
             }
-            None => commit(tx).await,
+            None => commit(begun.tx).await,
         }
     }
 
