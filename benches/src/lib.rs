@@ -10,7 +10,7 @@
 //! | [`program`] | what all programs do: arguments, servers, files |
 //! | [`rounds`] | ways that take turns |
 //! | [`statistics`] | medians, spreads, percentiles |
-//! | [`table`], [`unit`] | figures in columns, comparisons between them, and their goals |
+//! | [`table`], [`mod@unit`] | figures in columns, comparisons between them, and their goals |
 //! | [`report`] | all that a program found, as its JSON file holds it |
 //! | [`machine`] | where and with what was measured |
 //! | [`plot`] | the SVG files |
