@@ -2,20 +2,20 @@
 
 use crate::load::Load;
 
-/// What one of each part can do, and what an event takes.
+/// What one of each part can do, and what an event takes. The defaults are those of `docs/scaling.md`.
 #[derive(Clone, Debug, clap::Args)]
 pub struct Rates {
     /// Transactions with an event that one database commits, a second.
-    #[arg(long, default_value_t = 10_000.0)]
+    #[arg(long, default_value_t = 5_400.0)]
     pub commit_rate: f64,
     /// Events that one relay ships, a second.
-    #[arg(long, default_value_t = 80_000.0)]
+    #[arg(long, default_value_t = 130_000.0)]
     pub relay_rate: f64,
     /// Events that one stream leader stores, a second.
-    #[arg(long, default_value_t = 90_000.0)]
+    #[arg(long, default_value_t = 160_000.0)]
     pub stream_rate: f64,
     /// Events that one consumer process handles, a second.
-    #[arg(long, default_value_t = 2_400.0)]
+    #[arg(long, default_value_t = 5_000.0)]
     pub process_rate: f64,
     /// How long a handler takes, its commit included, in milliseconds.
     #[arg(long, default_value_t = 3.0)]
