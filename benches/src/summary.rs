@@ -4,7 +4,7 @@ use std::fmt::Write as _;
 use std::fs;
 use std::path::Path;
 
-use anyhow::{Context, Result};
+use anyhow::Result;
 
 use crate::report::Report;
 use crate::table::{Comparison, Table};
@@ -22,11 +22,13 @@ pub fn write(folder: &Path) -> Result<()> {
         }
     }
     files.sort();
-    let mut text = String::from("| program | figure | goal | median | min | max | |\n");
-    text += "|---|---|---|---|---|---|---|\n";
+    let mut text = String::from("| program | compared | goal | measured | medians | |\n");
+    text += "|---|---|---|---|---|---|\n";
     for file in files {
-        let report: Report = serde_json::from_str(&fs::read_to_string(&file)?)
-            .with_context(|| format!("{} was written by another version", file.display()))?;
+        let Ok(report) = serde_json::from_str::<Report>(&fs::read_to_string(&file)?) else {
+            eprintln!("{} was written by another version, and is left out", file.display());
+            continue;
+        };
         for table in &report.tables {
             for comparison in &table.comparisons {
                 row(&mut text, &report, table, comparison)?;
@@ -41,18 +43,27 @@ fn row(text: &mut String, report: &Report, table: &Table, comparison: &Compariso
     let Comparison { unit, spread, goal: Some(goal), met, .. } = comparison else {
         return Ok(());
     };
-    let name = comparison.name();
-    let show = |figure| format!("{}{}", unit.show(figure), unit.suffix());
-    let verdict = if *met == Some(true) { "met" } else { "**missed**" };
+    let show = |figure| unit.show(figure);
+    let median = |name: &str| {
+        let column = table.series.iter().find(|series| series.name == name);
+        column.map(|column| {
+            format!("{}{}", table.unit.show(column.spread.median), table.unit.suffix())
+        })
+    };
+    let against = comparison.against.as_deref().and_then(median);
+    let figures = [median(&comparison.what), against].into_iter().flatten().collect::<Vec<_>>();
     writeln!(
         text,
-        "| `{}` | {}: {name} | {goal}{} | {} | {} | {} | {verdict} |",
+        "| `{}` | {}: {} | {goal} | {} [{} to {}]{} | {} | {} |",
         report.program,
         table.title,
-        unit.suffix(),
+        comparison.name(),
         show(spread.median),
         show(spread.min),
         show(spread.max),
+        unit.suffix(),
+        figures.join(" against "),
+        if *met == Some(true) { "met" } else { "**missed**" },
     )?;
     Ok(())
 }

@@ -53,10 +53,10 @@ const SHARES: [(&str, f64); 5] =
 #[derive(Args, Clone, Debug, Serialize)]
 pub struct DeliveryLatency {
     /// Seconds of each round that count.
-    #[arg(default_value_t = 15)]
+    #[arg(default_value_t = 10)]
     seconds: u64,
     /// Rounds that count.
-    #[arg(default_value_t = 5)]
+    #[arg(default_value_t = 3)]
     rounds: usize,
     /// Events per second.
     #[arg(long, default_value_t = 1_000)]
@@ -65,7 +65,7 @@ pub struct DeliveryLatency {
     #[arg(long, default_value_t = 8)]
     writers: usize,
     /// Seconds at the beginning of each round that do not count.
-    #[arg(long, default_value_t = 3)]
+    #[arg(long, default_value_t = 2)]
     warm_up: u64,
 }
 

@@ -42,7 +42,7 @@ pub struct InboxRate {
     #[arg(default_value_t = 5_000)]
     events: u64,
     /// Rounds that count.
-    #[arg(default_value_t = 15)]
+    #[arg(default_value_t = 9)]
     rounds: usize,
 }
 

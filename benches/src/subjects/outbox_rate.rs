@@ -35,10 +35,10 @@ const TABLES: &str = "
 #[derive(Args, Clone, Debug, Serialize)]
 pub struct OutboxRate {
     /// Transactions in each round.
-    #[arg(default_value_t = 8_000)]
+    #[arg(default_value_t = 10_000)]
     transactions: u64,
     /// Rounds that count.
-    #[arg(default_value_t = 9)]
+    #[arg(default_value_t = 7)]
     rounds: usize,
     /// Connections that write at the same time.
     #[arg(long, default_value_t = 8)]

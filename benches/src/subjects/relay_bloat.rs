@@ -31,7 +31,7 @@ pub struct RelayBloat {
     #[arg(default_value_t = 200_000)]
     events: u64,
     /// Rounds that count.
-    #[arg(default_value_t = 7)]
+    #[arg(default_value_t = 5)]
     rounds: usize,
     /// Events shipped and removed beforehand.
     #[arg(long, default_value_t = 1_000_000)]

@@ -21,13 +21,13 @@ const WAYS: [&str; 4] = ["raw plain", "raw fast ingest", "relay", "relay, keyed 
 #[derive(Args, Clone, Debug, Serialize)]
 pub struct RelayDrain {
     /// Events in each round.
-    #[arg(default_value_t = 200_000)]
+    #[arg(default_value_t = 300_000)]
     events: u64,
     /// Rounds that count.
-    #[arg(default_value_t = 7)]
+    #[arg(default_value_t = 5)]
     rounds: usize,
     /// Events in each round with a broker that syncs every message to disk; 0 leaves these rounds out.
-    #[arg(long, default_value_t = 20_000)]
+    #[arg(long, default_value_t = 10_000)]
     synced_events: u64,
 }
 
