@@ -28,10 +28,10 @@ const KEYS: [(&str, Option<u64>); 5] = [
 #[derive(Args, Clone, Debug, Serialize)]
 pub struct RelayKeys {
     /// Events in each round.
-    #[arg(default_value_t = 30_000)]
+    #[arg(default_value_t = 100_000)]
     events: u64,
     /// Rounds that count.
-    #[arg(default_value_t = 5)]
+    #[arg(default_value_t = 3)]
     rounds: usize,
 }
 
