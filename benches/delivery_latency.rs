@@ -3,5 +3,5 @@
 //! `cargo bench --bench delivery_latency -- --help` lists the arguments; `src/subjects/delivery_latency.rs` says what is done.
 
 fn main() -> anyhow::Result<()> {
-    pillarbox_benches::main::<pillarbox_benches::subjects::DeliveryLatency>()
+    pillarbox_benches::subjects::delivery_latency()
 }

@@ -3,5 +3,5 @@
 //! `cargo bench --bench footprint -- --help` lists the arguments; `src/subjects/footprint.rs` says what is done.
 
 fn main() -> anyhow::Result<()> {
-    pillarbox_benches::main::<pillarbox_benches::subjects::Footprint>()
+    pillarbox_benches::subjects::footprint()
 }

@@ -3,5 +3,5 @@
 //! `cargo bench --bench inbox_rate -- --help` lists the arguments; `src/subjects/inbox_rate.rs` says what is done.
 
 fn main() -> anyhow::Result<()> {
-    pillarbox_benches::main::<pillarbox_benches::subjects::InboxRate>()
+    pillarbox_benches::subjects::inbox_rate()
 }

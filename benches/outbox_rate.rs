@@ -3,5 +3,5 @@
 //! `cargo bench --bench outbox_rate -- --help` lists the arguments; `src/subjects/outbox_rate.rs` says what is done.
 
 fn main() -> anyhow::Result<()> {
-    pillarbox_benches::main::<pillarbox_benches::subjects::OutboxRate>()
+    pillarbox_benches::subjects::outbox_rate()
 }

@@ -3,5 +3,5 @@
 //! `cargo bench --bench relay_backlog -- --help` lists the arguments; `src/subjects/relay_backlog.rs` says what is done.
 
 fn main() -> anyhow::Result<()> {
-    pillarbox_benches::main::<pillarbox_benches::subjects::RelayBacklog>()
+    pillarbox_benches::subjects::relay_backlog()
 }

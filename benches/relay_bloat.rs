@@ -3,5 +3,5 @@
 //! `cargo bench --bench relay_bloat -- --help` lists the arguments; `src/subjects/relay_bloat.rs` says what is done.
 
 fn main() -> anyhow::Result<()> {
-    pillarbox_benches::main::<pillarbox_benches::subjects::RelayBloat>()
+    pillarbox_benches::subjects::relay_bloat()
 }

@@ -3,5 +3,5 @@
 //! `cargo bench --bench relay_drain -- --help` lists the arguments; `src/subjects/relay_drain.rs` says what is done.
 
 fn main() -> anyhow::Result<()> {
-    pillarbox_benches::main::<pillarbox_benches::subjects::RelayDrain>()
+    pillarbox_benches::subjects::relay_drain()
 }

@@ -3,5 +3,5 @@
 //! `cargo bench --bench relay_keys -- --help` lists the arguments; `src/subjects/relay_keys.rs` says what is done.
 
 fn main() -> anyhow::Result<()> {
-    pillarbox_benches::main::<pillarbox_benches::subjects::RelayKeys>()
+    pillarbox_benches::subjects::relay_keys()
 }

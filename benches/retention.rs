@@ -3,5 +3,5 @@
 //! `cargo bench --bench retention -- --help` lists the arguments; `src/subjects/retention.rs` says what is done.
 
 fn main() -> anyhow::Result<()> {
-    pillarbox_benches::main::<pillarbox_benches::subjects::Retention>()
+    pillarbox_benches::subjects::retention()
 }

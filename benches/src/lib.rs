@@ -35,7 +35,7 @@ pub mod summary;
 pub mod table;
 pub mod unit;
 
-pub use program::{Subject, main};
+pub use program::Subject;
 pub use report::Report;
 pub use table::Table;
 pub use unit::{Goal, Unit};

@@ -1,4 +1,7 @@
-//! What is measured.
+//! What is measured, each with the main function of its program.
+//!
+//! The functions stand here, and not in the programs, so that a subject is compiled once, for its program and for the
+//! tests.
 
 pub mod delivery_latency;
 pub mod footprint;
@@ -10,6 +13,10 @@ pub mod relay_drain;
 pub mod relay_keys;
 pub mod retention;
 
+use anyhow::Result;
+
+use crate::program;
+
 pub use delivery_latency::DeliveryLatency;
 pub use footprint::Footprint;
 pub use inbox_rate::InboxRate;
@@ -19,3 +26,75 @@ pub use relay_bloat::RelayBloat;
 pub use relay_drain::RelayDrain;
 pub use relay_keys::RelayKeys;
 pub use retention::Retention;
+
+/// The program `delivery_latency`.
+///
+/// # Errors
+/// Whatever goes wrong.
+pub fn delivery_latency() -> Result<()> {
+    program::main::<DeliveryLatency>()
+}
+
+/// The program `footprint`.
+///
+/// # Errors
+/// Whatever goes wrong.
+pub fn footprint() -> Result<()> {
+    program::main::<Footprint>()
+}
+
+/// The program `inbox_rate`.
+///
+/// # Errors
+/// Whatever goes wrong.
+pub fn inbox_rate() -> Result<()> {
+    program::main::<InboxRate>()
+}
+
+/// The program `outbox_rate`.
+///
+/// # Errors
+/// Whatever goes wrong.
+pub fn outbox_rate() -> Result<()> {
+    program::main::<OutboxRate>()
+}
+
+/// The program `relay_backlog`.
+///
+/// # Errors
+/// Whatever goes wrong.
+pub fn relay_backlog() -> Result<()> {
+    program::main::<RelayBacklog>()
+}
+
+/// The program `relay_bloat`.
+///
+/// # Errors
+/// Whatever goes wrong.
+pub fn relay_bloat() -> Result<()> {
+    program::main::<RelayBloat>()
+}
+
+/// The program `relay_drain`.
+///
+/// # Errors
+/// Whatever goes wrong.
+pub fn relay_drain() -> Result<()> {
+    program::main::<RelayDrain>()
+}
+
+/// The program `relay_keys`.
+///
+/// # Errors
+/// Whatever goes wrong.
+pub fn relay_keys() -> Result<()> {
+    program::main::<RelayKeys>()
+}
+
+/// The program `retention`.
+///
+/// # Errors
+/// Whatever goes wrong.
+pub fn retention() -> Result<()> {
+    program::main::<Retention>()
+}
