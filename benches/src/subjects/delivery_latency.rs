@@ -18,9 +18,7 @@ use async_nats::jetstream::consumer::{AckPolicy, pull};
 use clap::Args;
 use futures::StreamExt;
 use pillarbox::event::RawEvent;
-use pillarbox::inbox::{
-    Consumer, ConsumerConfig, Delivery, InboxLayer, Router, handler_fn, migrate,
-};
+use pillarbox::inbox::{Consumer, ConsumerConfig, Delivery, Router, handler_fn, migrate};
 use pillarbox_testkit::Servers;
 use serde::Serialize;
 use sqlx::{Connection, PgConnection};
@@ -255,15 +253,14 @@ impl DeliveryLatency {
         moments: Arc<Moments>,
         shutdown: CancellationToken,
     ) -> Result<tokio::task::JoinHandle<Result<(), pillarbox::inbox::ConsumerError>>> {
-        let name = "latency";
         let config = ConsumerConfig {
             stream: STREAM.into(),
-            name: name.into(),
+            name: "latency".into(),
             ..ConsumerConfig::default()
         };
         let pool = outbox.pool().clone();
-        let inbox =
-            InboxLayer::new(pool.clone(), name)?.layer(Router::new().on(handler_fn(record)));
+        let consumer = Consumer::new(servers.nats.connect().await?, pool, config)?;
+        let inbox = consumer.layer().layer(Router::new().on(handler_fn(record)));
         let service = tower::service_fn(move |delivery: Delivery| {
             let (inbox, moments) = (inbox.clone(), moments.clone());
             async move {
@@ -275,7 +272,6 @@ impl DeliveryLatency {
                 Ok::<_, pillarbox::inbox::InboxError>(outcome)
             }
         });
-        let consumer = Consumer::new(servers.nats.connect().await?, pool, config)?;
         Ok(tokio::spawn(consumer.run_service(service, shutdown)))
     }
 }
