@@ -8,6 +8,7 @@
 //!
 //! Exit code 1 if anything is not as promised.
 
+use std::io::Write;
 use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
@@ -44,14 +45,23 @@ async fn main() -> anyhow::Result<ExitCode> {
     }
     let seed = *options.seed.get_or_insert_with(rand::random);
     if options.schedule_only {
-        println!("seed {seed}");
+        let mut out = format!("seed {seed}\n");
         for planned in schedule::schedule(&options, seed) {
-            println!("{planned}");
+            out.push_str(&format!("{planned}\n"));
         }
+        print(&out)?;
         return Ok(ExitCode::SUCCESS);
     }
-    println!("seed {seed}, {} s of faults", options.seconds);
+    print(&format!("seed {seed}, {} s of faults\n", options.seconds))?;
     let report = run(&options, &run::this_program()?).await?;
-    println!("{report}");
+    print(&format!("{report}\n"))?;
     Ok(if report.is_well() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+}
+
+/// Prints it. A reader that has seen enough, such as `head`, is no failure.
+fn print(text: &str) -> std::io::Result<()> {
+    match std::io::stdout().write_all(text.as_bytes()) {
+        Err(error) if error.kind() == std::io::ErrorKind::BrokenPipe => Ok(()),
+        result => result,
+    }
 }

@@ -171,10 +171,7 @@ impl Row {
             insert(header::PARTITION, &partition.to_string());
         }
         for (name, value) in event.wire_headers_or(defaults) {
-            // The relay's own word about partitions counts.
-            if partition.is_none() || name != header::PARTITION {
-                insert(name, &value);
-            }
+            insert(name, &value);
         }
         let (_, _, topic, key, _, payload) = event.into_parts();
         let subject = match partition {

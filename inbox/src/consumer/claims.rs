@@ -50,11 +50,19 @@ pub(super) struct Claims {
     /// When the last beat that succeeded began.
     seen_at: Instant,
     connected_at: Instant,
-    prepared: bool,
+    phase: Phase,
     held: BTreeSet<u32>,
     /// Given up while a beat was on its way that says otherwise.
     given_up: BTreeSet<u32>,
     failing: bool,
+}
+
+/// See the drawing of the [module](self).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Phase {
+    Announced,
+    Preparing,
+    Sharing,
 }
 
 /// What a beat found.
@@ -98,16 +106,25 @@ impl Claims {
             beat_at: now,
             seen_at: now,
             connected_at: now,
-            prepared: false,
+            phase: Phase::Announced,
             held: BTreeSet::new(),
             given_up: BTreeSet::new(),
             failing: false,
         }
     }
 
+    /// No process runs with another number of partitions. Whether that is news: then the durables are to be prepared.
+    pub(super) fn admitted(&mut self) -> bool {
+        let news = self.phase == Phase::Announced;
+        if news {
+            self.phase = Phase::Preparing;
+        }
+        news
+    }
+
     /// The durables are there, and may be read.
     pub(super) fn prepared(&mut self) {
-        self.prepared = true;
+        self.phase = Phase::Sharing;
         self.beat_at = Instant::now();
     }
 
@@ -160,7 +177,7 @@ impl Claims {
         }
         self.given_up.clear();
         let reaches_broker = now - self.connected_at < self.takeover;
-        let sharing = self.prepared && reaches_broker;
+        let sharing = self.phase == Phase::Sharing && reaches_broker;
         let held = if sharing { self.held.iter().copied().collect() } else { Vec::new() };
         let claim = Claim {
             consumer: self.consumer.clone(),
@@ -188,7 +205,7 @@ impl Claims {
         self.seen_at = beat.began;
         if let Some(stranger) = beat.stranger {
             self.held.clear();
-            self.prepared = false;
+            self.phase = Phase::Announced;
             return Change::Others(stranger.unsigned_abs());
         }
         self.held = &beat.held - &self.given_up;

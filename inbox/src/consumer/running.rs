@@ -382,8 +382,7 @@ where
         let Letter { position, content } = letter;
         // Marked as begun each time, because the stream does not deliver it again.
         let origin = Origin::Letter(position);
-        let (again, singly) = (true, true);
-        let held = Held { origin, again, alone: false, singly, misfit: None, content };
+        let held = Held { origin, again: true, alone: false, singly: true, misfit: None, content };
         self.waiting += 1;
         self.lanes.push(Lane::Letter(position), held);
     }

@@ -27,21 +27,12 @@ pub(super) struct Share {
 struct Several {
     of: u32,
     claims: Claims,
-    phase: Phase,
     reading: BTreeSet<u32>,
     /// No longer read, and not yet given up.
     leaving: BTreeSet<u32>,
     /// Those of them of which nothing is in work any more.
     done: BTreeSet<u32>,
     handing_over: JoinSet<u32>,
-}
-
-/// See the drawing in [`claims`](super::claims).
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Phase {
-    Announced,
-    Preparing,
-    Sharing,
 }
 
 /// What happened.
@@ -63,7 +54,6 @@ impl Share {
         let several = config.several().map(|of| Several {
             of,
             claims: Claims::new(opener.client.clone(), store, config, of),
-            phase: Phase::Announced,
             reading: BTreeSet::new(),
             leaving: BTreeSet::new(),
             done: BTreeSet::new(),
@@ -88,7 +78,6 @@ impl Share {
             fed = self.feeds.next(), if room => {
                 let fed = fed?;
                 if matches!(fed, Fed::Prepared) {
-                    several.phase = Phase::Sharing;
                     several.claims.prepared();
                 }
                 Ok(arrived(fed))
@@ -115,14 +104,12 @@ impl Share {
                 self.feeds.others(None);
                 self.feeds.database(None);
                 self.feeds.broker(reaches_broker);
-                if several.phase == Phase::Announced {
-                    several.phase = Phase::Preparing;
+                if several.claims.admitted() {
                     self.feeds.prepare();
                 }
                 (held, size)
             }
             Change::Others(partitions) => {
-                several.phase = Phase::Announced;
                 self.feeds.others(Some(format!(
                     "processes of this consumer run with partitions = {partitions}: waiting until they have stopped"
                 )));

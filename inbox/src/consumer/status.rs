@@ -265,9 +265,7 @@ impl View {
             },
         }
     }
-}
 
-impl View {
     fn reads_none(&self) -> bool {
         self.partitions.as_ref().is_some_and(|partitions| partitions.held.is_empty())
     }

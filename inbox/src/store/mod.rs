@@ -1,6 +1,8 @@
 //! The inbox's statements, for one consumer in one schema.
 
 mod letters;
+#[cfg(feature = "jetstream")]
+mod reach;
 
 #[cfg(feature = "jetstream")]
 use std::collections::HashMap;
@@ -8,21 +10,18 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use sqlx::postgres::PgRow;
-use sqlx::{
-    AssertSqlSafe, ConnectOptions, Connection, PgExecutor, PgPool, Row, SqlSafeStr, SqlStr,
-};
+use sqlx::{AssertSqlSafe, PgExecutor, PgPool, Row, SqlSafeStr, SqlStr};
 
-use crate::error::{InboxError, full_text};
+use crate::error::InboxError;
 use crate::handler::Tx;
 use crate::kept::Kept;
 use crate::migrations::check_schema;
-pub(crate) use letters::{Burial, Undecodable};
+pub(crate) use letters::Burial;
+#[cfg(feature = "jetstream")]
+pub(crate) use letters::Undecodable;
 
 /// How long a database that is well may take to answer.
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(3);
-
-/// How long one that is there may take to let somebody in, and answer.
-const LET_IN_TIMEOUT: Duration = Duration::from_secs(2);
 
 /// How much of an error's text is kept.
 const MAX_ERROR_CHARS: usize = 8_000;
@@ -392,27 +391,6 @@ impl Store {
     pub(crate) async fn answers(&self) -> bool {
         let asked = sqlx::query("select 1").execute(&self.pool);
         matches!(tokio::time::timeout(ANSWER_TIMEOUT, asked).await, Ok(Ok(_)))
-    }
-
-    /// Why the database lets nobody in, if it does not: asked over a connection that is not the pool's.
-    #[cfg(feature = "jetstream")]
-    pub(crate) async fn unreachable(&self) -> Option<String> {
-        let options = self.pool.connect_options();
-        let asked = async {
-            let mut connection = options.connect().await?;
-            sqlx::raw_sql("select 1").execute(&mut connection).await?;
-            connection.close().await
-        };
-        match tokio::time::timeout(LET_IN_TIMEOUT, asked).await {
-            Ok(Ok(())) => None,
-            Ok(Err(error)) => {
-                let code = error.as_database_error().map(|error| error.code().unwrap_or_default());
-                // It is there, though it has no connection to spare for this, unless it starts or stops.
-                let there = code.is_some_and(|code| !code.starts_with("57P"));
-                (!there).then(|| full_text(&error))
-            }
-            Err(_) => Some(format!("the database has not answered for {LET_IN_TIMEOUT:?}")),
-        }
     }
 
     /// Counts a failed attempt, and returns how many there were.

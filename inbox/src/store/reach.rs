@@ -1,0 +1,33 @@
+//! Whether the database lets anybody in.
+
+use std::time::Duration;
+
+use sqlx::{ConnectOptions, Connection};
+
+use super::Store;
+use crate::error::full_text;
+
+/// How long one that is there may take to let somebody in, and answer.
+const LET_IN_TIMEOUT: Duration = Duration::from_secs(2);
+
+impl Store {
+    /// Why the database lets nobody in, if it does not: asked over a connection that is not the pool's.
+    pub(crate) async fn unreachable(&self) -> Option<String> {
+        let options = self.pool.connect_options();
+        let asked = async {
+            let mut connection = options.connect().await?;
+            sqlx::raw_sql("select 1").execute(&mut connection).await?;
+            connection.close().await
+        };
+        match tokio::time::timeout(LET_IN_TIMEOUT, asked).await {
+            Ok(Ok(())) => None,
+            Ok(Err(error)) => {
+                let code = error.as_database_error().map(|error| error.code().unwrap_or_default());
+                // It is there, though it has no connection to spare for this, unless it starts or stops.
+                let there = code.is_some_and(|code| !code.starts_with("57P"));
+                (!there).then(|| full_text(&error))
+            }
+            Err(_) => Some(format!("the database has not answered for {LET_IN_TIMEOUT:?}")),
+        }
+    }
+}
