@@ -68,6 +68,39 @@ async fn an_id_with_quotes_and_backslashes_is_recorded_as_it_is() {
     assert_eq!(shop.number("select count(*) from effects").await, 5);
 }
 
+/// Records, and how often what is prepared to claim by was used; then, once it was used, has the connection forget it.
+async fn forgets(tx: &mut Tx, placed: Received<OrderPlaced>) -> Result<(), HandlerError> {
+    record(tx, placed).await?;
+    let prepared: Option<(String, i64)> = sqlx::query_as(
+        "select name, generic_plans + custom_plans from pg_prepared_statements \
+         where name like 'pillarbox_claim_%'",
+    )
+    .fetch_optional(&mut **tx)
+    .await?;
+    if let Some((name, used)) = prepared.filter(|(_, used)| *used > 1) {
+        sqlx::query("insert into used values ($1)").bind(used).execute(&mut **tx).await?;
+        let forget = sqlx::AssertSqlSafe(format!("deallocate {name}"));
+        sqlx::raw_sql(forget).execute(&mut **tx).await?;
+    }
+    Ok(())
+}
+
+#[tokio::test]
+async fn claims_are_prepared_and_a_connection_that_forgets_them_costs_nothing() {
+    let shop = Shop::open().await;
+    sqlx::raw_sql("create table used (times bigint)").execute(shop.pool()).await.unwrap();
+    for order in 1..=20 {
+        shop.send(&shop.event(order, 1)).await;
+    }
+    let started = shop.start(one_at_a_time(&shop), Router::new().on(handler_fn(forgets)));
+    shop.until("select count(*) from effects", 20).await;
+    shop.drained().await;
+    started.stop().await;
+    shop.assert_each_once_in_order(20).await;
+    assert!(shop.number("select count(*) from used").await > 0, "nothing was prepared, or used");
+    assert_eq!(shop.number("select count(*) from pillarbox.inbox_failure").await, 0);
+}
+
 async fn first_time_only(tx: &mut Tx, placed: Received<OrderPlaced>) -> Result<(), HandlerError> {
     match placed.attempt() {
         1 => record(tx, placed).await,

@@ -1,6 +1,7 @@
 //! The inbox's statements, for one consumer in one schema.
 
 mod letters;
+mod one_trip;
 #[cfg(feature = "jetstream")]
 mod reach;
 
@@ -19,6 +20,7 @@ use crate::migrations::check_schema;
 pub(crate) use letters::Burial;
 #[cfg(feature = "jetstream")]
 pub(crate) use letters::Undecodable;
+use one_trip::OneTrip;
 
 /// How long a database that is well may take to answer.
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(3);
@@ -32,6 +34,8 @@ pub(crate) struct Store {
     pub(crate) pool: PgPool,
     pub(crate) consumer: Arc<str>,
     statements: Arc<Statements>,
+    /// `None` where nothing is kept.
+    one_trip: Option<Arc<OneTrip>>,
     kept: Option<Arc<Kept>>,
     /// Whether a key waits behind its dead letter.
     pub(crate) strict: bool,
@@ -41,10 +45,6 @@ pub(crate) struct Store {
 #[derive(Debug)]
 struct Statements {
     begin: SqlStr,
-    /// Begins where the longest time of a statement is known; it goes behind this.
-    begin_again: Option<String>,
-    /// Claims; the event's id goes between the parts.
-    claim_parts: Vec<String>,
     claim: SqlStr,
     forget: SqlStr,
     release: SqlStr,
@@ -123,29 +123,22 @@ impl Store {
             let text = text.replace("pillarbox.", &format!("{schema}."));
             AssertSqlSafe(Arc::<str>::from(text)).into_sql_str()
         };
-        let (begin, begin_again) = match longest {
-            Some(longest) => {
-                let longest = longest.as_millis().min(i32::MAX as u128);
-                let idle =
-                    format!("begin; set local idle_in_transaction_session_timeout = {longest};");
-                let find_out = format!(
-                    "{idle} select set_config('statement_timeout', least({longest}, nullif(1000 * \
-                     extract(epoch from current_setting('statement_timeout')::interval), 0))::bigint::text, true)"
-                );
-                (find_out, Some(format!("{idle} set local statement_timeout =")))
-            }
-            None => ("begin".to_owned(), None),
-        };
-        let claim = include_str!("claim.sql").replace("pillarbox.", &format!("{schema}."));
-        let claim_parts = without_comments(&claim)
-            .split("$2")
-            .map(|part| part.replace("$1", &quoted(consumer)))
-            .collect();
+        let claim = sql(include_str!("claim.sql"));
+        let mut begin = "begin".to_owned();
+        let mut one_trip = None;
+        if let Some(longest) = longest {
+            let longest = longest.as_millis().min(i32::MAX as u128);
+            let idle = format!("begin; set local idle_in_transaction_session_timeout = {longest};");
+            begin = format!(
+                "{idle} select set_config('statement_timeout', least({longest}, nullif(1000 * \
+                 extract(epoch from current_setting('statement_timeout')::interval), 0))::bigint::text, true)"
+            );
+            let known = format!("{idle} set local statement_timeout =");
+            one_trip = Some(Arc::new(OneTrip::new(begin.clone(), known, claim.as_str(), consumer)));
+        }
         let statements = Statements {
             begin: sql(&begin),
-            begin_again,
-            claim_parts,
-            claim: sql(include_str!("claim.sql")),
+            claim,
             forget: sql(
                 "delete from pillarbox.inbox_failure where consumer = $1 and event_id = $2",
             ),
@@ -196,7 +189,14 @@ impl Store {
             leave: sql("delete from pillarbox.inbox_process where consumer = $1 and process = $2"),
         };
         let statements = Arc::new(statements);
-        Ok(Self { pool, consumer: consumer.into(), statements, kept: None, strict: false })
+        Ok(Self {
+            pool,
+            consumer: consumer.into(),
+            statements,
+            one_trip,
+            kept: None,
+            strict: false,
+        })
     }
 
     /// Has keys wait behind their dead letters.
@@ -219,9 +219,7 @@ impl Store {
         for claim in [&mut statements.claim, &mut statements.claim_all] {
             *claim = AssertSqlSafe(Arc::<str>::from(twice(claim.as_str()))).into_sql_str();
         }
-        for part in &mut statements.claim_parts {
-            *part = twice(part);
-        }
+        self.one_trip = self.one_trip.map(|one_trip| Arc::new(one_trip.rewritten(twice)));
         self
     }
 
@@ -243,27 +241,26 @@ impl Store {
         Ok(Begun { tx, taken_at: Instant::now(), limit: None })
     }
 
-    /// Opens a transaction on a connection that was kept, and records the event in it, in one round trip.
+    /// Opens a transaction on a connection that was kept, and records the event in it, in [one trip](one_trip).
     /// `None` if there is no such connection, or it is not well.
     pub(crate) async fn begin_and_claim(&self, event_id: &str) -> Option<(Begun, Claim)> {
-        let Statements { begin, begin_again, claim_parts, .. } = &*self.statements;
+        let (kept, one_trip) = (self.kept.as_ref()?, self.one_trip.as_ref()?);
         loop {
-            let mut begun = self.kept.as_ref()?.take()?;
-            let begin = match (begin_again, &begun.limit) {
-                (Some(again), Some(limit)) => format!("{again}{}", quoted(limit)),
-                _ => begin.as_str().to_owned(),
-            };
-            let text = format!("{begin};\n{}", claim_parts.join(&quoted(event_id)));
+            let mut begun = kept.take()?;
+            let text = one_trip.text(begun.limit.as_deref(), event_id);
             match sqlx::raw_sql(AssertSqlSafe(text)).fetch_all(&mut *begun.tx).await {
                 Ok(rows) => {
                     let mut rows = rows.iter();
-                    if begin_again.is_some() && begun.limit.is_none() {
+                    if begun.limit.is_none() {
                         begun.limit = Some(rows.next()?.try_get(0).ok()?);
                     }
                     let claim = claim_of(rows.next()).ok()?;
                     return Some((begun, claim));
                 }
-                Err(error) => tracing::debug!(%error, "a kept connection is of no use"),
+                Err(error) => {
+                    tracing::debug!(%error, "a kept connection is of no use");
+                    one_trip.failed(&error);
+                }
             }
         }
     }

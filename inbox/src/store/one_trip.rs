@@ -1,0 +1,90 @@
+//! The begin of a transaction and the claim of an event in it, in one round trip.
+//!
+//! Both go in one simple query, since sqlx waits for the answer to each statement that it prepares. Unprepared, the
+//! claim would be parsed and planned for each event, which costs nearly as much as to execute it. So a connection that
+//! is kept prepares it by SQL, with the first event that begins there, and finds out how long its statements may take.
+//! What was prepared stays on the connection when it goes back to the pool, under a name that is made of the text.
+
+use std::hash::{DefaultHasher, Hasher};
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use super::{quoted, without_comments};
+
+/// See the [module](self).
+#[derive(Debug)]
+pub(super) struct OneTrip {
+    /// Begins, and finds out the longest time of a statement.
+    find_out: String,
+    /// Begins where it is known; it goes behind this.
+    known: String,
+    prepare: String,
+    /// The event's id, and a bracket, go behind this.
+    execute: String,
+    /// The unprepared claim; the event's id goes between the parts.
+    claim_parts: Vec<String>,
+    /// A connection forgot what it had prepared, as some proxies do that share connections.
+    forgetful: AtomicBool,
+}
+
+impl OneTrip {
+    /// `find_out` and `known` begin, `claim` is the statement with its parameters.
+    pub(super) fn new(find_out: String, known: String, claim: &str, consumer: &str) -> Self {
+        let claim = without_comments(claim);
+        let consumer = quoted(consumer);
+        let mut hasher = DefaultHasher::new();
+        hasher.write(claim.as_bytes());
+        let name = format!("pillarbox_claim_{:016x}", hasher.finish());
+        let prepare = quoted(&format!("prepare {name} (text, text) as {claim}"));
+        Self {
+            find_out,
+            known,
+            prepare: format!(
+                "do $pillarbox$ begin if not exists (select from pg_catalog.pg_prepared_statements where name = '{name}') \
+                 then execute{prepare}; end if; end $pillarbox$"
+            ),
+            execute: format!("execute {name} ({consumer},"),
+            claim_parts: claim.split("$2").map(|part| part.replace("$1", &consumer)).collect(),
+            forgetful: AtomicBool::new(false),
+        }
+    }
+
+    /// What to send. `limit`: the longest time of a statement, once this connection has found it out.
+    pub(super) fn text(&self, limit: Option<&str>, event_id: &str) -> String {
+        let id = quoted(event_id);
+        let begin = match limit {
+            Some(limit) => format!("{}{}", self.known, quoted(limit)),
+            None => self.find_out.clone(),
+        };
+        if self.forgetful.load(Ordering::Relaxed) {
+            return format!("{begin};\n{}", self.claim_parts.join(&id));
+        }
+        match limit {
+            Some(_) => format!("{begin};\n{}{id})", self.execute),
+            None => format!("{begin};\n{};\n{}{id})", self.prepare, self.execute),
+        }
+    }
+
+    /// Nothing is prepared from now on, if that is what went wrong.
+    pub(super) fn failed(&self, error: &sqlx::Error) {
+        const INVALID_STATEMENT_NAME: &str = "26000";
+        let code = error.as_database_error().and_then(|error| error.code());
+        if code.as_deref() == Some(INVALID_STATEMENT_NAME)
+            && !self.forgetful.swap(true, Ordering::Relaxed)
+        {
+            tracing::info!("connections forget prepared statements: claims are sent unprepared");
+        }
+    }
+
+    /// The same with another claim, which is not prepared.
+    #[cfg(feature = "sabotage")]
+    pub(super) fn rewritten(&self, rewrite: impl Fn(&str) -> String) -> Self {
+        Self {
+            find_out: self.find_out.clone(),
+            known: self.known.clone(),
+            prepare: self.prepare.clone(),
+            execute: self.execute.clone(),
+            claim_parts: self.claim_parts.iter().map(|part| rewrite(part)).collect(),
+            forgetful: AtomicBool::new(true),
+        }
+    }
+}
