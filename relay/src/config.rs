@@ -116,7 +116,7 @@ impl Default for RelayConfig {
             name: "default".into(),
             source: "/pillarbox".into(),
             partitions: 1,
-            page_rows: 2000,
+            page_rows: 500,
             idle_interval_ms: 50,
             lease_ms: 10_000,
             ack_timeout_ms: 5_000,
