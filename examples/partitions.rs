@@ -5,13 +5,14 @@
 //!
 //!                                      orders.0.placed ─┐
 //!  outbox ─► relay ─► stream ORDERS ── orders.1.placed ─┼─► 1, then 2, then 4 processes of `payments`;
-//!           partitions = 8               …              │   one of them is killed in the middle
+//!           partitions = 8               …              │   one is dropped in the middle, as by a crash
 //!                                      orders.7.placed ─┘
 //! ```
 //!
-//! Each number of processes handles as many events, and the rate is shown. A handler waits for 5 ms, as if it asked
-//! somebody, and a process runs four at a time: what one process cannot do, more can. Exit code 1 if an effect is
-//! there twice, or never, or a key's are out of order.
+//! The processes are consumers here, each with a pool and a broker connection of its own, in one program. Each number
+//! of them handles as many events, and the rate is shown. A handler waits for 5 ms, as if it asked somebody, and a
+//! process runs four at a time: what one process cannot do, more can. Exit code 1 if an effect is there twice, or
+//! never, or a key's are out of order.
 
 mod stage;
 

@@ -13,6 +13,9 @@ pub const SUBJECT: &str = "shop.placed";
 /// The type of all events.
 pub const EVENT_TYPE: &str = "order.placed";
 
+/// The most events of a transaction that fills an outbox: no writer commits millions at once.
+const AT_A_TIME: u64 = 500_000;
+
 /// A database with an outbox.
 #[derive(Debug)]
 pub struct Outbox {
@@ -60,18 +63,25 @@ impl Outbox {
     /// # Errors
     /// What Postgres says.
     pub async fn fill(&self, events: u64, keys: Option<u64>) -> Result<()> {
-        sqlx::query(
-            "insert into pillarbox.outbox (event_type, topic, key, payload) \
-             select $1, $2, (i % $3)::text, convert_to(repeat('x', $4), 'utf8') \
-             from generate_series(1, $5) i",
-        )
-        .bind(EVENT_TYPE)
-        .bind(SUBJECT)
-        .bind(keys.map(i64::try_from).transpose()?)
-        .bind(PAYLOAD_BYTES)
-        .bind(i64::try_from(events)?)
-        .execute(self.pool())
-        .await?;
+        let keys = keys.map(i64::try_from).transpose()?;
+        let mut filled = 0;
+        while filled < events {
+            let last = events.min(filled + AT_A_TIME);
+            sqlx::query(
+                "insert into pillarbox.outbox (event_type, topic, key, payload) \
+                 select $1, $2, (i % $3)::text, convert_to(repeat('x', $4), 'utf8') \
+                 from generate_series($5, $6) i",
+            )
+            .bind(EVENT_TYPE)
+            .bind(SUBJECT)
+            .bind(keys)
+            .bind(PAYLOAD_BYTES)
+            .bind(i64::try_from(filled + 1)?)
+            .bind(i64::try_from(last)?)
+            .execute(self.pool())
+            .await?;
+            filled = last;
+        }
         Ok(())
     }
 
@@ -90,10 +100,13 @@ impl Outbox {
     /// What Postgres says.
     pub async fn leave_open(&self) -> Result<PgConnection> {
         let mut connection = PgConnection::connect(self.url()).await?;
-        sqlx::raw_sql(
-            "begin; insert into pillarbox.outbox (event_type, topic, payload) \
-             values ('order.placed', 'shop.placed', 'never committed')",
+        sqlx::raw_sql("begin").execute(&mut connection).await?;
+        sqlx::query(
+            "insert into pillarbox.outbox (event_type, topic, payload) \
+             values ($1, $2, 'never committed')",
         )
+        .bind(EVENT_TYPE)
+        .bind(SUBJECT)
         .execute(&mut connection)
         .await?;
         Ok(connection)

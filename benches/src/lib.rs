@@ -1,7 +1,7 @@
 //! Measures Pillarbox against the ceiling of the machine it runs on.
 //!
-//! Each program of this folder measures one [subject](Subject): several ways of doing the same thing, in turn, on
-//! servers that it starts itself with their default durability. What counts is the ratio of a way to its ceiling
+//! Each program of this folder measures one [subject](program::Subject): several ways of doing the same thing, in turn,
+//! on servers that it starts itself with their default durability. What counts is the ratio of a way to its ceiling
 //! in the same round; a machine's absolute figures say little about another machine. A program prints a
 //! table, and writes the figures of every round as JSON and a plot as SVG to `target/bench`.
 //!
@@ -14,7 +14,7 @@
 //! | [`report`] | all that a program found, as its JSON file holds it |
 //! | [`machine`] | where and with what was measured |
 //! | [`plot`] | the SVG files |
-//! | [`summary`] | the goals of all programs in one table |
+//! | `summary` | the goals of all programs in one table |
 //! | [`backlog`] | outboxes filled with events |
 //! | [`shipping`] | a relay at work, and how long it takes |
 //! | [`raw`] | publishing without a database |
@@ -31,11 +31,8 @@ pub mod rounds;
 pub mod shipping;
 pub mod statistics;
 pub mod subjects;
-pub mod summary;
+mod summary;
 pub mod table;
 pub mod unit;
 
-pub use program::Subject;
 pub use report::Report;
-pub use table::Table;
-pub use unit::{Goal, Unit};

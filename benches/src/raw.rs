@@ -28,7 +28,7 @@ const OUTSTANDING_FLOWS: u16 = 3;
 /// The event of a row of the backlog.
 ///
 /// # Errors
-/// None.
+/// What the event's builder refuses.
 pub fn event(number: u64, keys: u64) -> Result<RawEvent> {
     let event = RawEvent::builder(EVENT_TYPE, SUBJECT)
         .key((number % keys).to_string())

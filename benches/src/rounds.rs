@@ -8,7 +8,8 @@
 use anyhow::Result;
 
 /// Runs all `ways` in each of `rounds` rounds, after a warm-up, and returns for each way the figures of its
-/// rounds. With no rounds the warm-up is all there is, and is returned. `show` gets the round's name and the figures, in the order of the ways.
+/// rounds. With no rounds the warm-up is all there is, and is returned. `show` gets the round's name and the figures,
+/// in the order of the ways.
 ///
 /// # Errors
 /// The first that `measure` returns.

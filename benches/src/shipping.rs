@@ -65,9 +65,7 @@ impl Shipping {
     /// # Errors
     /// If the settings cannot be used.
     pub fn start_with(config: RelayConfig) -> Result<Self> {
-        let shutdown = CancellationToken::new();
-        let relay = tokio::spawn(Relay::new(config)?.run(shutdown.clone()));
-        Ok(Self { relay, shutdown })
+        Ok(Self::run(Relay::new(config)?))
     }
 
     /// Starts one, and waits until it leads.
@@ -75,12 +73,17 @@ impl Shipping {
     /// # Errors
     /// If the settings cannot be used, or it ends.
     pub async fn start_leading(config: RelayConfig) -> Result<Self> {
-        let shutdown = CancellationToken::new();
         let relay = Relay::new(config)?;
         let mut state = relay.state();
-        let relay = tokio::spawn(relay.run(shutdown.clone()));
+        let shipping = Self::run(relay);
         state.wait_for(|state| state.role == Role::Leading).await?;
-        Ok(Self { relay, shutdown })
+        Ok(shipping)
+    }
+
+    fn run(relay: Relay) -> Self {
+        let shutdown = CancellationToken::new();
+        let relay = tokio::spawn(relay.run(shutdown.clone()));
+        Self { relay, shutdown }
     }
 
     /// Stops it, and waits for it.

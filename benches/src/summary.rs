@@ -13,7 +13,7 @@ use crate::table::{Comparison, Table};
 ///
 /// # Errors
 /// If a file cannot be read or written.
-pub fn write(folder: &Path) -> Result<()> {
+pub(crate) fn write(folder: &Path) -> Result<()> {
     let mut files = Vec::new();
     for entry in fs::read_dir(folder)? {
         let path = entry?.path();

@@ -3,12 +3,12 @@
 
 use std::fs;
 
+use pillarbox_benches::Report;
 use pillarbox_benches::program::{Subject, run};
 use pillarbox_benches::subjects::{
     DeliveryLatency, Footprint, InboxRate, OutboxRate, RelayBacklog, RelayBloat, RelayDrain,
     RelayKeys, Retention,
 };
-use pillarbox_benches::{Report, summary};
 use pillarbox_testkit::Servers;
 
 /// The report of a quick run, read from the file that it wrote.
@@ -45,7 +45,6 @@ async fn every_program_measures_what_it_says_and_writes_its_files() {
     // Every row of the table of goals has a line.
     let wanted = reports.iter().flat_map(|report| &report.tables);
     let goals = wanted.flat_map(|table| &table.comparisons).filter(|held| held.goal.is_some());
-    summary::write(folder).unwrap();
     let text = fs::read_to_string(folder.join("summary.md")).unwrap();
     assert_eq!(text.lines().count(), 2 + goals.count(), "{text}");
 }

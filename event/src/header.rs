@@ -53,7 +53,8 @@ const OWN_PLACE: [&str; 5] = [SPEC_VERSION, ID, TYPE, PARTITION_KEY, PARTITION];
 /// # Errors
 /// [`EventError::HeaderName`] if the name is empty, is not made of visible ASCII without a colon, starts
 /// with `Nats-` (those steer the server), or names an attribute with a place of its own
-/// (`ce-id`, `ce-type`, `ce-partitionkey`, `ce-specversion`, `pillarbox-partition`); [`EventError::HeaderValue`] as [`validate_value`].
+/// (`ce-id`, `ce-type`, `ce-partitionkey`, `ce-specversion`, `pillarbox-partition`); [`EventError::HeaderValue`] as
+/// [`validate_value`].
 pub fn validate(name: &str, value: &str) -> Result<(), EventError> {
     validate_name(name)?;
     let problem = if is_the_brokers(name) {

@@ -21,13 +21,13 @@ pub struct Rates {
     #[arg(long, default_value_t = 3.0)]
     pub handler_ms: f64,
     /// Bytes of an outbox row, its index included.
-    #[arg(long, default_value_t = 404.0)]
+    #[arg(long, default_value_t = 401.0)]
     pub outbox_bytes: f64,
     /// Bytes of a message in a stream.
     #[arg(long, default_value_t = 606.0)]
     pub stream_bytes: f64,
     /// Bytes of an inbox row, its index included.
-    #[arg(long, default_value_t = 163.0)]
+    #[arg(long, default_value_t = 161.0)]
     pub inbox_bytes: f64,
     /// How long shipped rows stay in the outbox, in hours.
     #[arg(long, default_value_t = 1.0)]

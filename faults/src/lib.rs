@@ -50,4 +50,3 @@ pub use checker::Violation;
 pub use options::{Options, SwitchedOff};
 pub use report::Report;
 pub use run::run;
-pub use schedule::Kinds;

@@ -53,7 +53,7 @@ async fn main() -> anyhow::Result<ExitCode> {
         return Ok(ExitCode::SUCCESS);
     }
     print(&format!("seed {seed}, {} s of faults\n", options.seconds))?;
-    let report = run(&options, &run::this_program()?).await?;
+    let report = run(&options, &std::env::current_exe()?).await?;
     print(&format!("{report}\n"))?;
     Ok(if report.is_well() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }

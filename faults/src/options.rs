@@ -8,7 +8,7 @@ use serde::{Deserialize, Serialize};
 use crate::schedule::Kinds;
 
 /// What a run is told.
-#[derive(Clone, Debug, Args)]
+#[derive(Clone, Debug, PartialEq, Args)]
 pub struct Options {
     /// Fixes what writers and faults choose; random if left out. When exactly a process dies is the machine's choice
     #[arg(long)]
@@ -77,5 +77,23 @@ impl Default for Options {
             keep: None,
             switched_off: None,
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::Parser;
+
+    use super::*;
+
+    #[derive(Parser)]
+    struct Flags {
+        #[command(flatten)]
+        options: Options,
+    }
+
+    #[test]
+    fn the_defaults_are_those_of_no_flags() {
+        assert_eq!(Flags::parse_from(["test"]).options, Options::default());
     }
 }

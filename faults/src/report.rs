@@ -23,7 +23,7 @@ pub struct Report {
 
 impl Report {
     /// Checks a history.
-    pub fn of(seed: u64, command: String, history: History) -> Self {
+    pub(crate) fn of(seed: u64, command: String, history: History) -> Self {
         Self { seed, command, violations: check(&history), history }
     }
 
@@ -43,13 +43,13 @@ impl Report {
     }
 
     /// How many calls of a handler came to nothing that lasted, or came again.
-    pub fn handled_again(&self) -> usize {
+    fn handled_again(&self) -> usize {
         let dead = self.history.dead.iter().filter(|dead| dead.consumer.is_some()).count();
         self.history.given.len().saturating_sub(self.history.effects.len() + dead)
     }
 
     /// Messages in the stream, at the end, of events that it held already.
-    pub fn repeats_in_the_stream(&self) -> usize {
+    fn repeats_in_the_stream(&self) -> usize {
         let last = self.history.stored.iter().map(|stored| stored.look).max();
         let held = self.history.stored.iter().filter(|stored| Some(stored.look) == last);
         let ids: HashSet<&str> = held.clone().map(|stored| &*stored.id).collect();
@@ -57,7 +57,7 @@ impl Report {
     }
 
     /// The longest time without an effect in a consumer, in seconds, while writers were at work.
-    pub fn longest_stall(&self, consumer: &str) -> f64 {
+    fn longest_stall(&self, consumer: &str) -> f64 {
         let last = self.history.written.iter().map(|written| written.at).max().unwrap_or(0);
         let of = self.history.effects.iter().filter(|effect| effect.consumer == consumer);
         let mut times: Vec<At> = of.map(|effect| effect.at).collect();

@@ -1,7 +1,7 @@
 //! A run: servers, processes, faults, rest, verdict.
 
 use std::os::unix::process::ExitStatusExt;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::process::ExitStatus;
 use std::sync::Arc;
 use std::time::Duration;
@@ -158,12 +158,4 @@ fn command(options: &Options, seed: u64) -> String {
         }
     }
     command
-}
-
-/// The path of this program.
-///
-/// # Errors
-/// What the system says.
-pub fn this_program() -> std::io::Result<PathBuf> {
-    std::env::current_exe()
 }

@@ -70,22 +70,23 @@ impl FromStr for Kinds {
     type Err = String;
 
     fn from_str(text: &str) -> Result<Self, String> {
-        if text.is_empty() {
-            return Ok(Self::all());
-        }
-        let mut chosen = Vec::new();
-        for word in text.split(',').map(str::trim) {
-            let found = KINDS.iter().copied().filter(|kind| kind.starts_with(word));
-            let before = chosen.len();
-            chosen.extend(found);
-            if chosen.len() == before {
+        let mut chosen: Vec<&'static str> = Vec::new();
+        for word in text.split(',').map(str::trim).filter(|word| !word.is_empty()) {
+            let mut known = false;
+            for kind in KINDS.iter().copied().filter(|kind| kind.starts_with(word)) {
+                known = true;
+                if !chosen.contains(&kind) {
+                    chosen.push(kind);
+                }
+            }
+            if !known {
                 return Err(format!(
                     "no fault begins with {word:?}; there are {}",
                     KINDS.join(", ")
                 ));
             }
         }
-        Ok(Self(chosen))
+        Ok(if chosen.is_empty() { Self::all() } else { Self(chosen) })
     }
 }
 
@@ -125,22 +126,24 @@ fn draw(kind: &str, random: &mut StdRng) -> Fault {
         _ if kind.starts_with("restart") => Fault::Restart(target(kind)),
         _ if kind.starts_with("cut-commit") => Fault::CutCommit(target(kind)),
         _ if kind.starts_with("cut") => {
-            let closed = ms(0, 800);
-            Fault::Cut(target(kind), side(random), closed)
+            let (target, closed) = (target(kind), ms(0, 800));
+            Fault::Cut(target, side(target, random), closed)
         }
         _ if kind.starts_with("stall") => {
-            let still = ms(200, 3_000);
-            Fault::Stall(target(kind), side(random), still)
+            let (target, still) = (target(kind), ms(200, 3_000));
+            Fault::Stall(target, side(target, random), still)
         }
         _ => {
-            let (each, last) = (ms(5, 60), ms(1_000, 3_000));
-            Fault::Slow(target(kind), side(random), each, last)
+            let (target, each, last) = (target(kind), ms(5, 60), ms(1_000, 3_000));
+            Fault::Slow(target, side(target, random), each, last)
         }
     }
 }
 
-fn side(random: &mut StdRng) -> Side {
-    if random.random_bool(0.5) { Side::Database } else { Side::Broker }
+/// A writer has only the one side. It is drawn for all the same, so that a seed gives what it gave before.
+fn side(target: Target, random: &mut StdRng) -> Side {
+    let database = random.random_bool(0.5);
+    if database || target == Target::Writer { Side::Database } else { Side::Broker }
 }
 
 #[cfg(test)]
@@ -168,6 +171,19 @@ mod tests {
     }
 
     #[test]
+    fn a_writer_has_no_connection_to_the_broker() {
+        let options = Options { seconds: 2_400, ..Options::default() };
+        let planned = schedule(&options, 1);
+        let texts = planned.iter().map(|planned| planned.fault.to_string());
+        let of_writers: Vec<_> = texts.filter(|text| text.contains("-writer")).collect();
+        for begin in ["cut-writer from", "stall-writer from", "slow-writer to"] {
+            let begin = format!("{begin} the database");
+            assert!(of_writers.iter().any(|text| text.starts_with(&begin)), "{of_writers:#?}");
+        }
+        assert!(!of_writers.iter().any(|text| text.contains("broker")), "{of_writers:#?}");
+    }
+
+    #[test]
     fn kinds_are_chosen_by_name_or_by_its_beginning() {
         let kinds: Kinds = "kill-relay, cut-commit".parse().unwrap();
         assert_eq!(
@@ -175,5 +191,22 @@ mod tests {
             ["kill-relay", "cut-commit-relay", "cut-commit-consumer", "cut-commit-writer"]
         );
         assert!("kill-realy".parse::<Kinds>().unwrap_err().contains("kill-relay"));
+        // An empty word chooses nothing, and no kind is there twice.
+        assert_eq!("kill-relay,".parse::<Kinds>().unwrap().0, ["kill-relay"]);
+        let kinds: Kinds = "kill,kill-relay,overtake".parse().unwrap();
+        assert_eq!(
+            kinds.0,
+            [
+                "kill-relay",
+                "kill-consumer",
+                "kill-writer",
+                "kill-postgres",
+                "kill-nats",
+                "overtake"
+            ]
+        );
+        for none in ["", " , "] {
+            assert_eq!(none.parse::<Kinds>().unwrap(), Kinds::all());
+        }
     }
 }

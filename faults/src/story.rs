@@ -6,7 +6,7 @@ use crate::checker::Violation;
 use crate::history::{History, Told};
 use crate::journal::At;
 
-/// How long before and after a faults still belong to a story, in microseconds.
+/// How long before and after it a fault still belongs to a story, in microseconds.
 const AROUND: At = 1_000_000;
 /// The most lines about faults.
 const MOST_FAULTS: usize = 8;

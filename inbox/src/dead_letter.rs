@@ -88,8 +88,8 @@ impl DeadLetter {
         .ok()
     }
 
-    /// The event, to be handled after all: the request of a service under an [`InboxLayer`](crate::InboxLayer) of the same
-    /// consumer. Its success, and that it is a dead letter no more, commit together; its failure leaves it what
+    /// The event, to be handled after all: the request of a service under an [`InboxLayer`](crate::InboxLayer) of the
+    /// same consumer. Its success, and that it is a dead letter no more, commit together; its failure leaves it what
     /// it is. `None` if the message was no event. [`DeadLetters::retry_with`] does this with all of them.
     pub fn delivery(&self) -> Option<Delivery> {
         self.event().map(|event| Delivery { event: Arc::new(event), dead_letter: true })
@@ -205,8 +205,8 @@ impl DeadLetters {
     /// ones of its key are left behind it. While a [`Consumer`](crate::Consumer) runs,
     /// [`retry_all`](Self::retry_all) leaves them to that; both together handle none twice.
     ///
-    /// The service has the [`InboxLayer`](crate::InboxLayer) of the same consumer inside, and other layers around it as it pleases.
-    /// Dropping the future rolls back the one that is being handled.
+    /// The service has the [`InboxLayer`](crate::InboxLayer) of the same consumer inside, and other layers around it as
+    /// it pleases. Dropping the future rolls back the one that is being handled.
     ///
     /// # Errors
     /// What sqlx says when they are read. A failure of the surroundings ends it too, as one of those that failed.

@@ -85,8 +85,9 @@ impl InboxLayer {
     }
 
     /// Removes what this consumer handled longer ago than `retention`, in short statements that block nobody,
-    /// and returns how many rows that was; also dead letters that were resolved longer ago. A [`Consumer`](crate::Consumer) does this by itself; call it from
-    /// time to time where there is none. Keep rows for as long as an event may come again.
+    /// and returns how many rows that was; also dead letters that were resolved longer ago. A
+    /// [`Consumer`](crate::Consumer) does this by itself; call it from time to time where there is none. Keep rows for
+    /// as long as an event may come again.
     ///
     /// Dropping the future stops it in the middle, which is harmless.
     ///

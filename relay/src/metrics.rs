@@ -5,7 +5,8 @@
 //! number means, and what to do about it, is in `docs/operations.md`.
 //!
 //! All names begin with `pillarbox_`, all units are base units, and every number has the labels `relay`, the
-//! relay's name, and `outbox`, its database and schema. Numbers change once for a page or an acknowledgement, not for every event.
+//! relay's name, and `outbox`, its database and schema. Numbers change once for a page or an acknowledgement, not for
+//! every event.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};

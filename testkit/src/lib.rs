@@ -30,7 +30,7 @@
 //! | [`scope`] | the servers shared by a process, and a test's own place on them |
 //! | [`postgres`], [`nats`] | one server: start, kill, pause, stop, restart |
 //! | [`cluster`] | three nats-servers that form a cluster |
-//! | [`proxy`] | a TCP proxy that cuts, stalls and refuses |
+//! | [`proxy`] | a TCP proxy that cuts, stalls, slows and refuses |
 //! | [`wait`] | waiting with a deadline |
 //! | [`child`] | a program started again in another role, and when it stops |
 //! | [`find`] | where servers are looked for |

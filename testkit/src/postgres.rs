@@ -101,8 +101,7 @@ impl PostgresOptions {
     /// # Errors
     /// Any [`TestkitError`]; a failed start carries the end of the server's log.
     pub async fn start(self) -> Result<Postgres, TestkitError> {
-        let prepared = blocking(move || Postgres::prepare(self)).await?;
-        let mut postgres = prepared;
+        let mut postgres = blocking(move || Postgres::prepare(self)).await?;
         let mut result = postgres.run().await;
         for _ in 0..2 {
             let clash = matches!(&result, Err(TestkitError::Start { log, .. }) if log.contains("Address already in use"));

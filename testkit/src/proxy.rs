@@ -1,4 +1,4 @@
-//! A TCP proxy that can be cut, stalled and closed, to stand in front of a server.
+//! A TCP proxy that can be cut, stalled, slowed and closed, to stand in front of a server.
 
 use std::net::{Ipv4Addr, SocketAddr};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};

@@ -264,9 +264,9 @@ impl DeliveryLatency {
         let service = tower::service_fn(move |delivery: Delivery| {
             let (inbox, moments) = (inbox.clone(), moments.clone());
             async move {
-                let event = delivery.event.clone();
+                let number = number_of(delivery.event.payload());
                 let outcome = inbox.oneshot(delivery).await?;
-                if let Ok(number) = number_of(event.payload()) {
+                if let Ok(number) = number {
                     moments.note(&moments.arrived, number);
                 }
                 Ok::<_, pillarbox::inbox::InboxError>(outcome)

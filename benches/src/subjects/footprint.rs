@@ -12,7 +12,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Result, ensure};
 use clap::Args;
 use pillarbox::event::RawEvent;
-use pillarbox::inbox::{Consumer, ConsumerConfig, HandlerError, Router, Tx, handler_fn};
+use pillarbox::inbox::{Consumer, ConsumerConfig, Router, handler_fn};
 use pillarbox_relay::SinkChoice;
 use pillarbox_testkit::Servers;
 use serde::Serialize;
@@ -20,11 +20,12 @@ use sqlx::PgPool;
 use tokio::time::sleep;
 use tokio_util::sync::CancellationToken;
 
+use super::inbox_rate::{EFFECTS, effect, record};
 use crate::backlog::{EVENT_TYPE, Outbox, PAYLOAD_BYTES, SUBJECT};
 use crate::plot::Plot;
 use crate::program::{Findings, Subject};
-use crate::shipping::{STREAM, Shipping, new_stream};
-use crate::subjects::inbox_rate::EFFECTS;
+use crate::raw;
+use crate::shipping::{STREAM, Shipping, new_stream, wait_for};
 use crate::table::Table;
 use crate::unit::Unit;
 
@@ -52,15 +53,7 @@ impl Subject for Footprint {
         let (written, row) = self.write(&outbox).await?;
         let mut stream = new_stream(&servers.nats).await?;
         let relay = Shipping::start(&outbox, &servers.nats, SinkChoice::Auto)?;
-        let shipped = logged(outbox.pool(), async {
-            let begin = Instant::now();
-            while stream.info().await?.state.messages < self.events {
-                ensure!(begin.elapsed() < PATIENCE, "the relay is stuck");
-                sleep(Duration::from_millis(20)).await;
-            }
-            Ok(())
-        })
-        .await?;
+        let shipped = logged(outbox.pool(), wait_for(&mut stream, self.events)).await?;
         let stored = stream.info().await?.state.bytes;
         relay.stop().await?;
         outbox.remove().await?;
@@ -122,7 +115,7 @@ impl Footprint {
         let bare = logged(pool, async {
             for number in 0..self.events {
                 let mut tx = pool.begin().await?;
-                record(&mut tx, &uuid::Uuid::now_v7().to_string(), i32::try_from(number)?).await?;
+                effect(&mut tx, &raw::event(number, KEYS)?).await?;
                 tx.commit().await?;
             }
             Ok(())
@@ -135,7 +128,7 @@ impl Footprint {
         };
         let consumer = Consumer::new(servers.nats.connect().await?, pool.clone(), config)?;
         let shutdown = CancellationToken::new();
-        let router = Router::new().on(handler_fn(effect));
+        let router = Router::new().on(handler_fn(record));
         let running = tokio::spawn(consumer.run(router, shutdown.clone()));
         let handled = logged(pool, async {
             let begin = Instant::now();
@@ -152,20 +145,6 @@ impl Footprint {
         database.remove().await?;
         Ok((handled.saturating_sub(bare), row))
     }
-}
-
-async fn effect(tx: &mut Tx, event: RawEvent) -> Result<(), HandlerError> {
-    let bytes = i32::try_from(event.payload().len())?;
-    Ok(record(tx, event.id().as_str(), bytes).await?)
-}
-
-async fn record(tx: &mut Tx, id: &str, bytes: i32) -> Result<(), sqlx::Error> {
-    sqlx::query("insert into effects (event_id, bytes) values ($1, $2)")
-        .bind(id)
-        .bind(bytes)
-        .execute(&mut **tx)
-        .await?;
-    Ok(())
 }
 
 /// How many bytes the write-ahead log has grown by meanwhile.

@@ -151,10 +151,16 @@ async fn run(
 
 /// A handler that inserts a row.
 pub(crate) async fn record(tx: &mut Tx, event: RawEvent) -> Result<(), HandlerError> {
+    effect(tx, &event).await?;
+    Ok(())
+}
+
+/// Inserts that row.
+pub(crate) async fn effect(connection: &mut PgConnection, event: &RawEvent) -> sqlx::Result<()> {
     sqlx::query("insert into effects (event_id, bytes) values ($1, $2)")
         .bind(event.id().as_str())
         .bind(event.payload().len() as i32)
-        .execute(&mut **tx)
+        .execute(connection)
         .await?;
     Ok(())
 }
@@ -201,11 +207,7 @@ async fn without_pool(
 }
 
 async fn insert(mut tx: Transaction<'_, Postgres>, delivery: &Delivery) -> sqlx::Result<()> {
-    sqlx::query("insert into effects (event_id, bytes) values ($1, $2)")
-        .bind(delivery.event.id().as_str())
-        .bind(delivery.event.payload().len() as i32)
-        .execute(&mut *tx)
-        .await?;
+    effect(&mut tx, &delivery.event).await?;
     tx.commit().await
 }
 

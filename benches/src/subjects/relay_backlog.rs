@@ -91,16 +91,7 @@ struct Run {
 impl RelayBacklog {
     async fn run(&self, servers: &Servers) -> Result<Run> {
         let mut stream = new_stream(&servers.nats).await?;
-        let outbox = Outbox::create(&servers.postgres).await?;
-        let step = self.events.min(500_000);
-        let mut filled = 0;
-        while filled < self.events {
-            let more = step.min(self.events - filled);
-            outbox.fill(more, Some(1000)).await?;
-            filled += more;
-        }
-        sqlx::raw_sql("vacuum analyze pillarbox.outbox").execute(outbox.pool()).await?;
-        outbox.settle().await?;
+        let outbox = Outbox::with_backlog(&servers.postgres, self.events, Some(1000)).await?;
         let program = env::current_exe()?;
         let folder = program.ancestors().nth(2).context("this program is in no target folder")?;
         let mut relay = Command::new(folder.join("relay_process"))

@@ -92,7 +92,7 @@ impl RelayBloat {
 }
 
 impl Churned {
-    /// Ships so many events, and removes them as the relay's retention does.
+    /// Ships so many events, and removes them all at once.
     async fn round(&self, servers: &Servers, stream: &mut Stream, events: u64) -> Result<f64> {
         self.outbox.fill(events, KEYS).await?;
         self.outbox.settle().await?;

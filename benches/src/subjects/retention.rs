@@ -57,10 +57,7 @@ impl Subject for Retention {
             Ok(())
         };
         new_stream(&servers.nats).await?;
-        let outbox = Outbox::create(&servers.postgres).await?;
-        outbox.fill(self.rows, Some(1000)).await?;
-        sqlx::raw_sql("vacuum analyze pillarbox.outbox").execute(outbox.pool()).await?;
-        outbox.settle().await?;
+        let outbox = Outbox::with_backlog(&servers.postgres, self.rows, Some(1000)).await?;
 
         let relay = start(&outbox, &servers.nats, LONG)?;
         let shipped = "select count(*) = 0 from pillarbox.outbox, pillarbox.relay \

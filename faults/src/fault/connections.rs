@@ -15,10 +15,10 @@ const SAVE: &str = "set cursor = $3::text::jsonb where name = $1 and epoch = $2"
 /// How long a commit is waited for.
 const NO_COMMIT: Duration = Duration::from_millis(1_500);
 
-fn proxy(process: &Process, target: Target, side: Side) -> &Proxy {
+fn proxy(process: &Process, side: Side) -> &Proxy {
     match side {
-        Side::Broker if target != Target::Writer => &process.broker,
-        _ => &process.database,
+        Side::Database => &process.database,
+        Side::Broker => &process.broker,
     }
 }
 
@@ -29,7 +29,7 @@ pub(super) async fn cut(
     closed: Duration,
 ) -> anyhow::Result<String> {
     let process = world.pick(target).await;
-    let proxy = proxy(process, target, side);
+    let proxy = proxy(process, side);
     proxy.refuse();
     proxy.cut();
     sleep(closed).await;
@@ -67,7 +67,7 @@ pub(super) async fn stall(
     still: Duration,
 ) -> anyhow::Result<String> {
     let process = world.pick(target).await;
-    let proxy = proxy(process, target, side);
+    let proxy = proxy(process, side);
     proxy.stall();
     sleep(still).await;
     proxy.flow();
@@ -82,7 +82,7 @@ pub(super) async fn slow(
     last: Duration,
 ) -> anyhow::Result<String> {
     let process = world.pick(target).await;
-    let proxy = proxy(process, target, side);
+    let proxy = proxy(process, side);
     proxy.delay(each);
     sleep(last).await;
     proxy.delay(Duration::ZERO);

@@ -69,7 +69,8 @@ pub struct ConsumerConfig {
 #[serde(rename_all = "kebab-case")]
 #[non_exhaustive]
 pub enum Order {
-    /// In order per key, parallel across keys; a key goes on without its dead letters. Of several processes one is active and the others stand by; or, with [`partitions`](ConsumerConfig::partitions), all share the keys.
+    /// In order per key, parallel across keys; a key goes on without its dead letters. Of several processes one is
+    /// active and the others stand by; or, with [`partitions`](ConsumerConfig::partitions), all share the keys.
     #[default]
     Key,
     /// As [`Key`](Self::Key), and a key waits behind its dead letter: its later events are parked with it, and

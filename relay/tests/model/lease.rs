@@ -260,14 +260,15 @@ impl Model for Relays {
             properties
                 .push(Property::always(ONCE, |_: &Self, state: &State| !state.broker.repeated));
         }
-        let sends = |_: &Self, state: &State| state.fault != Some(Fault::FormerSends);
         if self.slow_clocks {
             properties
                 .push(Property::sometimes("a former leader sends", |_: &Self, state: &State| {
                     state.fault == Some(Fault::FormerSends)
                 }));
         } else {
-            properties.push(Property::always(ONE_SENDS, sends));
+            properties.push(Property::always(ONE_SENDS, |_: &Self, state: &State| {
+                state.fault != Some(Fault::FormerSends)
+            }));
         }
         properties
     }
