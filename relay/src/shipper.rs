@@ -425,7 +425,7 @@ mod tests {
     async fn the_cursor_stays_behind_a_row_that_cannot_be_sent_until_that_is_set_aside() {
         let rows = vec![row(1, "a"), row(2, "no topic"), row(3, "a")];
         let page = Page::only("10:10:".parse().unwrap(), rows);
-        let batch = reader::batch(page, &Form { source: "/shop".into(), partitions: 1 });
+        let batch = reader::batch(page, &Form::new("/shop".into(), 1));
         let (progress, reached) = watch::channel(Cursor::start("x"));
         let observer = Observer::new("default", "shop");
         let mut under_way = UnderWay::new(&progress, observer, NoStream::Hold);
