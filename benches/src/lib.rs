@@ -17,6 +17,7 @@
 //! | `summary` | the goals of all programs in one table |
 //! | [`backlog`] | outboxes filled with events |
 //! | [`shipping`] | a relay at work, and how long it takes |
+//! | [`progress`] | how a stream fills |
 //! | [`raw`] | publishing without a database |
 //! | [`subjects`] | what is measured |
 
@@ -25,6 +26,7 @@ mod columns;
 pub mod machine;
 pub mod plot;
 pub mod program;
+pub mod progress;
 pub mod raw;
 pub mod report;
 pub mod rounds;

@@ -1,30 +1,33 @@
 //! Whether a large backlog slows a relay down, or fills its memory.
 //!
-//! The relay runs as a process of its own. The backlog is cut into fifths; of 5,000,000 events, each is a million.
+//! The relay runs as a process of its own. The backlog is cut into fifths; of 5,000,000 events, each is a million. As
+//! many messages are published without a database beside it: a stream that grows has a price of its own.
 
 use std::env;
 use std::process::Stdio;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
-use async_nats::jetstream::stream::Stream;
 use clap::Args;
 use pillarbox_testkit::Servers;
 use serde::Serialize;
-use tokio::process::{Child, Command};
-use tokio::time::{sleep, timeout};
+use tokio::process::Command;
+use tokio::time::timeout;
 
 use crate::backlog::Outbox;
 use crate::machine::memory_of;
 use crate::plot::{Line, Plot};
 use crate::program::{Findings, Subject};
+use crate::progress::Progress;
+use crate::raw;
 use crate::shipping::new_stream;
 use crate::table::Table;
 use crate::unit::{Goal, Unit, count};
 
 const PIECES: u64 = 5;
 const COLUMNS: [&str; 5] = ["1st fifth", "2nd", "3rd", "4th", "last fifth"];
-const LOOK: Duration = Duration::from_millis(10);
+const PEAK: &str = "peak resident set";
+const KEYS: u64 = 1000;
 /// The points of a line in the plot.
 const POINTS: u64 = 100;
 const MEBIBYTE: f64 = 1024.0 * 1024.0;
@@ -48,50 +51,55 @@ impl Subject for RelayBacklog {
     }
 
     async fn measure(&self, servers: &Servers) -> Result<Findings> {
-        let mut pieces = vec![Vec::new(); PIECES as usize];
-        let mut memory = Vec::new();
-        let mut lines = Vec::new();
-        println!("\n{} events; events per second, and peak memory in MiB", self.events);
+        let (mut relay, mut raw) = (Fifths::new(), Fifths::new());
+        let (mut memory, mut lines) = (Vec::new(), Vec::new());
         for round in 0..self.rounds {
-            let run = self.run(servers).await?;
-            let rates: Vec<f64> =
-                (0..PIECES).map(|piece| run.rate(self.events, piece, PIECES)).collect();
-            println!(
-                "{:>8}  {}  {:.0}",
-                round + 1,
-                rates.iter().map(|rate| format!("{rate:>9.0}")).collect::<Vec<_>>().join("  "),
-                run.peak
-            );
-            for (piece, rate) in pieces.iter_mut().zip(rates) {
-                piece.push(rate);
-            }
-            memory.push(run.peak);
-            lines = run.lines(self.events);
+            println!("round {} of {}", round + 1, self.rounds);
+            let (shipped, peak) = self.ship(servers).await?;
+            relay.push(shipped.rates(self.events, PIECES));
+            memory.push(peak);
+            let published = self.publish(servers).await?;
+            raw.push(published.rates(self.events, PIECES));
+            lines = self.lines(&shipped, &published);
         }
-        let title = format!("Draining {} events, by fifths", count(self.events));
-        let mut rates = Table::of(&title, Unit::PerSecond, COLUMNS.into_iter().zip(pieces));
-        rates.print();
-        rates.ratio("last fifth", "1st fifth", Some(Goal::AtLeast(0.95)))?;
-        let mut peaks =
-            Table::of("The relay's memory", Unit::Mebibytes, [("peak resident set", memory)]);
+        let title = |what: &str| format!("{what} {} events, by fifths", count(self.events));
+        let mut shipping = relay.table(&title("Draining"));
+        shipping.ratio(COLUMNS[4], COLUMNS[0], Some(Goal::AtLeast(0.95)))?;
+        let mut publishing = raw.table(&title("Raw fast ingest of"));
+        publishing.ratio(COLUMNS[4], COLUMNS[0], None)?;
+        let mut peaks = Table::of("The relay's memory", Unit::Mebibytes, [(PEAK, memory)]);
         peaks.print();
-        peaks.hold("peak resident set", Goal::AtMost(100.0))?;
-        Ok(Findings { tables: vec![rates, peaks], plot: Plot::Lines(lines) })
+        peaks.hold(PEAK, Goal::AtMost(100.0))?;
+        Ok(Findings { tables: vec![shipping, publishing, peaks], plot: Plot::Lines(lines) })
     }
 }
 
-/// What was seen of a relay at work.
-struct Run {
-    /// The time since the first message, in seconds, and the messages in the stream and the relay's memory then.
-    seen: Vec<(f64, u64, f64)>,
-    /// The most memory that it had, in MiB.
-    peak: f64,
+/// Rates of all rounds, by fifths.
+struct Fifths(Vec<Vec<f64>>);
+
+impl Fifths {
+    fn new() -> Self {
+        Self(vec![Vec::new(); COLUMNS.len()])
+    }
+
+    fn push(&mut self, rates: Vec<f64>) {
+        for (all, rate) in self.0.iter_mut().zip(rates) {
+            all.push(rate);
+        }
+    }
+
+    fn table(self, title: &str) -> Table {
+        let table = Table::of(title, Unit::PerSecond, COLUMNS.into_iter().zip(self.0));
+        table.print();
+        table
+    }
 }
 
 impl RelayBacklog {
-    async fn run(&self, servers: &Servers) -> Result<Run> {
+    /// Has the relay drain the backlog. How that went, and the most memory that the relay had.
+    async fn ship(&self, servers: &Servers) -> Result<(Progress, f64)> {
         let mut stream = new_stream(&servers.nats).await?;
-        let outbox = Outbox::with_backlog(&servers.postgres, self.events, Some(1000)).await?;
+        let outbox = Outbox::with_backlog(&servers.postgres, self.events, Some(KEYS)).await?;
         let program = env::current_exe()?;
         let folder = program.ancestors().nth(2).context("this program is in no target folder")?;
         let mut relay = Command::new(folder.join("relay_process"))
@@ -101,84 +109,46 @@ impl RelayBacklog {
             .kill_on_drop(true)
             .spawn()
             .context("starting relay_process, which Cargo builds with the benchmarks")?;
-        let run = self.watch(&relay, &mut stream).await?;
+        let pid = relay.id().context("the relay has ended")?;
+        let memory = |field| memory_of(pid, field).map_or(0.0, |bytes| bytes as f64 / MEBIBYTE);
+        let progress = Progress::watch(&mut stream, self.events, || memory("VmRSS")).await?;
+        let peak = memory("VmHWM");
         drop(relay.stdin.take());
         ensure!(timeout(Duration::from_secs(20), relay.wait()).await??.success(), "it failed");
         let stored = stream.info().await?.state.messages;
         ensure!(stored == self.events, "{stored} messages are stored, of {} events", self.events);
         outbox.remove().await?;
-        Ok(run)
+        Ok((progress, peak))
     }
 
-    async fn watch(&self, relay: &Child, stream: &mut Stream) -> Result<Run> {
-        let pid = relay.id().context("the relay has ended")?;
-        let resident = || memory_of(pid, "VmRSS").map_or(0.0, |bytes| bytes as f64 / MEBIBYTE);
-        let (mut seen, mut begin) = (Vec::new(), None);
-        let mut moved_at = Instant::now();
-        loop {
-            let messages = stream.info().await?.state.messages;
-            let begin = match begin {
-                None if messages == 0 => None,
-                None => *begin.insert(Some(Instant::now())),
-                Some(begin) => begin,
-            };
-            if let Some(begin) = begin
-                && seen.last().is_none_or(|(_, last, _)| *last < messages)
-            {
-                moved_at = Instant::now();
-                seen.push((begin.elapsed().as_secs_f64(), messages, resident()));
-            }
-            if messages >= self.events {
-                let peak = memory_of(pid, "VmHWM").map_or(0.0, |bytes| bytes as f64 / MEBIBYTE);
-                return Ok(Run { seen, peak });
-            }
-            ensure!(moved_at.elapsed() < Duration::from_secs(60), "stuck at {messages} messages");
-            sleep(LOOK).await;
-        }
+    /// Publishes as many messages without a database.
+    async fn publish(&self, servers: &Servers) -> Result<Progress> {
+        let mut stream = new_stream(&servers.nats).await?;
+        let publishing = raw::fast_ingest_made_on_the_way(&servers.nats, self.events, KEYS);
+        let watching = Progress::watch(&mut stream, self.events, || 0.0);
+        let ((), progress) = tokio::try_join!(publishing, watching)?;
+        Ok(progress)
     }
-}
 
-impl Run {
-    /// The rate over one of so many equal pieces. The first begins with the first message that was seen, so that
-    /// starting does not count.
-    fn rate(&self, events: u64, piece: u64, pieces: u64) -> f64 {
-        let (from, to) = (events * piece / pieces, events * (piece + 1) / pieces);
-        let at = |messages: u64| {
-            let later = self.seen.iter().position(|(_, seen, _)| *seen >= messages);
-            let later = later.unwrap_or(self.seen.len() - 1);
-            let (time, seen, _) = self.seen[later];
-            match later.checked_sub(1).map(|before| self.seen[before]) {
-                // As if the relay had been even between two looks.
-                Some((time_before, before, _)) => {
-                    let share = (messages - before) as f64 / (seen - before) as f64;
-                    (time_before + share * (time - time_before), messages)
-                }
-                None => (time, seen),
+    /// The rates and the memory over the backlog.
+    fn lines(&self, shipped: &Progress, published: &Progress) -> Vec<Line> {
+        let rates = |title: &str, progress: &Progress| {
+            let points = POINTS.min(progress.looks().len() as u64 / 2).max(1);
+            let middle = |piece: usize| self.events as f64 * (piece as f64 + 0.5) / points as f64;
+            let rates = progress.rates(self.events, points).into_iter().enumerate();
+            Line {
+                title: title.to_owned(),
+                points: rates.map(|(piece, rate)| (middle(piece), rate)).collect(),
             }
         };
-        let ((begin, first), (end, last)) = (at(from), at(to));
-        (last - first) as f64 / (end - begin)
-    }
-
-    /// The rate and the memory over the backlog.
-    fn lines(&self, events: u64) -> Vec<Line> {
-        let points = POINTS.min(self.seen.len() as u64 / 2).max(1);
-        let middle = |piece: u64| events as f64 * (piece as f64 + 0.5) / points as f64;
-        Vec::from([
+        let memory = shipped.looks().iter().map(|look| (look.messages as f64, look.memory));
+        vec![
+            rates("the relay, events per second", shipped),
+            rates("raw fast ingest of as many messages, per second", published),
             Line {
-                title: "events per second".into(),
-                points: (0..points)
-                    .map(|piece| (middle(piece), self.rate(events, piece, points)))
-                    .collect(),
+                title: "resident memory of the relay, MiB".to_owned(),
+                points: memory.collect(),
             },
-            Line {
-                title: "resident memory of the relay, MiB".into(),
-                points: self
-                    .seen
-                    .iter()
-                    .map(|(_, messages, resident)| (*messages as f64, *resident))
-                    .collect(),
-            },
-        ])
+        ]
     }
 }
