@@ -3,6 +3,9 @@
 -- The same rows that the relay would read next; see cursor.rs. `started` is false for a relay that has never
 -- run: then everything is backlog.
 --
+-- As there, a transaction in flight lowers the start only once it has finished: before, none of its rows can be
+-- seen, and whatever was shipped and removed since it began would be walked through at each count.
+--
 -- The cursor's parts are asked for in subqueries of their own, which are run once; joined, the one row of `relay`
 -- would be scanned again for each row of the outbox.
 with relay as (
@@ -20,7 +23,12 @@ with relay as (
     where name = $1
 ),
 start as (
-    select least(relay.floor, min(in_flight.low::bigint)) as position
+    select
+        least(
+            relay.floor,
+            min(in_flight.low::bigint)
+                filter (where pg_visible_in_snapshot(in_flight.xid::xid8, pg_current_snapshot()))
+        ) as position
     from relay
     left join lateral jsonb_each_text(relay.cursor -> 'in_flight') as in_flight (xid, low) on true
     group by relay.floor
