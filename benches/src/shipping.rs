@@ -16,6 +16,9 @@ use crate::backlog::Outbox;
 pub const STREAM: &str = "shop";
 /// Without any progress for so long, something is stuck.
 const PATIENCE: Duration = Duration::from_secs(120);
+/// Between two looks at a stream.
+const SHORTEST_LOOK: Duration = Duration::from_millis(2);
+const LONGEST_LOOK: Duration = Duration::from_millis(100);
 
 /// Makes the stream anew, on files, with batches allowed.
 ///
@@ -128,12 +131,14 @@ pub async fn drain(
     Ok(rate)
 }
 
-/// Waits until so many messages are in the stream.
+/// Waits until so many messages are in the stream. Asks seldom while many are missing: the broker that is measured has
+/// to answer.
 ///
 /// # Errors
 /// If it gets stuck.
 pub async fn wait_for(stream: &mut Stream, messages: u64) -> Result<()> {
     let (mut last, mut moved_at) = (0, Instant::now());
+    let (mut first, begin) = (None, Instant::now());
     loop {
         let now = stream.info().await?.state.messages;
         if now >= messages {
@@ -143,6 +148,12 @@ pub async fn wait_for(stream: &mut Stream, messages: u64) -> Result<()> {
             (last, moved_at) = (now, Instant::now());
         }
         ensure!(moved_at.elapsed() < PATIENCE, "stuck at {now} of {messages} messages");
-        tokio::time::sleep(Duration::from_millis(2)).await;
+        let arrived = now - *first.get_or_insert(now);
+        let look_in = match arrived {
+            0 => SHORTEST_LOOK,
+            // Half of the time that the rest will take at the pace so far.
+            _ => begin.elapsed().mul_f64((messages - now) as f64 / arrived as f64 / 2.0),
+        };
+        tokio::time::sleep(look_in.clamp(SHORTEST_LOOK, LONGEST_LOOK)).await;
     }
 }
