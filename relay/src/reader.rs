@@ -58,7 +58,7 @@ pub(crate) async fn read(
     batches: mpsc::Sender<Batch>,
     observer: Observer,
 ) -> Result<(), sqlx::Error> {
-    const SHORTEST: Duration = Duration::from_millis(2);
+    const SHORTEST: Duration = Duration::from_millis(1);
     let mut pause = SHORTEST;
     loop {
         let asked = Instant::now();
