@@ -14,17 +14,34 @@ create table cursor_write (
     took    boolean     not null,
     epoch   bigint      not null,
     holder  text        null,
-    high    bigint      not null
+    high    bigint      not null,
+    -- The cursor was further before.
+    back    boolean     not null
 );
 
 create function note_cursor_write() returns trigger language plpgsql as $$
+declare
+    back boolean;
 begin
     if tg_op = 'INSERT' then
-        insert into cursor_write (took, epoch, holder, high)
-        values (true, new.epoch, new.holder, (new.cursor ->> 'high')::bigint);
+        insert into cursor_write (took, epoch, holder, high, back)
+        values (true, new.epoch, new.holder, (new.cursor ->> 'high')::bigint, false);
     elsif new.epoch <> old.epoch or new.cursor <> old.cursor then
-        insert into cursor_write (took, epoch, holder, high)
-        values (new.epoch <> old.epoch, new.epoch, new.holder, (new.cursor ->> 'high')::bigint);
+        -- `high` stands still within a window, which may hold the whole outbox after a loss. A window begun is left by
+        -- its end alone, which moves the snapshot, and read in the order of positions.
+        back := (new.cursor ->> 'high')::bigint < (old.cursor ->> 'high')::bigint
+            or coalesce(
+                new.cursor ->> 'snapshot' = old.cursor ->> 'snapshot'
+                and old.cursor #>> '{window,snapshot}' is not null
+                and (
+                    new.cursor #>> '{window,snapshot}' is distinct from old.cursor #>> '{window,snapshot}'
+                    or (new.cursor #>> '{window,position}')::bigint
+                        < (old.cursor #>> '{window,position}')::bigint
+                ),
+                false
+            );
+        insert into cursor_write (took, epoch, holder, high, back)
+        values (new.epoch <> old.epoch, new.epoch, new.holder, (new.cursor ->> 'high')::bigint, back);
     end if;
     return null;
 end $$;

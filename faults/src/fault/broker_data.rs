@@ -115,10 +115,8 @@ async fn until_watched(world: &World) -> anyhow::Result<()> {
 
 /// Waits until the relay has gone back, and notes down the loss.
 async fn noticed(world: &World, began: i64, how: &'static str) -> anyhow::Result<String> {
-    let back = "select (extract(epoch from at) * 1000000)::bigint from (
-        select at, high, lag(high) over (order by number) as before from cursor_write
-    ) as write
-    where high < before and at > to_timestamp($1::float8 / 1000000)
+    let back = "select (extract(epoch from at) * 1000000)::bigint from cursor_write
+    where back and at > to_timestamp($1::float8 / 1000000)
     order by at limit 1";
     let noticed = eventually("the relay to go back", NOTICE, async || {
         sqlx::query_scalar::<_, i64>(back).bind(began).fetch_optional(&world.outbox).await
