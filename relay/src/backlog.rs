@@ -25,8 +25,7 @@ const REST: u32 = 20;
 /// Measures for as long as it is polled. Failures are left to the relay to report.
 pub(crate) async fn measure(config: RelayConfig, database: PgConnectOptions, observer: Observer) {
     let mut connection = None;
-    let faults = [Fault::Invalid, Fault::TooLarge, Fault::NoStream];
-    let mut reasons = faults.iter().map(Fault::to_string).collect();
+    let mut reasons = Fault::ALL.iter().map(Fault::to_string).collect();
     loop {
         let asked = Instant::now();
         let measured = once(&config, &database, &observer, connection.take(), &mut reasons).await;

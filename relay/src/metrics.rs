@@ -163,7 +163,7 @@ impl Meter {
         for reason in ["unavailable", "no_stream", "batch_refused", "reconnected", "forgotten"] {
             meter.by_reason(REWINDS, reason).increment(0);
         }
-        for fault in [Fault::Invalid, Fault::TooLarge, Fault::NoStream] {
+        for fault in Fault::ALL {
             meter.by_reason(DEAD_LETTERS, &fault.to_string()).increment(0);
         }
         meter

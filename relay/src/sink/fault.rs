@@ -3,15 +3,17 @@
 //! | what happened | whose fault | what the relay does |
 //! |---|---|---|
 //! | the row's topic, type, key or headers break the rules for events | the event's | dead letter `invalid` |
+//! | a column of the row cannot be read: bytes that are not text in UTF-8, an infinite time, a null, damaged storage | the event's | dead letter `unreadable` |
 //! | headers and payload exceed the server's `max_payload` | the event's | dead letter `too_large` |
 //! | the message exceeds the stream's `max_msg_size` (error 10054) | the event's | dead letter `too_large` |
+//! | the headers exceed 64 KiB, which is the most that JetStream stores (error 10097) | the event's | dead letter `too_large` |
 //! | no stream takes the subject, and the server says so itself | nobody's yet, or the event's with `no_stream = "dead-letter"` | hold, naming the subject; or dead letter `no_stream` |
 //! | connection lost, no answer in time, no leader, not enough replicas | the broker's | hold |
 //! | stream or account full (10077, 10047, …) | the broker's | hold |
-//! | anything else that the server says | the broker's | hold |
+//! | anything else that the server says | the broker's, until it has refused the event alone several times and stored others meanwhile; then the event's | hold; then dead letter `refused` |
 //!
-//! The last line is deliberate: what the relay does not know is held, where an operator sees it, and not
-//! thrown aside.
+//! The last line is deliberate: the relay does not throw aside what it does not understand. It holds, where an
+//! operator sees it, until the broker has shown that it stores other events and not this one.
 
 use std::fmt;
 
@@ -27,13 +29,22 @@ pub enum Fault {
     TooLarge,
     /// No stream takes its subject, and such events are not to be waited for.
     NoStream,
+    /// A column of the row cannot be read.
+    Unreadable,
+    /// The server refuses it for a reason that this relay does not know, and stores other events meanwhile.
+    Refused,
 }
 
 impl Fault {
+    /// All of them.
+    pub const ALL: [Self; 5] =
+        [Self::Invalid, Self::TooLarge, Self::NoStream, Self::Unreadable, Self::Refused];
+
     /// The fault that the server's error tells of, if it is the event's.
     pub(super) fn of(error: &jetstream::Error) -> Option<Self> {
         match error.error_code() {
-            jetstream::ErrorCode::STREAM_MESSAGE_EXCEEDS_MAXIMUM => Some(Self::TooLarge),
+            jetstream::ErrorCode::STREAM_MESSAGE_EXCEEDS_MAXIMUM
+            | jetstream::ErrorCode::STREAM_HEADER_EXCEEDS_MAXIMUM => Some(Self::TooLarge),
             _ => None,
         }
     }
@@ -45,6 +56,8 @@ impl fmt::Display for Fault {
             Self::Invalid => "invalid",
             Self::TooLarge => "too_large",
             Self::NoStream => "no_stream",
+            Self::Unreadable => "unreadable",
+            Self::Refused => "refused",
         })
     }
 }
@@ -59,7 +72,9 @@ mod tests {
             serde_json::from_str(&format!(r#"{{"code":400,"err_code":{code},"description":"x"}}"#))
                 .unwrap()
         };
-        assert_eq!(Fault::of(&error(10054)), Some(Fault::TooLarge));
+        for too_large in [10054, 10097] {
+            assert_eq!(Fault::of(&error(too_large)), Some(Fault::TooLarge), "{too_large}");
+        }
         for broker in [10077, 10047, 10023, 10008, 10205, 99999] {
             assert_eq!(Fault::of(&error(broker)), None, "{broker}");
         }

@@ -19,6 +19,8 @@ use crate::checkpoint::Acknowledged;
 use crate::error::full_text;
 use crate::message::Message;
 
+/// The most bytes of headers that JetStream stores with a message.
+const MAX_HEADERS: usize = 65_535;
 /// The most messages under way at a time.
 const WINDOW: usize = 1024;
 
@@ -127,17 +129,18 @@ impl Sink for KeyedWindow {
 /// Refuses what the server would answer by closing the connection.
 pub(super) fn check_size(message: &Message, max_payload: usize) -> Result<(), SinkError> {
     let size = message.wire_size();
-    if size <= max_payload {
-        return Ok(());
-    }
-    Err(SinkError::Message {
-        position: message.position,
-        event_id: message.event_id,
-        fault: Fault::TooLarge,
-        error: format!(
+    let headers = size - message.payload.len();
+    let error = if size > max_payload {
+        format!(
             "headers and payload are {size} bytes, and the server's max_payload is {max_payload}"
-        ),
-    })
+        )
+    } else if headers > MAX_HEADERS {
+        format!("the headers are {headers} bytes, and JetStream stores {MAX_HEADERS} at the most")
+    } else {
+        return Ok(());
+    };
+    let Message { position, event_id, .. } = *message;
+    Err(SinkError::Message { position, event_id, fault: Fault::TooLarge, error })
 }
 
 /// Takes note of an acknowledgement. One that goes back is the sign that the stream has lost something.
