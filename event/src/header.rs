@@ -36,6 +36,9 @@ pub const TRACEPARENT: &str = "traceparent";
 pub const CONTENT_TYPE: &str = "content-type";
 /// The partition in the message's subject, `3/8`: see [`partition`](crate::partition); set by the relay.
 pub const PARTITION: &str = "pillarbox-partition";
+/// Says `1` on what a relay ships out of an outbox: then the id, a UUID, is the event's whole
+/// [identity](crate::identity), whatever `ce-source` says; set by the relay.
+pub const OUTBOX: &str = "pillarbox-outbox";
 /// JetStream's message id; set by the relay.
 pub const NATS_MSG_ID: &str = "Nats-Msg-Id";
 
@@ -46,14 +49,14 @@ pub const JSON: &str = "application/json";
 pub const MAX_VALUE_BYTES: usize = 8 * 1024;
 
 /// The attributes that have a place of their own, so that no header may set them.
-const OWN_PLACE: [&str; 5] = [SPEC_VERSION, ID, TYPE, PARTITION_KEY, PARTITION];
+const OWN_PLACE: [&str; 6] = [SPEC_VERSION, ID, TYPE, PARTITION_KEY, PARTITION, OUTBOX];
 
 /// Checks a header that an application or a producer wants to set.
 ///
 /// # Errors
 /// [`EventError::HeaderName`] if the name is empty, is not made of visible ASCII without a colon, starts
 /// with `Nats-` (those steer the server), or names an attribute with a place of its own
-/// (`ce-id`, `ce-type`, `ce-partitionkey`, `ce-specversion`, `pillarbox-partition`); [`EventError::HeaderValue`] as
+/// (`ce-id`, `ce-type`, `ce-partitionkey`, `ce-specversion`, `pillarbox-partition`, `pillarbox-outbox`); [`EventError::HeaderValue`] as
 /// [`validate_value`].
 pub fn validate(name: &str, value: &str) -> Result<(), EventError> {
     validate_name(name)?;
@@ -91,7 +94,8 @@ pub(crate) fn canonical(name: &str) -> Cow<'_, str> {
     let known = name.get(..3).is_some_and(|start| start.eq_ignore_ascii_case("ce-"))
         || name.eq_ignore_ascii_case(CONTENT_TYPE)
         || name.eq_ignore_ascii_case(TRACEPARENT)
-        || name.eq_ignore_ascii_case(PARTITION);
+        || name.eq_ignore_ascii_case(PARTITION)
+        || name.eq_ignore_ascii_case(OUTBOX);
     if known && name.bytes().any(|b| b.is_ascii_uppercase()) {
         name.to_ascii_lowercase().into()
     } else {

@@ -29,6 +29,7 @@
 //! | [`typed`] | [`Event`], and how types become events and events become types |
 //! | [`raw`] | [`RawEvent`]: validated attributes, headers and payload bytes |
 //! | [`id`] | [`EventId`] |
+//! | [`identity`] | [`Identity`]: what makes two messages the same event |
 //! | [`topic`] | what a topic may look like |
 //! | [`partition`] | the number in a subject by which several processes share a stream's keys |
 //! | [`header`] | header names, and what names and values may look like |
@@ -41,6 +42,7 @@ pub mod context;
 pub mod error;
 pub mod header;
 pub mod id;
+pub mod identity;
 pub mod partition;
 pub mod raw;
 pub mod topic;
@@ -51,6 +53,7 @@ pub mod wire;
 pub use context::Context;
 pub use error::{DecodeError, EventError};
 pub use id::EventId;
+pub use identity::Identity;
 pub use partition::Partition;
 pub use raw::{RawEvent, RawEventBuilder};
 pub use typed::{Event, FromEvent, IntoEvent};

@@ -9,7 +9,8 @@ use time::OffsetDateTime;
 use time::format_description::well_known::Rfc3339;
 
 use crate::error::without_values;
-use crate::{Context, DecodeError, Event, EventError, EventId, header, topic};
+use crate::identity::is_uuid;
+use crate::{Context, DecodeError, Event, EventError, EventId, Identity, header, topic};
 
 /// An event whose payload is bytes.
 ///
@@ -17,8 +18,9 @@ use crate::{Context, DecodeError, Event, EventError, EventId, header, topic};
 /// without line breaks. Attributes beyond id, type, topic and key are headers under the names in
 /// [`header`], as they are in the outbox table; applications add their own beside them.
 ///
-/// `Debug` shows the payload's size, never its content.
-#[derive(Clone, PartialEq, Eq)]
+/// Two of them are equal if attributes, headers and payload are; whether they are the same event is told by
+/// [`identity`](Self::identity). `Debug` shows the payload's size, never its content.
+#[derive(Clone)]
 pub struct RawEvent {
     pub(crate) id: EventId,
     pub(crate) event_type: String,
@@ -26,6 +28,19 @@ pub struct RawEvent {
     pub(crate) key: Option<String>,
     pub(crate) headers: BTreeMap<String, String>,
     pub(crate) payload: Bytes,
+    pub(crate) origin: Origin,
+}
+
+/// What an event's identity follows from.
+#[derive(Clone, Debug, Default)]
+pub(crate) enum Origin {
+    /// Its source and id.
+    #[default]
+    Any,
+    /// Its id alone: a relay ships it.
+    Outbox,
+    /// It was stored, or is that of headers that say more than source and id.
+    Stored(Identity),
 }
 
 impl RawEvent {
@@ -39,6 +54,7 @@ impl RawEvent {
                 key: None,
                 headers: BTreeMap::new(),
                 payload: Bytes::new(),
+                origin: Origin::Any,
             },
             error: None,
         }
@@ -71,7 +87,8 @@ impl RawEvent {
         headers: BTreeMap<String, String>,
         payload: Bytes,
     ) -> Result<Self, EventError> {
-        let mut event = Self { id, event_type, topic, key, headers, payload };
+        let origin = Origin::Any;
+        let mut event = Self { id, event_type, topic, key, headers, payload, origin };
         let headers = &event.headers;
         // This library stores them as they are kept. SQL may have written them otherwise.
         if headers.keys().all(|name| header::kept_as(name) == name.as_str())
@@ -118,6 +135,45 @@ impl RawEvent {
     /// The id, the same at every delivery.
     pub fn id(&self) -> &EventId {
         &self.id
+    }
+
+    /// What it is told by from all other events, the same at every delivery, at most 36 bytes: see
+    /// [`identity`](crate::identity). An id alone is unique within its source only.
+    pub fn identity(&self) -> Identity {
+        match &self.origin {
+            Origin::Stored(identity) => identity.clone(),
+            Origin::Outbox => Identity::stored(self.id.as_str()),
+            Origin::Any => Identity::of(self.source(), self.id.as_str()),
+        }
+    }
+
+    /// The same event, stored under this identity.
+    #[must_use]
+    pub fn identified_by(mut self, identity: Identity) -> Self {
+        self.origin = if identity == Identity::of(self.source(), self.id.as_str()) {
+            Origin::Any
+        } else if identity.as_str() == self.id.as_str() {
+            Origin::Outbox
+        } else {
+            Origin::Stored(identity)
+        };
+        self
+    }
+
+    /// The same event, marked as one that a relay ships out of an outbox: its id, a UUID, tells it from all others,
+    /// whatever source the relay is set to name. It is sent with the header `pillarbox-outbox`. No other id is one
+    /// of an outbox: then nothing changes.
+    #[must_use]
+    pub fn shipped(mut self) -> Self {
+        if is_uuid(self.id.as_str()) {
+            self.origin = Origin::Outbox;
+        }
+        self
+    }
+
+    /// Whether it is marked so.
+    pub fn is_shipped(&self) -> bool {
+        matches!(self.origin, Origin::Outbox)
     }
 
     /// The CloudEvents type.
@@ -255,6 +311,16 @@ impl RawEvent {
         self
     }
 }
+
+impl PartialEq for RawEvent {
+    fn eq(&self, other: &Self) -> bool {
+        let Self { id, event_type, topic, key, headers, payload, origin: _ } = self;
+        (id, event_type, topic, key) == (&other.id, &other.event_type, &other.topic, &other.key)
+            && (headers, payload) == (&other.headers, &other.payload)
+    }
+}
+
+impl Eq for RawEvent {}
 
 impl fmt::Debug for RawEvent {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {

@@ -11,10 +11,20 @@ use std::collections::BTreeMap;
 use bytes::Bytes;
 use percent_encoding::{AsciiSet, CONTROLS, percent_decode_str, utf8_percent_encode};
 
+use crate::identity::is_uuid;
 use crate::partition::topic_of;
-use crate::{DecodeError, EventId, RawEvent, header, topic};
+use crate::raw::Origin;
+use crate::{DecodeError, EventId, Identity, RawEvent, header, topic};
 
 const ENCODED: &AsciiSet = &CONTROLS.add(b' ').add(b'"').add(b'%');
+
+/// The value of [`header::OUTBOX`].
+const SHIPPED: &str = "1";
+
+/// An attribute's value as it is sent.
+pub(crate) fn encoded(value: &str) -> Cow<'_, str> {
+    utf8_percent_encode(value, ENCODED).into()
+}
 
 impl RawEvent {
     /// The headers to send, each name once. `Nats-Msg-Id` is not among them: what the broker is to take for
@@ -34,6 +44,7 @@ impl RawEvent {
             (header::ID, Some(self.id.as_str())),
             (header::TYPE, Some(self.event_type.as_str())),
             (header::PARTITION_KEY, self.key.as_deref()),
+            (header::OUTBOX, self.is_shipped().then_some(SHIPPED)),
             (header::DATA_CONTENT_TYPE, Some(content_type)),
             (header::CONTENT_TYPE, Some(content_type)),
             (header::CE_TRACEPARENT, self.traceparent()),
@@ -52,17 +63,14 @@ impl RawEvent {
             .filter_map(|(name, value)| Some((name, value?)))
             .filter(|(name, _)| !self.headers.contains_key(*name));
         own.chain(rest).chain(defaults).map(|(name, value)| {
-            let value = if name.starts_with("ce-") {
-                utf8_percent_encode(value, ENCODED).into()
-            } else {
-                Cow::Borrowed(value)
-            };
+            let value = if name.starts_with("ce-") { encoded(value) } else { Cow::Borrowed(value) };
             (name, value)
         })
     }
 
     /// Reads a message. Names are matched without regard to case; where a name comes twice, the first
-    /// counts. Headers that start with `Nats-` are the broker's and are left out. A [partition](crate::partition)
+    /// counts, and where it is written in two ways, the one that sorts first (clients keep their order only within a
+    /// name). All of them count for its [identity](crate::identity). Headers that start with `Nats-` are the broker's and are left out. A [partition](crate::partition)
     /// that a header names is taken out of the subject: what remains is the topic.
     ///
     /// # Errors
@@ -74,12 +82,20 @@ impl RawEvent {
         payload: Bytes,
     ) -> Result<Self, DecodeError> {
         let mut all = BTreeMap::new();
+        let (mut sources, mut ids) = (Vec::new(), Vec::new());
+        let mut headers: Vec<_> = headers.into_iter().collect();
+        headers.sort_by_key(|(name, _)| *name);
         for (name, value) in headers {
             let name = header::canonical(name);
             if header::is_the_brokers(&name) {
                 continue;
             }
             header::validate_name(&name)?;
+            match &*name {
+                header::SOURCE => sources.push(value),
+                header::ID => ids.push(value),
+                _ => {}
+            }
             let value = if name.starts_with("ce-") {
                 percent_decode_str(value).decode_utf8_lossy()
             } else {
@@ -101,6 +117,7 @@ impl RawEvent {
         if let Some(key) = &key {
             header::validate_attribute(header::PARTITION_KEY, key)?;
         }
+        let shipped = all.remove(header::OUTBOX).is_some_and(|value| value == SHIPPED);
         let topic = topic_of(subject, all.remove(header::PARTITION).as_deref());
         topic::validate(&topic)?;
         // What surrounds the value of a plain header is stripped on its way, and that of an attribute is not.
@@ -116,7 +133,17 @@ impl RawEvent {
             // It goes without saying.
             all.remove(header::CONTENT_TYPE);
         }
-        Ok(Self { id, event_type, topic: topic.into_owned(), key, headers: all, payload })
+        let source = all.get(header::SOURCE).map(String::as_str);
+        let origin = if shipped && ids == [id.as_str()] && is_uuid(id.as_str()) {
+            Origin::Outbox
+        } else if ids == [&*encoded(id.as_str())] && sources == Vec::from_iter(source.map(encoded))
+        {
+            Origin::Any
+        } else {
+            Origin::Stored(Identity::as_sent(sources, ids))
+        };
+        let topic = topic.into_owned();
+        Ok(Self { id, event_type, topic, key, headers: all, payload, origin })
     }
 }
 

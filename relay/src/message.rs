@@ -39,7 +39,7 @@ impl Message {
 }
 
 /// The names that most messages have: ready, so that they are not checked and copied for each.
-static NAMES: [(&str, HeaderName); 13] = [
+static NAMES: [(&str, HeaderName); 14] = [
     known(header::NATS_MSG_ID),
     known(header::SPEC_VERSION),
     known(header::ID),
@@ -53,6 +53,7 @@ static NAMES: [(&str, HeaderName); 13] = [
     known(header::TRACEPARENT),
     known(header::CORRELATION_ID),
     known(header::PARTITION),
+    known(header::OUTBOX),
 ];
 
 const fn known(name: &'static str) -> (&'static str, HeaderName) {
@@ -102,7 +103,7 @@ impl Form {
     pub(crate) fn new(source: String, partitions: u32) -> Self {
         let mut usual = HeaderMap::new();
         let mut constant = Vec::new();
-        if let Ok(example) = RawEvent::builder("t", "t").build() {
+        if let Ok(example) = RawEvent::builder("t", "t").build().map(RawEvent::shipped) {
             let defaults = [(header::SOURCE, Some(source.as_str())), (header::TIME, Some(""))];
             usual.insert(header_name(header::NATS_MSG_ID), "");
             for (name, value) in example.wire_headers_or(defaults) {
@@ -177,7 +178,8 @@ impl Row {
             self.key,
             attributes,
             self.payload,
-        )?;
+        )?
+        .shipped();
         let (mut headers, constant) = match time {
             Some(_) => (form.usual.clone(), form.constant.as_slice()),
             None => (HeaderMap::new(), [].as_slice()),
@@ -250,6 +252,7 @@ mod tests {
             ("ce-time", "1970-01-01T00:00:00Z"),
             ("ce-partitionkey", "42"),
             ("ce-specversion", "1.0"),
+            ("pillarbox-outbox", "1"),
             ("content-type", "application/json"),
         ] {
             assert_eq!(header(name).as_deref(), Some(value), "{name}");
