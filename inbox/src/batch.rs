@@ -30,8 +30,8 @@ use tokio::time::timeout;
 
 use crate::consumer::TookTooLong;
 use crate::delivery::Outcome;
-use crate::error::InboxError;
-use crate::failure::{Fault, HandlerError};
+use crate::error::{BEGIN, InboxError};
+use crate::failure::{Fault, HandlerError, Sign};
 use crate::handler::{Handler, Received, Tx};
 use crate::layer::{PATIENCE, panic_text};
 use crate::store::{Begun, Store};
@@ -317,7 +317,12 @@ where
             }
             Err(panic) => InboxError::handler(HandlerError::transient(panic_text(&*panic))),
         };
-        if matches!(error.fault(), Fault::Environment | Fault::Conflict | Fault::Outage) {
+        // Those of sqlx's own protocol errors that leave the connection as it was can be undone: a part that binds too
+        // many values for one statement does not in halves. The others fail at the rollback.
+        let can_be_undone = error.sign() == Sign::Broken;
+        if !can_be_undone
+            && matches!(error.fault(), Fault::Environment | Fault::Conflict | Fault::Outage)
+        {
             return Err(error);
         }
         let undone =
@@ -333,7 +338,7 @@ type Opened = (Begun, Vec<Option<End>>, HashMap<String, Option<u32>>);
 
 /// Opens a transaction and records the events in it.
 async fn begin(store: &Store, events: &[Arc<RawEvent>]) -> Result<Opened, InboxError> {
-    let mut begun = store.begin().await.map_err(InboxError::database("begin a transaction"))?;
+    let mut begun = store.begin().await.map_err(InboxError::database(BEGIN))?;
     let tx = &mut *begun.tx;
     let mut ids = HashSet::with_capacity(events.len());
     // The same event twice: the second comes again, and is a duplicate then.

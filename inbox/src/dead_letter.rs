@@ -13,7 +13,7 @@ use tower_service::Service;
 
 use crate::delivery::{Delivery, Outcome};
 use crate::error::{InboxError, full_text};
-use crate::failure::{Fault, fault_of};
+use crate::failure::{Fault, Sign, fault_of, sign_of};
 use crate::migrations::DEFAULT_SCHEMA;
 use crate::store::{Burial, Store};
 
@@ -48,7 +48,7 @@ pub struct DeadLetter {
     pub error: String,
     /// How many attempts failed.
     pub attempts: i32,
-    /// When the first attempt failed.
+    /// When it failed first, counted or not.
     pub first_failed_at: OffsetDateTime,
     /// When it was given up.
     pub dead_at: OffsetDateTime,
@@ -238,7 +238,14 @@ impl DeadLetters {
                     // Somebody else was faster, or an earlier one of its key is parked.
                     Ok(_) => retried.left += 1,
                     Err(error) => {
-                        let surroundings = fault_of(&*error) == Fault::Environment;
+                        let surroundings = match sign_of(&*error) {
+                            Sign::Sure(fault) => fault == Fault::Environment,
+                            // One letter's own failure may look so too.
+                            sign => {
+                                sign.fault() == Fault::Environment
+                                    && self.store.well().await.is_none()
+                            }
+                        };
                         failed_keys.extend(letter.key);
                         retried.failed.push((letter.event_id, error));
                         if surroundings {

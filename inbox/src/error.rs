@@ -1,4 +1,7 @@
-use crate::failure::{Fault, HandlerError, fault_of};
+use crate::failure::{DEEPEST, Fault, HandlerError, Sign, is_of_data, sign_of};
+
+/// What the inbox does first.
+pub(crate) const BEGIN: &str = "begin a transaction";
 
 /// Why an event was not handled. Everything was rolled back.
 #[derive(Debug, thiserror::Error)]
@@ -85,17 +88,25 @@ impl InboxError {
 
     /// Whose fault it is.
     pub fn fault(&self) -> Fault {
+        self.sign().fault()
+    }
+
+    /// What it looks like.
+    pub(crate) fn sign(&self) -> Sign {
         match self {
-            Self::Handler(cause) => cause.0.fault(),
-            Self::Database { source, .. } => match fault_of(source) {
-                Fault::Transient => Fault::Environment,
-                fault => fault,
+            Self::Handler(cause) => cause.0.sign(),
+            Self::Database { source, .. } if is_of_data(source) => Sign::Sure(Fault::Permanent),
+            Self::Database { doing, source } => match sign_of(source) {
+                // Nothing of the event is in that statement, and a missing table is everybody's, too.
+                _ if *doing == BEGIN => Sign::Sure(Fault::Environment),
+                Sign::Unreached | Sign::Sure(Fault::Transient) => Sign::Sure(Fault::Environment),
+                sign => sign,
             },
             // A deferred constraint, for instance, fails here.
-            Self::Commit(source) => fault_of(source),
-            Self::Slow { .. } => Fault::Environment,
-            Self::Aborted | Self::InUse => Fault::Transient,
-            Self::Schema { .. } => Fault::Permanent,
+            Self::Commit(source) => sign_of(source),
+            Self::Slow { .. } => Sign::Sure(Fault::Environment),
+            Self::Aborted | Self::InUse => Sign::Sure(Fault::Transient),
+            Self::Schema { .. } => Sign::Sure(Fault::Permanent),
         }
     }
 
@@ -122,14 +133,13 @@ impl InboxError {
 /// An error with all its sources, on one line.
 pub(crate) fn full_text(error: &(dyn std::error::Error + 'static)) -> String {
     let mut text = error.to_string();
-    let mut source = error.source();
-    while let Some(error) = source {
+    let sources = std::iter::successors(error.source(), |error| std::error::Error::source(*error));
+    for error in sources.take(DEEPEST) {
         let more = error.to_string();
         if !text.contains(&more) {
             text.push_str(": ");
             text.push_str(&more);
         }
-        source = error.source();
     }
     text
 }

@@ -4,15 +4,21 @@
 //! |---|---|---|
 //! | [`Fault::Transient`] | the handler returned an error, panicked, or took too long | the attempt counts; again after a backoff; after the last attempt a dead letter |
 //! | [`Fault::Permanent`] | the payload cannot be read; the handler says so | a dead letter at once |
-//! | [`Fault::Outage`] | a provider cannot be reached; the handler says so | does not count; the event and its key wait, with a backoff and without end, and the others go on |
+//! | [`Fault::Outage`] | a provider cannot be reached; the handler says so | does not count for up to `max_outage_s`; the event and its key wait, with a backoff, and the others go on |
 //! | [`Fault::Environment`] | the database is down, the pool exhausted | does not count; the consumer pauses until it is over |
-//! | [`Fault::Conflict`] | serialization failure, deadlock | does not count; again at once |
+//! | [`Fault::Conflict`] | serialization failure, deadlock | does not count up to a bound; again soon |
 //!
 //! An outage therefore never fills the dead letters.
+//!
+//! The fault of an error is a first guess, made from its class. An event may raise any SQLSTATE by a function of the
+//! application, break its own connection, or fail in a second database. So a [`Consumer`](crate::Consumer) asks its
+//! database before it takes one event's failure for everybody's: see `consumer/blame.rs`.
 
 use std::error::Error;
 use std::fmt;
 use std::time::Duration;
+
+use sqlx::postgres::{PgDatabaseError, PgSeverity};
 
 use crate::error::InboxError;
 
@@ -24,13 +30,42 @@ pub enum Fault {
     Transient,
     /// The event's, for good: it can never be handled.
     Permanent,
-    /// That of somebody whom this event needs, and others perhaps not. Does not count.
+    /// That of somebody whom this event needs, and others perhaps not. Does not count, up to a bound.
     Outage,
     /// The surroundings': nothing can be handled now. Does not count.
     Environment,
-    /// Two transactions got in each other's way. Does not count.
+    /// Two transactions got in each other's way. Does not count, up to a bound.
     Conflict,
 }
+
+/// What an error looks like: a [`Fault`], and how sure that is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Sign {
+    /// Nobody needs to be asked.
+    Sure(Fault),
+    /// Some database was not reached: this one, or another that the handler asks.
+    Unreached,
+    /// A connection to a database broke, or a server says that it cannot go on.
+    Broken,
+    /// A server says that it has run out of something.
+    Exhausted,
+    /// The database ended a transaction that nobody had used for too long.
+    Idle,
+}
+
+impl Sign {
+    /// The fault, as long as nobody has asked the database.
+    pub(crate) fn fault(self) -> Fault {
+        match self {
+            Self::Sure(fault) => fault,
+            Self::Unreached | Self::Broken | Self::Exhausted => Fault::Environment,
+            Self::Idle => Fault::Conflict,
+        }
+    }
+}
+
+/// The longest wait that a handler can ask for: a day.
+pub const MAX_RETRY_AFTER: Duration = Duration::from_secs(24 * 3600);
 
 /// Why a handler failed.
 ///
@@ -54,49 +89,59 @@ pub enum Fault {
 /// # }
 /// ```
 pub struct HandlerError {
-    fault: Fault,
+    sign: Sign,
     retry_after: Option<Duration>,
     cause: Box<dyn Error + Send + Sync>,
 }
 
 impl HandlerError {
+    fn sure(fault: Fault, cause: impl Into<Box<dyn Error + Send + Sync>>) -> Self {
+        Self { sign: Sign::Sure(fault), retry_after: None, cause: cause.into() }
+    }
+
     /// It may work the next time. Counts as an attempt.
     pub fn transient(cause: impl Into<Box<dyn Error + Send + Sync>>) -> Self {
-        Self { fault: Fault::Transient, retry_after: None, cause: cause.into() }
+        Self::sure(Fault::Transient, cause)
     }
 
     /// It can never work: a dead letter at once.
     pub fn permanent(cause: impl Into<Box<dyn Error + Send + Sync>>) -> Self {
-        Self { fault: Fault::Permanent, retry_after: None, cause: cause.into() }
+        Self::sure(Fault::Permanent, cause)
     }
 
-    /// Somebody whom this event needs is not there, a provider for instance. No attempt is counted: the event waits,
-    /// and its key behind it, for as long as it takes, with the same growing waits as between attempts. Events that
-    /// do not need him go on, as long as not all that a consumer may hold (`prefetch`) wait for him.
+    /// A provider or another party that this event needs is away. No attempt is counted: the event waits, and its key
+    /// behind it, with the same growing waits as between attempts. An outage that lasts longer than
+    /// [`max_outage_s`](crate::ConsumerConfig::max_outage_s) for one event counts. Events that do not need that
+    /// provider continue, as long as fewer events wait for it than the consumer may hold (`prefetch`).
     pub fn outage(cause: impl Into<Box<dyn Error + Send + Sync>>) -> Self {
-        Self { fault: Fault::Outage, retry_after: None, cause: cause.into() }
+        Self::sure(Fault::Outage, cause)
     }
 
     /// Something that all events need is not there: the consumer pauses, and no attempt is counted.
     pub fn environment(cause: impl Into<Box<dyn Error + Send + Sync>>) -> Self {
-        Self { fault: Fault::Environment, retry_after: None, cause: cause.into() }
+        Self::sure(Fault::Environment, cause)
     }
 
-    /// Asks for the next attempt after this long, instead of after the usual backoff.
+    /// Asks for the next attempt after this long, instead of after the usual backoff. A wait longer than a day
+    /// ([`MAX_RETRY_AFTER`]) becomes a day: the value may come from somebody else's `Retry-After`.
     #[must_use]
     pub fn retry_after(mut self, wait: Duration) -> Self {
-        self.retry_after = Some(wait);
+        self.retry_after = Some(wait.min(MAX_RETRY_AFTER));
         self
     }
 
     /// The error of a layer between the inbox and the handler.
     pub(crate) fn of_layer(error: Box<dyn Error + Send + Sync>) -> Self {
-        Self { fault: fault_of(&*error), retry_after: None, cause: error }
+        Self { sign: sign_of(&*error), retry_after: None, cause: error }
     }
 
     /// Whose fault it is.
     pub fn fault(&self) -> Fault {
-        self.fault
+        self.sign.fault()
+    }
+
+    pub(crate) fn sign(&self) -> Sign {
+        self.sign
     }
 
     pub(crate) fn wanted_retry_after(&self) -> Option<Duration> {
@@ -111,7 +156,7 @@ impl HandlerError {
 
 impl<E: Error + Send + Sync + 'static> From<E> for HandlerError {
     fn from(error: E) -> Self {
-        Self { fault: fault_of(&error), retry_after: None, cause: Box::new(error) }
+        Self { sign: sign_of(&error), retry_after: None, cause: Box::new(error) }
     }
 }
 
@@ -124,28 +169,35 @@ impl fmt::Display for HandlerError {
 impl fmt::Debug for HandlerError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("HandlerError")
-            .field("fault", &self.fault)
+            .field("fault", &self.fault())
             .field("cause", &self.cause)
             .finish_non_exhaustive()
     }
 }
 
-/// The fault of the first error in the chain that tells; transient without one.
+/// The fault of an error, as long as nobody has asked the database.
 pub(crate) fn fault_of(error: &(dyn Error + 'static)) -> Fault {
-    let mut next = Some(error);
-    while let Some(error) = next {
-        if let Some(error) = error.downcast_ref::<InboxError>() {
-            return error.fault();
-        }
-        if let Some(error) = error.downcast_ref::<sqlx::Error>() {
-            return fault_of_sqlx(error);
-        }
-        if error.downcast_ref::<std::io::Error>().is_some_and(is_unreachable) {
-            return Fault::Outage;
-        }
-        next = error.source();
+    sign_of(error).fault()
+}
+
+/// How many sources of an error are looked at. An error of the application may be its own source.
+pub(crate) const DEEPEST: usize = 64;
+
+/// The first recognised error in the source chain decides; without one it is transient.
+pub(crate) fn sign_of(error: &(dyn Error + 'static)) -> Sign {
+    let chain = std::iter::successors(Some(error), |error| Error::source(*error)).take(DEEPEST);
+    chain.filter_map(recognised).next().unwrap_or(Sign::Sure(Fault::Transient))
+}
+
+fn recognised(error: &(dyn Error + 'static)) -> Option<Sign> {
+    if let Some(error) = error.downcast_ref::<InboxError>() {
+        return Some(error.sign());
     }
-    Fault::Transient
+    if let Some(error) = error.downcast_ref::<sqlx::Error>() {
+        return Some(sign_of_sqlx(error));
+    }
+    let unreachable = error.downcast_ref::<std::io::Error>().is_some_and(is_unreachable);
+    unreachable.then_some(Sign::Sure(Fault::Outage))
 }
 
 /// Whether it says that nobody was reached. A connection that was lost later is not among them: the event itself may
@@ -163,27 +215,58 @@ fn is_unreachable(error: &std::io::Error) -> bool {
     )
 }
 
-fn fault_of_sqlx(error: &sqlx::Error) -> Fault {
+fn sign_of_sqlx(error: &sqlx::Error) -> Sign {
     use sqlx::Error as E;
     match error {
-        E::Io(_)
-        | E::Tls(_)
-        | E::Protocol(_)
-        | E::PoolTimedOut
-        | E::PoolClosed
-        | E::WorkerCrashed => Fault::Environment,
-        E::Database(error) => match error.code().as_deref() {
-            // Serialization failure, deadlock, and a transaction that this process slept through.
-            Some("40001" | "40P01" | "25P03") => Fault::Conflict,
-            // Connection, resources, shutdown, I/O: https://www.postgresql.org/docs/current/errcodes-appendix.html
-            Some(code) if ["08", "53", "57P", "58"].iter().any(|class| code.starts_with(class)) => {
-                Fault::Environment
-            }
-            // A primary that became a standby under us.
-            Some("25006") => Fault::Environment,
-            _ => Fault::Transient,
-        },
-        _ => Fault::Transient,
+        E::PoolTimedOut | E::PoolClosed | E::Tls(_) => Sign::Unreached,
+        E::Io(error) if is_unreachable(error) => Sign::Unreached,
+        // `Protocol` also says that a statement cannot be sent: it has too many parameters, for instance.
+        E::Io(_) | E::Protocol(_) | E::WorkerCrashed => Sign::Broken,
+        E::Database(error) => {
+            let ends = error
+                .try_downcast_ref::<PgDatabaseError>()
+                .is_some_and(|error| error.severity() != PgSeverity::Error);
+            sign_of_code(error.code().as_deref().unwrap_or_default(), ends)
+        }
+        _ => Sign::Sure(Fault::Transient),
+    }
+}
+
+/// By SQLSTATE, see <https://www.postgresql.org/docs/current/errcodes-appendix.html>. `ends`: the server ended the
+/// connection with this error. Otherwise a statement failed, perhaps by a `raise` of the application's.
+fn sign_of_code(code: &str, ends: bool) -> Sign {
+    match (code, code.get(..2).unwrap_or_default()) {
+        // Serialization failure, deadlock.
+        ("40001" | "40P01", _) => Sign::Sure(Fault::Conflict),
+        // A transaction that this process slept through, or whose handler left it idle.
+        ("25P03", _) => Sign::Idle,
+        // The server starts, stops, or has no connection to spare: it says so to whoever connects.
+        ("57P03" | "53300", _) if ends => Sign::Unreached,
+        // A limit of the configuration that one statement hit, such as temp_file_limit.
+        ("53400", _) => Sign::Sure(Fault::Transient),
+        // A primary that became a standby under us.
+        ("25006", _) => Sign::Broken,
+        // Disk full, out of memory.
+        (_, "53") => Sign::Exhausted,
+        // Connection, I/O.
+        (_, "08" | "58") => Sign::Broken,
+        // Shutdown, crash; the rest of class 57 is a cancelled statement and the like.
+        _ if code.starts_with("57P") => Sign::Broken,
+        _ => Sign::Sure(Fault::Transient),
+    }
+}
+
+/// Whether the database refuses values of the statement, for good: they are not of its encoding, too long for an
+/// index, or against a constraint.
+pub(crate) fn is_of_data(error: &sqlx::Error) -> bool {
+    match error {
+        sqlx::Error::Encode(_) => true,
+        sqlx::Error::Database(error) => {
+            let code = error.code();
+            let class = code.as_deref().and_then(|code| code.get(..2));
+            matches!(class, Some("22" | "23" | "54"))
+        }
+        _ => false,
     }
 }
 

@@ -16,7 +16,7 @@ use tracing::{Instrument, Span};
 
 use crate::dead_letter::DeadLetters;
 use crate::delivery::{Delivery, EndOnDrop, Handling, Outcome, Slot};
-use crate::error::InboxError;
+use crate::error::{BEGIN, InboxError};
 use crate::failure::HandlerError;
 use crate::migrations::DEFAULT_SCHEMA;
 use crate::store::{Begun, Claim, Store};
@@ -224,7 +224,7 @@ async fn begin(store: &Store, event: &RawEvent, dead_letter: bool) -> Result<Sta
             Claim::Duplicate => Start::Not(Outcome::Duplicate),
         });
     }
-    let mut begun = store.begin().await.map_err(InboxError::database("begin a transaction"))?;
+    let mut begun = store.begin().await.map_err(InboxError::database(BEGIN))?;
     let tx = &mut *begun.tx;
     if dead_letter && !store.release(&mut *tx, id).await.map_err(InboxError::database("release"))? {
         return Ok(Start::Not(Outcome::Duplicate));

@@ -96,7 +96,7 @@ pub use consumer::{Consumer, ConsumerConfig, ConsumerError, Order};
 pub use dead_letter::{DeadLetter, DeadLetters, Retried};
 pub use delivery::{Delivery, Handling, Outcome};
 pub use error::InboxError;
-pub use failure::{Fault, HandlerError};
+pub use failure::{Fault, HandlerError, MAX_RETRY_AFTER};
 pub use handler::{Handler, Received, Tx, handler_fn};
 pub use layer::{Inbox, InboxLayer};
 pub use migrations::{migrate, migrate_schema, migrations};

@@ -125,7 +125,11 @@ async fn an_outage_in_a_batch_delays_those_who_need_it_and_nobody_else() {
     let started = start(&shop, config(&shop), handler);
     shop.until("select count(*) from effects", 45).await;
     // Three attempts would be the last.
-    shop.until("select least(max(outages), 5)::bigint from pillarbox.inbox_failure", 5).await;
+    shop.until(
+        "select least(coalesce(max(outages), 0), 5)::bigint from pillarbox.inbox_failure",
+        5,
+    )
+    .await;
     away.store(false, Ordering::SeqCst);
     shop.until("select count(*) from effects", 50).await;
     shop.drained().await;

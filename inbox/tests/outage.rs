@@ -142,7 +142,11 @@ async fn a_provider_that_is_away_delays_those_who_need_it_and_makes_no_dead_lett
         let (started, status) = shop.start_on(shop.pool(), config, Router::new().on(Asks(address)));
         shop.send(&shop.event(1, 1)).await;
         // Three attempts would be the last.
-        shop.until("select least(max(outages), 7)::bigint from pillarbox.inbox_failure", 7).await;
+        shop.until(
+            "select least(coalesce(max(outages), 0), 7)::bigint from pillarbox.inbox_failure",
+            7,
+        )
+        .await;
         for other in 2..=10 {
             shop.send(&shop.event(other, 1)).await;
         }

@@ -43,6 +43,9 @@ pub struct ConsumerConfig {
     pub backoff_ms: u64,
     /// The longest wait between attempts, in milliseconds, before the random part.
     pub max_backoff_ms: u64,
+    /// How long an outage that a handler tells of, or a second database that is away, is not counted for one event,
+    /// in seconds. After that each failure counts as an attempt. A day unless told; at most ten years.
+    pub max_outage_s: u64,
     /// How long a handler may take, in milliseconds; then it is dropped, and rolled back, and the attempt has
     /// failed. The database ends a transaction that is idle for two seconds more than this, and a statement that
     /// takes so long, so that neither a process that hangs nor a statement whose handler was dropped holds up its
@@ -102,6 +105,7 @@ impl Default for ConsumerConfig {
             max_attempts: 5,
             backoff_ms: 100,
             max_backoff_ms: 30_000,
+            max_outage_s: 86_400,
             handler_timeout_ms: 30_000,
             ack_wait_ms: 30_000,
             takeover_ms: 6_000,
@@ -175,6 +179,9 @@ impl ConsumerConfig {
         if self.takeover_ms < 1_000 {
             return fail("takeover_ms", "it is at least 1000");
         }
+        if !(1..=315_360_000).contains(&self.max_outage_s) {
+            return fail("max_outage_s", "it must be between 1 and 315360000, which is ten years");
+        }
         if !(1..=315_360_000).contains(&self.retention_s) {
             return fail("retention_s", "it is 1 second to 10 years");
         }
@@ -225,6 +232,10 @@ impl ConsumerConfig {
             wait *= 2;
         }
         Duration::from_millis(u64::try_from(handling + waits).unwrap_or(u64::MAX))
+    }
+
+    pub(super) fn max_outage(&self) -> Duration {
+        Duration::from_secs(self.max_outage_s)
     }
 
     pub(super) fn batch_linger(&self) -> Duration {

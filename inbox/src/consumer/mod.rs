@@ -5,6 +5,7 @@
 //! the database is away nothing is started and nothing counted: the consumer pauses, looks whether it is back,
 //! and goes on.
 
+mod blame;
 mod claims;
 mod config;
 pub(crate) mod durable;
@@ -49,6 +50,7 @@ use crate::layer::InboxLayer;
 use crate::retention::keep_removing;
 use crate::router::Router;
 use crate::store::Store;
+use blame::Breakers;
 use feed::Opener;
 use limit::Limit;
 use running::Running;
@@ -335,6 +337,7 @@ impl Consumer {
             rules: Rules {
                 store: self.store.clone(),
                 suspects: Suspects::new(self.store.clone()),
+                breakers: Breakers::new(self.store.clone()),
                 config: self.config.clone(),
                 reporter: self.reporter.clone(),
             },

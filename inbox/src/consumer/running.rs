@@ -529,7 +529,12 @@ where
                     back.push(held);
                     continue;
                 }
-                Verdict::Environment(_) | Verdict::Alone | Verdict::Behind => {
+                // Not in a batch again: it may be what broke the connection.
+                Verdict::Environment(_) => {
+                    back.push(Held { singly: true, ..held });
+                    continue;
+                }
+                Verdict::Alone | Verdict::Behind => {
                     back.push(held);
                     continue;
                 }

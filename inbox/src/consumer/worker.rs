@@ -9,16 +9,22 @@ use pillarbox_event::{Partition, RawEvent};
 use std::panic::AssertUnwindSafe;
 use tower_service::Service;
 
+use super::blame::{Blame, Breakers, Finding};
 use super::incoming::Content;
-use super::limit::TookTooLong;
 use super::status::Reporter;
 use super::suspects::{Ruling, Suspects};
 use super::{BoxError, ConsumerConfig};
 use crate::batch::{End, RunBatch};
 use crate::delivery::{Delivery, Outcome};
 use crate::error::{InboxError, full_text};
-use crate::failure::{Fault, HandlerError};
+use crate::failure::{HandlerError, MAX_RETRY_AFTER, is_of_data};
 use crate::store::{Burial, Store};
+
+/// The longest wait between failures that are not counted.
+const LONGEST_EXCUSED_WAIT: Duration = Duration::from_secs(1);
+
+/// An outage that counts was met more often than this.
+const LEAST_OUTAGES: u32 = 20;
 
 /// What is to become of a message.
 #[derive(Debug)]
@@ -55,6 +61,7 @@ pub(super) struct Worker<S> {
 pub(super) struct Rules {
     pub(super) store: Store,
     pub(super) suspects: Suspects,
+    pub(super) breakers: Breakers,
     pub(super) config: Arc<ConsumerConfig>,
     pub(super) reporter: Reporter,
 }
@@ -90,7 +97,7 @@ where
                 {
                     return verdict;
                 }
-                self.run(&content, event, false).await
+                self.run(&content, event, false, alone).await
             }
             Content::Undecodable { id, error, .. } => {
                 tracing::error!(
@@ -124,7 +131,9 @@ where
                             rules.ended_well(event, outcome, took).await;
                             Verdict::Done
                         }
-                        End::Failed(error) => rules.failed(content, event, &error, took).await,
+                        End::Failed(error) => {
+                            rules.failed(content, event, &error, took, false).await
+                        }
                         End::Behind => Verdict::Behind,
                     });
                 }
@@ -134,7 +143,9 @@ where
             Err(_) => InboxError::handler(HandlerError::transient("an event could not be read")),
         };
         let text = full_text(&error);
-        if rules.fault_of(&error).await == Fault::Environment {
+        let finding = Finding::of(&error);
+        let well = !finding.takes_asking() || rules.store.well().await.is_some();
+        if finding.blame(well) == Blame::Everybody {
             return contents.iter().map(|_| Verdict::Environment(text.clone())).collect();
         }
         let events = contents.len();
@@ -156,7 +167,7 @@ where
         if let Some(verdict) = self.rules.begin_again(&content, event, alone).await {
             return verdict;
         }
-        let verdict = self.run(&content, event, true).await;
+        let verdict = self.run(&content, event, true, alone).await;
         if let Verdict::Retry(wait) = &verdict
             && let Err(error) = self.rules.store.rest(event.id().as_str(), *wait).await
         {
@@ -170,14 +181,27 @@ where
         content: &Content,
         event: &Arc<RawEvent>,
         dead_letter: bool,
+        alone: bool,
     ) -> Verdict {
+        let id = event.id().as_str();
+        if self.rules.breakers.is_suspect(id) {
+            if !alone {
+                tracing::warn!(
+                    consumer = self.rules.config.name,
+                    event_id = id,
+                    "the database went away twice while it handled this event; it runs alone"
+                );
+                return Verdict::Alone;
+            }
+            self.rules.breakers.begin_alone().await;
+        }
         let began = Instant::now();
         match call(&mut self.service, event, dead_letter).await {
             Ok(outcome) => {
                 self.rules.ended_well(event, outcome, began.elapsed()).await;
                 Verdict::Done
             }
-            Err(error) => self.rules.failed(content, event, &error, began.elapsed()).await,
+            Err(error) => self.rules.failed(content, event, &error, began.elapsed(), alone).await,
         }
     }
 }
@@ -255,6 +279,7 @@ impl Rules {
             ),
         }
         self.suspects.ended(id);
+        self.breakers.clear(id);
     }
 
     /// The event is handled already. A process that was slow to see it may have left a failure behind.
@@ -272,29 +297,48 @@ impl Rules {
         event: &RawEvent,
         error: &InboxError,
         took: Duration,
+        alone: bool,
     ) -> Verdict {
         let (name, id) = (&self.config.name, event.id().as_str());
         let (event_type, text) = (event.event_type(), full_text(error));
-        let fault = self.fault_of(error).await;
-        self.reporter.meter.failed(fault, took);
+        let blame = self.breakers.blame(id, error, alone).await;
+        self.reporter.meter.failed(blame.fault(), took);
         self.reporter.error(Some(id), &text);
-        match fault {
-            Fault::Environment => {
+        match blame {
+            Blame::Everybody => {
                 self.suspects.unmark(id).await;
                 Verdict::Environment(text)
             }
-            Fault::Conflict => {
-                tracing::debug!(consumer = name, event_id = id, error = text, "a conflict");
-                self.suspects.unmark(id).await;
-                Verdict::Retry(self.backoff(1))
-            }
-            Fault::Outage => {
-                let outages = match self.store.record_outage(id, &text).await {
-                    Ok(outages) => outages,
-                    Err(error) => return Verdict::Environment(full_text(&error)),
+            Blame::Excused(most) => match self.store.record_uncounted(id, &text).await {
+                Ok(times) if times > most => self.count(content, event, error, &text).await,
+                Ok(times) => {
+                    self.suspects.ended(id);
+                    if times == most.div_ceil(2) {
+                        let (error, left) = (text.as_str(), most - times);
+                        tracing::warn!(
+                            consumer = name,
+                            event_id = id,
+                            event_type,
+                            error,
+                            left,
+                            "a failure that is not counted comes again and again: after `left` more it counts"
+                        );
+                    }
+                    Verdict::Retry(self.backoff(times).min(LONGEST_EXCUSED_WAIT))
+                }
+                Err(error) => self.unrecorded(content, event, &text, &error).await,
+            },
+            Blame::Elsewhere => {
+                let (times, lasted) = match self.store.record_outage(id, &text).await {
+                    Ok(outage) => outage,
+                    Err(error) => return self.unrecorded(content, event, &text, &error).await,
                 };
+                // It has been looked at all that time, and not only at its ends.
+                if lasted > self.config.max_outage() && times > LEAST_OUTAGES {
+                    return self.count(content, event, error, &text).await;
+                }
                 self.suspects.ended(id);
-                let wait = error.retry_after().unwrap_or_else(|| self.backoff(outages));
+                let wait = self.wait(error, times);
                 let error = text.as_str();
                 tracing::warn!(
                     consumer = name,
@@ -306,7 +350,7 @@ impl Rules {
                 );
                 Verdict::Retry(wait)
             }
-            Fault::Permanent => {
+            Blame::EventForGood => {
                 let error = text.as_str();
                 tracing::error!(
                     consumer = name,
@@ -317,51 +361,66 @@ impl Rules {
                 );
                 self.bury(content, id, "permanent", error, 1).await
             }
-            Fault::Transient => {
-                let attempts = match self.store.record_failure(id, &text).await {
-                    Ok(attempts) => attempts,
-                    Err(error) => return Verdict::Environment(full_text(&error)),
-                };
-                self.suspects.ended(id);
-                if attempts >= self.config.max_attempts {
-                    let error = text.as_str();
-                    tracing::error!(
-                        consumer = name,
-                        event_id = id,
-                        event_type,
-                        attempts,
-                        error,
-                        "the last attempt failed; a dead letter"
-                    );
-                    return self.bury(content, id, "attempts", error, attempts).await;
-                }
-                let wait = error.retry_after().unwrap_or_else(|| self.backoff(attempts));
-                tracing::warn!(
-                    consumer = name,
-                    event_id = id,
-                    event_type,
-                    attempts,
-                    error = text,
-                    ?wait,
-                    "an attempt failed"
-                );
-                Verdict::Retry(wait)
-            }
+            Blame::Event => self.count(content, event, error, &text).await,
         }
     }
 
-    /// Whose fault it is, which for slowness only the database can tell: a handler is not to blame for a
-    /// database that hangs, nor is the database if the event is in work elsewhere.
-    async fn fault_of(&self, error: &InboxError) -> Fault {
-        let slow_database = matches!(error, InboxError::Slow { .. });
-        if !slow_database && !error.is_caused_by::<TookTooLong>() {
-            return error.fault();
+    /// Counts an attempt, and gives the event up if it was the last.
+    async fn count(
+        &self,
+        content: &Content,
+        event: &RawEvent,
+        error: &InboxError,
+        text: &str,
+    ) -> Verdict {
+        let (name, id, event_type) = (&self.config.name, event.id().as_str(), event.event_type());
+        let attempts = match self.store.record_failure(id, text).await {
+            Ok(attempts) => attempts,
+            Err(error) => return self.unrecorded(content, event, text, &error).await,
+        };
+        self.suspects.ended(id);
+        if attempts >= self.config.max_attempts {
+            tracing::error!(
+                consumer = name,
+                event_id = id,
+                event_type,
+                attempts,
+                error = text,
+                "the last attempt failed; a dead letter"
+            );
+            return self.bury(content, id, "attempts", text, attempts).await;
         }
-        match self.store.answers().await {
-            false => Fault::Environment,
-            true if slow_database => Fault::Conflict,
-            true => error.fault(),
+        let wait = self.wait(error, attempts);
+        tracing::warn!(
+            consumer = name,
+            event_id = id,
+            event_type,
+            attempts,
+            error = text,
+            ?wait,
+            "an attempt failed"
+        );
+        Verdict::Retry(wait)
+    }
+
+    /// A failure could not be recorded: the database is away, or refuses the event's id.
+    async fn unrecorded(
+        &self,
+        content: &Content,
+        event: &RawEvent,
+        text: &str,
+        error: &sqlx::Error,
+    ) -> Verdict {
+        if is_of_data(error) {
+            return self.bury(content, event.id().as_str(), "permanent", text, 1).await;
         }
+        Verdict::Environment(full_text(error))
+    }
+
+    /// How long until the next attempt, after this many.
+    fn wait(&self, error: &InboxError, times: u32) -> Duration {
+        let wanted = error.retry_after().unwrap_or_else(|| self.backoff(times));
+        wanted.min(MAX_RETRY_AFTER)
     }
 
     async fn bury(
@@ -377,6 +436,7 @@ impl Rules {
             Ok(_) => {
                 self.reporter.meter.dead_letter(reason);
                 self.suspects.ended(id);
+                self.breakers.clear(id);
                 Verdict::Dead
             }
             Err(error) => Verdict::Environment(full_text(&error)),

@@ -6,6 +6,9 @@ set
     attempts = failure.attempts + 1,
     started = 0,
     last_error = excluded.last_error,
-    first_failed_at = case when failure.attempts = 0 then clock_timestamp() else failure.first_failed_at end,
+    first_failed_at = case
+        when failure.attempts + failure.outages + failure.uncounted = 0 then clock_timestamp()
+        else failure.first_failed_at
+    end,
     last_failed_at = clock_timestamp()
 returning attempts

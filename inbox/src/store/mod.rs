@@ -2,7 +2,6 @@
 
 mod letters;
 mod one_trip;
-#[cfg(feature = "jetstream")]
 mod reach;
 
 #[cfg(feature = "jetstream")]
@@ -21,6 +20,8 @@ pub(crate) use letters::Burial;
 #[cfg(feature = "jetstream")]
 pub(crate) use letters::Undecodable;
 use one_trip::OneTrip;
+#[cfg(feature = "jetstream")]
+pub(crate) use reach::ServerRun;
 
 /// How long a database that is well may take to answer.
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(3);
@@ -50,6 +51,8 @@ struct Statements {
     release: SqlStr,
     fail: SqlStr,
     outage: SqlStr,
+    excuse: SqlStr,
+    well: SqlStr,
     mark: SqlStr,
     unmark: SqlStr,
     bury: SqlStr,
@@ -145,6 +148,8 @@ impl Store {
             release: sql(include_str!("release.sql")),
             fail: sql(include_str!("fail.sql")),
             outage: sql(include_str!("outage.sql")),
+            excuse: sql(include_str!("excuse.sql")),
+            well: sql(&without_comments(include_str!("well.sql"))),
             mark: sql(include_str!("mark.sql")),
             unmark: sql(include_str!("unmark.sql")),
             bury: sql(include_str!("bury.sql")),
@@ -396,16 +401,32 @@ impl Store {
         event_id: &str,
         error: &str,
     ) -> Result<u32, sqlx::Error> {
-        self.record(&self.statements.fail, event_id, error).await
+        self.record(&self.statements.fail, event_id, error).await?.try_get(0).map(i32::unsigned_abs)
     }
 
-    /// Notes that somebody was away whom the event needs, and returns how often that was. No attempt is counted.
-    pub(crate) async fn record_outage(
+    /// Notes a failure that is not counted as an attempt, and returns how many there were.
+    #[cfg(feature = "jetstream")]
+    pub(crate) async fn record_uncounted(
         &self,
         event_id: &str,
         error: &str,
     ) -> Result<u32, sqlx::Error> {
-        self.record(&self.statements.outage, event_id, error).await
+        self.record(&self.statements.excuse, event_id, error)
+            .await?
+            .try_get(0)
+            .map(i32::unsigned_abs)
+    }
+
+    /// Notes that somebody was away whom the event needs, and returns how often that was, and how long it has lasted.
+    /// No attempt is counted.
+    pub(crate) async fn record_outage(
+        &self,
+        event_id: &str,
+        error: &str,
+    ) -> Result<(u32, Duration), sqlx::Error> {
+        let row = self.record(&self.statements.outage, event_id, error).await?;
+        let (times, seconds): (i32, i64) = (row.try_get(0)?, row.try_get(1)?);
+        Ok((times.unsigned_abs(), Duration::from_secs(u64::try_from(seconds).unwrap_or(0))))
     }
 
     async fn record(
@@ -413,15 +434,13 @@ impl Store {
         statement: &SqlStr,
         event_id: &str,
         error: &str,
-    ) -> Result<u32, sqlx::Error> {
-        let times: i32 = sqlx::query(statement.clone())
+    ) -> Result<PgRow, sqlx::Error> {
+        sqlx::query(statement.clone())
             .bind(&*self.consumer)
             .bind(event_id)
             .bind(storable(error))
             .fetch_one(&self.pool)
-            .await?
-            .try_get(0)?;
-        Ok(times.unsigned_abs())
+            .await
     }
 }
 

@@ -1,11 +1,12 @@
--- Notes that somebody was away whom the event needs, and says how often that was: $1 consumer, $2 event id, $3 error.
--- No attempt is counted.
-insert into pillarbox.inbox_failure as failure (consumer, event_id, attempts, outages, last_error)
-values ($1, $2, 0, 1, $3)
+-- Notes that somebody was away whom the event needs, and says how often that was and for how many seconds it has
+-- lasted: $1 consumer, $2 event id, $3 error. No attempt is counted.
+insert into pillarbox.inbox_failure as failure (consumer, event_id, attempts, outages, outage_since, last_error)
+values ($1, $2, 0, 1, clock_timestamp(), $3)
 on conflict (consumer, event_id) do update
 set
     outages = failure.outages + 1,
+    outage_since = coalesce(failure.outage_since, clock_timestamp()),
     started = 0,
     last_error = excluded.last_error,
     last_failed_at = clock_timestamp()
-returning outages
+returning outages, extract(epoch from clock_timestamp() - outage_since)::bigint

@@ -1,17 +1,23 @@
-//! Whether the database lets anybody in.
+//! Whether the database lets anybody in, and can do its work.
 
 use std::time::Duration;
 
-use sqlx::{ConnectOptions, Connection};
+use sqlx::{ConnectOptions, Connection, Row};
 
 use super::Store;
+#[cfg(feature = "jetstream")]
 use crate::error::full_text;
 
 /// How long one that is there may take to let somebody in, and answer.
 const LET_IN_TIMEOUT: Duration = Duration::from_secs(2);
 
+/// One run of a database server: another one has started since if they differ.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct ServerRun(String);
+
 impl Store {
     /// Why the database lets nobody in, if it does not: asked over a connection that is not the pool's.
+    #[cfg(feature = "jetstream")]
     pub(crate) async fn unreachable(&self) -> Option<String> {
         let options = self.pool.connect_options();
         let asked = async {
@@ -28,6 +34,29 @@ impl Store {
                 (!there).then(|| full_text(&error))
             }
             Err(_) => Some(format!("the database has not answered for {LET_IN_TIMEOUT:?}")),
+        }
+    }
+
+    /// Proof that the database is well: it lets somebody in, over a connection that is not the pool's, and writes.
+    /// `None` without proof.
+    pub(crate) async fn well(&self) -> Option<ServerRun> {
+        let options = self.pool.connect_options();
+        let asked = async {
+            let mut connection = options.connect().await?;
+            let mut tx = connection.begin().await?;
+            let row = sqlx::raw_sql(self.statements.well.clone()).fetch_one(&mut *tx).await?;
+            let started = row.try_get(0)?;
+            tx.rollback().await?;
+            connection.close().await?;
+            Ok::<_, sqlx::Error>(started)
+        };
+        match tokio::time::timeout(LET_IN_TIMEOUT, asked).await {
+            Ok(Ok(started)) => Some(ServerRun(started)),
+            Ok(Err(error)) => {
+                tracing::debug!(%error, "no proof that the database is well");
+                None
+            }
+            Err(_) => None,
         }
     }
 }

@@ -2,7 +2,7 @@
 with ended as (
     update pillarbox.inbox_failure
     set started = 0
-    where consumer = $1 and event_id = any ($2) and (attempts > 0 or outages > 0)
+    where consumer = $1 and event_id = any ($2) and attempts + outages + uncounted > 0
 )
 delete from pillarbox.inbox_failure
-where consumer = $1 and event_id = any ($2) and attempts = 0 and outages = 0
+where consumer = $1 and event_id = any ($2) and attempts + outages + uncounted = 0

@@ -18,7 +18,7 @@ use sqlx::{AssertSqlSafe, PgPool, Row};
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
-pub const DEADLINE: Duration = Duration::from_secs(20);
+pub const DEADLINE: Duration = Duration::from_secs(60);
 
 #[derive(Clone, Debug, serde::Serialize, serde::Deserialize)]
 pub struct OrderPlaced {

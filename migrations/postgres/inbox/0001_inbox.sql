@@ -20,13 +20,16 @@ create table if not exists pillarbox.inbox (
 
 -- Events that failed and will be tried again. Written after the handler's rollback, removed with its
 -- success or with the dead letter. `outages` is how often somebody was away whom the handler needs, which is no
--- attempt. `started` is how often an event that was delivered before was begun without
+-- attempt, and `outage_since` when that began. `uncounted` is how many other failures were not counted as attempts:
+-- conflicts, and connections that the event may have broken itself. `started` is how often an event that was delivered before was begun without
 -- an end being recorded, which is what an event leaves behind that kills the process.
 create table if not exists pillarbox.inbox_failure (
     consumer        text        not null,
     event_id        text        not null,
     attempts        integer     not null check (attempts >= 0),
     outages         integer     not null default 0 check (outages >= 0),
+    outage_since    timestamptz null,
+    uncounted       integer     not null default 0 check (uncounted >= 0),
     started         integer     not null default 0 check (started >= 0),
     last_error      text        not null,
     first_failed_at timestamptz not null default clock_timestamp(),
