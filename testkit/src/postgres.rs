@@ -375,7 +375,7 @@ fn initdb(programs: &Path, account: Option<Account>, data: &Path) -> Result<(), 
     run(&mut initdb)
 }
 
-fn give(folder: &Path, account: Option<Account>) -> Result<(), TestkitError> {
+pub(crate) fn give(folder: &Path, account: Option<Account>) -> Result<(), TestkitError> {
     match account {
         Some(account) => {
             chown(folder, Some(account.uid), Some(account.gid)).context("giving a folder away")
