@@ -61,6 +61,7 @@
 //! | `http` | `IdempotencyLayer`: HTTP requests that take effect once (feature `http`) |
 //! | [`migrations`](mod@migrations) | the tables |
 //! | `retention` | removes what was handled long ago |
+//! | `place` | where a message is stored in a stream |
 //! | `store`, `kept` | the statements, and the connections they run on |
 
 #[cfg(feature = "jetstream")]
@@ -82,6 +83,8 @@ pub mod layer;
 #[cfg(feature = "jetstream")]
 pub mod metrics;
 pub mod migrations;
+#[cfg(feature = "jetstream")]
+mod place;
 mod retention;
 pub mod router;
 #[cfg_attr(not(feature = "jetstream"), allow(dead_code))]

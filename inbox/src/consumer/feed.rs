@@ -63,19 +63,27 @@ impl Opener {
         prepare(&stream, &self.config, self.pinned()).await
     }
 
-    async fn open(&self, durable: &Durable) -> Result<Box<Subscription>, NotNow> {
+    /// `pin`: what this process was pinned as in its last subscription.
+    async fn open(
+        &self,
+        durable: &Durable,
+        pin: Option<&str>,
+    ) -> Result<Box<Subscription>, NotNow> {
         let stream = self.stream().await?;
         let (pinned, ordered) = (self.pinned(), self.ordered());
         if !durable.exists(&stream).await? {
             prepare(&stream, &self.config, pinned).await?;
         }
         let consumer = durable.find(&stream, &self.config, pinned).await?;
-        if durable.partition.is_some() && active_pin(consumer.cached_info()).is_some() {
-            // It is this process's to read. Whoever was pinned has died, or does not know yet.
+        let active = active_pin(consumer.cached_info());
+        if active.is_some() && (durable.partition.is_some() || active.as_deref() == pin) {
+            // It is this process's to read: whoever was pinned for a partition has died, or does not know yet; and the
+            // server would wait for this process's last subscription.
             let unpinned = stream.unpin_consumer(&durable.name, durable::GROUP).await;
             unpinned.map_err(|error| NotNow::Later(full_text(&error)))?;
         }
         let subscription = Subscription::open(
+            &self.client,
             &stream,
             &consumer,
             &self.config,
@@ -154,6 +162,8 @@ enum News {
     Arrived(Box<Arrival>),
     /// It cannot be read for now, and why. It is tried again.
     Away(String),
+    /// It was read, and is so no more, and why. It is tried again.
+    Interrupted(String),
     Never(ConsumerError),
 }
 
@@ -162,6 +172,8 @@ type Feed = BoxStream<'static, News>;
 /// What a step of all feeds was.
 pub(super) enum Fed {
     Arrived(Option<Partition>, Box<Arrival>),
+    /// The messages of a durable were interrupted: what it delivered before may be of an earlier life of the stream.
+    Interrupted(Option<Partition>),
     /// What was wanted of the broker before anything is read is done.
     Prepared,
 }
@@ -217,7 +229,7 @@ impl Feeds {
     pub(super) fn start(&mut self, durable: Durable) {
         let of = Of::Durable(durable.partition);
         let (opener, durable) = (self.opener.clone(), Arc::new(durable));
-        let feed = unfold(At::Closed(Waits::new(), Duration::ZERO), move |at| {
+        let feed = unfold(At::Closed(Waits::new(), Duration::ZERO, None), move |at| {
             let (opener, durable) = (opener.clone(), durable.clone());
             async move { at.next(&opener, &durable).await }
         });
@@ -295,6 +307,12 @@ impl Feeds {
                     }
                 }
                 News::Away(reason) => self.in_trouble(of, reason),
+                News::Interrupted(reason) => {
+                    self.in_trouble(of, reason);
+                    if let Of::Durable(partition) = of {
+                        return Ok(Fed::Interrupted(partition));
+                    }
+                }
                 News::Never(error) => return Err(error),
             }
         }
@@ -359,7 +377,7 @@ impl Feeds {
 
 /// Where a durable's feed is.
 enum At {
-    Closed(Waits, Duration),
+    Closed(Waits, Duration, Option<String>),
     Open(Box<Subscription>),
     Over,
 }
@@ -367,13 +385,13 @@ enum At {
 impl At {
     async fn next(self, opener: &Opener, durable: &Durable) -> Option<(News, Self)> {
         Some(match self {
-            Self::Closed(mut waits, wait) => {
+            Self::Closed(mut waits, wait, pin) => {
                 sleep(wait).await;
-                match opener.open(durable).await {
+                match opener.open(durable, pin.as_deref()).await {
                     Ok(subscription) => (News::Opened, Self::Open(subscription)),
                     Err(NotNow::Later(reason)) => {
                         let wait = waits.next();
-                        (News::Away(reason), Self::Closed(waits, wait))
+                        (News::Away(reason), Self::Closed(waits, wait, pin))
                     }
                     Err(NotNow::Never(error)) => (News::Never(error), Self::Over),
                 }
@@ -383,7 +401,8 @@ impl At {
                 Err(error) => {
                     let mut waits = Waits::new();
                     let wait = waits.next();
-                    (News::Away(error.to_string()), Self::Closed(waits, wait))
+                    let pin = subscription.pin().map(str::to_owned);
+                    (News::Interrupted(error.to_string()), Self::Closed(waits, wait, pin))
                 }
             },
             Self::Over => return None,

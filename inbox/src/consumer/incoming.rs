@@ -10,6 +10,7 @@ use pillarbox_event::{Partition, RawEvent, header};
 use super::lanes::Lane;
 use super::subscription::Arrival;
 use crate::error::full_text;
+use crate::place::Place;
 use crate::store::Undecodable;
 
 /// What a message holds.
@@ -27,10 +28,7 @@ pub(super) enum Content {
 
 /// A message, read.
 pub(super) struct Incoming {
-    /// Its place in the stream.
-    pub(super) sequence: u64,
-    /// When the stream stored it.
-    pub(super) stored: SystemTime,
+    pub(super) place: Place,
     /// Whether it was delivered before.
     pub(super) again: bool,
     /// The partition that its sender put it in, if that is another one than this message was read from.
@@ -44,9 +42,9 @@ impl Incoming {
     pub(super) fn read(arrival: Arrival, partition: Option<Partition>) -> Option<Self> {
         let Arrival { message, again } = arrival;
         let info = message.info().ok()?;
-        let (sequence, stream) = (info.stream_sequence, info.stream.to_owned());
         // Of whichever type async-nats has it: a feature decides, which any crate may turn on.
         let stored = SystemTime::from(info.published);
+        let place = Place::new(info.stream, info.stream_sequence, stored);
         let (message, acker) = message.split();
         let headers: Vec<(String, String)> = message
             .headers
@@ -69,14 +67,15 @@ impl Incoming {
         let content = match RawEvent::from_wire(topic, pairs, message.payload.clone()) {
             Ok(event) => Content::Event(Arc::new(event)),
             Err(error) => Content::Undecodable {
-                id: id_of(&headers).unwrap_or_else(|| format!("{stream}:{sequence}")),
+                id: id_of(&headers)
+                    .unwrap_or_else(|| format!("{}:{}", place.stream(), place.sequence())),
                 topic: message.subject.to_string(),
                 headers,
                 payload: message.payload,
                 error: full_text(&error),
             },
         };
-        Some(Self { sequence, stored, again, misfit, content: Arc::new(content), acker })
+        Some(Self { place, again, misfit, content: Arc::new(content), acker })
     }
 
     /// The lane that keeps its order.
@@ -84,9 +83,9 @@ impl Incoming {
         match &*self.content {
             Content::Event(event) if ordered => match event.key() {
                 Some(key) => Lane::Key(key.into()),
-                None => Lane::Alone(self.sequence),
+                None => Lane::Alone(self.place.clone()),
             },
-            _ => Lane::Alone(self.sequence),
+            _ => Lane::Alone(self.place.clone()),
         }
     }
 }

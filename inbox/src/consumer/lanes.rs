@@ -12,11 +12,13 @@ use std::sync::Arc;
 
 use tokio::time::Instant;
 
+use crate::place::Place;
+
 /// What is handled in order: a key, or an event that has none and so is a lane by itself.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub(super) enum Lane {
     Key(Arc<str>),
-    Alone(u64),
+    Alone(Place),
     /// A parked event, by its position among the dead letters. Their order is kept in the database.
     Letter(i64),
 }
@@ -217,7 +219,8 @@ mod tests {
     async fn an_empty_lane_takes_no_memory() {
         let mut lanes = Lanes::new();
         for number in 0..100 {
-            lanes.push(Lane::Alone(number), number);
+            let place = Place::new("ORDERS", number, std::time::SystemTime::UNIX_EPOCH);
+            lanes.push(Lane::Alone(place), number);
             let (lane, _) = lanes.take().unwrap();
             lanes.done(lane);
         }

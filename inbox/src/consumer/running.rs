@@ -22,6 +22,7 @@ use super::share::{Share, Step};
 use super::worker::{Verdict, Worker};
 use super::{BoxError, ConsumerError, Order};
 use crate::delivery::{Delivery, Outcome};
+use crate::place::Place;
 
 /// How long handing an acknowledgement to the connection may take. A lost one is harmless: the event comes
 /// again and is skipped.
@@ -43,8 +44,8 @@ pub(super) struct Running<S> {
     /// Taken out of their lanes, to run with nothing beside them.
     alone: VecDeque<(Lane, Held)>,
     alone_runs: bool,
-    /// Everything held, running or not, by its place in the stream.
-    claims: HashMap<u64, Claim>,
+    /// Everything held of the stream, running or not.
+    claims: HashMap<Place, Claim>,
     /// The partitions that this process reads no more. What runs of them ends, and nothing else begins.
     gone: HashSet<u32>,
     /// What the server is still to be told.
@@ -66,18 +67,20 @@ pub(super) struct Running<S> {
 /// What is held of the stream.
 struct Claim {
     partition: u32,
-    /// The newest way to acknowledge it.
-    acker: Acker,
+    /// How to acknowledge it. `None` while its last delivery is from before the last interruption: an
+    /// acknowledgement names a sequence only, and would be taken for that of another message if the stream was
+    /// created anew or restored meanwhile. If it was not, the server delivers the message again.
+    acker: Option<Acker>,
 }
 
 /// What ran: of each lane its events, in order, with what is to become of them.
 type Ran = Vec<(Lane, Vec<(Held, Verdict)>)>;
 
 enum Answer {
-    /// This message is done with.
-    Final(Box<Acker>, AckKind),
-    /// The message at this place in the stream is in work.
-    Alive(u64),
+    /// This message, read as this partition, is done with.
+    Final { partition: u32, acker: Box<Acker>, kind: AckKind },
+    /// The message at this place is in work.
+    Alive(Place),
 }
 
 #[derive(Debug)]
@@ -93,10 +96,10 @@ struct Held {
 }
 
 /// Where an event was taken from.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 enum Origin {
-    /// This place in the stream, read as this partition.
-    Stream { sequence: u64, partition: u32 },
+    /// This place, read as this partition.
+    Stream { place: Place, partition: u32 },
     /// This position among the dead letters.
     Letter(i64),
 }
@@ -147,8 +150,11 @@ where
                 let in_work = |partition| self.claims.values().any(|c| c.partition == partition);
                 share.hand_over(in_work);
             }
-            // With an order the server sends no more than may be held; without, this process must not ask.
-            let room = config.order.keeps_keys() || self.claims.len() < config.prefetch;
+            // With an order the server sends no more than may be held; without, this process must not ask. The
+            // server knows nothing of what is held from an earlier life of the stream.
+            let most =
+                config.prefetch.saturating_mul(if config.order.keeps_keys() { 2 } else { 1 });
+            let room = self.claims.len() < most;
             tokio::select! {
                 step = share.next(room) => match step? {
                     Step::Arrived(partition, arrival) => {
@@ -158,10 +164,14 @@ where
                     }
                     Step::Moved { taken, dropped } => {
                         self.gone.retain(|partition| !taken.contains(partition));
+                        taken.into_iter().for_each(|partition| self.interrupted(partition));
                         if !dropped.is_empty() {
                             self.gone.extend(dropped);
                             self.let_waiting_go();
                         }
+                    }
+                    Step::Interrupted(partition) => {
+                        self.interrupted(partition.map_or(0, Partition::number));
                     }
                     Step::Failing(error) => self.pause(&error),
                     Step::Other => {}
@@ -189,13 +199,13 @@ where
         // What is not told now comes again, and is skipped.
         let _ = timeout(LAST_WORDS, async {
             for answer in self.answers.drain(..) {
-                if let Answer::Final(acker, kind) = answer {
+                if let Answer::Final { acker, kind, .. } = answer {
                     acknowledge(&acker, kind).await;
                 }
             }
             if self.worker.rules.config.order == Order::None {
-                for (_, claim) in self.claims.drain() {
-                    acknowledge(&claim.acker, AckKind::Nak(None)).await;
+                for acker in self.claims.drain().filter_map(|(_, claim)| claim.acker) {
+                    acknowledge(&acker, AckKind::Nak(None)).await;
                 }
             }
             let _ = self.client.flush().await;
@@ -289,7 +299,7 @@ where
         self.begins();
         self.handlers.spawn(async move {
             let content = held.content.clone();
-            let verdict = match (held.origin, held.misfit) {
+            let verdict = match (&held.origin, held.misfit) {
                 (Origin::Letter(_), _) => worker.handle_letter(content, held.alone).await,
                 (_, Some(misfit)) => worker.handle_misfit(content, misfit).await,
                 _ => worker.handle(content, held.again, held.alone).await,
@@ -318,20 +328,33 @@ where
 
     fn hold(&mut self, incoming: Incoming, partition: Option<Partition>) {
         let lane = incoming.lane(self.worker.rules.config.order.keeps_keys());
-        let Incoming { sequence, stored, again, misfit, content, acker } = incoming;
+        let Incoming { place, again, misfit, content, acker } = incoming;
         let partition = partition.map_or(0, Partition::number);
-        self.worker.rules.reporter.holds(sequence, stored);
+        self.worker.rules.reporter.holds(place.clone());
         // One that is held already has come again; only the way to acknowledge it is new.
-        if self.claims.insert(sequence, Claim { partition, acker }).is_none() {
+        let claim = Claim { partition, acker: Some(acker) };
+        if self.claims.insert(place.clone(), claim).is_none() {
             if self.waiting == 0 {
                 self.batch_at = Instant::now() + self.worker.rules.config.batch_linger();
             }
             self.waiting += 1;
             // What was delivered before may have killed a process: it is marked, and that one by one.
             let singly = again || misfit.is_some() || content.event().is_none();
-            let origin = Origin::Stream { sequence, partition };
+            let origin = Origin::Stream { place, partition };
             self.lanes.push(lane, Held { origin, again, alone: false, singly, misfit, content });
         }
+    }
+
+    /// The messages of this partition came to an end, and begin again: what was delivered before is acknowledged no
+    /// more, unless it comes again.
+    fn interrupted(&mut self, interrupted: u32) {
+        for claim in self.claims.values_mut().filter(|claim| claim.partition == interrupted) {
+            claim.acker = None;
+        }
+        self.answers.retain(|answer| match answer {
+            Answer::Final { partition, .. } => *partition != interrupted,
+            Answer::Alive(_) => true,
+        });
     }
 
     /// Forgets what waits of the partitions that are gone: another process gets it.
@@ -353,9 +376,9 @@ where
 
     /// Holds an event no more, without a word to the server.
     fn forget(&mut self, held: &Held) {
-        if let Origin::Stream { sequence, .. } = held.origin {
-            self.claims.remove(&sequence);
-            self.worker.rules.reporter.let_go(sequence);
+        if let Origin::Stream { place, .. } = &held.origin {
+            self.claims.remove(place);
+            self.worker.rules.reporter.let_go(place);
         }
     }
 
@@ -393,10 +416,11 @@ where
         let any = !self.answers.is_empty();
         while let Some(answer) = self.answers.front() {
             match answer {
-                Answer::Final(acker, kind) => acknowledge(acker, *kind).await,
-                Answer::Alive(sequence) => {
-                    if let Some(claim) = self.claims.get(sequence) {
-                        acknowledge(&claim.acker, AckKind::Progress).await;
+                Answer::Final { acker, kind, .. } => acknowledge(acker, *kind).await,
+                Answer::Alive(place) => {
+                    let acker = self.claims.get(place).and_then(|claim| claim.acker.as_ref());
+                    if let Some(acker) = acker {
+                        acknowledge(acker, AckKind::Progress).await;
                     }
                 }
             }
@@ -461,7 +485,7 @@ where
                 self.alive_at = Instant::now() + self.worker.rules.config.ack_wait() / 3;
                 // Nobody listens without a connection, and the answers would only pile up.
                 if self.client.connection_state() == State::Connected {
-                    self.answers.extend(self.claims.keys().copied().map(Answer::Alive));
+                    self.answers.extend(self.claims.keys().cloned().map(Answer::Alive));
                 }
             }
         }
@@ -499,11 +523,11 @@ where
                 self.alone.push_back((lane, held));
                 return;
             }
-            let sequence = match held.origin {
-                Origin::Stream { sequence, .. } => sequence,
+            let place = match &held.origin {
+                Origin::Stream { place, .. } => place.clone(),
                 // Whatever became of it stands in the table.
                 Origin::Letter(position) => {
-                    self.letters.gone(position);
+                    self.letters.gone(*position);
                     continue;
                 }
             };
@@ -542,9 +566,9 @@ where
             if matches!(kind, AckKind::Ack) {
                 self.pause.handled();
             }
-            self.worker.rules.reporter.let_go(sequence);
-            if let Some(claim) = self.claims.remove(&sequence) {
-                self.answers.push_back(Answer::Final(Box::new(claim.acker), kind));
+            self.worker.rules.reporter.let_go(&place);
+            if let Some(Claim { partition, acker: Some(acker) }) = self.claims.remove(&place) {
+                self.answers.push_back(Answer::Final { partition, acker: Box::new(acker), kind });
             }
         }
         self.waiting += back.len();

@@ -41,6 +41,8 @@ pub(super) enum Step {
     Arrived(Option<Partition>, Box<Arrival>),
     /// Partitions are read now, and others are not any more.
     Moved { taken: Vec<u32>, dropped: Vec<u32> },
+    /// The messages of a partition, or of the only durable, were interrupted.
+    Interrupted(Option<Partition>),
     /// The database does not answer, and why.
     Failing(String),
     /// Nothing to be done about.
@@ -193,6 +195,7 @@ impl Share {
 fn arrived(fed: Fed) -> Step {
     match fed {
         Fed::Arrived(partition, arrival) => Step::Arrived(partition, arrival),
+        Fed::Interrupted(partition) => Step::Interrupted(partition),
         Fed::Prepared => Step::Other,
     }
 }

@@ -16,9 +16,9 @@
 //! Which process is active the server says: the one that is pinned. With [`Order::None`](super::Order::None) every
 //! process is active, and none stands by. With partitions those are active that read any.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::{Duration, SystemTime};
+use std::time::Duration;
 
 use async_nats::jetstream;
 use futures::StreamExt;
@@ -32,6 +32,7 @@ use super::ConsumerConfig;
 use super::durable::Durable;
 use super::subscription::active_pin;
 use crate::metrics::Meter;
+use crate::place::Place;
 
 /// How often the lag is asked for.
 const MEASURE_EVERY: Duration = Duration::from_secs(2);
@@ -276,8 +277,8 @@ impl View {
 pub(crate) struct Reporter {
     pub(crate) meter: Meter,
     view: watch::Sender<View>,
-    /// When what is held was stored, by its place in the stream.
-    held: Arc<Mutex<BTreeMap<u64, SystemTime>>>,
+    /// What is held, the oldest first.
+    held: Arc<Mutex<BTreeSet<Place>>>,
 }
 
 impl Reporter {
@@ -358,23 +359,23 @@ impl Reporter {
         });
     }
 
-    /// This process holds an event, stored then.
-    pub(super) fn holds(&self, sequence: u64, stored: SystemTime) {
-        self.held().insert(sequence, stored);
+    /// This process holds an event.
+    pub(super) fn holds(&self, place: Place) {
+        self.held().insert(place);
     }
 
     /// And no more.
-    pub(super) fn let_go(&self, sequence: u64) {
-        self.held().remove(&sequence);
+    pub(super) fn let_go(&self, place: &Place) {
+        self.held().remove(place);
     }
 
     fn oldest_age(&self) -> Option<f64> {
-        let (_, stored) = self.held().first_key_value().map(|(at, stored)| (*at, *stored))?;
+        let stored = self.held().first().map(Place::stored)?;
         // Clocks may differ by more than it is old.
         Some(stored.elapsed().unwrap_or_default().as_secs_f64())
     }
 
-    fn held(&self) -> MutexGuard<'_, BTreeMap<u64, SystemTime>> {
+    fn held(&self) -> MutexGuard<'_, BTreeSet<Place>> {
         self.held.lock().unwrap_or_else(PoisonError::into_inner)
     }
 

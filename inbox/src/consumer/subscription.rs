@@ -25,6 +25,7 @@
 //! that delivered again. Without it, what a dead process held would be waited for until `ack_wait` is over, and
 //! everything else with it once it held all that it may.
 
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use async_nats::jetstream::consumer::{Consumer, Info, pull};
@@ -32,7 +33,7 @@ use async_nats::jetstream::stream::Stream;
 use async_nats::{header, jetstream};
 use futures::StreamExt;
 use futures::future::BoxFuture;
-use tokio::time::{Instant, timeout_at};
+use tokio::time::{Instant, sleep, timeout_at};
 
 use super::ConsumerConfig;
 use super::durable::GROUP;
@@ -49,9 +50,12 @@ pub(super) struct Subscription {
     state: State,
     /// The pin under which the consumer was reset last.
     pin: Option<String>,
-    /// What had been delivered, by place in the stream, when this process became the active one.
+    /// The last sequence of the stream that had been delivered when this process became the active one.
     delivered_before: u64,
     look_every: Duration,
+    connection: Connection,
+    /// How many messages may be taken after the connection was lost.
+    left: usize,
     reporter: Reporter,
 }
 
@@ -75,10 +79,45 @@ enum State {
 }
 
 struct Answer {
-    /// Up to which place in the stream other processes had got it.
+    /// The last sequence of the stream that other processes had got.
     delivered_before: u64,
     /// Whether this process is the active one.
     active: bool,
+}
+
+/// How often a connection is looked at.
+const LOOK_AT_CONNECTION: Duration = Duration::from_millis(250);
+
+const LOST: &str = "the connection to the broker was lost";
+
+/// The connection that a client had at a moment. Over another one a message can be of another life of the stream, though
+/// the subscription goes on as if nothing had happened.
+#[derive(Debug)]
+struct Connection {
+    client: async_nats::Client,
+    number: u64,
+}
+
+impl Connection {
+    fn now(client: &async_nats::Client) -> Self {
+        Self { client: client.clone(), number: number_of(client) }
+    }
+
+    fn is_lost(&self) -> bool {
+        number_of(&self.client) != self.number
+    }
+
+    /// Comes back when the connection is another one. Safe to cancel.
+    async fn lost(&self) {
+        while !self.is_lost() {
+            sleep(LOOK_AT_CONNECTION).await;
+        }
+    }
+}
+
+/// The connections that a client has had.
+fn number_of(client: &async_nats::Client) -> u64 {
+    client.statistics().connects.load(Ordering::Relaxed)
 }
 
 /// The subscription cannot go on; another must be opened.
@@ -88,6 +127,7 @@ pub(super) struct Interrupted(String);
 
 impl Subscription {
     pub(super) async fn open(
+        client: &async_nats::Client,
         stream: &Stream,
         consumer: &Consumer<pull::Config>,
         config: &ConsumerConfig,
@@ -105,6 +145,7 @@ impl Subscription {
         if pinned {
             messages = messages.group(GROUP);
         }
+        let connection = Connection::now(client);
         let messages = messages.messages().await.map_err(|error| Interrupted(full_text(&error)))?;
         let state =
             if ordered { State::StandingBy { look_at: Instant::now() } } else { State::Unordered };
@@ -120,8 +161,15 @@ impl Subscription {
             pin: None,
             delivered_before: 0,
             look_every: config.takeover() / 3,
+            connection,
+            left: config.prefetch,
             reporter,
         })
+    }
+
+    /// What this process was pinned as last.
+    pub(super) fn pin(&self) -> Option<&str> {
+        self.pin.as_deref()
     }
 
     /// The next message. Safe to cancel.
@@ -142,7 +190,25 @@ impl Subscription {
                 State::StandingBy { look_at: until } | State::Resetting { until } => *until,
                 _ => far,
             };
-            let message = match timeout_at(until, self.messages.next()).await {
+            let message = tokio::select! {
+                biased;
+                message = timeout_at(until, self.messages.next()) => message,
+                () = self.connection.lost() => return Err(Interrupted(LOST.into())),
+            };
+            if self.connection.is_lost() {
+                // With an order everything comes again at once, and in order. Without, it would only after `ack_wait`:
+                // so what is here already is taken, as of before the interruption.
+                let taken = matches!(self.state, State::Unordered) && self.left > 0;
+                match message {
+                    Ok(Some(Ok(message))) if taken => {
+                        self.left -= 1;
+                        let again = message.info().is_ok_and(|info| info.delivered > 1);
+                        return Ok(Arrival { message, again });
+                    }
+                    _ => return Err(Interrupted(LOST.into())),
+                }
+            }
+            let message = match message {
                 Ok(Some(Ok(message))) => message,
                 Ok(Some(Err(error))) => return Err(Interrupted(full_text(&error))),
                 Ok(None) => return Err(Interrupted("the subscription ended".into())),
