@@ -7,14 +7,15 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
+use pillarbox_event::{Event, RawEvent};
 use pillarbox_inbox::consumer::State;
 use pillarbox_inbox::{
     BatchHandler, Consumer, ConsumerConfig, Handler, HandlerError, Order, Received, Router, Tx,
 };
-use pillarbox_testkit::{Nats, Postgres, Servers};
+use pillarbox_testkit::{Nats, Postgres, Servers, eventually};
 use sqlx::postgres::{PgConnectOptions, PgPoolOptions};
 use sqlx::{AssertSqlSafe, PgPool};
-use support::{OrderPlaced, Shop, Started, record, until};
+use support::{DEADLINE, OrderPlaced, Shop, Started, number, record, until};
 use tokio_util::sync::CancellationToken;
 
 /// How an event breaks what it needs.
@@ -347,4 +348,69 @@ async fn an_absurd_wait_that_a_handler_asks_for_is_a_long_one() {
             started.stop().await;
         }
     }
+}
+
+#[tokio::test]
+async fn an_event_that_the_encoding_of_the_database_refuses_is_given_up() {
+    let shop = Shop::open().await;
+    let name = format!("{}_latin1", shop.scope.prefix());
+    let create = format!(
+        "create database {name} encoding 'LATIN1' lc_collate 'C' lc_ctype 'C' template template0"
+    );
+    sqlx::raw_sql(AssertSqlSafe(create)).execute(shop.pool()).await.unwrap();
+    let options: PgConnectOptions = shop.scope.database_url().parse().unwrap();
+    let pool = PgPoolOptions::new().connect_with(options.database(&name)).await.unwrap();
+    pillarbox_inbox::migrate(&pool).await.unwrap();
+    let effects = "create table effects (event_id text, order_id bigint, step bigint)";
+    sqlx::raw_sql(effects).execute(&pool).await.unwrap();
+
+    let event = || {
+        RawEvent::builder(OrderPlaced::TYPE, format!("{}.placed", shop.scope.prefix()))
+            .payload(r#"{"order": 7, "step": 1}"#)
+    };
+    let odd = [
+        event().id("order-\u{65e5}").build().unwrap(),
+        event().key("\u{65e5}").build().unwrap(),
+        event().header("note", "\u{65e5}").build().unwrap(),
+    ];
+    for event in &odd {
+        shop.send(event).await;
+    }
+    shop.send(&shop.event(1, 1)).await;
+    for order in [Order::Key, Order::Strict, Order::None] {
+        for table in ["inbox", "inbox_dead_letter", "inbox_failure", "inbox_request"] {
+            let empty = format!("truncate pillarbox.{table}");
+            sqlx::raw_sql(AssertSqlSafe(empty)).execute(&pool).await.unwrap();
+        }
+        // Under another name everything that was sent is new.
+        let name = format!("payments-{order:?}");
+        let config = ConsumerConfig { name, order, ..shop.config() };
+        // Its error text is not of the encoding either.
+        struct Refuses;
+        impl Handler<Received<OrderPlaced>> for Refuses {
+            async fn handle(
+                &self,
+                tx: &mut Tx,
+                placed: Received<OrderPlaced>,
+            ) -> Result<(), HandlerError> {
+                if placed.order == BAD {
+                    return Err(HandlerError::transient("\u{65e5}\u{672c}"));
+                }
+                record(tx, placed).await
+            }
+        }
+        let (started, _) = shop.start_on(&pool, config, Router::new().on(Refuses));
+        eventually("the letters", DEADLINE, async || {
+            let dead = number(&pool, "select count(*) from pillarbox.inbox_dead_letter").await;
+            let handled = number(&pool, "select count(distinct event_id) from effects").await;
+            match dead {
+                3 if handled > 0 => Ok(Some(())),
+                _ => Err(format!("{dead} letters, {handled} handled, {order:?}")),
+            }
+        })
+        .await
+        .unwrap();
+        started.stop().await;
+    }
+    pool.close().await;
 }

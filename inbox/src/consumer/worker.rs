@@ -261,7 +261,10 @@ impl Rules {
                 );
                 Some(self.bury(content, id, "kills", error, 3).await)
             }
-            Err(error) => Some(Verdict::Environment(full_text(&error))),
+            Err(error) => {
+                let text = full_text(&error);
+                Some(self.unrecorded(content, event, &text, &error).await)
+            }
         }
     }
 

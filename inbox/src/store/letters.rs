@@ -1,5 +1,6 @@
 //! The statements about dead letters.
 
+use std::borrow::Cow;
 use std::collections::{BTreeMap, HashSet};
 #[cfg(feature = "jetstream")]
 use std::time::Duration;
@@ -7,8 +8,9 @@ use std::time::Duration;
 use pillarbox_event::RawEvent;
 use sqlx::{PgExecutor, Row};
 
-use super::{Store, storable, without_nul};
+use super::{Store, in_ascii, storable, without_nul};
 use crate::dead_letter::{DeadLetter, read};
+use crate::failure::is_of_data;
 
 /// What is written about an event that is given up.
 #[derive(Debug)]
@@ -133,35 +135,51 @@ impl Store {
 
     /// Gives the event up: a dead letter, and the event counts as handled. `false` if it had been handled.
     pub(crate) async fn bury(&self, burial: Burial<'_>) -> Result<bool, sqlx::Error> {
+        match self.bury_as(&burial, |text| text.into()).await {
+            // What the database has no characters for is kept in another form rather than not at all.
+            Err(refused) if is_of_data(&refused) => self.bury_as(&burial, in_ascii).await,
+            buried => buried,
+        }
+    }
+
+    async fn bury_as(
+        &self,
+        burial: &Burial<'_>,
+        text: fn(&str) -> Cow<'_, str>,
+    ) -> Result<bool, sqlx::Error> {
+        let written = |pairs: &mut dyn Iterator<Item = (&str, &str)>| {
+            let pairs = pairs.map(|(name, value)| {
+                (text(&without_nul(name)).into_owned(), text(&without_nul(value)).into_owned())
+            });
+            serde_json::to_string(&pairs.collect::<BTreeMap<_, _>>())
+                .map_err(|error| sqlx::Error::Encode(Box::new(error)))
+        };
         let (event_type, topic, key, headers, payload) = match &burial.event {
             Ok(event) => (
-                Some(event.event_type()),
-                event.topic().to_owned(),
-                event.key(),
-                serde_json::to_string(event.headers()),
+                Some(text(event.event_type())),
+                event.topic(),
+                event.key().map(text),
+                written(&mut event.headers().iter().map(|(n, v)| (n.as_str(), v.as_str())))?,
                 &event.payload()[..],
             ),
-            Err(message) => {
-                let headers: BTreeMap<_, _> = message
-                    .headers
-                    .iter()
-                    .map(|(name, value)| (without_nul(name), without_nul(value)))
-                    .collect();
-                let headers = serde_json::to_string(&headers);
-                (None, without_nul(message.topic), None, headers, message.payload)
-            }
+            Err(message) => (
+                None,
+                message.topic,
+                None,
+                written(&mut message.headers.iter().map(|(n, v)| (n.as_str(), v.as_str())))?,
+                message.payload,
+            ),
         };
-        let headers = headers.map_err(|error| sqlx::Error::Encode(Box::new(error)))?;
         let row = sqlx::query(self.statements.bury.clone())
             .bind(&*self.consumer)
-            .bind(burial.event_id)
+            .bind(text(burial.event_id))
             .bind(event_type)
-            .bind(topic)
+            .bind(text(&without_nul(topic)))
             .bind(key)
             .bind(headers)
             .bind(payload)
             .bind(burial.reason)
-            .bind(storable(burial.error))
+            .bind(text(&storable(burial.error)))
             .bind(i32::try_from(burial.attempts).unwrap_or(i32::MAX))
             .fetch_one(&self.pool)
             .await?;

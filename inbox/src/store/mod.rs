@@ -4,6 +4,7 @@ mod letters;
 mod one_trip;
 mod reach;
 
+use std::borrow::Cow;
 #[cfg(feature = "jetstream")]
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -13,6 +14,7 @@ use sqlx::postgres::PgRow;
 use sqlx::{AssertSqlSafe, PgExecutor, PgPool, Row, SqlSafeStr, SqlStr};
 
 use crate::error::InboxError;
+use crate::failure::is_of_data;
 use crate::handler::Tx;
 use crate::kept::Kept;
 use crate::migrations::check_schema;
@@ -435,12 +437,16 @@ impl Store {
         event_id: &str,
         error: &str,
     ) -> Result<PgRow, sqlx::Error> {
-        sqlx::query(statement.clone())
-            .bind(&*self.consumer)
-            .bind(event_id)
-            .bind(storable(error))
-            .fetch_one(&self.pool)
-            .await
+        let record = async |error: &str| {
+            let record = sqlx::query(statement.clone()).bind(&*self.consumer).bind(event_id);
+            record.bind(error).fetch_one(&self.pool).await
+        };
+        let error = storable(error);
+        match record(&error).await {
+            // The text may be what the database's encoding has no characters for.
+            Err(refused) if is_of_data(&refused) => record(&in_ascii(&error)).await,
+            recorded => recorded,
+        }
     }
 }
 
@@ -475,6 +481,18 @@ fn without_comments(sql: &str) -> String {
 /// Postgres text holds no NUL.
 fn without_nul(text: &str) -> String {
     text.replace('\0', "\u{fffd}")
+}
+
+/// A text that every encoding of a database has: other characters as `\u{…}`.
+fn in_ascii(text: &str) -> Cow<'_, str> {
+    if text.is_ascii() {
+        return text.into();
+    }
+    let escaped = text.chars().map(|char| match char {
+        char if char.is_ascii() => char.to_string(),
+        char => char.escape_unicode().to_string(),
+    });
+    escaped.collect::<String>().into()
 }
 
 /// An error's text as it is kept: without NUL, and not without end.
