@@ -272,6 +272,8 @@ pub(crate) fn is_of_data(error: &sqlx::Error) -> bool {
 
 #[cfg(test)]
 mod tests {
+    use proptest::prelude::*;
+
     use super::*;
 
     #[derive(Debug, thiserror::Error)]
@@ -309,5 +311,109 @@ mod tests {
         assert_eq!(HandlerError::from(Outer(sqlx::Error::RowNotFound)).fault(), Fault::Transient);
         assert_eq!(HandlerError::from(std::fmt::Error).fault(), Fault::Transient);
         assert_eq!(HandlerError::permanent("no").fault(), Fault::Permanent);
+    }
+
+    /// An error with any sources.
+    #[derive(Debug)]
+    struct Nested(Option<Box<dyn Error + Send + Sync>>);
+
+    impl fmt::Display for Nested {
+        fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+            f.write_str("nested")
+        }
+    }
+
+    impl Error for Nested {
+        fn source(&self) -> Option<&(dyn Error + 'static)> {
+            match &self.0 {
+                Some(source) => Some(&**source),
+                None => Some(self),
+            }
+        }
+    }
+
+    #[test]
+    fn an_error_that_is_its_own_source_is_transient() {
+        assert_eq!(HandlerError::from(Nested(None)).fault(), Fault::Transient);
+    }
+
+    #[test]
+    fn a_code_that_a_statement_raises_is_not_that_of_a_server_that_ends_the_connection() {
+        for (code, raised, ended) in [
+            ("57P03", Sign::Broken, Sign::Unreached),
+            ("53300", Sign::Exhausted, Sign::Unreached),
+            ("57P01", Sign::Broken, Sign::Broken),
+            ("08006", Sign::Broken, Sign::Broken),
+            ("53100", Sign::Exhausted, Sign::Exhausted),
+            ("53400", Sign::Sure(Fault::Transient), Sign::Sure(Fault::Transient)),
+            ("25P03", Sign::Idle, Sign::Idle),
+            ("40001", Sign::Sure(Fault::Conflict), Sign::Sure(Fault::Conflict)),
+            ("23505", Sign::Sure(Fault::Transient), Sign::Sure(Fault::Transient)),
+            ("57014", Sign::Sure(Fault::Transient), Sign::Sure(Fault::Transient)),
+        ] {
+            assert_eq!(sign_of_code(code, false), raised, "{code}");
+            assert_eq!(sign_of_code(code, true), ended, "{code}");
+        }
+    }
+
+    fn any_leaf() -> impl Strategy<Value = Box<dyn Error + Send + Sync>> {
+        use std::io::ErrorKind as E;
+        let kinds =
+            [E::ConnectionRefused, E::TimedOut, E::ConnectionReset, E::UnexpectedEof, E::Other];
+        let io = proptest::sample::select(kinds.to_vec());
+        let sqlx = prop_oneof![
+            io.clone().prop_map(|kind| sqlx::Error::Io(kind.into())),
+            any::<String>().prop_map(sqlx::Error::Protocol),
+            Just(()).prop_map(|()| sqlx::Error::PoolTimedOut),
+            Just(()).prop_map(|()| sqlx::Error::PoolClosed),
+            Just(()).prop_map(|()| sqlx::Error::WorkerCrashed),
+            Just(()).prop_map(|()| sqlx::Error::RowNotFound),
+            any::<String>().prop_map(|text| sqlx::Error::Decode(text.into())),
+            any::<String>().prop_map(|text| sqlx::Error::Encode(text.into())),
+        ];
+        prop_oneof![
+            any::<String>().prop_map(Into::into),
+            io.prop_map(|kind| Box::new(std::io::Error::from(kind)) as _),
+            sqlx.prop_map(|error| Box::new(error) as _),
+        ]
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig { failure_persistence: None, ..ProptestConfig::default() })]
+
+        #[test]
+        fn every_code_has_a_class(code in ".{0,7}", ends in any::<bool>()) {
+            sign_of_code(&code, ends);
+        }
+
+        #[test]
+        fn every_five_letters_have_the_class_of_the_documented_table(
+            code in "(08|22|23|25|28|40|53|54|57|58|XX)[0-9A-Z]{3}", ends in any::<bool>()
+        ) {
+            let sign = sign_of_code(&code, ends);
+            let looks_like_an_outage = sign.fault() == Fault::Environment;
+            let documented = ["08", "53", "57P", "58"].iter().any(|class| code.starts_with(class))
+                || code == "25006";
+            prop_assert_eq!(looks_like_an_outage, documented && code != "53400", "{:?}", sign);
+        }
+
+        #[test]
+        fn every_error_has_the_fault_of_what_is_at_its_bottom(
+            leaf in any_leaf(), layers in proptest::collection::vec(any::<bool>(), 0..20)
+        ) {
+            let fault = fault_of(&*leaf);
+            let wrapped = layers.into_iter().fold(leaf, |error, plain| match plain {
+                true => Box::new(Nested(Some(error))),
+                false => Box::new(InboxError::handler(HandlerError::of_layer(error))),
+            });
+            prop_assert_eq!(HandlerError::of_layer(wrapped).fault(), fault);
+        }
+
+        #[test]
+        fn a_wait_is_never_longer_than_a_day(seconds in any::<u64>(), nanos in 0_u32..1_000_000_000) {
+            let wait = Duration::new(seconds, nanos);
+            let asked = HandlerError::transient("later").retry_after(wait).wanted_retry_after();
+            prop_assert_eq!(asked, Some(wait.min(MAX_RETRY_AFTER)));
+        }
     }
 }

@@ -11,6 +11,9 @@ use tokio::time::sleep;
 
 use crate::store::Store;
 
+/// The greatest age that is asked for: a century. Beyond some, Postgres has no such interval.
+pub(crate) const LONGEST_AGE: Duration = Duration::from_secs(100 * 365 * 86_400);
+
 /// How much of the table one statement looks at: a few thousand rows.
 const BLOCKS: i64 = 64;
 
@@ -22,7 +25,7 @@ const LONGEST_INTERVAL: Duration = Duration::from_secs(3600);
 
 /// Removes what is older, walking the whole table once, and returns how many rows that was.
 pub(crate) async fn remove_old(store: &Store, retention: Duration) -> Result<u64, sqlx::Error> {
-    let seconds = i64::try_from(retention.as_secs()).unwrap_or(i64::MAX);
+    let seconds = retention.min(LONGEST_AGE).as_secs().cast_signed();
     let (remove, others) = store.remove_old();
     let (mut first, mut removed) = (0_i64, 0_u64);
     loop {

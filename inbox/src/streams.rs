@@ -35,6 +35,7 @@ use async_nats::jetstream::context::{CreateStreamErrorKind, GetStreamErrorKind};
 use async_nats::jetstream::stream::{Config, DiscardPolicy, RetentionPolicy, StorageType, Stream};
 
 use crate::error::full_text;
+use crate::retention::LONGEST_AGE;
 
 /// How long a fan-out keeps its events unless told: longer than a service should be down.
 pub const FAN_OUT_MAX_AGE: Duration = Duration::from_secs(7 * 24 * 3600);
@@ -127,8 +128,10 @@ impl StreamSpec {
         Self { config }
     }
 
-    /// Keeps events for this long, handled or not. The rows of an inbox have to outlive it.
+    /// Keeps events for this long, handled or not; a century at the most. The rows of an inbox must outlive it.
     pub fn max_age(mut self, age: Duration) -> Self {
+        // The server counts nanoseconds in 64 bits.
+        let age = age.min(LONGEST_AGE);
         self.config.max_age = age;
         // The server refuses a longer window.
         if !age.is_zero() {

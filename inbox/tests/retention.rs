@@ -80,6 +80,7 @@ async fn removing_waits_for_nobody_and_keeps_what_is_young() {
     sqlx::raw_sql(OLD).execute(shop.pool()).await.unwrap();
     let layer = InboxLayer::new(shop.pool().clone(), "payments").unwrap();
     assert_eq!(layer.remove_old(Duration::from_secs(3 * 3600)).await.unwrap(), 0);
+    assert_eq!(layer.remove_old(Duration::MAX).await.unwrap(), 0);
     // Somebody holds one of them, as a repeat's transaction may.
     let mut held = shop.pool().begin().await.unwrap();
     let lock =

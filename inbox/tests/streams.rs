@@ -35,6 +35,12 @@ async fn a_stream_is_made_as_its_pattern_asks_and_found_again() {
     assert_eq!((orders.retention, orders.max_age), (RetentionPolicy::Limits, FAN_OUT_MAX_AGE));
     assert_eq!((log.max_age, log.deny_purge, log.deny_delete), (Duration::ZERO, true, true));
     assert!(found.iter().all(|c| c.allow_batch_publish && c.discard == DiscardPolicy::New));
+    let endless = StreamSpec::fan_out(format!("{prefix}_endless"), subjects("endless"));
+    let endless = endless.max_age(Duration::MAX);
+    for _ in 0..2 {
+        let stream = endless.ensure(&jetstream).await.unwrap();
+        assert_eq!(stream.cached_info().config.max_age, Duration::from_secs(100 * 365 * 86_400));
+    }
 }
 
 #[tokio::test]

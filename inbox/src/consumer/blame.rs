@@ -193,3 +193,40 @@ impl Breakers {
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const FINDINGS: [Finding; 11] = [
+        Finding::Failed(Sign::Sure(Fault::Transient)),
+        Finding::Failed(Sign::Sure(Fault::Permanent)),
+        Finding::Failed(Sign::Sure(Fault::Outage)),
+        Finding::Failed(Sign::Sure(Fault::Environment)),
+        Finding::Failed(Sign::Sure(Fault::Conflict)),
+        Finding::Failed(Sign::Unreached),
+        Finding::Failed(Sign::Broken),
+        Finding::Failed(Sign::Exhausted),
+        Finding::Failed(Sign::Idle),
+        Finding::SlowDatabase,
+        Finding::SlowHandler,
+    ];
+
+    #[test]
+    fn only_what_a_handler_says_is_everybodys_while_the_database_is_well() {
+        let everybodys = FINDINGS.into_iter().filter(|found| found.blame(true) == Blame::Everybody);
+        let said = Finding::Failed(Sign::Sure(Fault::Environment));
+        assert_eq!(everybodys.collect::<Vec<_>>(), [said]);
+    }
+
+    #[test]
+    fn nothing_that_may_be_an_outage_counts_while_the_database_is_away() {
+        for finding in FINDINGS {
+            if finding.takes_asking() {
+                assert_eq!(finding.blame(false), Blame::Everybody, "{finding:?}");
+            } else {
+                assert_eq!(finding.blame(false), finding.blame(true), "{finding:?}");
+            }
+        }
+    }
+}

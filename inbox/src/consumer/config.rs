@@ -7,7 +7,10 @@ use serde::{Deserialize, Serialize};
 
 use super::ConsumerError;
 
-/// A consumer's settings.
+/// The longest duration that a setting in milliseconds may have: a day.
+const LONGEST_MS: u64 = 86_400_000;
+
+/// A consumer's settings. Those in milliseconds are a day at the most.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct ConsumerConfig {
@@ -164,6 +167,18 @@ impl ConsumerConfig {
         if self.batch_size == 0 {
             return fail("batch_size", "it is at least 1");
         }
+        for (key, milliseconds) in [
+            ("batch_linger_ms", self.batch_linger_ms),
+            ("max_backoff_ms", self.max_backoff_ms),
+            ("handler_timeout_ms", self.handler_timeout_ms),
+            ("ack_wait_ms", self.ack_wait_ms),
+            ("takeover_ms", self.takeover_ms),
+            ("shutdown_timeout_ms", self.shutdown_timeout_ms),
+        ] {
+            if milliseconds > LONGEST_MS {
+                return fail(key, "it must be at most 86400000, which is a day");
+            }
+        }
         if self.max_attempts == 0 {
             return fail("max_attempts", "it is at least 1");
         }
@@ -261,6 +276,9 @@ impl ConsumerConfig {
 
 #[cfg(test)]
 mod tests {
+    use proptest::collection::vec;
+    use proptest::prelude::*;
+
     use super::*;
 
     #[test]
@@ -305,5 +323,68 @@ mod tests {
         ConsumerConfig { retention_s: 52, ..config }.validate().unwrap();
         let endless = ConsumerConfig { max_attempts: u32::MAX, ..Default::default() };
         assert!(endless.longest_retries() > Duration::from_secs(1 << 37));
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig { failure_persistence: None, ..ProptestConfig::default() })]
+
+        #[test]
+        fn a_duration_that_is_accepted_can_be_waited_for(
+            ms in vec(
+                prop_oneof![1 => any::<u64>(), 1 => 0..2 * LONGEST_MS, 8 => 1_000..100_000_u64],
+                6,
+            ),
+            retention_s in prop_oneof![1 => any::<u64>(), 8 => 604_800..315_360_000_u64],
+            max_outage_s in prop_oneof![1 => any::<u64>(), 8 => 1..315_360_000_u64],
+        ) {
+            let config = ConsumerConfig {
+                stream: "ORDERS".into(),
+                name: "payments".into(),
+                batch_linger_ms: ms[0],
+                max_backoff_ms: ms[1],
+                handler_timeout_ms: ms[2],
+                ack_wait_ms: ms[3],
+                takeover_ms: ms[4],
+                shutdown_timeout_ms: ms[5],
+                retention_s,
+                max_outage_s,
+                ..Default::default()
+            };
+            match config.validate() {
+                Ok(()) => {
+                    let now = tokio::time::Instant::now();
+                    let waits = ms.iter().map(|ms| Duration::from_millis(*ms));
+                    for wait in waits.chain([config.retention(), config.max_outage()]) {
+                        prop_assert!(now.checked_add(2 * wait).is_some());
+                        prop_assert!(i64::try_from(wait.as_nanos()).is_ok(), "JetStream's unit");
+                    }
+                }
+                Err(error) => prop_assert!(error.to_string().contains('_'), "{error}"),
+            }
+        }
+
+        #[test]
+        fn a_day_is_the_longest(which in 0_usize..6, beyond in LONGEST_MS + 1..) {
+            type Setting = (&'static str, fn(&mut ConsumerConfig) -> &mut u64);
+            let settings: [Setting; 6] = [
+                ("batch_linger_ms", |config| &mut config.batch_linger_ms),
+                ("max_backoff_ms", |config| &mut config.max_backoff_ms),
+                ("handler_timeout_ms", |config| &mut config.handler_timeout_ms),
+                ("ack_wait_ms", |config| &mut config.ack_wait_ms),
+                ("takeover_ms", |config| &mut config.takeover_ms),
+                ("shutdown_timeout_ms", |config| &mut config.shutdown_timeout_ms),
+            ];
+            let (key, setting) = settings[which];
+            let mut config = ConsumerConfig {
+                stream: "ORDERS".into(),
+                name: "payments".into(),
+                max_attempts: 1,
+                ..Default::default()
+            };
+            *setting(&mut config) = LONGEST_MS;
+            config.validate().unwrap();
+            *setting(&mut config) = beyond;
+            prop_assert!(config.validate().unwrap_err().to_string().contains(key));
+        }
     }
 }

@@ -9,6 +9,7 @@ use crate::InboxError;
 use crate::handler::Tx;
 use crate::http::fingerprint;
 use crate::migrations::{DEFAULT_SCHEMA, check_schema};
+use crate::retention::LONGEST_AGE;
 
 /// How many rows go at once.
 const BATCH: i64 = 1_000;
@@ -108,7 +109,7 @@ impl StoredRequests {
         let mut all = 0;
         loop {
             let removed = sqlx::query(self.statements.remove.clone())
-                .bind(age.as_secs_f64())
+                .bind(age.min(LONGEST_AGE).as_secs_f64())
                 .bind(BATCH)
                 .execute(&self.pool)
                 .await
