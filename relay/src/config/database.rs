@@ -3,7 +3,7 @@
 
 use std::path::PathBuf;
 
-use percent_encoding::percent_decode_str;
+use percent_encoding::{NON_ALPHANUMERIC, percent_decode_str, utf8_percent_encode};
 use sqlx::postgres::PgConnectOptions;
 
 use super::ConfigError;
@@ -32,7 +32,7 @@ const KNOWN: [&str; 18] = [
     "options",
 ];
 
-/// Those of libpq that the client does without: it ignores them, with a warning. None holds a secret.
+/// Those of libpq that the client does without. None holds a secret.
 const IGNORED: [&str; 12] = [
     "channel_binding",
     "client_encoding",
@@ -92,11 +92,115 @@ pub(super) fn validate(url: &str) -> Result<(), ConfigError> {
             ),
         });
     }
-    // What the parser says of a wrong URL names no secret.
-    match url.parse::<PgConnectOptions>() {
-        Ok(_) => Ok(()),
-        Err(error) => fail(crate::error::full_text(&error)),
+    servers(url).map(drop)
+}
+
+/// How to connect to each server that a URL names, in its order.
+///
+/// The forms are those of libpq: a name, an IPv4 address, an IPv6 address in brackets, or the folder of a
+/// Unix socket with its slashes percent-encoded; several of them, each with its port, parted by commas; or the
+/// parameters `host`, `hostaddr` and `port`, which win. The database client knows one host alone and takes the
+/// brackets of an IPv6 address for a part of its name, so each host becomes a URL of its own here, with the host
+/// as a parameter.
+///
+/// # Errors
+/// [`ConfigError`] for `database_url`; its text holds no secret.
+pub(crate) fn servers(url: &str) -> Result<Vec<PgConnectOptions>, ConfigError> {
+    let fail = |problem: String| ConfigError { key: "database_url", value: masked(url), problem };
+    let (scheme, rest) = url.split_once("://").unwrap_or(("postgres", url));
+    let (rest, parameters) = rest.split_once('?').unwrap_or((rest, ""));
+    let (authority, database) = rest.split_once('/').unwrap_or((rest, ""));
+    let (user, authority) = match authority.rsplit_once('@') {
+        Some((user, hosts)) => (format!("{user}@"), hosts),
+        None => (String::new(), authority),
+    };
+    let mut hosts = Vec::new();
+    let mut ports = Vec::new();
+    for place in authority.split(',') {
+        let (host, port) = host_and_port(place).map_err(fail)?;
+        hosts.push(host);
+        ports.push(port);
     }
+    let mut kept = Vec::new();
+    for parameter in parameters.split('&').filter(|parameter| !parameter.is_empty()) {
+        let (name, value) = parameter.split_once('=').unwrap_or((parameter, ""));
+        let value = || percent_decode_str(value).decode_utf8_lossy().into_owned();
+        match name {
+            "host" | "hostaddr" => hosts = value().split(',').map(str::to_owned).collect(),
+            "port" => ports = value().split(',').map(str::to_owned).collect(),
+            // The relay wants a primary whatever this says, and it needs a session that can write.
+            "target_session_attrs" => {
+                let wanted = value();
+                if !["any", "read-write", "primary"].contains(&wanted.as_str()) {
+                    return Err(fail(format!(
+                        "target_session_attrs must be any, read-write or primary, since a relay needs a primary; \
+                         it is {wanted:?}"
+                    )));
+                }
+            }
+            name if IGNORED.contains(&name) => {}
+            _ => kept.push(parameter),
+        }
+    }
+    if ports.len() == 1 {
+        ports = vec![ports[0].clone(); hosts.len()];
+    }
+    if ports.len() != hosts.len() {
+        return Err(fail(format!(
+            "{} hosts and {} ports: give one port for all of them, or one for each",
+            hosts.len(),
+            ports.len()
+        )));
+    }
+    let servers = hosts.iter().zip(&ports).map(|(host, port)| {
+        let mut parameters: Vec<String> = kept.iter().map(|&kept| kept.to_owned()).collect();
+        if !host.is_empty() {
+            let host = host.strip_prefix('[').and_then(|h| h.strip_suffix(']')).unwrap_or(host);
+            parameters.push(format!("host={}", utf8_percent_encode(host, NON_ALPHANUMERIC)));
+        }
+        if !port.is_empty() {
+            let number: Option<u16> = port.parse().ok().filter(|port| *port != 0);
+            let number = number.ok_or_else(|| {
+                fail("a port must be a number between 1 and 65535; an IPv6 address needs brackets".to_owned())
+            })?;
+            parameters.push(format!("port={number}"));
+        }
+        let local = if user.is_empty() && host.is_empty() { "" } else { "localhost" };
+        let alone = format!("{scheme}://{user}{local}/{database}?{}", parameters.join("&"));
+        // What the parser says of a wrong URL names no secret.
+        let options = alone
+            .parse::<PgConnectOptions>()
+            .map_err(|error| fail(crate::error::full_text(&error)))?;
+        Ok(match (host.is_empty(), local.is_empty()) {
+            (true, false) => {
+                let usual = PgConnectOptions::new_without_pgpass();
+                match usual.get_socket() {
+                    Some(socket) => options.socket(socket),
+                    None => options.host(usual.get_host()),
+                }
+            }
+            _ => options,
+        })
+    });
+    servers.collect()
+}
+
+/// The parts of `host`, `host:port`, `[address]` or `[address]:port`; each may be empty.
+fn host_and_port(place: &str) -> Result<(String, String), String> {
+    let decoded = |host: &str| percent_decode_str(host).decode_utf8_lossy().into_owned();
+    if let Some(address) = place.strip_prefix('[') {
+        let (address, port) = address.split_once(']').unwrap_or((address, "?"));
+        if address.parse::<std::net::Ipv6Addr>().is_err() {
+            return Err("what stands in brackets must be an IPv6 address, as in [::1]:5432".to_owned());
+        }
+        return match port.strip_prefix(':') {
+            Some(port) => Ok((address.to_owned(), port.to_owned())),
+            None if port.is_empty() => Ok((address.to_owned(), String::new())),
+            None => Err("an IPv6 address must be followed by a port or nothing, as in [::1]:5432".to_owned()),
+        };
+    }
+    let (host, port) = place.split_once(':').unwrap_or((place, ""));
+    Ok((decoded(host), port.to_owned()))
 }
 
 #[cfg(test)]
@@ -123,6 +227,53 @@ mod tests {
         ] {
             let error = validate(wrong).unwrap_err().to_string();
             assert!(error.contains(said) && !error.contains("hunter2"), "{error}");
+        }
+    }
+
+    fn places(url: &str) -> Vec<String> {
+        let place = |server: &PgConnectOptions| match server.get_socket() {
+            Some(folder) => format!("{}:{}", folder.display(), server.get_port()),
+            None => format!("{} {}", server.get_host(), server.get_port()),
+        };
+        servers(url).unwrap().iter().map(place).collect()
+    }
+
+    #[test]
+    fn hosts_are_read_in_every_form() {
+        for (url, wanted) in [
+            ("postgres://u:p@h:1/x", vec!["h 1"]),
+            ("postgres://u:p@[::1]:5433/x", vec!["::1 5433"]),
+            ("postgres://[fe80::1]/x?port=7", vec!["fe80::1 7"]),
+            ("postgres://u@a:1,b:2,[::1]:3/x?sslmode=require", vec!["a 1", "b 2", "::1 3"]),
+            ("postgres://u@/x?host=a,b&port=9", vec!["a 9", "b 9"]),
+            ("postgres://u@/x?host=a,::1&port=8,9", vec!["a 8", "::1 9"]),
+            ("postgres://%2Fvar%2Frun:6/x", vec!["/var/run:6"]),
+            ("postgres:///x?host=/tmp&port=5", vec!["/tmp:5"]),
+            ("postgres://u:p%40%2F@10.0.0.1:4/x?target_session_attrs=read-write", vec!["10.0.0.1 4"]),
+        ] {
+            validate(url).unwrap();
+            assert_eq!(places(url), wanted, "{url}");
+        }
+        let [first, second] = &servers("postgres://u:p%40@a:1,b:2/shop").unwrap()[..] else { panic!() };
+        for server in [first, second] {
+            assert_eq!((server.get_username(), server.get_database()), ("u", Some("shop")));
+        }
+        assert_eq!(servers("postgres://u:p@/x").unwrap().len(), 1);
+    }
+
+    #[test]
+    fn hosts_that_cannot_work_are_refused() {
+        for (wrong, said) in [
+            ("postgres://u:hunter2@::1:5432/x", "brackets"),
+            ("postgres://u:hunter2@[::1/x", "[::1]:5432"),
+            ("postgres://u:hunter2@[h]:1/x", "IPv6 address"),
+            ("postgres://u:hunter2@h:0/x", "between 1 and 65535"),
+            ("postgres://u:hunter2@h:70000/x", "between 1 and 65535"),
+            ("postgres://u:hunter2@a,b,c/x?port=1,2", "3 hosts and 2 ports"),
+            ("postgres://u:hunter2@a/x?target_session_attrs=standby", "target_session_attrs"),
+        ] {
+            let error = validate(wrong).unwrap_err().to_string();
+            assert!(error.contains(said) && !error.contains("hunter2"), "{wrong}: {error}");
         }
     }
 }
