@@ -39,13 +39,8 @@ pub enum InboxError {
     #[error("the handler returned success while its transaction was still in use by another task")]
     InUse,
     /// The schema's name is refused.
-    #[error(
-        "schema {name:?} is refused: a schema is a lower-case word, [a-z_][a-z0-9_]*, at most 63 bytes"
-    )]
-    Schema {
-        /// The refused name.
-        name: String,
-    },
+    #[error(transparent)]
+    Schema(#[from] pillarbox_store::SchemaError),
 }
 
 /// A [`HandlerError`] as a source of other errors.
@@ -106,7 +101,7 @@ impl InboxError {
             Self::Commit(source) => sign_of(source),
             Self::Slow { .. } => Sign::Sure(Fault::Environment),
             Self::Aborted | Self::InUse => Sign::Sure(Fault::Transient),
-            Self::Schema { .. } => Sign::Sure(Fault::Permanent),
+            Self::Schema(_) => Sign::Sure(Fault::Permanent),
         }
     }
 

@@ -1,4 +1,5 @@
 use pillarbox_event::EventError;
+use pillarbox_store::SchemaError;
 
 /// Why an event was not written. The transaction is as usable as Postgres leaves it: untouched after
 /// [`Event`](Self::Event), [`Id`](Self::Id) and [`Schema`](Self::Schema), to be rolled back after
@@ -18,13 +19,8 @@ pub enum OutboxError {
         id: String,
     },
     /// The schema's name is refused.
-    #[error(
-        "schema {name:?} is refused: a schema is a lower-case word, [a-z_][a-z0-9_]*, at most 63 bytes"
-    )]
-    Schema {
-        /// The refused name.
-        name: String,
-    },
+    #[error(transparent)]
+    Schema(#[from] SchemaError),
     /// The database refused the row, or is gone. If the table is missing: run `pillarbox migrate outbox`.
     #[error("event {id} ({event_type}) was not written to the outbox")]
     Database {

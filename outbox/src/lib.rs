@@ -49,4 +49,5 @@ pub mod publish;
 
 pub use error::OutboxError;
 pub use migrations::{migrate, migrations};
+pub use pillarbox_store::{Migrated, SchemaError};
 pub use publish::{Outbox, publish, publish_all};

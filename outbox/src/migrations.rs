@@ -3,66 +3,41 @@
 //! Plain SQL, recorded in `<schema>.outbox_migration`, a table of their own: a service's own migrations are
 //! neither seen nor disturbed. Safe to run again, and from several processes at once.
 
-use std::sync::Arc;
-
-use sqlx::migrate::{MigrateError, Migration, MigrationType, Migrator};
-use sqlx::{AssertSqlSafe, PgPool, SqlSafeStr};
+use pillarbox_store::{Migrated, Migrations, Schema};
+use sqlx::PgPool;
+use sqlx::migrate::MigrateError;
 
 use crate::{Outbox, OutboxError};
 
-pub(crate) const DEFAULT_SCHEMA: &str = "pillarbox";
+const MIGRATIONS: Migrations = Migrations {
+    table: "outbox_migration",
+    files: &[(1, "0001_outbox.sql", include_str!("../migrations/0001_outbox.sql"))],
+};
 
-const FILES: [(i64, &str, &str); 1] =
-    [(1, "0001_outbox.sql", include_str!("../migrations/0001_outbox.sql"))];
-
-/// Creates or updates the tables in schema `pillarbox`.
+/// Creates or updates the tables in schema `pillarbox`, and says what it did.
+///
+/// Where nothing is missing it needs no right to create anything.
 ///
 /// # Errors
 /// What sqlx says. Nothing is half done: each migration is one transaction.
-pub async fn migrate(pool: &PgPool) -> Result<(), MigrateError> {
+pub async fn migrate(pool: &PgPool) -> Result<Migrated, MigrateError> {
     Outbox::new().migrate(pool).await
 }
 
 impl Outbox {
-    /// Creates or updates the tables in this outbox's schema.
+    /// Creates or updates the tables in this outbox's schema, and says what it did.
     ///
     /// # Errors
     /// As the function [`migrate`].
-    pub async fn migrate(&self, pool: &PgPool) -> Result<(), MigrateError> {
-        let schema = self.schema_name();
-        let migrations = FILES
-            .iter()
-            .map(|(version, name, sql)| {
-                let sql = AssertSqlSafe(Arc::<str>::from(in_schema(sql, schema))).into_sql_str();
-                Migration::new(*version, (*name).into(), MigrationType::Simple, sql, false)
-            })
-            .collect();
-        let mut migrator = Migrator::with_migrations(migrations);
-        migrator.dangerous_set_table_name(format!("{schema}.outbox_migration"));
-        migrator.create_schema(schema.to_owned());
-        // An older program beside a newer one finds migrations that it does not know.
-        migrator.set_ignore_missing(true);
-        migrator.run(pool).await
+    pub async fn migrate(&self, pool: &PgPool) -> Result<Migrated, MigrateError> {
+        MIGRATIONS.apply(pool, self.schema_checked()).await
     }
 }
 
 /// The migrations for a schema, in order: name and SQL, for any other tool.
 ///
 /// # Errors
-/// [`OutboxError::Schema`] if the schema is not a plain lower-case identifier.
+/// [`OutboxError::Schema`] if Postgres would not take the schema's name without quotes.
 pub fn migrations(schema: &str) -> Result<Vec<(String, String)>, OutboxError> {
-    check_schema(schema)?;
-    Ok(FILES.iter().map(|(_, name, sql)| ((*name).to_owned(), in_schema(sql, schema))).collect())
-}
-
-fn in_schema(sql: &str, schema: &str) -> String {
-    sql.replace(DEFAULT_SCHEMA, schema)
-}
-
-pub(crate) fn check_schema(name: &str) -> Result<(), OutboxError> {
-    let mut bytes = name.bytes();
-    let plain = name.len() <= 63
-        && bytes.next().is_some_and(|b| b.is_ascii_lowercase() || b == b'_')
-        && bytes.all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'_');
-    if plain { Ok(()) } else { Err(OutboxError::Schema { name: name.chars().take(80).collect() }) }
+    Ok(MIGRATIONS.sql(&Schema::parse(schema)?))
 }

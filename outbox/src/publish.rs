@@ -4,11 +4,11 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use pillarbox_event::{EventId, IntoEvent, RawEvent, header};
+use pillarbox_store::Schema;
 use sqlx::{AssertSqlSafe, Postgres, SqlSafeStr, SqlStr, Transaction};
 use uuid::Uuid;
 
 use crate::OutboxError;
-use crate::migrations::{DEFAULT_SCHEMA, check_schema};
 
 /// Writes an event to the outbox in schema `pillarbox`, in one round trip, and returns its id.
 ///
@@ -40,7 +40,7 @@ pub async fn publish_all<E: IntoEvent>(
 /// An outbox in a schema of one's own choosing, or with a default `ce-source`. Cheap to clone.
 #[derive(Clone, Debug)]
 pub struct Outbox {
-    schema: Arc<str>,
+    schema: Schema,
     source: Option<Arc<str>>,
     insert: SqlStr,
     insert_all: SqlStr,
@@ -54,7 +54,7 @@ impl Outbox {
     /// The outbox in schema `pillarbox`.
     pub fn new() -> Self {
         Self {
-            schema: DEFAULT_SCHEMA.into(),
+            schema: Schema::default(),
             source: None,
             insert: SqlStr::from_static(INSERT),
             insert_all: SqlStr::from_static(INSERT_ALL),
@@ -64,19 +64,12 @@ impl Outbox {
     /// The same in another schema.
     ///
     /// # Errors
-    /// [`OutboxError::Schema`] if that is not a plain lower-case identifier.
+    /// [`OutboxError::Schema`] if Postgres would not take the name without quotes.
     pub fn schema(self, schema: &str) -> Result<Self, OutboxError> {
-        check_schema(schema)?;
-        let sql = |text: &str| {
-            let text = text.replace("pillarbox.", &format!("{schema}."));
-            AssertSqlSafe(Arc::<str>::from(text)).into_sql_str()
-        };
-        Ok(Self {
-            schema: schema.into(),
-            source: self.source,
-            insert: sql(INSERT),
-            insert_all: sql(INSERT_ALL),
-        })
+        let schema = Schema::parse(schema)?;
+        let sql =
+            |text: &str| AssertSqlSafe(Arc::<str>::from(schema.statement(text))).into_sql_str();
+        Ok(Self { insert: sql(INSERT), insert_all: sql(INSERT_ALL), source: self.source, schema })
     }
 
     /// The same with a `ce-source` for events that name none: a URI reference such as `/shop/orders`.
@@ -90,6 +83,10 @@ impl Outbox {
 
     /// The schema's name.
     pub fn schema_name(&self) -> &str {
+        self.schema.as_str()
+    }
+
+    pub(crate) fn schema_checked(&self) -> &Schema {
         &self.schema
     }
 

@@ -2,11 +2,11 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
 use pillarbox_event::RawEvent;
-use pillarbox_outbox::{Outbox, OutboxError, migrate, migrations};
+use pillarbox_outbox::{Migrated, Outbox, OutboxError, migrate, migrations};
 use pillarbox_testkit::servers;
 use sqlx::migrate::{Migration, MigrationType, Migrator};
-use sqlx::postgres::PgPoolOptions;
-use sqlx::{Row, SqlSafeStr};
+use sqlx::postgres::{PgConnectOptions, PgPoolOptions};
+use sqlx::{AssertSqlSafe, PgPool, Row, SqlSafeStr};
 use tokio::task::JoinSet;
 
 #[tokio::test]
@@ -83,15 +83,67 @@ async fn another_schema_has_tables_of_its_own() {
 async fn the_printed_sql_does_the_same_with_any_tool() {
     let scope = servers().await.unwrap().scope().await.unwrap();
     for (_, sql) in migrations("elsewhere").unwrap() {
-        sqlx::raw_sql(sqlx::AssertSqlSafe(sql)).execute(scope.pool()).await.unwrap();
+        sqlx::raw_sql(AssertSqlSafe(sql)).execute(scope.pool()).await.unwrap();
     }
     sqlx::query("select position from elsewhere.outbox").fetch_all(scope.pool()).await.unwrap();
 }
 
 #[test]
 fn a_schema_name_that_is_more_than_a_word_is_refused() {
-    for name in ["", "Shop", "a b", "a;drop", "1a", "a\"b", &"x".repeat(64)] {
-        assert!(matches!(Outbox::new().schema(name), Err(OutboxError::Schema { .. })), "{name:?}");
+    for name in ["", "Shop", "a b", "a;drop", "1a", "a\"b", "order", "pg_shop", &"x".repeat(64)] {
+        assert!(matches!(Outbox::new().schema(name), Err(OutboxError::Schema(_))), "{name:?}");
         assert!(migrations(name).is_err(), "{name:?}");
     }
+}
+
+#[tokio::test]
+async fn where_nothing_is_missing_no_right_to_create_is_needed() {
+    let scope = servers().await.unwrap().scope().await.unwrap();
+    let role = format!("{}_service", scope.prefix());
+    let grants = format!(
+        "create role {role} login password 'pw'; create schema shop_events authorization {role}"
+    );
+    sqlx::raw_sql(AssertSqlSafe(grants)).execute(scope.pool()).await.unwrap();
+    let options: PgConnectOptions = scope.database_url().parse().unwrap();
+    let pool = PgPool::connect_with(options.username(&role).password("pw")).await.unwrap();
+    let denied = sqlx::query("create schema other").execute(&pool).await.unwrap_err();
+    assert!(denied.to_string().contains("permission denied for database"), "{denied}");
+
+    // The schema is there, and its owner may not create another.
+    let outbox = Outbox::new().schema("shop_events").unwrap();
+    let migrated = outbox.migrate(&pool).await.unwrap();
+    assert_eq!(migrated.applied, ["0001_outbox.sql"]);
+    for (_, sql) in migrations("shop_events").unwrap() {
+        sqlx::raw_sql(AssertSqlSafe(sql)).execute(&pool).await.unwrap();
+    }
+    assert_eq!(outbox.migrate(&pool).await.unwrap(), Migrated::default());
+
+    // The tables are somebody else's, and the service may only read what was applied.
+    outbox_of_owner(&scope, &role).await;
+    let outbox = Outbox::new().schema("owned").unwrap();
+    assert_eq!(outbox.migrate(&pool).await.unwrap(), Migrated::default());
+}
+
+async fn outbox_of_owner(scope: &pillarbox_testkit::Scope, reader: &str) {
+    let outbox = Outbox::new().schema("owned").unwrap();
+    outbox.migrate(scope.pool()).await.unwrap();
+    let grants = format!(
+        "grant usage on schema owned to {reader}; grant select on owned.outbox_migration to {reader}"
+    );
+    sqlx::raw_sql(AssertSqlSafe(grants)).execute(scope.pool()).await.unwrap();
+}
+
+#[tokio::test]
+async fn tables_of_a_newer_program_are_told_from_those_of_this_one() {
+    let scope = servers().await.unwrap().scope().await.unwrap();
+    migrate(scope.pool()).await.unwrap();
+    sqlx::query(
+        "insert into pillarbox.outbox_migration (version, description, success, checksum, execution_time) \
+         values (97, 'later', true, '', 0)",
+    )
+    .execute(scope.pool())
+    .await
+    .unwrap();
+    let migrated = migrate(scope.pool()).await.unwrap();
+    assert_eq!(migrated, Migrated { applied: Vec::new(), newer: vec![97] });
 }

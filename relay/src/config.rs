@@ -13,6 +13,7 @@ use std::time::Duration;
 
 use async_nats::ServerAddr;
 use pillarbox_event::partition;
+use pillarbox_store::Schema;
 use serde::{Deserialize, Serialize};
 
 pub use self::file::FileError;
@@ -46,7 +47,7 @@ pub struct RelayConfig {
     pub partitions: u32,
     /// The most rows read at a time. Fewer are read where rows are large: a page aims at 4 MiB.
     pub page_rows: u32,
-    /// The longest pause between two looks at an idle outbox, in milliseconds. It starts at 2 ms and doubles.
+    /// The longest pause between two looks at an idle outbox, in milliseconds. It starts at 1 ms and doubles.
     pub idle_interval_ms: u64,
     /// How long the lease lasts unless it is renewed, in milliseconds; it is renewed every third of that. A
     /// standby takes over when it has expired.
@@ -160,54 +161,66 @@ impl RelayConfig {
                 return fail(
                     "nats_url",
                     &shown,
-                    "it is nats://host:port, or tls:// for TLS, several parted by commas; other characters in a \
+                    "it must be nats://host:port, or tls:// for TLS, several parted by commas; other characters in a \
                      password must be percent-encoded",
                 );
             };
             url_has_login |= server.has_user_pass();
         }
         self.nats.validate(url_has_login)?;
-        if !is_schema_name(&self.schema) {
-            return fail(
-                "schema",
-                &self.schema,
-                "a schema is a lower-case word: [a-z_][a-z0-9_]*, at most 63 bytes",
-            );
+        if let Err(error) = Schema::parse(&self.schema) {
+            return fail("schema", &self.schema, error.problem);
         }
         if self.name.is_empty() || self.name.len() > 255 || self.name.chars().any(char::is_control)
         {
             return fail(
                 "name",
                 &self.name,
-                "a relay's name is 1 to 255 bytes without control characters",
+                "a relay's name must have 1 to 255 bytes and no control characters",
             );
         }
         if let Err(error) = pillarbox_event::header::validate_value("ce-source", &self.source) {
-            return fail("source", &error, "it is sent as a header");
+            return fail("source", &error, "it must be fit to be sent as a header");
         }
         if self.source.is_empty() {
             return fail("source", &self.source, "CloudEvents must name a source");
         }
         if self.partitions > partition::MOST {
-            return fail("partitions", &self.partitions, "it is at most 1024");
+            return fail("partitions", &self.partitions, "it must be at most 1024");
         }
         if !(1..=100_000).contains(&self.page_rows) {
-            return fail("page_rows", &self.page_rows, "it is 1 to 100000");
+            return fail("page_rows", &self.page_rows, "it must be between 1 and 100000");
         }
         if !(2..=60_000).contains(&self.idle_interval_ms) {
-            return fail("idle_interval_ms", &self.idle_interval_ms, "it is 2 to 60000");
+            return fail(
+                "idle_interval_ms",
+                &self.idle_interval_ms,
+                "it must be between 2 and 60000",
+            );
         }
         if !(300..=600_000).contains(&self.lease_ms) {
-            return fail("lease_ms", &self.lease_ms, "it is 300 to 600000");
+            return fail("lease_ms", &self.lease_ms, "it must be between 300 and 600000");
         }
         if !(100..=60_000).contains(&self.ack_timeout_ms) {
-            return fail("ack_timeout_ms", &self.ack_timeout_ms, "it is 100 to 60000");
+            return fail(
+                "ack_timeout_ms",
+                &self.ack_timeout_ms,
+                "it must be between 100 and 60000",
+            );
         }
         if !(1..=10 * 365 * 86_400).contains(&self.retention_s) {
-            return fail("retention_s", &self.retention_s, "it is 1 second to 10 years");
+            return fail(
+                "retention_s",
+                &self.retention_s,
+                "it must be between 1 second and 10 years",
+            );
         }
         if self.shutdown_timeout_ms > 600_000 {
-            return fail("shutdown_timeout_ms", &self.shutdown_timeout_ms, "it is at most 600000");
+            return fail(
+                "shutdown_timeout_ms",
+                &self.shutdown_timeout_ms,
+                "it must be at most 600000",
+            );
         }
         Ok(())
     }
@@ -240,17 +253,10 @@ fn is_server(server: &ServerAddr) -> bool {
     let url = server.clone().into_inner();
     ["nats", "tls"].contains(&server.scheme())
         && !server.host().is_empty()
+        && server.port() != 0
         && ["", "/"].contains(&url.path())
         && url.query().is_none()
         && url.fragment().is_none()
-}
-
-/// Whether this can be a schema's name without quotes.
-fn is_schema_name(name: &str) -> bool {
-    let mut bytes = name.bytes();
-    name.len() <= 63
-        && bytes.next().is_some_and(|b| b.is_ascii_lowercase() || b == b'_')
-        && bytes.all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'_')
 }
 
 impl fmt::Debug for RelayConfig {

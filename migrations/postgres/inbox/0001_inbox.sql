@@ -5,7 +5,15 @@
 -- any migration tool. Another schema is had by replacing the word `pillarbox` throughout, which is what
 -- `--schema` does.
 
-create schema if not exists pillarbox;
+-- `create schema if not exists` asks for the right to create schemas in the database also where the schema is
+-- there.
+do $$
+begin
+    if to_regnamespace('pillarbox') is null then
+        create schema pillarbox;
+    end if;
+end
+$$;
 
 -- One row for each event a consumer is done with, written in the handler's transaction: the row and the
 -- handler's effects commit together or not at all. Inserting it is also the lock: a second delivery of the

@@ -1,6 +1,7 @@
 //! `pillarbox migrate`.
 
 use clap::{Args, ValueEnum};
+use pillarbox_outbox::Migrated;
 use pillarbox_relay::grants::{self, Duty, Roles, Tables};
 
 use super::Done;
@@ -62,12 +63,12 @@ impl Migrate {
         }
         let pool = super::pool(&config.database_url, 1).await?;
         if self.set != Set::Inbox {
-            outbox.migrate(&pool).await?;
-            println!("outbox tables in schema {} are up to date", config.schema);
+            let migrated = outbox.migrate(&pool).await?;
+            super::print(&told("outbox", &config.schema, &migrated))?;
         }
         if self.set != Set::Outbox {
-            pillarbox_inbox::migrate_schema(&pool, &config.schema).await?;
-            println!("inbox tables in schema {} are up to date", config.schema);
+            let migrated = pillarbox_inbox::migrate_schema(&pool, &config.schema).await?;
+            super::print(&told("inbox", &config.schema, &migrated))?;
         }
         pool.close().await;
         Ok(())
@@ -94,6 +95,26 @@ fn duty_and_role(text: &str) -> Result<(Duty, String), String> {
         .find(|known| known.as_str() == duty)
         .ok_or("the duty is writer, relay, consumer or operator")?;
     Ok((duty, role.to_owned()))
+}
+
+/// What was found and done.
+fn told(side: &str, schema: &str, migrated: &Migrated) -> String {
+    let tables = format!("{side} tables in schema {schema}");
+    let mut text: String = migrated
+        .applied
+        .iter()
+        .map(|name| format!("applied {name} in schema {schema}\n"))
+        .collect();
+    if migrated.newer.is_empty() {
+        text += &format!("{tables} are up to date\n");
+    } else {
+        let newer: Vec<String> = migrated.newer.iter().map(i64::to_string).collect();
+        text += &format!(
+            "{tables} are newer than this program, which does not know migration {}: update the program\n",
+            newer.join(", ")
+        );
+    }
+    text
 }
 
 fn print(migrations: &[(String, String)]) {

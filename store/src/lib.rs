@@ -1,0 +1,14 @@
+//! What the outbox and the inbox share in Postgres.
+//!
+//! Services do not use this crate by itself: `pillarbox-outbox` and `pillarbox-inbox` offer what they need of it.
+//!
+//! | module | concept |
+//! |---|---|
+//! | [`schema`] | the schema that the tables live in, and its name in statements |
+//! | [`migrations`] | creating and updating the tables |
+
+pub mod migrations;
+pub mod schema;
+
+pub use migrations::{Migrated, Migrations};
+pub use schema::{Schema, SchemaError};

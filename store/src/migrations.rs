@@ -1,0 +1,140 @@
+//! Creating and updating the tables.
+//!
+//! Plain SQL, recorded in a table of its own beside the tables, so that a service's own migrations are neither
+//! seen nor disturbed. Safe to run again, and from several processes at once.
+
+use std::collections::BTreeSet;
+use std::sync::Arc;
+
+use sqlx::migrate::{MigrateError, Migration, MigrationType, Migrator};
+use sqlx::{AssertSqlSafe, PgConnection, PgPool, Row, SqlSafeStr, SqlStr};
+
+use crate::schema::{self, Schema};
+
+/// The migrations of one side.
+#[derive(Clone, Copy, Debug)]
+pub struct Migrations {
+    /// The table that records what was applied.
+    pub table: &'static str,
+    /// Version, file name and SQL of each, in order.
+    pub files: &'static [(i64, &'static str, &'static str)],
+}
+
+/// What a run of migrations found and did.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Migrated {
+    /// The files that this run applied, in order. Empty if the tables were up to date.
+    pub applied: Vec<String>,
+    /// Versions that the database has and this program does not know: a newer program made them.
+    pub newer: Vec<i64>,
+}
+
+impl Migrations {
+    /// The SQL for a schema, in order: name and text, for any other tool.
+    pub fn sql(&self, schema: &Schema) -> Vec<(String, String)> {
+        let text = |sql: &str| sql.replace(schema::DEFAULT, schema.as_str());
+        self.files.iter().map(|(_, name, sql)| ((*name).to_owned(), text(sql))).collect()
+    }
+
+    /// Applies what is missing. Each migration is one transaction.
+    ///
+    /// Needs no right on the database or the schema where nothing is missing, beside that of reading the table
+    /// that records what was applied.
+    ///
+    /// # Errors
+    /// What sqlx says. Nothing is half done.
+    pub async fn apply(&self, pool: &PgPool, schema: &Schema) -> Result<Migrated, MigrateError> {
+        let mut connection = pool.acquire().await?;
+        let before = self.recorded(&mut connection, schema).await?;
+        let known: BTreeSet<i64> = self.files.iter().map(|(version, ..)| *version).collect();
+        let done: BTreeSet<i64> = before.iter().map(|(version, _)| *version).collect();
+        let newer = done.difference(&known).copied().collect();
+        let migrations = self.migrations(schema);
+        // Everything is there as this program has it: nothing is to be created, so no right to create is needed.
+        let same = migrations.iter().all(|migration| {
+            before.iter().any(|(version, checksum)| {
+                *version == migration.version && *checksum == *migration.checksum
+            })
+        });
+        if same {
+            return Ok(Migrated { applied: Vec::new(), newer });
+        }
+        create_schema(&mut connection, schema).await?;
+        let mut migrator = Migrator::with_migrations(migrations);
+        migrator.dangerous_set_table_name(format!("{}.{}", schema.as_str(), self.table));
+        // An older program beside a newer one finds migrations that it does not know.
+        migrator.set_ignore_missing(true);
+        if let Err(error) = migrator.run_direct(None, &mut *connection, false).await {
+            // It may still hold the lock by which processes take turns.
+            connection.close_on_drop();
+            return Err(error);
+        }
+        let after = self.recorded(&mut connection, schema).await?;
+        let after: BTreeSet<i64> = after.iter().map(|(version, _)| *version).collect();
+        let files = self.files.iter();
+        let applied = files
+            .filter(|(version, ..)| after.contains(version) && !done.contains(version))
+            .map(|(_, name, _)| (*name).to_owned());
+        Ok(Migrated { applied: applied.collect(), newer })
+    }
+
+    fn migrations(&self, schema: &Schema) -> Vec<Migration> {
+        let texts = self.sql(schema).into_iter().zip(self.files);
+        texts
+            .map(|((name, text), (version, ..))| {
+                Migration::new(*version, name.into(), MigrationType::Simple, safe(text), false)
+            })
+            .collect()
+    }
+
+    /// Version and checksum of what was applied with success; nothing if the table is not there.
+    async fn recorded(
+        &self,
+        connection: &mut PgConnection,
+        schema: &Schema,
+    ) -> Result<Vec<(i64, Vec<u8>)>, sqlx::Error> {
+        let table = format!("{}.{}", schema.as_str(), self.table);
+        let there: bool = sqlx::query("select pg_catalog.to_regclass($1) is not null")
+            .bind(&table)
+            .fetch_one(&mut *connection)
+            .await?
+            .try_get(0)?;
+        if !there {
+            return Ok(Vec::new());
+        }
+        let text = format!("select version, checksum from {table} where success");
+        let rows = sqlx::query(safe(text)).fetch_all(&mut *connection).await?;
+        rows.iter().map(|row| Ok((row.try_get(0)?, row.try_get(1)?))).collect()
+    }
+}
+
+/// Creates the schema if it is missing. `create schema if not exists` asks for the right to create schemas in the
+/// database also where the schema is there.
+async fn create_schema(connection: &mut PgConnection, schema: &Schema) -> Result<(), sqlx::Error> {
+    let there: bool = sqlx::query("select pg_catalog.to_regnamespace($1) is not null")
+        .bind(schema.as_str())
+        .fetch_one(&mut *connection)
+        .await?
+        .try_get(0)?;
+    if there {
+        return Ok(());
+    }
+    let created = sqlx::query(safe(format!("create schema {}", schema.as_str())))
+        .execute(&mut *connection)
+        .await;
+    match created {
+        Ok(_) => Ok(()),
+        // Another process was faster.
+        Err(sqlx::Error::Database(error))
+            if ["42P06", "23505"].contains(&error.code().as_deref().unwrap_or_default()) =>
+        {
+            Ok(())
+        }
+        Err(error) => Err(error),
+    }
+}
+
+/// The texts are those of this program, with a checked schema in them.
+fn safe(text: String) -> SqlStr {
+    AssertSqlSafe(Arc::<str>::from(text)).into_sql_str()
+}
