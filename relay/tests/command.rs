@@ -130,3 +130,125 @@ fn wrong_usage_ends_with_2_and_a_wrong_setting_with_1_and_its_name() {
         text(&refused.stderr)
     );
 }
+
+#[tokio::test]
+async fn migrate_says_what_it_applied_and_that_tables_are_newer() {
+    let scope = pillarbox_testkit::servers().await.unwrap().scope().await.unwrap();
+    let migrate = || {
+        let output = pillarbox(&["migrate", "--database-url", scope.database_url()]);
+        assert!(output.status.success(), "{}", text(&output.stderr));
+        text(&output.stdout)
+    };
+    let first = migrate();
+    assert!(
+        first.contains("applied 0001_outbox.sql") && first.contains("applied 0001_inbox.sql"),
+        "{first}"
+    );
+    assert_eq!(
+        migrate(),
+        "outbox tables in schema pillarbox are up to date\ninbox tables in schema pillarbox are up to date\n"
+    );
+    for side in ["outbox", "inbox"] {
+        let newer = format!(
+            "insert into pillarbox.{side}_migration (version, description, success, checksum, execution_time) \
+             values (97, 'later', true, '', 0)"
+        );
+        sqlx::query(sqlx::AssertSqlSafe(newer)).execute(scope.pool()).await.unwrap();
+    }
+    let newer = migrate();
+    assert!(!newer.contains("up to date"), "{newer}");
+    assert_eq!(
+        newer.matches("newer than this program, which does not know migration 97").count(),
+        2,
+        "{newer}"
+    );
+}
+
+#[tokio::test]
+async fn what_others_have_written_does_not_act_on_the_terminal() {
+    let shop = Shop::open().await;
+    let hostile = "x\u{1b}[2J\u{9b}2J\u{202e}\u{2028}y\u{7}";
+    sqlx::query(
+        "insert into pillarbox.outbox_dead_letter (position, relay, event_id, event_type, topic, key, headers, \
+         payload, created_at, reason, error, attempts) \
+         values (1, $1, gen_random_uuid(), $1, $1, $1, jsonb_build_object('h', $1::text), 'p', now(), 'invalid', $1, 1)",
+    )
+    .bind(hostile)
+    .execute(shop.pool())
+    .await
+    .unwrap();
+    let id: String = sqlx::query_scalar("select event_id::text from pillarbox.outbox_dead_letter")
+        .fetch_one(shop.pool())
+        .await
+        .unwrap();
+    sqlx::query(
+        "insert into pillarbox.relay (name, cursor, holder, epoch, expires_at, heartbeat) \
+         values ($1, '{}', $1, 1, now() + interval '1 hour', now()), ('other', '{}', $1, 1, now(), now())",
+    )
+    .bind(hostile)
+    .execute(shop.pool())
+    .await
+    .unwrap();
+    let url = shop.scope.database_url();
+    let nats = shop.scope.nats_url();
+    for arguments in [
+        &["dead-letters", "list", "--outbox"][..],
+        &["dead-letters", "list", "--outbox", "--json"],
+        &["dead-letters", "show", "--outbox", &id],
+        &["dead-letters", "retry", "--outbox", "--all", "--dry-run"],
+        &["status"],
+        &["status", "--json"],
+        &["status", "--name", "other"],
+        &["doctor", "--nats-url", nats],
+        &["doctor", "--nats-url", nats, "--json"],
+        &["doctor", "--nats-url", nats, "--name", "other"],
+    ] {
+        let output = pillarbox(&[arguments, &["--database-url", url]].concat());
+        let said = text(&output.stdout) + &text(&output.stderr);
+        assert!(said.len() > 20, "{arguments:?}: {said}");
+        let acting =
+            |c: char| (c.is_control() && c != '\n') || matches!(c, '\u{2028}' | '\u{202e}');
+        assert!(!said.contains(acting), "{arguments:?}: {said:?}");
+        if arguments.contains(&"list") && arguments.contains(&"--json") {
+            let letter: serde_json::Value = serde_json::from_str(said.trim()).unwrap();
+            assert_eq!(letter["topic"], hostile, "JSON keeps the value");
+        }
+    }
+}
+
+#[test]
+fn no_level_of_the_log_shows_a_secret() {
+    let password_file =
+        std::env::temp_dir().join(format!("pillarbox-pgpass-{}", std::process::id()));
+    std::fs::write(&password_file, "hunter2 is no line of a password file\n").unwrap();
+    std::fs::set_permissions(&password_file, std::os::unix::fs::PermissionsExt::from_mode(0o600))
+        .unwrap();
+    for level in [
+        "debug",
+        "trace",
+        "async_nats=trace,sqlx=trace,sqlx_postgres::options=trace,async_nats::connector=trace",
+    ] {
+        for format in ["text", "json"] {
+            let output = Command::new(env!("CARGO_BIN_EXE_pillarbox"))
+                .args(["relay", "--fail-fast", "--http", "off", "--log-format", format])
+                .env("RUST_LOG", level)
+                .env("PGPASSFILE", &password_file)
+                .env("DATABASE_URL", "postgres://u@127.0.0.1:1/x")
+                .env("NATS_URL", "nats://u:hunter2@127.0.0.1:1")
+                .output()
+                .unwrap();
+            let said = text(&output.stdout) + &text(&output.stderr);
+            assert!(said.contains("127.0.0.1") && !said.contains("hunter2"), "{level}: {said}");
+            let output = Command::new(env!("CARGO_BIN_EXE_pillarbox"))
+                .args(["doctor", "--log-format", format])
+                .env("RUST_LOG", level)
+                .env("DATABASE_URL", "postgres://u:hunter2@127.0.0.1:1/x")
+                .env("NATS_URL", "nats://u:hunter2@127.0.0.1:1")
+                .output()
+                .unwrap();
+            let said = text(&output.stdout) + &text(&output.stderr);
+            assert!(said.contains("127.0.0.1") && !said.contains("hunter2"), "{level}: {said}");
+        }
+    }
+    std::fs::remove_file(&password_file).unwrap();
+}

@@ -4,7 +4,8 @@ use clap::{Args, Subcommand};
 use pillarbox_relay::dead_letters::{DeadLetter, DeadLetters, Filter, Side, State};
 
 use super::settings::{Flags, Tables};
-use super::{Done, age, pool, print};
+use super::terminal::harmless;
+use super::{Done, age, pool, print, print_json};
 
 /// Look at events that were given up, try them again, or discard them.
 #[derive(Debug, Args)]
@@ -135,7 +136,7 @@ impl DeadLettersCommand {
                         .iter()
                         .map(|letter| serde_json::to_string(letter).map(|line| line + "\n"))
                         .collect();
-                    return print(&lines?);
+                    return print_json(&lines?);
                 }
                 let mut text = table(&found);
                 if found.len() as i64 == limit {
@@ -213,7 +214,10 @@ async fn each(
                 Ok(false) => {}
                 Err(error) => {
                     failed += 1;
-                    eprintln!("pillarbox: {}", pillarbox_relay::error::full_text(&*error));
+                    eprintln!(
+                        "pillarbox: {}",
+                        harmless(&pillarbox_relay::error::full_text(&*error))
+                    );
                 }
             }
         }
@@ -276,11 +280,6 @@ fn whole(letter: &DeadLetter) -> String {
     }
     lines.extend(letter.headers.iter().map(|(name, value)| ("header", format!("{name}: {value}"))));
     lines.iter().map(|(name, value)| format!("{name:<8}  {}\n", harmless(value))).collect()
-}
-
-/// Without control characters: what events hold must not steer a terminal.
-fn harmless(text: &str) -> String {
-    text.chars().map(|c| if c.is_control() { '\u{fffd}' } else { c }).collect()
 }
 
 /// Reads an age such as `90s`, `15m`, `1h` or `2d`.

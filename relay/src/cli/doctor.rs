@@ -7,6 +7,7 @@ use pillarbox_relay::doctor::{Doctor, Finding, Level};
 
 use super::Done;
 use super::settings::{Flags, Surroundings};
+use super::terminal::harmless;
 
 /// Check the database, the outbox, the broker and its streams, and say what to mend.
 ///
@@ -54,7 +55,7 @@ impl DoctorCommand {
             findings.extend(found);
         }
         match self.json {
-            true => super::print(&format!("{:#}\n", serde_json::json!({ "findings": all })))?,
+            true => super::print_json(&format!("{:#}\n", serde_json::json!({ "findings": all })))?,
             false => super::print(&report)?,
         }
         match count(&findings, Level::Fail) {
@@ -73,9 +74,9 @@ fn text(findings: &[Finding]) -> String {
             Level::Warn => "warn",
             _ => "FAIL",
         };
-        text += &format!("{level:<4}  {check:<22}  {message}\n");
+        text += &format!("{level:<4}  {check:<22}  {}\n", harmless(message));
         if let Some(remedy) = remedy {
-            text += &format!("{:28}  → {remedy}\n", "");
+            text += &format!("{:28}  → {}\n", "", harmless(remedy));
         }
     }
     text + &format!(

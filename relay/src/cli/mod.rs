@@ -5,17 +5,20 @@ mod config;
 mod dead_letters;
 mod doctor;
 mod http;
+mod logging;
 mod man;
 mod migrate;
 mod relay;
 mod replay;
 mod settings;
 mod status;
+mod terminal;
 
 use std::io::Write;
 use std::process::ExitCode;
 
-use clap::{CommandFactory, Parser, Subcommand, ValueEnum};
+use clap::{CommandFactory, Parser, Subcommand};
+use logging::LogFormat;
 use pillarbox_relay::config::LoadError;
 use pillarbox_relay::error::full_text;
 use sqlx::postgres::PgPoolOptions;
@@ -63,14 +66,6 @@ enum Command {
     Man(man::ManPages),
 }
 
-#[derive(Clone, Copy, Debug, ValueEnum)]
-enum LogFormat {
-    /// Lines for people.
-    Text,
-    /// One JSON object a line.
-    Json,
-}
-
 /// The command line, with its exit codes at the end of each help.
 pub(crate) fn command() -> clap::Command {
     let codes: String =
@@ -83,7 +78,7 @@ fn ending_with(command: clap::Command, help: &str) -> clap::Command {
 }
 
 pub(crate) fn run(cli: Cli) -> ExitCode {
-    start_logging(cli.log_format);
+    logging::start(cli.log_format);
     let runtime = match tokio::runtime::Builder::new_multi_thread().enable_all().build() {
         Ok(runtime) => runtime,
         Err(error) => return failed(&error),
@@ -127,6 +122,11 @@ fn print(text: &(impl AsRef<[u8]> + ?Sized)) -> Done {
     }
 }
 
+/// As [`print`], for JSON.
+fn print_json(json: &str) -> Done {
+    print(&terminal::harmless_json(json))
+}
+
 /// An age for people, from seconds.
 fn age(seconds: f64) -> String {
     match seconds {
@@ -140,7 +140,7 @@ fn age(seconds: f64) -> String {
 type Done = Result<(), Box<dyn std::error::Error>>;
 
 fn failed(error: &(dyn std::error::Error + 'static)) -> ExitCode {
-    eprintln!("pillarbox: {}", full_text(error));
+    eprintln!("pillarbox: {}", terminal::harmless(&full_text(error)));
     if let Some(hint) = hint(error) {
         eprintln!("{hint}");
     }
@@ -164,24 +164,5 @@ fn hint(error: &(dyn std::error::Error + 'static)) -> Option<&'static str> {
             Some("The database cannot be used: `pillarbox doctor` says more.")
         }
         _ => None,
-    }
-}
-
-fn start_logging(format: LogFormat) {
-    use tracing_subscriber::EnvFilter;
-    let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| {
-        EnvFilter::new(
-            "info,async_nats=warn,async_nats::connector=off,jetstream_extra=warn,sqlx=warn",
-        )
-    });
-    let log = tracing_subscriber::fmt()
-        .with_env_filter(filter)
-        .with_writer(std::io::stderr)
-        .with_target(false);
-    match format {
-        LogFormat::Text => {
-            log.with_ansi(std::io::IsTerminal::is_terminal(&std::io::stderr())).init()
-        }
-        LogFormat::Json => log.json().init(),
     }
 }

@@ -7,6 +7,7 @@ use sqlx::{Connection, PgConnection};
 
 use super::Done;
 use super::settings::{Flags, OneRelay};
+use super::terminal::harmless;
 
 /// Show how a relay stands: who leads, what waits, what was given up.
 ///
@@ -31,7 +32,7 @@ impl StatusCommand {
         };
         connection.close().await?;
         match self.json {
-            true => super::print(&(serde_json::to_string_pretty(&status)? + "\n")),
+            true => super::print_json(&(serde_json::to_string_pretty(&status)? + "\n")),
             false => super::print(&text(&status, &others)),
         }
     }
@@ -73,7 +74,7 @@ fn text(status: &Status, others: &[String]) -> String {
         lines.push(("cursor", text));
     }
     let mut text: String =
-        lines.iter().map(|(name, value)| format!("{name:<12}  {value}\n")).collect();
+        lines.iter().map(|(name, value)| format!("{name:<12}  {}\n", harmless(value))).collect();
     if !status.leading {
         text += "\nNothing is shipped. `pillarbox doctor` says what to do.\n";
     }

@@ -1,0 +1,74 @@
+//! The log, on standard error.
+
+use std::fmt::Debug;
+use std::io::{self, IsTerminal, Write};
+
+use clap::ValueEnum;
+use tracing::field::Field;
+use tracing_subscriber::EnvFilter;
+use tracing_subscriber::field::MakeExt;
+use tracing_subscriber::fmt::format::{Writer, debug_fn};
+
+use super::terminal::{harmless, harmless_json};
+
+/// What is logged unless `RUST_LOG` says otherwise.
+const DEFAULT: &str = "info,async_nats=warn,jetstream_extra=warn,sqlx=warn";
+
+/// Parts of libraries that write passwords: the broker's URL with its login, at `debug`, and the lines of a
+/// password file that is malformed, at `warn`. Nothing that `RUST_LOG` says turns them on.
+const NEVER: [&str; 2] = ["async_nats::connector=off", "sqlx_postgres::options=off"];
+
+/// How log lines are written.
+#[derive(Clone, Copy, Debug, ValueEnum)]
+pub(super) enum LogFormat {
+    /// Lines for people.
+    Text,
+    /// One JSON object a line.
+    Json,
+}
+
+/// Starts logging. What is logged holds values that come from others, so neither format passes on characters that
+/// act on a terminal.
+pub(super) fn start(format: LogFormat) {
+    let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new(DEFAULT));
+    let never = NEVER.iter().filter_map(|directive| directive.parse().ok());
+    let filter = never.fold(filter, EnvFilter::add_directive);
+    let log = tracing_subscriber::fmt().with_env_filter(filter).with_target(false);
+    match format {
+        LogFormat::Text => log
+            .with_writer(io::stderr)
+            .with_ansi(io::stderr().is_terminal())
+            .fmt_fields(debug_fn(field).delimited(" "))
+            .init(),
+        LogFormat::Json => log.json().with_writer(JsonLine::default).init(),
+    }
+}
+
+fn field(to: &mut Writer<'_>, field: &Field, value: &dyn Debug) -> std::fmt::Result {
+    let value = harmless(&format!("{value:?}"));
+    match field.name() {
+        "message" => write!(to, "{value}"),
+        name => write!(to, "{name}={value}"),
+    }
+}
+
+/// A line of the log, written when it is whole.
+#[derive(Default)]
+struct JsonLine(Vec<u8>);
+
+impl Write for JsonLine {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        self.0.write(bytes)
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+impl Drop for JsonLine {
+    fn drop(&mut self) {
+        // There is nobody to tell that standard error is closed.
+        let _ = io::stderr().write_all(harmless_json(&String::from_utf8_lossy(&self.0)).as_bytes());
+    }
+}

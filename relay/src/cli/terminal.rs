@@ -1,0 +1,79 @@
+//! What may be shown on a terminal.
+//!
+//! Names, errors, headers and payloads come from others. A control character in them could move the cursor or
+//! change colours, one that turns the direction of text around could make a line read as another, and a line
+//! separator could make two lines of one.
+
+use std::fmt::Write;
+
+/// The text on one line: every character that does more than to stand there is shown by its number, as `<U+001B>`.
+pub(crate) fn harmless(text: &str) -> String {
+    let mut shown = String::with_capacity(text.len());
+    for c in text.chars() {
+        match acts(c) {
+            true => drop(write!(shown, "<U+{:04X}>", u32::from(c))),
+            false => shown.push(c),
+        }
+    }
+    shown
+}
+
+/// JSON, or lines of it, that means the same and is harmless: characters that act can only stand within strings,
+/// and are escaped there. JSON itself asks that of those below U+0020 alone.
+pub(crate) fn harmless_json(json: &str) -> String {
+    let mut shown = String::with_capacity(json.len());
+    for c in json.chars() {
+        if !acts(c) || matches!(c, '\n' | '\t') {
+            shown.push(c);
+            continue;
+        }
+        for unit in c.encode_utf16(&mut [0; 2]) {
+            let _ = write!(shown, "\\u{unit:04x}");
+        }
+    }
+    shown
+}
+
+/// Whether a terminal, or whoever lays the text out, does something at this character.
+fn acts(c: char) -> bool {
+    c.is_control()
+        || matches!(c,
+            // Soft hyphen, Arabic letter mark, Mongolian vowel separator.
+            '\u{ad}' | '\u{61c}' | '\u{180e}'
+            // Of no width, and marks of direction; line and paragraph separators; embeddings and overrides.
+            | '\u{200b}'..='\u{200f}' | '\u{2028}'..='\u{202e}'
+            // Joiners, isolates, deprecated formatting.
+            | '\u{2060}'..='\u{206f}'
+            // Byte order mark, interlinear annotations, musical beams, tags.
+            | '\u{feff}' | '\u{fff9}'..='\u{fffb}' | '\u{1d173}'..='\u{1d17a}' | '\u{e0000}'..='\u{e007f}')
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn characters_that_act_are_shown_by_their_number() {
+        for (text, shown) in [
+            ("Müller, 東京 ✓ 👍", "Müller, 東京 ✓ 👍"),
+            ("a\u{1b}[2Jb", "a<U+001B>[2Jb"),
+            ("a\u{9b}2Jb", "a<U+009B>2Jb"),
+            ("a\nb\tc\r\u{7f}", "a<U+000A>b<U+0009>c<U+000D><U+007F>"),
+            ("\u{202e}gpj\u{2066}x", "<U+202E>gpj<U+2066>x"),
+            ("a\u{2028}b\u{2029}c\u{85}", "a<U+2028>b<U+2029>c<U+0085>"),
+            ("\u{e0041}\u{feff}", "<U+E0041><U+FEFF>"),
+        ] {
+            assert_eq!(harmless(text), shown);
+        }
+    }
+
+    #[test]
+    fn json_means_the_same() {
+        let value = serde_json::json!({ "a\u{9b}": "x\u{1b}\u{202e}\u{2028}\u{e0041}\n\u{7f}ü" });
+        for json in [value.to_string(), format!("{value:#}")] {
+            let shown = harmless_json(&json);
+            assert_eq!(serde_json::from_str::<serde_json::Value>(&shown).unwrap(), value);
+            assert!(shown.chars().all(|c| c == '\n' || !acts(c)), "{shown:?}");
+        }
+    }
+}
