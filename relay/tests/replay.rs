@@ -4,16 +4,22 @@
 mod support;
 
 use std::collections::HashSet;
-use std::process::Command;
+use std::process::{Command, Stdio};
+use std::time::{Duration, Instant};
 
 use support::Shop;
 
 fn replay(shop: &Shop, arguments: &[&str]) -> (i32, String) {
+    unconfirmed(shop, &[arguments, &["--yes"]].concat())
+}
+
+fn unconfirmed(shop: &Shop, arguments: &[&str]) -> (i32, String) {
     let output = Command::new(env!("CARGO_BIN_EXE_pillarbox"))
         .arg("replay")
         .args(arguments)
         .env("DATABASE_URL", shop.scope.database_url())
         .env("NATS_URL", shop.scope.nats_url())
+        .stdin(Stdio::null())
         .output()
         .unwrap();
     let text = String::from_utf8_lossy(&output.stdout).into_owned()
@@ -78,4 +84,24 @@ async fn a_replay_says_what_it_cannot_do() {
     shop.jetstream().await.delete_stream(&shop.stream).await.unwrap();
     let (code, said) = replay(&shop, &["--since", "1h"]);
     assert!(code == 1 && said.contains("no stream takes the subject"), "{said}");
+}
+
+#[tokio::test]
+async fn nothing_is_sent_again_before_somebody_says_yes() {
+    let shop = Shop::open().await;
+    let relay = shop.start(shop.config());
+    shop.insert_many(60).await;
+    shop.shipped().await;
+    relay.stop().await;
+    let (code, said) = unconfirmed(&shop, &["--since", "1h"]);
+    assert!(code == 1 && said.contains("60 events") && said.contains("--yes"), "{said}");
+    assert_eq!(shop.messages().await, 60);
+    assert_eq!(unconfirmed(&shop, &["--since", "1h", "--dry-run"]).0, 0, "counting needs no yes");
+    assert_eq!(replay(&shop, &["--since", "1h", "--rate", "0"]).0, 2);
+
+    let begun = Instant::now();
+    let (code, said) = replay(&shop, &["--since", "1h", "--rate", "20"]);
+    assert!(code == 0 && said.contains("60 sent"), "{said}");
+    assert!(begun.elapsed() >= Duration::from_millis(2_900), "60 at 20 per second take 3 s");
+    assert_eq!(shop.messages().await, 120);
 }

@@ -225,7 +225,7 @@ async fn all_parts_run_with_the_documented_rights() {
 
     // Each looks after its own with its own rights; doctor is satisfied with them.
     closed.pillarbox(&["doctor"], "relay");
-    let replayed = closed.pillarbox(&["replay", "--from-position", "1"], "relay");
+    let replayed = closed.pillarbox(&["replay", "--from-position", "1", "--yes"], "relay");
     assert!(replayed.contains(" sent\n"), "{replayed}");
     let role = format!("{}_relay", closed.scope.prefix());
     closed.pillarbox(&["doctor", "--role", &role], "operator");

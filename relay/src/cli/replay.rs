@@ -1,5 +1,7 @@
 //! `pillarbox replay`.
 
+use std::io::IsTerminal;
+use std::num::NonZeroU32;
 use std::time::{Duration, Instant};
 
 use clap::Args;
@@ -33,6 +35,12 @@ pub(crate) struct Replay {
     /// Only count.
     #[arg(long)]
     dry_run: bool,
+    /// Send without asking. Needed where standard input is no terminal.
+    #[arg(long)]
+    yes: bool,
+    /// Send at most so many events per second. As fast as the broker takes them unless given.
+    #[arg(long, value_name = "EVENTS_PER_SECOND")]
+    rate: Option<NonZeroU32>,
 }
 
 #[derive(Debug, Args)]
@@ -78,8 +86,14 @@ impl Replay {
         if self.dry_run || extent.events == 0 {
             return Ok(());
         }
+        if !self.yes {
+            confirm(extent.events)?;
+        }
         eprintln!("generation {generation}");
         let broker = jetstream(&config.nats_url, &config.nats).await?;
+        if let Some(rate) = self.rate {
+            replay = replay.at_most(rate);
+        }
         let mut shown = Instant::now();
         let ran = replay
             .run(broker, &generation, |progress| {
@@ -106,5 +120,27 @@ impl Replay {
             }
         }
         Ok(())
+    }
+}
+
+/// Asks whether so many events are to be sent; an error unless the answer is yes.
+fn confirm(events: i64) -> Done {
+    let question = format!(
+        "This sends {events} events again to every consumer of their topics; one without an inbox, or under a new \
+         name, handles them again."
+    );
+    let input = std::io::stdin();
+    if !input.is_terminal() {
+        return Err(format!(
+            "{question} Nothing was sent: give --yes to send them, or --dry-run to count them"
+        )
+        .into());
+    }
+    eprint!("{question} Send them? [y/N] ");
+    let mut answer = String::new();
+    input.read_line(&mut answer)?;
+    match answer.trim().to_lowercase().as_str() {
+        "y" | "yes" => Ok(()),
+        _ => Err("nothing was sent".into()),
     }
 }

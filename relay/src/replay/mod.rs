@@ -6,12 +6,15 @@
 //! meanwhile lies between the repeats. A consumer with an inbox skips what it has handled; to handle an event
 //! again takes another consumer name.
 
+use std::num::NonZeroU32;
 use std::sync::Arc;
+use std::time::Duration;
 
 use async_nats::jetstream::Context;
 use sqlx::postgres::{PgArguments, PgRow, Postgres};
 use sqlx::query::Query;
 use sqlx::{AssertSqlSafe, PgConnection, Row as _, SqlSafeStr, SqlStr};
+use tokio::time::Instant;
 
 use crate::checkpoint::Acknowledged;
 use crate::config::RelayConfig;
@@ -110,6 +113,7 @@ pub struct Replay {
     since: String,
     first: i64,
     last: i64,
+    rate: Option<NonZeroU32>,
 }
 
 impl Replay {
@@ -143,7 +147,15 @@ impl Replay {
             count: sql(include_str!("count.sql")),
             page: sql(include_str!("page.sql")),
             which,
+            rate: None,
         })
+    }
+
+    /// Sends at most so many events per second, so that consumers keep up with it beside what is new. Without
+    /// this, as fast as the broker takes them.
+    #[must_use]
+    pub fn at_most(self, per_second: NonZeroU32) -> Self {
+        Self { rate: Some(per_second), ..self }
     }
 
     /// Counts what it would send.
@@ -174,10 +186,14 @@ impl Replay {
         mut progress: impl FnMut(Progress),
     ) -> Result<Progress, ReplayError> {
         let mut done = Progress { sent: 0, skipped: 0, after: self.first };
+        let begun = Instant::now();
+        // At least ten pages a second, so that a low rate is no series of bursts.
+        let page_rows =
+            self.rate.map_or(PAGE_ROWS, |rate| (i64::from(rate.get()) / 10).clamp(1, PAGE_ROWS));
         let mut sink = KeyedWindow::new(broker, Acknowledged::default());
         loop {
             let database = |source| ReplayError::Database { after: done.after, source };
-            let query = self.rows(&self.page, done.after).bind(PAGE_ROWS);
+            let query = self.rows(&self.page, done.after).bind(page_rows);
             let rows = query.fetch_all(&mut self.connection).await.map_err(database)?;
             let mut messages = Vec::with_capacity(rows.len());
             let (mut last, mut skipped) = (done.after, 0);
@@ -209,6 +225,10 @@ impl Replay {
                     done.skipped += skipped;
                     done.after = last;
                     progress(done);
+                    if let Some(rate) = self.rate {
+                        let due = Duration::from_secs_f64(done.sent as f64 / f64::from(rate.get()));
+                        tokio::time::sleep_until(begun + due).await;
+                    }
                 }
                 Err(SinkFailure { stored, error }) => {
                     let of_page = usize::try_from(stored - before).unwrap_or(0);
