@@ -179,7 +179,10 @@ fn a_command_about_one_outbox_chooses_among_several() {
 fn what_cannot_be_used_is_named_with_the_place_that_set_it() {
     let folder = Folder::with("\nlease_ms = 1\n");
     let error = folder.refused(&[], &[]);
-    assert!(error.contains("lease_ms = \"1\" cannot be used: it is 300 to 600000"), "{error}");
+    assert!(
+        error.contains("lease_ms = \"1\" cannot be used: it must be between 300 and 600000"),
+        "{error}"
+    );
     assert!(error.contains(&format!("({}, line 2)", folder.file().display())), "{error}");
     let error = folder.refused(&[("PILLARBOX_LEASE_MS", "soon")], &[]);
     assert!(error.contains("PILLARBOX_LEASE_MS cannot be used: it must be a whole"), "{error}");
@@ -250,6 +253,7 @@ fn every_key_can_be_set_in_the_file_by_a_variable_and_by_its_flag() {
             Kind::Url if key.name == "nats_url" => "tls://broker:4222".to_owned(),
             Kind::Url => "postgres://broker/shop".to_owned(),
             Kind::File => folder.0.path().join("there").display().to_string(),
+            _ if key.name == "http" => "localhost:9465".to_owned(),
             _ => "word".to_owned(),
         };
         // What a key needs beside it.
@@ -421,4 +425,74 @@ fn the_documentation_names_every_key_and_its_sample_loads() {
         let own = key.scope == Scope::Outbox;
         assert_eq!(row.contains("| yes |"), own, "{row}");
     }
+}
+
+#[test]
+fn values_that_could_not_be_used_later_are_refused_with_their_key() {
+    for (key, value) in [
+        ("schema", "order"),
+        ("schema", "pg_shop"),
+        ("http", "9464"),
+        ("http", ":9464"),
+        ("http", "127.0.0.1:99999"),
+        ("http", "::1:9464"),
+        ("database_url", "postgres://u@::1:5432/x"),
+        ("database_url", "postgres://u@a:1,b:2/x?port=1,2,3"),
+        ("nats_url", "nats://a:0"),
+        ("nats_url", "nats://::1:4222"),
+        ("nats.inbox_prefix", "a.>"),
+    ] {
+        let table = match key.split_once('.') {
+            Some((table, name)) => format!("[{table}]\n{name} = \"{value}\"\n"),
+            None => format!("{key} = \"{value}\"\n"),
+        };
+        let error = Folder::with(&table).refused(&[], &[]);
+        assert!(
+            error.contains(&format!("{key} = ")) && error.contains("cannot be used"),
+            "{error}"
+        );
+    }
+    for (key, value) in [
+        ("database_url", "postgres://u:p@[::1]:5432/x"),
+        ("database_url", "postgres://u:p@a,b:5433/x?target_session_attrs=primary"),
+        ("nats_url", "nats://[::1]:4222,tls://b"),
+        ("http", "[::1]:0"),
+    ] {
+        Folder::with(&format!("{key} = \"{value}\"\n")).load(&[], &[]);
+    }
+}
+
+#[test]
+fn a_secret_that_every_account_can_read_is_warned_of() {
+    use std::os::unix::fs::PermissionsExt;
+    let folder = Folder::with(
+        "database_url = \"postgres://u:hunter2@h/x\"\n[nats]\ntoken_file = \"token\"\n",
+    );
+    folder.write("token", "t");
+    let allow = |name: &str, mode| {
+        let path = folder.0.path().join(name);
+        std::fs::set_permissions(path, std::fs::Permissions::from_mode(mode)).unwrap();
+    };
+    for (settings, token, warned) in [
+        (0o600, 0o600, vec![]),
+        (0o640, 0o400, vec![]),
+        (0o644, 0o600, vec!["read"]),
+        (0o600, 0o606, vec!["read and change"]),
+        (0o602, 0o604, vec!["change", "read"]),
+    ] {
+        allow("pillarbox.toml", settings);
+        allow("token", token);
+        let said = folder.load(&[], &[]).exposed_files();
+        assert_eq!(said.len(), warned.len(), "{said:?}");
+        for (said, what) in said.iter().zip(warned) {
+            assert!(
+                said.contains(&format!("can {what} /")) && said.contains("chmod o-rw"),
+                "{said}"
+            );
+            assert!(!said.contains("hunter2"), "{said}");
+        }
+    }
+    // A file without a secret may be read by everybody.
+    let folder = Folder::with("database_url = \"postgres://h/x\"\n");
+    assert_eq!(folder.load(&[], &[]).exposed_files(), Vec::<String>::new());
 }

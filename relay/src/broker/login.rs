@@ -73,6 +73,9 @@ pub(super) async fn options(
     if config.tls_first {
         options = options.tls_first();
     }
+    if let Some(prefix) = &config.inbox_prefix {
+        options = options.custom_inbox_prefix(prefix.clone());
+    }
     Ok((options.require_tls(config.requires_tls()), login))
 }
 

@@ -34,6 +34,9 @@ impl ConfigCommand {
                 several => format!("{several} outboxes"),
             }
         );
+        for warning in settings.exposed_files() {
+            println!("but {}", super::terminal::harmless(&warning));
+        }
         match settings.require_database() {
             Err(missing @ LoadError::Missing { .. }) => println!("but {missing}"),
             other => other?,

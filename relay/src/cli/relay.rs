@@ -27,6 +27,9 @@ impl Relay {
         }
         let settings = self.flags.settings()?;
         settings.require_database()?;
+        for warning in settings.exposed_files() {
+            tracing::warn!("{warning}");
+        }
         let http = Http::bind(&settings.program.http).await?;
         let relays = Relays::new(settings.outboxes)?;
         let mut serving = JoinSet::new();

@@ -61,10 +61,22 @@ pub(super) fn files(url: &str) -> Vec<(&'static str, PathBuf)> {
         .collect()
 }
 
+/// Those of them that hold a private key.
+pub(super) fn key_files(url: &str) -> impl Iterator<Item = PathBuf> {
+    let keys: String = url
+        .split_once('?')
+        .map_or("", |(_, parameters)| parameters)
+        .split('&')
+        .filter(|parameter| parameter.starts_with("sslkey=") || parameter.starts_with("ssl-key="))
+        .map(|parameter| format!("&{parameter}"))
+        .collect();
+    files(&format!("?{keys}")).into_iter().map(|(_, path)| path)
+}
+
 pub(super) fn validate(url: &str) -> Result<(), ConfigError> {
     let fail = |problem| Err(ConfigError { key: "database_url", value: masked(url), problem });
     if !url.starts_with("postgres://") && !url.starts_with("postgresql://") {
-        let problem = "it is postgres://user:password@host:port/database".to_owned();
+        let problem = "it must be postgres://user:password@host:port/database".to_owned();
         return Err(ConfigError { key: "database_url", value: MASK.to_owned(), problem });
     }
     let parameters = url.split_once('?').map_or("", |(_, parameters)| parameters);
@@ -161,7 +173,10 @@ pub(crate) fn servers(url: &str) -> Result<Vec<PgConnectOptions>, ConfigError> {
         if !port.is_empty() {
             let number: Option<u16> = port.parse().ok().filter(|port| *port != 0);
             let number = number.ok_or_else(|| {
-                fail("a port must be a number between 1 and 65535; an IPv6 address needs brackets".to_owned())
+                fail(
+                    "a port must be a number between 1 and 65535; an IPv6 address needs brackets"
+                        .to_owned(),
+                )
             })?;
             parameters.push(format!("port={number}"));
         }
@@ -191,12 +206,15 @@ fn host_and_port(place: &str) -> Result<(String, String), String> {
     if let Some(address) = place.strip_prefix('[') {
         let (address, port) = address.split_once(']').unwrap_or((address, "?"));
         if address.parse::<std::net::Ipv6Addr>().is_err() {
-            return Err("what stands in brackets must be an IPv6 address, as in [::1]:5432".to_owned());
+            return Err(
+                "what stands in brackets must be an IPv6 address, as in [::1]:5432".to_owned()
+            );
         }
         return match port.strip_prefix(':') {
             Some(port) => Ok((address.to_owned(), port.to_owned())),
             None if port.is_empty() => Ok((address.to_owned(), String::new())),
-            None => Err("an IPv6 address must be followed by a port or nothing, as in [::1]:5432".to_owned()),
+            None => Err("an IPv6 address must be followed by a port or nothing, as in [::1]:5432"
+                .to_owned()),
         };
     }
     let (host, port) = place.split_once(':').unwrap_or((place, ""));
@@ -217,7 +235,7 @@ mod tests {
             validate(fine).unwrap();
         }
         for (wrong, said) in [
-            ("mysql://u:hunter2@h/x", "it is postgres://"),
+            ("mysql://u:hunter2@h/x", "it must be postgres://"),
             ("postgres://u:hunter2@h/x?sslmod=verify-full", "did you mean `sslmode`?"),
             ("postgres://u:hunter2@h/x?sslpassword=hunter2", "unknown parameter `sslpassword`"),
             ("postgres://u:hunter2@h/x?sslmode=maybe", "maybe"),
@@ -249,12 +267,17 @@ mod tests {
             ("postgres://u@/x?host=a,::1&port=8,9", vec!["a 8", "::1 9"]),
             ("postgres://%2Fvar%2Frun:6/x", vec!["/var/run:6"]),
             ("postgres:///x?host=/tmp&port=5", vec!["/tmp:5"]),
-            ("postgres://u:p%40%2F@10.0.0.1:4/x?target_session_attrs=read-write", vec!["10.0.0.1 4"]),
+            (
+                "postgres://u:p%40%2F@10.0.0.1:4/x?target_session_attrs=read-write",
+                vec!["10.0.0.1 4"],
+            ),
         ] {
             validate(url).unwrap();
             assert_eq!(places(url), wanted, "{url}");
         }
-        let [first, second] = &servers("postgres://u:p%40@a:1,b:2/shop").unwrap()[..] else { panic!() };
+        let [first, second] = &servers("postgres://u:p%40@a:1,b:2/shop").unwrap()[..] else {
+            panic!()
+        };
         for server in [first, second] {
             assert_eq!((server.get_username(), server.get_database()), ("u", Some("shop")));
         }

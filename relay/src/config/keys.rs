@@ -126,6 +126,7 @@ pub const KEYS: &[Key] = &[
     process("nats.user", Text, "NATS_USER", "nats-user", "A user of the broker, with a password"),
     secret("nats.password", "NATS_PASSWORD", "The user's password"),
     process("nats.password_file", File, "NATS_PASSWORD_FILE", "nats-password-file", "A file with the user's password"),
+    process("nats.inbox_prefix", Text, "NATS_INBOX_PREFIX", "nats-inbox-prefix", "What the subjects of the broker's answers begin with, such as _INBOX_relay, which no other user may subscribe to"),
 ];
 
 /// The key of this name.

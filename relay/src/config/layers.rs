@@ -207,7 +207,16 @@ impl Settings {
         if let Some(http) = top.get("http").and_then(|http| http.value.as_str()) {
             program.http = http.to_owned();
         }
+        let wrong_http = (!is_listen_address(&program.http)).then(|| ConfigError {
+            key: "http",
+            value: program.http.clone(),
+            problem: "it must be an address and a port, such as 127.0.0.1:9464, [::]:9464 or localhost:9464, or off"
+                .to_owned(),
+        });
         let mut settings = Self { file: path, outboxes: Vec::new(), program, top, own };
+        if let Some(error) = wrong_http {
+            return Err(settings.value_error(error, &settings.top));
+        }
         let layers = match settings.own.is_empty() {
             true => vec![settings.top.clone()],
             false => settings.own.iter().map(|own| over(settings.top.clone(), own)).collect(),
@@ -221,6 +230,34 @@ impl Settings {
         }
         settings.refuse_twins()?;
         Ok(settings)
+    }
+
+    /// A sentence for each file with a secret, and each settings file with one in it, that other accounts of this
+    /// machine can read or change.
+    pub fn exposed_files(&self) -> Vec<String> {
+        let mut files: BTreeMap<PathBuf, &str> = BTreeMap::new();
+        for outbox in &self.outboxes {
+            let secrets = outbox.nats.secret_files().map(|(key, path)| (path.clone(), key));
+            files.extend(secrets);
+            files.extend(
+                database::key_files(&outbox.database_url).map(|path| (path, "database_url")),
+            );
+        }
+        let from_file = |setting: &Setting| matches!(setting.origin, Origin::File { .. });
+        let holds_secret = |layer: &Layer| {
+            layer.iter().any(|(name, setting)| {
+                let kind = key(name).map(|key| key.kind);
+                let login = || setting.value.as_str().is_some_and(|url| url.contains('@'));
+                from_file(setting)
+                    && (kind == Some(Kind::Secret) || (kind == Some(Kind::Url) && login()))
+            })
+        };
+        if let Some(file) = self.file.clone()
+            && (holds_secret(&self.top) || self.own.iter().any(holds_secret))
+        {
+            files.insert(file, "the settings");
+        }
+        files.iter().filter_map(|(path, key)| exposed(path, key)).collect()
     }
 
     /// Refuses settings in which an outbox has no database set.
@@ -446,4 +483,71 @@ fn choose(
 /// The keys that a table `[[outbox]]` may set.
 pub(super) fn of_outboxes() -> impl Iterator<Item = &'static Key> {
     KEYS.iter().filter(|key| key.scope == Scope::Outbox)
+}
+
+/// Whether this can be listened on: `off`, or a host and a port.
+fn is_listen_address(text: &str) -> bool {
+    if text == "off" || text.parse::<std::net::SocketAddr>().is_ok() {
+        return true;
+    }
+    // A name. An IPv6 address has brackets and was an address already.
+    text.rsplit_once(':').is_some_and(|(host, port)| {
+        let plain = |c: char| c.is_ascii_alphanumeric() || matches!(c, '.' | '-' | '_');
+        !host.is_empty()
+            && host.chars().all(plain)
+            && host.parse::<std::net::Ipv4Addr>().is_err()
+            && !host.chars().all(|c| c.is_ascii_digit() || c == '.')
+            && port.parse::<u16>().is_ok()
+    })
+}
+
+/// What is wrong with the permissions of a file that holds a secret.
+fn exposed(path: &Path, key: &str) -> Option<String> {
+    use std::os::unix::fs::PermissionsExt;
+    let mode = std::fs::metadata(path).ok()?.permissions().mode();
+    let what = match (mode & 0o004 != 0, mode & 0o002 != 0) {
+        (false, false) => return None,
+        (true, false) => "read",
+        (false, true) => "change",
+        (true, true) => "read and change",
+    };
+    let path = path.display();
+    Some(format!(
+        "every account of this machine can {what} {path} ({key}), which holds a secret: chmod o-rw {path}"
+    ))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_can_be_listened_on_is_told_from_what_cannot() {
+        for fine in [
+            "off",
+            "127.0.0.1:9464",
+            "0.0.0.0:0",
+            "[::]:9464",
+            "[::1]:1",
+            "localhost:9464",
+            "relay-1.shop:80",
+        ] {
+            assert!(is_listen_address(fine), "{fine}");
+        }
+        for wrong in [
+            "",
+            "on",
+            "9464",
+            ":9464",
+            "localhost",
+            "::1:9464",
+            "[::1]",
+            "127.0.0.1:70000",
+            "1.2.3:80",
+            "a b:1",
+            "http://x:1",
+        ] {
+            assert!(!is_listen_address(wrong), "{wrong}");
+        }
+    }
 }

@@ -40,6 +40,9 @@ pub struct NatsConfig {
     pub password: Option<Secret>,
     /// A file with the user's password.
     pub password_file: Option<PathBuf>,
+    /// What the subjects begin with on which the broker answers, such as `_INBOX_relay`: one that no other user may
+    /// subscribe to. `None`: `_INBOX`.
+    pub inbox_prefix: Option<String>,
 }
 
 impl NatsConfig {
@@ -61,6 +64,11 @@ impl NatsConfig {
         ]
         .into_iter()
         .filter_map(|(key, path)| Some((key, path.as_ref()?)))
+    }
+
+    /// The files that hold a secret, each with its key.
+    pub(super) fn secret_files(&self) -> impl Iterator<Item = (&'static str, &PathBuf)> {
+        self.files().filter(|(key, _)| !["nats.ca", "nats.cert"].contains(key))
     }
 
     /// Refuses what is half set, or set twice.
@@ -100,6 +108,13 @@ impl NatsConfig {
             let key = if self.password.is_some() { "nats.password" } else { "nats.password_file" };
             return needs(key, "nats.user");
         }
+        if self.inbox_prefix.as_deref().is_some_and(|prefix| !is_inbox_prefix(prefix)) {
+            return fail(
+                "nats.inbox_prefix",
+                "it must be one or more words parted by dots, such as _INBOX_relay, without wildcards and spaces"
+                    .into(),
+            );
+        }
         for (key, secret) in [("nats.token", &self.token), ("nats.password", &self.password)] {
             if secret.as_ref().is_some_and(|secret| secret.reveal().is_empty()) {
                 return fail(key, "it is empty".into());
@@ -115,9 +130,15 @@ impl NatsConfig {
             "nats.token" => self.token.as_ref().map(|_| MASK.to_owned()),
             "nats.password" => self.password.as_ref().map(|_| MASK.to_owned()),
             "nats.user" => self.user.clone(),
+            "nats.inbox_prefix" => self.inbox_prefix.clone(),
             _ => file.map(|(_, path)| path.display().to_string()),
         }
     }
+}
+
+fn is_inbox_prefix(prefix: &str) -> bool {
+    let plain = |c: char| c.is_ascii_graphic() && !matches!(c, '*' | '>' | '.');
+    prefix.len() <= 255 && prefix.split('.').all(|word| !word.is_empty() && word.chars().all(plain))
 }
 
 #[cfg(test)]
@@ -185,5 +206,19 @@ mod tests {
         assert!(said.contains("it needs nats.user") && !said.contains("hunter2"), "{said}");
         let said = of(NatsConfig { token: Some(Secret::new("")), ..none() });
         assert!(said.contains("nats.token") && said.contains("empty"), "{said}");
+    }
+
+    #[test]
+    fn an_inbox_prefix_is_a_subject_without_wildcards() {
+        let of = |prefix: &str| NatsConfig {
+            inbox_prefix: Some(prefix.into()),
+            ..NatsConfig::default()
+        };
+        for fine in ["_INBOX", "_INBOX_relay", "answers.relay.1"] {
+            of(fine).validate(false).unwrap();
+        }
+        for wrong in ["", ".", "a.", ".a", "a..b", "a.*", "a.>", "a b", "a\n", "ä"] {
+            assert!(refused(of(wrong), false).contains("nats.inbox_prefix"), "{wrong:?}");
+        }
     }
 }

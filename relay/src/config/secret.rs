@@ -143,7 +143,12 @@ fn one(url: &str, show: &impl Fn(&Parts<'_>) -> String) -> String {
 }
 
 /// Whether this is a host with or without a port, and not a piece of a password.
-fn is_host(host: &str) -> bool {
+/// Whether these are hosts with their ports, parted by commas.
+fn is_host(hosts: &str) -> bool {
+    hosts.split(',').all(is_one_host)
+}
+
+fn is_one_host(host: &str) -> bool {
     let after = if host.starts_with('[') {
         host.split_once(']').map_or(":", |(_, after)| after)
     } else {
