@@ -29,12 +29,12 @@ use pillarbox_event::{FromEvent, RawEvent};
 use tokio::time::timeout;
 
 use crate::consumer::TookTooLong;
-use crate::delivery::Outcome;
+use crate::delivery::{EndOnDrop, Outcome, Slot};
 use crate::error::{BEGIN, InboxError};
 use crate::failure::{Fault, HandlerError, Sign};
 use crate::handler::{Handler, Received, Tx};
 use crate::layer::{PATIENCE, panic_text};
-use crate::store::{Begun, Store};
+use crate::store::{Begun, Fate, Store};
 
 /// Handles many events of one type in one transaction. State lives in `self`; a plain function will do without:
 /// [`batch_fn`]. One of [`RawEvent`] takes events of every type.
@@ -192,8 +192,9 @@ where
         events: &[Arc<RawEvent>],
     ) -> Result<Vec<End>, InboxError> {
         let begun = timeout(PATIENCE, begin(store, events)).await;
-        let (Begun { mut tx, taken_at, limit }, mut ends, known) =
-            begun.map_err(|_| InboxError::Slow { doing: "begin" })??;
+        let (begun, mut ends, known) = begun.map_err(|_| InboxError::Slow { doing: "begin" })??;
+        let slot = Slot::new(begun);
+        let _end = EndOnDrop(slot.clone());
         let claimed: Vec<usize> =
             (0..events.len()).filter(|place| ends[*place].is_none()).collect();
         let mut part = Vec::with_capacity(claimed.len());
@@ -204,7 +205,22 @@ where
                 Err(error) => ends[place] = Some(End::Failed(error)),
             }
         }
-        self.halve(&mut tx, part, events, &mut ends).await?;
+        let handled = match slot.hold().await.as_mut() {
+            Some(begun) => self.halve(begun, part, events, &mut ends).await,
+            None => Err(InboxError::InUse),
+        };
+        if let Err(error) = handled {
+            let fate = match slot.end() {
+                Some(begun) => begun.undo().await,
+                None => None,
+            };
+            return match fate {
+                Some(Fate::Committed) => {
+                    committed_by_handler(store, events, ends, &claimed).await.ok_or(error)
+                }
+                _ => Err(error),
+            };
+        }
         let mut held_back = HashSet::new();
         for (event, end) in events.iter().zip(&mut ends) {
             let Some(key) = event.key().filter(|_| self.keeps_keys) else {
@@ -228,17 +244,24 @@ where
             }
         }
         let committed = timeout(PATIENCE, async {
-            if !undone.is_empty() {
-                store.unclaim(&mut *tx, &undone).await?;
+            let mut begun = slot.end().ok_or(InboxError::InUse)?;
+            if !(undone.is_empty() && recovered.is_empty()) {
+                // The statements run under the inbox's own role and settings.
+                begun.settle().await.map_err(InboxError::commit)?;
+                if !undone.is_empty() {
+                    store.unclaim(&mut *begun.tx, &undone).await.map_err(InboxError::commit)?;
+                }
+                if !recovered.is_empty() {
+                    store
+                        .forget_all(&mut *begun.tx, &recovered)
+                        .await
+                        .map_err(InboxError::commit)?;
+                }
             }
-            if !recovered.is_empty() {
-                store.forget_all(&mut *tx, &recovered).await?;
-            }
-            store.commit(Begun { tx, taken_at, limit }).await
+            store.commit(begun, None).await
         });
         match committed.await {
-            Ok(Ok(())) => Ok(ends),
-            Ok(Err(error)) => Err(InboxError::commit(error)),
+            Ok(committed) => committed.map(|()| ends),
             Err(_) => Err(InboxError::Slow { doing: "commit" }),
         }
     }
@@ -246,7 +269,7 @@ where
     /// Handles a part, or, if that fails, its halves, and so on: each as a whole or not at all.
     async fn halve(
         &self,
-        tx: &mut Tx,
+        begun: &mut Begun,
         part: Part<E>,
         all: &[Arc<RawEvent>],
         ends: &mut [Option<End>],
@@ -266,7 +289,17 @@ where
                 continue;
             }
             let (places, events): (Vec<usize>, Vec<Received<E>>) = part.into_iter().unzip();
-            match self.handle(tx, &events).await? {
+            let handled = match self.handle(begun, &events).await {
+                Ok(handled) => handled,
+                Err(error) => {
+                    // Asked for only if the handler has committed.
+                    for place in places {
+                        ends[place] = Some(End::Failed(InboxError::Ended { committed: true }));
+                    }
+                    return Err(error);
+                }
+            };
+            match handled {
                 Ok(()) => {
                     for place in places {
                         ends[place] = Some(End::Well(Outcome::Handled));
@@ -287,15 +320,12 @@ where
     /// Calls the handler in a savepoint. The inner error has undone what it did; the outer one everything.
     async fn handle(
         &self,
-        tx: &mut Tx,
+        begun: &mut Begun,
         events: &[Received<E>],
     ) -> Result<Result<(), InboxError>, InboxError> {
-        let run = async |tx: &mut Tx, sql: &'static str| {
-            sqlx::raw_sql(sql).execute(&mut **tx).await.map(drop)
-        };
-        let begun = run(tx, "savepoint pillarbox_batch").await;
-        begun.map_err(InboxError::database("set a savepoint"))?;
-        let handling = self.handler.handle(tx, events);
+        let set = begun.prove_and("savepoint pillarbox_batch").await;
+        set.map_err(InboxError::database("set a savepoint"))?;
+        let handling = self.handler.handle(&mut begun.tx, events);
         let handling = async {
             match events {
                 [event] => event.context().scope(handling).await,
@@ -304,9 +334,12 @@ where
         };
         let handled = timeout(self.longest, handling);
         let error = match AssertUnwindSafe(handled).catch_unwind().await {
-            Ok(Ok(Ok(()))) => match run(tx, "release savepoint pillarbox_batch").await {
+            Ok(Ok(Ok(()))) => match begun.prove_and("release savepoint pillarbox_batch").await {
                 Ok(()) => return Ok(Ok(())),
-                Err(error) => InboxError::commit(error),
+                Err(error) => match InboxError::commit(error) {
+                    error @ InboxError::Ended { .. } => return Err(error),
+                    error => error,
+                },
             },
             Ok(Ok(Err(error))) => InboxError::handler(error),
             // It may have stopped in the middle of a statement, which a rollback would wait for.
@@ -325,12 +358,32 @@ where
         {
             return Err(error);
         }
-        let undone =
-            run(tx, "rollback to savepoint pillarbox_batch; release savepoint pillarbox_batch")
-                .await;
-        undone.map_err(InboxError::database("roll back to a savepoint"))?;
+        begun.undo_part("pillarbox_batch").await?;
         Ok(Err(error))
     }
+}
+
+/// What became of each event, when the handler has committed the transaction that it was given, and with it the rows
+/// of all events. Those that it had not got yet are recorded no more, and come again. `None` if that failed.
+async fn committed_by_handler(
+    store: &Store,
+    events: &[Arc<RawEvent>],
+    ends: Vec<Option<End>>,
+    claimed: &[usize],
+) -> Option<Vec<End>> {
+    let waiting = claimed.iter().filter(|place| ends[**place].is_none());
+    let waiting: Vec<&str> = waiting.map(|place| events[*place].id().as_str()).collect();
+    if !waiting.is_empty()
+        && let Err(error) = store.unclaim(&store.pool, &waiting).await
+    {
+        tracing::error!(
+            consumer = &*store.consumer, events = ?waiting, %error,
+            "a handler committed the transaction of its batch, and these events count as handled, which they are \
+             not: delete their rows from the inbox",
+        );
+        return None;
+    }
+    Some(ends.into_iter().map(|end| end.unwrap_or(End::Behind)).collect())
 }
 
 /// The open transaction, what is decided already, and what is known of failed attempts at what was recorded.
@@ -339,7 +392,6 @@ type Opened = (Begun, Vec<Option<End>>, HashMap<String, Option<u32>>);
 /// Opens a transaction and records the events in it.
 async fn begin(store: &Store, events: &[Arc<RawEvent>]) -> Result<Opened, InboxError> {
     let mut begun = store.begin().await.map_err(InboxError::database(BEGIN))?;
-    let tx = &mut *begun.tx;
     let mut ids = HashSet::with_capacity(events.len());
     // The same event twice: the second comes again, and is a duplicate then.
     let mut ends: Vec<Option<End>> = events
@@ -347,13 +399,16 @@ async fn begin(store: &Store, events: &[Arc<RawEvent>]) -> Result<Opened, InboxE
         .map(|event| (!ids.insert(event.id().as_str())).then_some(End::Behind))
         .collect();
     let ids: Vec<&str> = ids.into_iter().collect();
-    let known =
-        store.claim_all(&mut *tx, &ids).await.map_err(InboxError::database("record the events"))?;
+    let known = store
+        .claim_all(&mut begun, &ids)
+        .await
+        .map_err(InboxError::database("record the events"))?;
     for (event, end) in events.iter().zip(&mut ends) {
         if end.is_none() && !known.contains_key(event.id().as_str()) {
             *end = Some(End::Well(Outcome::Duplicate));
         }
     }
+    let tx = &mut *begun.tx;
     let keys: Vec<&str> = events.iter().filter_map(|event| event.key()).collect();
     // After the claim, so that what made one of the duplicates a dead letter is seen.
     let blocked = store.blocked(&mut *tx, &keys).await;

@@ -273,7 +273,14 @@ impl DeadLetters {
         let error = full_text(error);
         let event_id = event.id().as_str();
         self.store
-            .bury(Burial { event_id, event: Ok(event), reason, error: &error, attempts })
+            .bury(Burial {
+                event_id,
+                event: Ok(event),
+                reason,
+                error: &error,
+                attempts,
+                recorded: false,
+            })
             .await
     }
 

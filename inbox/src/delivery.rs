@@ -7,6 +7,7 @@ use pillarbox_event::RawEvent;
 use tokio::sync::{Mutex, MutexGuard};
 
 use crate::handler::Tx;
+use crate::store::Begun;
 
 /// One delivery of an event: the request of [`Inbox`](crate::Inbox).
 #[derive(Clone, Debug)]
@@ -62,7 +63,7 @@ impl Handling {
 
     /// The transaction. The inbox commits it when the service returns success, and not before.
     pub async fn transaction(&self) -> HandlingTransaction<'_> {
-        HandlingTransaction { slot: &self.slot, tx: Some(self.slot.tx.lock().await) }
+        HandlingTransaction { slot: &self.slot, begun: Some(self.slot.begun.lock().await) }
     }
 }
 
@@ -70,14 +71,14 @@ impl Handling {
 #[derive(Debug)]
 pub struct HandlingTransaction<'a> {
     slot: &'a Slot,
-    tx: Option<MutexGuard<'a, Option<Tx>>>,
+    begun: Option<MutexGuard<'a, Option<Begun>>>,
 }
 
 impl HandlingTransaction<'_> {
     /// The transaction, or `None` if the handling is over: it has been committed or rolled back.
     pub fn get(&mut self) -> Option<&mut Tx> {
-        let tx = self.tx.as_mut().filter(|_| !self.slot.is_over())?;
-        tx.as_mut()
+        let begun = self.begun.as_mut().filter(|_| !self.slot.is_over())?;
+        Some(&mut begun.as_mut()?.tx)
     }
 }
 
@@ -85,9 +86,9 @@ impl Drop for HandlingTransaction<'_> {
     fn drop(&mut self) {
         // First let go, then look: whoever ends the handling meanwhile either gets the transaction or has said
         // so by now.
-        drop(self.tx.take());
+        drop(self.begun.take());
         if self.slot.is_over() {
-            drop(self.slot.end());
+            self.slot.undo();
         }
     }
 }
@@ -96,25 +97,32 @@ impl Drop for HandlingTransaction<'_> {
 /// transaction does not outlive its own handling there, and is rolled back.
 #[derive(Debug)]
 pub(crate) struct Slot {
-    tx: Mutex<Option<Tx>>,
+    begun: Mutex<Option<Begun>>,
     over: AtomicBool,
 }
 
 impl Slot {
-    pub(crate) fn new(tx: Tx) -> Arc<Self> {
-        Arc::new(Self { tx: Mutex::new(Some(tx)), over: AtomicBool::new(false) })
+    pub(crate) fn new(begun: Begun) -> Arc<Self> {
+        Arc::new(Self { begun: Mutex::new(Some(begun)), over: AtomicBool::new(false) })
     }
 
     /// The handling is over. The transaction, unless it was ended before or another task holds it.
-    pub(crate) fn end(&self) -> Option<Tx> {
+    pub(crate) fn end(&self) -> Option<Begun> {
         self.over.store(true, Ordering::SeqCst);
-        self.tx.try_lock().ok()?.take()
+        self.begun.try_lock().ok()?.take()
+    }
+
+    /// The handling is over, and its transaction rolled back.
+    pub(crate) fn undo(&self) {
+        if let Some(begun) = self.end() {
+            begun.undo_behind();
+        }
     }
 
     /// The transaction, while nobody else has it.
-    #[cfg(feature = "http")]
-    pub(crate) async fn hold(&self) -> MutexGuard<'_, Option<Tx>> {
-        self.tx.lock().await
+    #[cfg(any(feature = "http", feature = "jetstream"))]
+    pub(crate) async fn hold(&self) -> MutexGuard<'_, Option<Begun>> {
+        self.begun.lock().await
     }
 
     pub(crate) fn is_over(&self) -> bool {
@@ -128,6 +136,6 @@ pub(crate) struct EndOnDrop(pub(crate) Arc<Slot>);
 
 impl Drop for EndOnDrop {
     fn drop(&mut self) {
-        drop(self.0.end());
+        self.0.undo();
     }
 }

@@ -1,4 +1,5 @@
 use crate::failure::{DEEPEST, Fault, HandlerError, Sign, is_of_data, sign_of};
+use crate::store::ENDED;
 
 /// What the inbox does first.
 pub(crate) const BEGIN: &str = "begin a transaction";
@@ -28,6 +29,21 @@ pub enum InboxError {
          it should return the error, or run in a savepoint what may fail"
     )]
     Aborted,
+    /// The handler, or something that it called, ended the transaction that it was given: by `commit`, `rollback`,
+    /// `prepare transaction` or the like.
+    #[error(
+        "the handler ended the transaction, which only the inbox may do, {}; it must leave out commit, rollback and \
+         begin, or use a savepoint",
+        if *.committed {
+            "and what it had written until then is committed, with the event as handled"
+        } else {
+            "and what it had written until then is undone"
+        }
+    )]
+    Ended {
+        /// Whether what it had written until then is committed, and with it the event's row in the inbox.
+        committed: bool,
+    },
     /// The database did not answer in time. When the event was to be recorded, another transaction may be
     /// handling it.
     #[error("the database took too long to {doing}")]
@@ -76,9 +92,15 @@ impl InboxError {
     }
 
     pub(crate) fn commit(error: sqlx::Error) -> Self {
-        let aborted =
-            error.as_database_error().is_some_and(|error| error.code().as_deref() == Some("25P02"));
-        if aborted { Self::Aborted } else { Self::Commit(error) }
+        let said = error.as_database_error();
+        match said.and_then(|error| error.code()).as_deref() {
+            Some("25P02") => Self::Aborted,
+            // The proof that it is the transaction that was begun has failed.
+            Some("42704") if said.is_some_and(|error| error.message().contains(ENDED)) => {
+                Self::Ended { committed: false }
+            }
+            _ => Self::Commit(error),
+        }
     }
 
     /// Whose fault it is.
@@ -101,7 +123,7 @@ impl InboxError {
             Self::Commit(source) => sign_of(source),
             Self::Slow { .. } => Sign::Sure(Fault::Environment),
             Self::Aborted | Self::InUse => Sign::Sure(Fault::Transient),
-            Self::Schema(_) => Sign::Sure(Fault::Permanent),
+            Self::Schema(_) | Self::Ended { .. } => Sign::Sure(Fault::Permanent),
         }
     }
 

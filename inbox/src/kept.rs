@@ -42,9 +42,9 @@ impl Kept {
     pub(crate) async fn give_back(&self, all: bool) {
         let old: Vec<_> =
             self.all().extract_if(.., |kept| all || kept.taken_at.elapsed() >= LONGEST).collect();
-        for Begun { mut tx, .. } in old {
+        for mut begun in old {
             // So that there is something to roll back.
-            let _ = sqlx::raw_sql("begin").execute(&mut *tx).await;
+            let _ = sqlx::raw_sql("begin").execute(&mut *begun.tx).await;
         }
     }
 

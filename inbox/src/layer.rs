@@ -19,7 +19,7 @@ use crate::delivery::{Delivery, EndOnDrop, Handling, Outcome, Slot};
 use crate::error::{BEGIN, InboxError};
 use crate::failure::HandlerError;
 use crate::migrations::DEFAULT_SCHEMA;
-use crate::store::{Begun, Claim, Store};
+use crate::store::{Begun, Claim, Fate, Store};
 
 type BoxError = Box<dyn std::error::Error + Send + Sync>;
 
@@ -148,12 +148,11 @@ where
     let Delivery { event, dead_letter } = delivery;
     let id = event.id().as_str();
     let begun = timeout(PATIENCE, begin(&store, &event, dead_letter)).await;
-    let (Begun { tx, taken_at, limit }, failed) =
-        match begun.map_err(|_| InboxError::Slow { doing: "begin" })?? {
-            Start::Handle(begun, failed) => (begun, failed),
-            Start::Not(outcome) => return Ok(outcome),
-        };
-    let slot = Slot::new(tx);
+    let (begun, failed) = match begun.map_err(|_| InboxError::Slow { doing: "begin" })?? {
+        Start::Handle(begun, failed) => (begun, failed),
+        Start::Not(outcome) => return Ok(outcome),
+    };
+    let slot = Slot::new(begun);
     let _end = EndOnDrop(slot.clone());
     let attempt = failed.unwrap_or(0) + 1;
     let handling = Handling { event: event.clone(), attempt, slot: slot.clone() };
@@ -165,24 +164,30 @@ where
         span.record("otel.status_code", "ERROR");
     }
     drop(span);
-    match handled {
-        Ok(handled) => handled.map_err(of_inner)?,
-        Err(panic) => {
-            return Err(InboxError::handler(HandlerError::transient(panic_text(&*panic))));
-        }
-    }
+    let error = match handled {
+        Ok(Ok(())) => None,
+        Ok(Err(error)) => Some(of_inner(error)),
+        Err(panic) => Some(InboxError::handler(HandlerError::transient(panic_text(&*panic)))),
+    };
     // Taken out, so that whoever still holds the handling cannot write any more.
-    let mut tx = slot.end().ok_or(InboxError::InUse)?;
-    let committed = timeout(PATIENCE, async {
-        if failed.is_some() {
-            store.forget(&mut *tx, id).await?;
-        }
-        store.commit(Begun { tx, taken_at, limit }).await
-    });
-    match committed.await {
-        Ok(Ok(())) => Ok(Outcome::Handled),
-        Ok(Err(error)) => Err(InboxError::commit(error)),
+    let begun = slot.end();
+    if let Some(error) = error {
+        return Err(undone(begun, error).await);
+    }
+    let begun = begun.ok_or(InboxError::InUse)?;
+    match timeout(PATIENCE, store.commit(begun, failed.map(|_| id))).await {
+        Ok(committed) => committed.map(|()| Outcome::Handled),
         Err(_) => Err(InboxError::Slow { doing: "commit" }),
+    }
+}
+
+/// Undoes what a failed handler did. Its error, unless it had ended the transaction, so that there may be something
+/// that cannot be undone.
+async fn undone(begun: Option<Begun>, error: InboxError) -> InboxError {
+    let Some(begun) = begun else { return error };
+    match begun.undo().await {
+        Some(Fate::Committed) => InboxError::Ended { committed: true },
+        _ => error,
     }
 }
 
@@ -235,11 +240,11 @@ async fn begin(store: &Store, event: &RawEvent, dead_letter: bool) -> Result<Sta
         if !store.blocked(&mut *tx, &[key]).await.map_err(park)?.is_empty() {
             let park = InboxError::database("park the event");
             store.park(tx, event).await.map_err(park)?;
-            store.commit(begun).await.map_err(InboxError::commit)?;
+            store.commit(begun, None).await?;
             return Ok(Start::Not(Outcome::Parked));
         }
     }
-    match store.claim(tx, id).await.map_err(InboxError::database("record the event"))? {
+    match store.claim(&mut begun, id).await.map_err(InboxError::database("record the event"))? {
         Claim::Claimed(failed) => Ok(Start::Handle(begun, failed)),
         Claim::Duplicate => Ok(Start::Not(Outcome::Duplicate)),
     }

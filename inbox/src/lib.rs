@@ -62,7 +62,7 @@
 //! | [`migrations`](mod@migrations) | the tables |
 //! | `retention` | removes what was handled long ago |
 //! | `place` | where a message is stored in a stream |
-//! | `store`, `kept` | the statements, and the connections they run on |
+//! | `store`, `kept`, `session`, `literal` | the statements, and the connections they run on |
 
 #[cfg(feature = "jetstream")]
 pub mod batch;
@@ -80,6 +80,7 @@ pub mod handler;
 pub mod http;
 mod kept;
 pub mod layer;
+mod literal;
 #[cfg(feature = "jetstream")]
 pub mod metrics;
 pub mod migrations;
@@ -87,6 +88,7 @@ pub mod migrations;
 mod place;
 mod retention;
 pub mod router;
+mod session;
 #[cfg_attr(not(feature = "jetstream"), allow(dead_code))]
 mod store;
 #[cfg(feature = "jetstream")]

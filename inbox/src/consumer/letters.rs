@@ -133,6 +133,7 @@ async fn no_event(store: &Store, letter: &DeadLetter) {
         reason: "undecodable",
         error: "it cannot be retried: what is stored is no event",
         attempts: 0,
+        recorded: false,
     };
     if let Err(error) = store.bury(burial).await {
         tracing::debug!(event_id = letter.event_id, %error, "a parked event that is none stays parked");

@@ -354,6 +354,7 @@ impl Rules {
                 Verdict::Retry(wait)
             }
             Blame::EventForGood => {
+                let recorded = matches!(error, InboxError::Ended { committed: true });
                 let error = text.as_str();
                 tracing::error!(
                     consumer = name,
@@ -362,7 +363,7 @@ impl Rules {
                     error,
                     "a permanent failure; a dead letter"
                 );
-                self.bury(content, id, "permanent", error, 1).await
+                self.bury_as(content, id, "permanent", error, 1, recorded).await
             }
             Blame::Event => self.count(content, event, error, &text).await,
         }
@@ -434,7 +435,21 @@ impl Rules {
         error: &str,
         attempts: u32,
     ) -> Verdict {
-        let burial = Burial { event_id: id, event: content.as_stored(), reason, error, attempts };
+        self.bury_as(content, id, reason, error, attempts, false).await
+    }
+
+    /// `recorded`: its own handler has recorded the event as handled, by a commit of its own.
+    async fn bury_as(
+        &self,
+        content: &Content,
+        id: &str,
+        reason: &str,
+        error: &str,
+        attempts: u32,
+        recorded: bool,
+    ) -> Verdict {
+        let event = content.as_stored();
+        let burial = Burial { event_id: id, event, reason, error, attempts, recorded };
         match self.store.bury(burial).await {
             Ok(_) => {
                 self.reporter.meter.dead_letter(reason);

@@ -39,7 +39,8 @@ impl Command {
         if self.slot.is_over() {
             return Err(CommandOver);
         }
-        let tx = MutexGuard::try_map(tx, Option::as_mut).map_err(|_| CommandOver)?;
+        let tx = MutexGuard::try_map(tx, |begun| Some(&mut begun.as_mut()?.tx))
+            .map_err(|_| CommandOver)?;
         Ok(CommandTransaction { tx, _let_go: let_go })
     }
 }
@@ -79,7 +80,7 @@ struct LetGo<'a>(&'a Slot);
 impl Drop for LetGo<'_> {
     fn drop(&mut self) {
         if self.0.is_over() {
-            drop(self.0.end());
+            self.0.undo();
         }
     }
 }

@@ -15,14 +15,13 @@ use crate::InboxError;
 use crate::delivery::{EndOnDrop, Slot};
 use crate::error::full_text;
 use crate::failure::{Fault, fault_of};
-use crate::handler::Tx;
 use crate::http::Command;
 use crate::http::layer::Settings;
 use crate::http::problem::Refusal;
 use crate::http::requests::{Answer, Identity, Known};
 use crate::http::verdict::Verdict;
 use crate::http::{fingerprint, key, scope};
-use crate::store::commit;
+use crate::store::{Begun, Fate};
 
 type BoxError = Box<dyn std::error::Error + Send + Sync>;
 
@@ -50,40 +49,44 @@ where
         Ok(identified) => identified,
         Err(refusal) => return refuse(refusal),
     };
-    let tx = match open(&settings, identity.as_ref()).await {
-        Ok(Opened::First(tx)) => tx,
+    let begun = match open(&settings, identity.as_ref()).await {
+        Ok(Opened::First(begun)) => begun,
         Ok(Opened::Answered(answer)) => return Ok(replay(answer)),
         Err(refusal) => return refuse(refusal),
     };
-    let slot = Slot::new(tx);
+    let slot = Slot::new(begun);
     let _end = EndOnDrop(slot.clone());
     let key = identity.as_ref().map(|identity| identity.key.clone());
     request.extensions_mut().insert(Command { key, slot: slot.clone() });
     let responded = inner.call(request).await;
     // Taken out, so that whoever still holds the command cannot write any more.
-    let tx = slot.end();
+    let begun = slot.end();
     let (parts, body) = match responded {
         Ok(response) => response.into_parts(),
         Err(error) => {
-            roll_back(tx).await;
+            let _ = roll_back(&settings, begun, identity.as_ref()).await;
             return Err(error);
         }
     };
     let verdict = (settings.verdict)(&parts);
     match (verdict, identity) {
-        (Verdict::Forget, _) | (Verdict::Refuse, None) => {
-            roll_back(tx).await;
-            Ok(Response::from_parts(parts, body))
+        (Verdict::Forget, identity) | (Verdict::Refuse, identity @ None) => {
+            match roll_back(&settings, begun, identity.as_ref()).await {
+                Ok(()) => Ok(Response::from_parts(parts, body)),
+                Err(refusal) => refuse(refusal),
+            }
         }
-        (Verdict::Commit, None) => match conclude(tx, async |tx| commit(tx).await).await {
-            Ok(()) => Ok(Response::from_parts(parts, body)),
-            Err(refusal) => refuse(refusal),
-        },
+        (Verdict::Commit, None) => {
+            match conclude(begun, async |begun| begun.commit("", false).await.map(drop)).await {
+                Ok(()) => Ok(Response::from_parts(parts, body)),
+                Err(refusal) => refuse(refusal),
+            }
+        }
         (Verdict::Commit | Verdict::Refuse, Some(identity)) => {
             let body = match collect(body, settings.max_response_bytes).await {
                 Ok(body) => body,
                 Err(unread) => {
-                    roll_back(tx).await;
+                    let _ = roll_back(&settings, begun, Some(&identity)).await;
                     tracing::error!(
                         error = full_text(&unread),
                         limit = settings.max_response_bytes,
@@ -94,15 +97,16 @@ where
                 }
             };
             let answer = settings.answer(&parts, &body);
-            let kept = conclude(tx, async |mut tx| {
-                if verdict == Verdict::Refuse {
-                    settings.requests.undo(&mut tx).await?;
-                }
-                settings.requests.save(&mut tx, &identity, &answer).await?;
-                commit(tx).await
+            let undo = verdict == Verdict::Refuse;
+            let kept = conclude(begun, async |begun| {
+                keep(&settings, begun, &identity, &answer, undo).await
             });
             match kept.await {
                 Ok(()) => Ok(Response::from_parts(parts, R::from(body))),
+                Err(Refusal::Ended) => {
+                    keep_ended(&settings, &identity).await;
+                    refuse(Refusal::Ended)
+                }
                 Err(refusal) => refuse(refusal),
             }
         }
@@ -150,29 +154,33 @@ where
     Ok((Request::from_parts(parts, B::from(body)), Some(identity)))
 }
 
+#[allow(clippy::large_enum_variant)]
 enum Opened {
     /// The request is to be run, in this transaction.
-    First(Tx),
+    First(Begun),
     /// It was.
     Answered(Answer),
 }
 
 async fn open(settings: &Settings, identity: Option<&Identity>) -> Result<Opened, Refusal> {
     let opened = timeout(PATIENCE, async {
-        let mut tx = settings.requests.begin(settings.longest_idle).await?;
+        let mut begun = settings.requests.begin(settings.longest_idle).await?;
         let known = match identity {
-            Some(identity) => settings.requests.look(&mut tx, identity).await?,
-            None => Known::New,
+            Some(identity) => settings.requests.look(&mut begun, identity).await?,
+            None => {
+                settings.requests.mark(&mut begun).await?;
+                Known::New
+            }
         };
         if !matches!(known, Known::New) {
             // Not left to be done behind the answer: others wait for the connection, and for the lock.
-            tx.rollback().await?;
+            begun.tx.rollback().await?;
             return Ok((None, known));
         }
-        Ok((Some(tx), known))
+        Ok((Some(begun), known))
     });
     match opened.await {
-        Ok(Ok((Some(tx), _))) => Ok(Opened::First(tx)),
+        Ok(Ok((Some(begun), _))) => Ok(Opened::First(begun)),
         Ok(Ok((None, Known::Answered(answer)))) => Ok(Opened::Answered(answer)),
         Ok(Ok((None, Known::Reused))) => Err(Refusal::Reused),
         Ok(Ok((None, Known::Outstanding | Known::New))) => Err(Refusal::Outstanding),
@@ -194,16 +202,72 @@ async fn open(settings: &Settings, identity: Option<&Identity>) -> Result<Opened
     }
 }
 
+/// Stores the answer and commits; `undo`: without what the handler wrote.
+async fn keep(
+    settings: &Settings,
+    mut begun: Begun,
+    identity: &Identity,
+    answer: &Answer,
+    undo: bool,
+) -> Result<(), InboxError> {
+    let stored = async {
+        if undo {
+            begun.undo_part("pillarbox_request").await?;
+        }
+        begun.settle().await.map_err(InboxError::commit)?;
+        settings.requests.save(&mut begun.tx, identity, answer).await.map_err(InboxError::commit)
+    };
+    match stored.await {
+        Ok(()) => begun.commit("", false).await.map(drop),
+        Err(InboxError::Ended { .. }) => Err(begun.ended().await),
+        Err(error) => {
+            begun.undo_behind();
+            Err(error)
+        }
+    }
+}
+
+/// The handler ended the transaction: a repeat gets this answer, and is not run, since what it did may be there.
+async fn keep_ended(settings: &Settings, identity: &Identity) {
+    let response: Response<Bytes> = Refusal::Ended.response(settings.documentation.as_deref());
+    let (parts, body) = response.into_parts();
+    let headers = parts.headers.iter();
+    let answer = Answer {
+        status: parts.status.as_u16(),
+        headers: headers.map(|(name, value)| (name.to_string(), value.as_bytes().into())).collect(),
+        body: body.into(),
+    };
+    let kept = timeout(PATIENCE, async {
+        let mut begun =
+            settings.requests.begin(settings.longest_idle).await.map_err(InboxError::commit)?;
+        let known = settings.requests.look(&mut begun, identity).await;
+        match known.map_err(InboxError::commit)? {
+            Known::New => keep(settings, begun, identity, &answer, false).await,
+            _ => Ok(()),
+        }
+    });
+    match kept.await {
+        Ok(Ok(())) => {}
+        Ok(Err(error)) => {
+            tracing::error!(
+                error = full_text(&error),
+                "an answer was not stored: a repeat runs again"
+            );
+        }
+        Err(_) => tracing::error!("an answer was not stored in time: a repeat runs again"),
+    }
+}
+
 /// Stores and commits, or says what to answer instead.
-async fn conclude<F>(tx: Option<Tx>, keep: impl FnOnce(Tx) -> F) -> Result<(), Refusal>
+async fn conclude<F>(begun: Option<Begun>, keep: impl FnOnce(Begun) -> F) -> Result<(), Refusal>
 where
-    F: Future<Output = Result<(), sqlx::Error>>,
+    F: Future<Output = Result<(), InboxError>>,
 {
-    let Some(tx) = tx else {
+    let Some(begun) = begun else {
         tracing::error!(error = %InboxError::InUse, "a request was rolled back");
         return Err(Refusal::Failed);
     };
-    let error = match timeout(PATIENCE, keep(tx)).await {
+    let error = match timeout(PATIENCE, keep(begun)).await {
         Ok(Ok(())) => return Ok(()),
         Ok(Err(error)) => error,
         Err(_) => {
@@ -212,24 +276,42 @@ where
         }
     };
     // The answer's row is there already: another one has run meanwhile. See save.sql.
-    if error.as_database_error().is_some_and(|error| error.table() == Some("inbox_request")) {
+    if let InboxError::Commit(error) = &error
+        && error.as_database_error().is_some_and(|error| error.table() == Some("inbox_request"))
+    {
         return Err(Refusal::Outstanding);
     }
-    let error = InboxError::commit(error);
     tracing::error!(error = full_text(&error), "a request was not committed");
-    Err(match error.fault() {
-        Fault::Conflict => Refusal::Unavailable,
-        Fault::Environment => Refusal::Unknown,
+    Err(match (error.fault(), error) {
+        (_, InboxError::Ended { .. }) => Refusal::Ended,
+        (Fault::Conflict, _) => Refusal::Unavailable,
+        (Fault::Environment, _) => Refusal::Unknown,
         _ => Refusal::Failed,
     })
 }
 
-/// At once, so that a repeat that comes right after the answer is not told that this one still runs.
-async fn roll_back(tx: Option<Tx>) {
-    let Some(tx) = tx else { return };
-    // If it fails, the connection is lost, and the transaction with it.
-    if !matches!(timeout(PATIENCE, tx.rollback()).await, Ok(Ok(()))) {
-        tracing::warn!("the rollback of a request got no answer");
+/// At once, so that a repeat that comes right after the answer is not told that this one still runs. Fails if the
+/// handler has committed, which cannot be undone.
+async fn roll_back(
+    settings: &Settings,
+    begun: Option<Begun>,
+    identity: Option<&Identity>,
+) -> Result<(), Refusal> {
+    let Some(begun) = begun else { return Ok(()) };
+    match begun.undo().await {
+        Some(Fate::Committed) => {
+            let error = InboxError::Ended { committed: true };
+            tracing::error!(error = full_text(&error), "a request was not undone");
+            if let Some(identity) = identity {
+                keep_ended(settings, identity).await;
+            }
+            Err(Refusal::Ended)
+        }
+        Some(_) => Ok(()),
+        None => {
+            tracing::warn!("the rollback of a request takes long");
+            Ok(())
+        }
     }
 }
 

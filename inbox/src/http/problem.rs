@@ -25,6 +25,8 @@ pub(crate) enum Refusal {
     Unknown,
     /// What the handler did could not be kept. The log says why.
     Failed,
+    /// The handler ended the transaction. The log says so.
+    Ended,
 }
 
 impl Refusal {
@@ -36,7 +38,7 @@ impl Refusal {
             Self::Outstanding => StatusCode::CONFLICT,
             Self::Reused => StatusCode::UNPROCESSABLE_ENTITY,
             Self::Unavailable | Self::Unknown => StatusCode::SERVICE_UNAVAILABLE,
-            Self::Failed => StatusCode::INTERNAL_SERVER_ERROR,
+            Self::Failed | Self::Ended => StatusCode::INTERNAL_SERVER_ERROR,
         }
     }
 
@@ -51,7 +53,7 @@ impl Refusal {
             Self::Reused => "Idempotency-Key is already used",
             Self::Unavailable => "The request could not be processed now",
             Self::Unknown => "It is not known whether the request took effect",
-            Self::Failed => "The request failed",
+            Self::Failed | Self::Ended => "The request failed",
         }
     }
 
@@ -73,6 +75,9 @@ impl Refusal {
             Self::Unavailable => "Nothing was done. Send the request again with the same key.".into(),
             Self::Unknown => "Send the request again with the same key: it takes effect once.".into(),
             Self::Failed => "What it did was undone.".into(),
+            Self::Ended => "By a fault of the service, what it did may be done in part. The same request with the \
+                            same key gets this answer again, and is not run."
+                .into(),
         }
     }
 

@@ -3,6 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use sqlx::postgres::PgRow;
 use sqlx::{AssertSqlSafe, PgPool, Row, SqlSafeStr, SqlStr};
 
 use crate::InboxError;
@@ -10,9 +11,15 @@ use crate::handler::Tx;
 use crate::http::fingerprint;
 use crate::migrations::{DEFAULT_SCHEMA, check_schema};
 use crate::retention::LONGEST_AGE;
+use crate::session::Sessions;
+use crate::store::Begun;
 
 /// How many rows go at once.
 const BATCH: i64 = 1_000;
+
+/// Which transaction this is, and on which backend.
+const WHO: &str =
+    "select pg_catalog.pg_current_xact_id()::pg_catalog.text, pg_catalog.pg_backend_pid()";
 
 /// The stored requests of a schema: what [`IdempotencyLayer`](crate::http::IdempotencyLayer) writes, and what
 /// is to be removed in time. Cheap to clone.
@@ -32,6 +39,7 @@ const BATCH: i64 = 1_000;
 pub struct StoredRequests {
     pool: PgPool,
     schema: Arc<str>,
+    sessions: Arc<Sessions>,
     statements: Arc<Statements>,
 }
 
@@ -96,7 +104,12 @@ impl StoredRequests {
             save: sql(include_str!("save.sql")),
             remove: sql(include_str!("remove.sql")),
         };
-        Self { pool, schema: schema.into(), statements: Arc::new(statements) }
+        Self {
+            pool,
+            schema: schema.into(),
+            sessions: Arc::default(),
+            statements: Arc::new(statements),
+        }
     }
 
     /// Removes the requests that were answered longer ago than `age`, and says how many. A repeat that comes
@@ -124,22 +137,29 @@ impl StoredRequests {
 
     /// Opens a transaction that the database ends when it is idle for too long: a process whose machine is
     /// gone holds its keys' locks until then.
-    pub(crate) async fn begin(&self, longest_idle: Duration) -> Result<Tx, sqlx::Error> {
+    pub(crate) async fn begin(&self, longest_idle: Duration) -> Result<Begun, sqlx::Error> {
         let longest = longest_idle.as_millis().clamp(1, i32::MAX as u128);
         let begin = format!("begin; set local idle_in_transaction_session_timeout = {longest}");
-        self.pool.begin_with(AssertSqlSafe(begin)).await
+        Ok(Begun::new(self.pool.begin_with(AssertSqlSafe(begin)).await?))
     }
 
     /// Takes the lock of the key without waiting, and then looks what is known of it.
-    pub(crate) async fn look(&self, tx: &mut Tx, of: &Identity) -> Result<Known, sqlx::Error> {
-        let lock = fingerprint::lock_of(&self.schema, &of.scope, &of.key);
+    pub(crate) async fn look(
+        &self,
+        begun: &mut Begun,
+        of: &Identity,
+    ) -> Result<Known, sqlx::Error> {
+        let key = fingerprint::lock_of(&self.schema, &of.scope, &of.key);
         // The savepoint lies behind the lock, so that going back to it keeps the lock. One round trip.
-        let lock = format!("select pg_try_advisory_xact_lock({lock}); savepoint pillarbox_request");
-        let locked = sqlx::raw_sql(AssertSqlSafe(lock)).fetch_all(&mut **tx).await?;
-        let locked: bool = locked.first().ok_or(sqlx::Error::RowNotFound)?.try_get(0)?;
+        let lock = format!(
+            "{WHO}, pg_catalog.pg_try_advisory_xact_lock('{key}'::bigint); savepoint pillarbox_request"
+        );
+        let rows = sqlx::raw_sql(AssertSqlSafe(lock)).fetch_all(&mut *begun.tx).await?;
+        let row = self.mark_by(begun, &rows, Some(key)).await?;
+        let locked: bool = row.try_get(2)?;
         // Looked up in either case: who holds the lock may be another repeat, at the same point as this one.
         let find = sqlx::query(self.statements.find.clone()).bind(&of.scope).bind(&*of.key);
-        let Some(row) = find.fetch_optional(&mut **tx).await? else {
+        let Some(row) = find.fetch_optional(&mut *begun.tx).await? else {
             return Ok(if locked { Known::New } else { Known::Outstanding });
         };
         if row.try_get::<&[u8], _>(0)? != of.fingerprint {
@@ -154,9 +174,22 @@ impl StoredRequests {
         }))
     }
 
-    /// Undoes what the handler wrote. The lock stays.
-    pub(crate) async fn undo(&self, tx: &mut Tx) -> Result<(), sqlx::Error> {
-        sqlx::raw_sql("rollback to savepoint pillarbox_request").execute(&mut **tx).await.map(drop)
+    /// Marks the transaction of a request without a key.
+    pub(crate) async fn mark(&self, begun: &mut Begun) -> Result<(), sqlx::Error> {
+        let rows = sqlx::raw_sql(WHO).fetch_all(&mut *begun.tx).await?;
+        self.mark_by(begun, &rows, None).await.map(drop)
+    }
+
+    /// Marks the transaction by the answer to [`WHO`], which is the first row.
+    async fn mark_by<'a>(
+        &self,
+        begun: &mut Begun,
+        rows: &'a [PgRow],
+        own_lock: Option<i64>,
+    ) -> Result<&'a PgRow, sqlx::Error> {
+        let row = rows.first().ok_or(sqlx::Error::RowNotFound)?;
+        begun.mark(&self.sessions, row.try_get(0)?, row.try_get(1)?, own_lock).await?;
+        Ok(row)
     }
 
     /// Stores an answer.

@@ -1,7 +1,7 @@
 -- Gives an event up, in one statement: the dead letter, the event as handled, and no failure any more.
 --
 --   $1 consumer   $2 event id   $3 type   $4 topic   $5 key   $6 headers   $7 payload
---   $8 reason     $9 error      $10 attempts
+--   $8 reason     $9 error      $10 attempts   $11 whether its own handler has recorded it, by a commit of its own
 --
 -- If the event is handled already, by another delivery, it is no dead letter: then nothing is written. One that
 -- was parked counts as handled, too, and is dead again.
@@ -10,6 +10,11 @@ with claimed as (
     values ($1, $2)
     on conflict do nothing
     returning event_id
+),
+unclaimed as (
+    select event_id from claimed
+    union all
+    select $2 where $11 and not exists (select from claimed)
 ),
 failure as (
     delete from pillarbox.inbox_failure
@@ -22,7 +27,7 @@ buried as (
     select
         $1, $2, $3, $4, $5, $6::text::jsonb, $7, $8, $9, $10,
         coalesce((select first_failed_at from failure), clock_timestamp())
-    from claimed
+    from unclaimed
     on conflict (consumer, event_id) do update
     set
         reason = excluded.reason,

@@ -20,6 +20,8 @@ pub(crate) struct Burial<'a> {
     pub(crate) reason: &'a str,
     pub(crate) error: &'a str,
     pub(crate) attempts: u32,
+    /// The event's own handler has recorded it as handled, by a commit of its own.
+    pub(crate) recorded: bool,
 }
 
 /// A message that is no event.
@@ -181,6 +183,7 @@ impl Store {
             .bind(burial.reason)
             .bind(text(&storable(burial.error)))
             .bind(i32::try_from(burial.attempts).unwrap_or(i32::MAX))
+            .bind(burial.recorded)
             .fetch_one(&self.pool)
             .await?;
         row.try_get(0)

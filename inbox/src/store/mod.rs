@@ -1,23 +1,24 @@
 //! The inbox's statements, for one consumer in one schema.
 
+mod begun;
 mod letters;
 mod one_trip;
 mod reach;
 
 use std::borrow::Cow;
-#[cfg(feature = "jetstream")]
-use std::collections::HashMap;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use sqlx::postgres::PgRow;
 use sqlx::{AssertSqlSafe, PgExecutor, PgPool, Row, SqlSafeStr, SqlStr};
 
 use crate::error::InboxError;
 use crate::failure::is_of_data;
-use crate::handler::Tx;
 use crate::kept::Kept;
+use crate::literal::hex_text;
 use crate::migrations::check_schema;
+use crate::session::Sessions;
+pub(crate) use begun::{Begun, Claim, ENDED, Fate};
 pub(crate) use letters::Burial;
 #[cfg(feature = "jetstream")]
 pub(crate) use letters::Undecodable;
@@ -27,6 +28,12 @@ pub(crate) use reach::ServerRun;
 
 /// How long a database that is well may take to answer.
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(3);
+
+/// Sets how long a statement may take, to $1 milliseconds at the most, and says what it is then.
+const LIMIT: &str = include_str!("limit.sql");
+
+const FORGET: &str = "delete from pillarbox.inbox_failure \
+     where consumer operator(pg_catalog.=) $1 and event_id operator(pg_catalog.=) $2";
 
 /// How much of an error's text is kept.
 const MAX_ERROR_CHARS: usize = 8_000;
@@ -40,6 +47,7 @@ pub(crate) struct Store {
     /// `None` where nothing is kept.
     one_trip: Option<Arc<OneTrip>>,
     kept: Option<Arc<Kept>>,
+    sessions: Arc<Sessions>,
     /// Whether a key waits behind its dead letter.
     pub(crate) strict: bool,
 }
@@ -49,6 +57,7 @@ pub(crate) struct Store {
 struct Statements {
     begin: SqlStr,
     claim: SqlStr,
+    recorded: SqlStr,
     forget: SqlStr,
     release: SqlStr,
     fail: SqlStr,
@@ -85,25 +94,6 @@ struct Statements {
     leave: SqlStr,
 }
 
-/// What a claim found.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Claim {
-    /// The event is handled already.
-    Duplicate,
-    /// It is claimed. So many attempts failed; `None` if nothing is known of it.
-    Claimed(Option<u32>),
-}
-
-/// An open transaction, and since when its connection has been away from the pool.
-#[derive(Debug)]
-pub(crate) struct Begun {
-    pub(crate) tx: Tx,
-    pub(crate) taken_at: Instant,
-    /// The statement_timeout of this connection's transactions, once it has been found out: asking for it in each
-    /// of them would cost as much as the claim.
-    pub(crate) limit: Option<String>,
-}
-
 /// What was known of an event when it was marked as begun.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Marked {
@@ -134,19 +124,15 @@ impl Store {
         if let Some(longest) = longest {
             let longest = longest.as_millis().min(i32::MAX as u128);
             let idle = format!("begin; set local idle_in_transaction_session_timeout = {longest};");
-            begin = format!(
-                "{idle} select set_config('statement_timeout', least({longest}, nullif(1000 * \
-                 extract(epoch from current_setting('statement_timeout')::interval), 0))::bigint::text, true)"
-            );
+            begin = format!("{idle} {}", LIMIT.replace("$1", &longest.to_string()));
             let known = format!("{idle} set local statement_timeout =");
             one_trip = Some(Arc::new(OneTrip::new(begin.clone(), known, claim.as_str(), consumer)));
         }
         let statements = Statements {
             begin: sql(&begin),
             claim,
-            forget: sql(
-                "delete from pillarbox.inbox_failure where consumer = $1 and event_id = $2",
-            ),
+            recorded: sql(include_str!("recorded.sql")),
+            forget: sql(FORGET),
             release: sql(include_str!("release.sql")),
             fail: sql(include_str!("fail.sql")),
             outage: sql(include_str!("outage.sql")),
@@ -202,6 +188,7 @@ impl Store {
             statements,
             one_trip,
             kept: None,
+            sessions: Arc::default(),
             strict: false,
         })
     }
@@ -242,62 +229,6 @@ impl Store {
         self.kept.as_ref()
     }
 
-    /// Opens a transaction.
-    pub(crate) async fn begin(&self) -> Result<Begun, sqlx::Error> {
-        let tx = self.pool.begin_with(self.statements.begin.clone()).await?;
-        Ok(Begun { tx, taken_at: Instant::now(), limit: None })
-    }
-
-    /// Opens a transaction on a connection that was kept, and records the event in it, in [one trip](one_trip).
-    /// `None` if there is no such connection, or it is not well.
-    pub(crate) async fn begin_and_claim(&self, event_id: &str) -> Option<(Begun, Claim)> {
-        let (kept, one_trip) = (self.kept.as_ref()?, self.one_trip.as_ref()?);
-        loop {
-            let mut begun = kept.take()?;
-            let text = one_trip.text(begun.limit.as_deref(), event_id);
-            match sqlx::raw_sql(AssertSqlSafe(text)).fetch_all(&mut *begun.tx).await {
-                Ok(rows) => {
-                    let mut rows = rows.iter();
-                    if begun.limit.is_none() {
-                        begun.limit = Some(rows.next()?.try_get(0).ok()?);
-                    }
-                    let claim = claim_of(rows.next()).ok()?;
-                    return Some((begun, claim));
-                }
-                Err(error) => {
-                    tracing::debug!(%error, "a kept connection is of no use");
-                    one_trip.failed(&error);
-                }
-            }
-        }
-    }
-
-    /// [Commits](commit), and keeps the connection if that is wanted.
-    pub(crate) async fn commit(&self, mut begun: Begun) -> Result<(), sqlx::Error> {
-        match self.kept.as_ref().filter(|kept| kept.wants(&self.pool, begun.taken_at)) {
-            Some(kept) => {
-                sqlx::raw_sql("select 1; commit").execute(&mut *begun.tx).await?;
-                kept.keep(begun);
-                Ok(())
-            }
-            None => commit(begun.tx).await,
-        }
-    }
-
-    /// Records the event as handled. Waits for another transaction that is handling it.
-    pub(crate) async fn claim(
-        &self,
-        executor: impl PgExecutor<'_>,
-        event_id: &str,
-    ) -> Result<Claim, sqlx::Error> {
-        let row = sqlx::query(self.statements.claim.clone())
-            .bind(&*self.consumer)
-            .bind(event_id)
-            .fetch_optional(executor)
-            .await?;
-        claim_of(row.as_ref())
-    }
-
     /// Removes what is known of failed attempts.
     pub(crate) async fn forget(
         &self,
@@ -306,24 +237,6 @@ impl Store {
     ) -> Result<(), sqlx::Error> {
         let forget = sqlx::query(self.statements.forget.clone());
         forget.bind(&*self.consumer).bind(event_id).execute(executor).await.map(drop)
-    }
-
-    /// Records many events as handled. Those that are recorded, with what is known of failed attempts; the
-    /// others are duplicates. Waits as [`claim`](Self::claim) does.
-    #[cfg(feature = "jetstream")]
-    pub(crate) async fn claim_all(
-        &self,
-        executor: impl PgExecutor<'_>,
-        event_ids: &[&str],
-    ) -> Result<HashMap<String, Option<u32>>, sqlx::Error> {
-        let claim = sqlx::query(self.statements.claim_all.clone());
-        let rows = claim.bind(&*self.consumer).bind(event_ids).fetch_all(executor).await?;
-        rows.iter()
-            .map(|row| {
-                let (id, failed): (String, Option<i32>) = (row.try_get(0)?, row.try_get(1)?);
-                Ok((id, failed.map(i32::unsigned_abs)))
-            })
-            .collect()
     }
 
     /// Events that this transaction recorded are not handled after all.
@@ -335,6 +248,13 @@ impl Store {
     ) -> Result<(), sqlx::Error> {
         let unclaim = sqlx::query(self.statements.unclaim.clone());
         unclaim.bind(&*self.consumer).bind(event_ids).execute(executor).await.map(drop)
+    }
+
+    /// [`forget`](Self::forget) as the text of a simple query.
+    fn forget_text(&self, event_id: &str) -> String {
+        let text = self.statements.forget.as_str();
+        let text = text.replace("$1", &hex_text(&self.consumer));
+        format!("{}; ", text.replace("$2", &hex_text(event_id)))
     }
 
     /// Removes what is known of failed attempts at many events.
@@ -448,29 +368,6 @@ impl Store {
             recorded => recorded,
         }
     }
-}
-
-/// Commits, or says that it did not.
-///
-/// A plain `commit` of a transaction in which a statement failed rolls back, and *succeeds*: a handler that
-/// passes over a failed insert would have its event acknowledged and nothing written. So a statement goes in
-/// front, which fails in such a transaction, and the rest of the message with it; all in one round trip. The
-/// `begin` is for sqlx, which does not know and sends a rollback as the connection goes back to the pool.
-pub(crate) async fn commit(mut tx: Tx) -> Result<(), sqlx::Error> {
-    sqlx::raw_sql("select 1; commit; begin").execute(&mut *tx).await.map(drop)
-}
-
-fn claim_of(row: Option<&PgRow>) -> Result<Claim, sqlx::Error> {
-    let Some(row) = row else {
-        return Ok(Claim::Duplicate);
-    };
-    let failed: Option<i32> = row.try_get(0)?;
-    Ok(Claim::Claimed(failed.map(i32::unsigned_abs)))
-}
-
-/// A text as a literal, whatever `standard_conforming_strings` is set to.
-fn quoted(text: &str) -> String {
-    format!(" E'{}'", text.replace('\\', "\\\\").replace('\'', "''"))
 }
 
 /// The text of a statement that is sent unprepared, and so each time.

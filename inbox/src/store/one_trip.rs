@@ -4,11 +4,14 @@
 //! claim would be parsed and planned for each event, which costs nearly as much as to execute it. So a connection that
 //! is kept prepares it by SQL, with the first event that begins there, and finds out how long its statements may take.
 //! What was prepared stays on the connection when it goes back to the pool, under a name that is made of the text.
+//!
+//! A simple query has no parameters: names and ids travel as digits, see [`literal`](crate::literal).
 
 use std::hash::{DefaultHasher, Hasher};
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use super::{quoted, without_comments};
+use super::without_comments;
+use crate::literal::hex_text;
 
 /// See the [module](self).
 #[derive(Debug)]
@@ -30,29 +33,30 @@ impl OneTrip {
     /// `find_out` and `known` begin, `claim` is the statement with its parameters.
     pub(super) fn new(find_out: String, known: String, claim: &str, consumer: &str) -> Self {
         let claim = without_comments(claim);
-        let consumer = quoted(consumer);
+        let consumer = hex_text(consumer);
         let mut hasher = DefaultHasher::new();
         hasher.write(claim.as_bytes());
         let name = format!("pillarbox_claim_{:016x}", hasher.finish());
-        let prepare = quoted(&format!("prepare {name} (text, text) as {claim}"));
         Self {
             find_out,
             known,
             prepare: format!(
-                "do $pillarbox$ begin if not exists (select from pg_catalog.pg_prepared_statements where name = '{name}') \
-                 then execute{prepare}; end if; end $pillarbox$"
+                "do $pillarbox$ begin if not exists (select from pg_catalog.pg_prepared_statements \
+                 where name operator(pg_catalog.=) '{name}') then \
+                 execute $prepare$prepare {name} (pg_catalog.text, pg_catalog.text) as {claim}$prepare$; end if; \
+                 end $pillarbox$"
             ),
-            execute: format!("execute {name} ({consumer},"),
+            execute: format!("execute {name} ({consumer}, "),
             claim_parts: claim.split("$2").map(|part| part.replace("$1", &consumer)).collect(),
             forgetful: AtomicBool::new(false),
         }
     }
 
     /// What to send. `limit`: the longest time of a statement, once this connection has found it out.
-    pub(super) fn text(&self, limit: Option<&str>, event_id: &str) -> String {
-        let id = quoted(event_id);
+    pub(super) fn text(&self, limit: Option<u64>, event_id: &str) -> String {
+        let id = hex_text(event_id);
         let begin = match limit {
-            Some(limit) => format!("{}{}", self.known, quoted(limit)),
+            Some(limit) => format!("{} {limit}", self.known),
             None => self.find_out.clone(),
         };
         if self.forgetful.load(Ordering::Relaxed) {

@@ -92,6 +92,46 @@ async fn without_a_key_where_none_is_required_it_runs_in_a_transaction_each_time
 }
 
 #[tokio::test]
+async fn a_handler_that_ends_the_transaction_fails_for_good_and_is_not_run_again() {
+    for sql in ["rollback", "commit", "commit and chain", "abort; begin", "commit; begin"] {
+        let shop = Shop::open().await;
+        for (number, word) in (1..).zip(["ends", "ends-and-fails"]) {
+            let order = format!("{word} {sql}");
+            if word == "ends-and-fails" && !sql.contains("commit") {
+                continue; // Undone, as it is with any answer of this kind.
+            }
+            let first = shop.post(word, &order).await;
+            assert_problem(&first, 500, "The request failed");
+            let again = shop.post(word, &order).await;
+            assert_eq!((again.status, &again.body), (first.status, &first.body), "{order}");
+            assert!(again.replayed(), "{order}");
+            assert_eq!(shop.calls(), number, "{order}");
+            let committed = u32::from(sql.contains("commit")) * number;
+            assert_eq!(shop.orders().await, i64::from(committed), "{order}");
+        }
+    }
+}
+
+#[tokio::test]
+async fn what_a_request_leaves_in_its_session_does_not_reach_the_next_one() {
+    let shop = Shop::open().await;
+    for (number, sql) in (1..).zip([
+        "set search_path = pg_temp",
+        "set local search_path = pg_temp",
+        "set default_transaction_read_only = on",
+        "select pg_advisory_lock(17)",
+        "create temporary table orders (id bigint generated always as identity, text text)",
+    ]) {
+        let answer = shop.post(&format!("k{number}"), &format!("ends {sql}")).await;
+        assert_eq!(answer.status, StatusCode::CREATED, "{sql}: {}", answer.body);
+        assert_eq!(shop.orders().await, number, "{sql}");
+    }
+    let locks = "select count(*) from pg_locks where locktype = 'advisory' and objid = 17 \
+                 and database = (select oid from pg_database where datname = current_database())";
+    assert_eq!(shop.number(locks).await, 0);
+}
+
+#[tokio::test]
 async fn the_same_key_for_another_request_is_refused() {
     let shop = Shop::open().await;
     assert_eq!(shop.post("k", "tea").await.status, StatusCode::CREATED);

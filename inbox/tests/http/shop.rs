@@ -195,6 +195,14 @@ async fn order(
             status = StatusCode::PAYMENT_REQUIRED;
         }
         "refuse" => status = StatusCode::PAYMENT_REQUIRED,
+        "ends" | "ends-and-fails" => {
+            // Behind the word stands how.
+            let sql = text.split_once(' ').unwrap().1.to_owned();
+            sqlx::raw_sql(sqlx::AssertSqlSafe(sql)).execute(&mut **tx).await.unwrap();
+            if text.starts_with("ends-and-fails") {
+                status = StatusCode::INTERNAL_SERVER_ERROR;
+            }
+        }
         "pass-over-an-error" => {
             let wrong =
                 sqlx::query("insert into no_such_table values (1)").execute(&mut **tx).await;

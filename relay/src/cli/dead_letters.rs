@@ -71,6 +71,12 @@ struct Which {
     /// Only those of this key.
     #[arg(long)]
     key: Option<String>,
+    /// Only the one at this position.
+    #[arg(long)]
+    position: Option<i64>,
+    /// Only those whose event names this source.
+    #[arg(long)]
+    source: Option<String>,
     /// Only those given up at least so long ago: 90s, 15m, 1h, 2d; a number alone is seconds.
     #[arg(long, value_name = "AGE", default_value = "0", value_parser = seconds)]
     older_than: i64,
@@ -122,6 +128,8 @@ impl Which {
             owner: self.owner.clone(),
             older_than_s: self.older_than,
             state,
+            position: self.position,
+            source: self.source.clone(),
         }
     }
 }
@@ -150,8 +158,9 @@ impl DeadLettersCommand {
                 if found.is_empty() {
                     return Err(format!("no unresolved dead letter {event_id}").into());
                 }
-                match found.first() {
-                    Some(letter) if payload => print(&letter.payload),
+                match found.as_slice() {
+                    [letter] if payload => print(&letter.payload),
+                    _ if payload => Err(ambiguous(&event_id, &found).into()),
                     _ => print(&found.iter().map(whole).collect::<String>()),
                 }
             }
@@ -185,6 +194,14 @@ async fn each(
     act: impl AsyncFn(&DeadLetter) -> Result<bool, Box<dyn std::error::Error>>,
 ) -> Done {
     let filter = which.filter(chosen.event_id.as_ref(), state);
+    if let Some(event_id) = &chosen.event_id {
+        let mut found = letters.list(&filter, SHOWN).await?;
+        found.sort_by(|one, other| one.owner.cmp(&other.owner));
+        let of_one = |pair: &[DeadLetter]| pair[0].owner == pair[1].owner;
+        if found.windows(2).any(of_one) {
+            return Err(ambiguous(event_id, &found).into());
+        }
+    }
     let started = std::time::Instant::now();
     if chosen.dry_run {
         let first = letters.list(&filter, SHOWN).await?;
@@ -233,6 +250,23 @@ async fn each(
         (0, ..) => Ok(()),
         (failed, ..) => Err(format!("{failed} failed").into()),
     }
+}
+
+/// What to say where one letter was meant and several are found.
+fn ambiguous(event_id: &str, found: &[DeadLetter]) -> String {
+    let list: Vec<String> = found
+        .iter()
+        .map(|letter| {
+            let position = letter.position.unwrap_or_default();
+            let source =
+                letter.source().map_or("no source".into(), |source| format!("source {source}"));
+            format!("position {position} ({}, {source})", letter.owner)
+        })
+        .collect();
+    harmless(&format!(
+        "several dead letters have the id {event_id}: {}; choose one with --position, or with --owner and --source",
+        list.join(", ")
+    ))
 }
 
 fn table(letters: &[DeadLetter]) -> String {

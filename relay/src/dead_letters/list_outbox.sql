@@ -2,6 +2,7 @@
 --
 --   $1 event id, $2 reason, $3 topic, $4 key, $5 relay: each null for any
 --   $6 at least this old, in seconds      $7 at most so many      $8 state, or null for any
+--   $9 position, $10 source: null for any
 select
     position,
     relay as owner,
@@ -25,6 +26,8 @@ where
     and ($3::text is null or topic = $3)
     and ($4::text is null or key = $4)
     and ($5::text is null or relay = $5)
+    and ($9::bigint is null or position = $9)
+    and ($10::text is null or headers ->> 'ce-source' = $10)
     and dead_at <= clock_timestamp() - $6 * interval '1 second'
 order by dead_at, position
 limit $7

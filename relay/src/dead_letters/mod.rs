@@ -17,7 +17,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use bytes::Bytes;
-use pillarbox_event::{EventId, RawEvent};
+use pillarbox_event::{EventId, RawEvent, header};
 use serde::Serialize;
 use sqlx::postgres::{PgArguments, PgRow, Postgres};
 use sqlx::query::Query;
@@ -51,6 +51,10 @@ pub struct Filter {
     pub older_than_s: i64,
     /// The state, `dead` or `parked`.
     pub state: Option<State>,
+    /// The position: in the outbox, or among the dead letters of the inbox.
+    pub position: Option<i64>,
+    /// The source that the event itself names.
+    pub source: Option<String>,
 }
 
 /// The state of an unresolved dead letter.
@@ -82,11 +86,11 @@ impl State {
 /// An event that was given up. `Debug` shows neither payload nor header values; `Serialize` shows the headers.
 #[derive(Clone, Serialize)]
 pub struct DeadLetter {
-    /// The position in the outbox, on that side.
+    /// The position: in the outbox, or among the dead letters of the inbox.
     pub position: Option<i64>,
     /// The relay, or the consumer, that gave it up.
     pub owner: String,
-    /// The event's id; `stream:sequence` for a message without one.
+    /// The event's id, which is one within its source only; `STREAM:sequence` of a message that could not be read.
     pub event_id: String,
     /// The event's type, if the message was an event.
     pub event_type: Option<String>,
@@ -271,9 +275,16 @@ fn filtered(
         .bind(filter.older_than_s)
         .bind(limit)
         .bind(filter.state.map(State::as_str))
+        .bind(filter.position)
+        .bind(filter.source.clone())
 }
 
 impl DeadLetter {
+    /// The source that the event itself names.
+    pub fn source(&self) -> Option<&str> {
+        self.headers.get(header::SOURCE).map(String::as_str)
+    }
+
     fn event(&self) -> Result<RawEvent, RetryError> {
         let not_an_event =
             |reason: String| RetryError::NotAnEvent { event_id: self.event_id.clone(), reason };

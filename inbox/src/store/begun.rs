@@ -1,0 +1,415 @@
+//! The inbox's transactions: begun, proved to be the same at their end, and left as they were found.
+//!
+//! A handler has a whole connection in its hands, and may end the transaction that it was given: by `rollback`, by
+//! `commit and chain`, by `prepare transaction`. If the inbox then committed, the event would be acknowledged without
+//! its row, or with half of its effects. So the claim says which transaction it is (`pg_current_xact_id()`), and the
+//! commit goes in one message behind a statement that fails in any other one, and outside of all. A savepoint of the
+//! inbox's own would prove the same, and cost each event a transaction id more.
+
+#[cfg(feature = "jetstream")]
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use sqlx::postgres::PgRow;
+use sqlx::{AssertSqlSafe, Row};
+use tokio::time::timeout;
+
+use super::Store;
+use crate::error::InboxError;
+use crate::handler::Tx;
+use crate::session::{Session, Sessions};
+
+/// How long the undoing of a transaction may take. The statement that a dropped handler has left running is waited
+/// for; beyond this the pool does it, and what the session keeps stays.
+const UNDO_TIMEOUT: Duration = Duration::from_secs(30);
+
+/// How long an event's failure waits to hear what became of its transaction.
+const FATE_TIMEOUT: Duration = Duration::from_secs(1);
+
+/// The name in the error of a [proof](Mark::proof) that fails.
+pub(crate) const ENDED: &str = "pillarbox.the_handler_ended_the_transaction";
+
+/// What a claim found.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Claim {
+    /// The event is handled already: its row is there.
+    Duplicate,
+    /// It is claimed. So many attempts failed; `None` if nothing is known of it.
+    Claimed(Option<u32>),
+}
+
+/// An open transaction, and since when its connection has been away from the pool.
+#[derive(Debug)]
+pub(crate) struct Begun {
+    pub(crate) tx: Tx,
+    pub(crate) taken_at: Instant,
+    /// The statement_timeout of this connection's transactions in milliseconds, once it has been found out: asking for
+    /// it in each of them would cost as much as the claim.
+    pub(crate) limit: Option<u64>,
+    /// Set before a handler gets the transaction.
+    pub(crate) mark: Option<Mark>,
+}
+
+/// What tells a transaction from others, and what its session was like before.
+#[derive(Clone, Debug)]
+pub(crate) struct Mark {
+    transaction: u64,
+    session: Arc<Session>,
+}
+
+/// What became of a transaction that was to be undone.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Fate {
+    /// Nothing of it is left; or, if the connection was lost, nobody says otherwise.
+    Undone,
+    /// The handler had committed it.
+    Committed,
+    /// The handler had prepared it. It has been rolled back.
+    Prepared,
+}
+
+impl Mark {
+    /// A statement that fails in any other transaction than this one.
+    ///
+    /// It also fails in an aborted one, in which a plain `commit` rolls back and *succeeds*: a handler that passes over
+    /// a failed insert would have its event acknowledged and nothing written.
+    fn proof(&self) -> String {
+        format!(
+            "select case when pg_catalog.pg_current_xact_id_if_assigned() operator(pg_catalog.=) \
+             '{}'::pg_catalog.xid8 then 1 else pg_catalog.current_setting('{ENDED}')::integer end; ",
+            self.transaction
+        )
+    }
+}
+
+impl Begun {
+    pub(crate) fn new(tx: Tx) -> Self {
+        Self { tx, taken_at: Instant::now(), limit: None, mark: None }
+    }
+
+    /// Marks the transaction: its id and its backend's, as the database says them.
+    pub(crate) async fn mark(
+        &mut self,
+        sessions: &Sessions,
+        transaction: &str,
+        backend: i32,
+        own_lock: Option<i64>,
+    ) -> Result<(), sqlx::Error> {
+        let transaction = transaction.parse().map_err(|_| unexpected("the id of a transaction"))?;
+        let session = sessions.of(backend, &mut self.tx, own_lock).await?;
+        self.mark = Some(Mark { transaction, session });
+        Ok(())
+    }
+
+    /// Runs a statement of the inbox's own behind the handler, if the transaction is the one that was begun: with the
+    /// role and the settings of before.
+    pub(crate) async fn settle(&mut self) -> Result<(), sqlx::Error> {
+        let Some(mark) = &self.mark else { return Ok(()) };
+        let text = format!("{}{}", mark.proof(), mark.session.settle());
+        sqlx::raw_sql(AssertSqlSafe(text)).execute(&mut *self.tx).await.map(drop)
+    }
+
+    /// Runs `sql` behind the handler, if the transaction is the one that was begun.
+    #[cfg(feature = "jetstream")]
+    pub(crate) async fn prove_and(&mut self, sql: &str) -> Result<(), sqlx::Error> {
+        let proof = self.mark.as_ref().map(Mark::proof).unwrap_or_default();
+        let text = format!("{proof}{sql}");
+        sqlx::raw_sql(AssertSqlSafe(text)).execute(&mut *self.tx).await.map(drop)
+    }
+
+    /// Rolls back to a savepoint, and releases it.
+    #[cfg(any(feature = "jetstream", feature = "http"))]
+    pub(crate) async fn undo_part(&mut self, savepoint: &str) -> Result<(), InboxError> {
+        let proof = self.mark.as_ref().map(Mark::proof).unwrap_or_default();
+        let text =
+            format!("rollback to savepoint {savepoint}; {proof}release savepoint {savepoint}");
+        let undone = sqlx::raw_sql(AssertSqlSafe(text)).execute(&mut *self.tx).await;
+        undone.map(drop).map_err(|error| {
+            let code = error.as_database_error().and_then(|error| error.code());
+            match code.as_deref() {
+                // There is no transaction, or no such savepoint in it.
+                Some("25P01" | "3B001") => InboxError::Ended { committed: false },
+                Some("42704") => InboxError::commit(error),
+                _ => InboxError::database("roll back to a savepoint")(error),
+            }
+        })
+    }
+
+    /// Commits the transaction that was begun, or says that it did not; all in one round trip, with `last` before the
+    /// commit (ends with a semicolon, or is empty).
+    ///
+    /// `stays`: the connection is used again without a look at it. Otherwise a `begin` goes behind, for sqlx, which does
+    /// not know of the commit and sends a rollback as the connection goes back to the pool.
+    pub(crate) async fn commit(mut self, last: &str, stays: bool) -> Result<Self, InboxError> {
+        let text = match &self.mark {
+            Some(mark) => {
+                let (proof, session) = (mark.proof(), &mark.session);
+                let (settle, clear) = (session.settle(), session.clear());
+                if stays {
+                    format!("{proof}{settle}{last}commit; {clear}")
+                } else {
+                    format!("{proof}{settle}{last}commit; begin; {clear}commit; begin")
+                }
+            }
+            None if stays => format!("select 1; {last}commit"),
+            None => format!("select 1; {last}commit; begin"),
+        };
+        match sqlx::raw_sql(AssertSqlSafe(text)).fetch_all(&mut *self.tx).await {
+            Ok(rows) => {
+                self.deallocate(&rows, stays).await;
+                Ok(self)
+            }
+            Err(error) => Err(match InboxError::commit(error) {
+                InboxError::Ended { .. } => self.ended().await,
+                error => {
+                    self.undo_behind();
+                    error
+                }
+            }),
+        }
+    }
+
+    /// Forgets what the handler prepared by SQL. Names come with the answer to the commit.
+    async fn deallocate(&mut self, rows: &[PgRow], stays: bool) {
+        let Some(mark) = &self.mark else { return };
+        let text: String = rows
+            .iter()
+            .filter_map(|row| row.try_get::<&str, _>(Session::PREPARED).ok())
+            .filter(|name| !mark.session.has_prepared(name))
+            .map(|name| format!("deallocate {name}; "))
+            .collect();
+        if !text.is_empty() {
+            let text = if stays { text } else { format!("{text}commit; begin") };
+            let done = sqlx::raw_sql(AssertSqlSafe(text)).execute(&mut *self.tx).await;
+            if let Err(error) = done {
+                tracing::debug!(%error, "what a handler prepared was not deallocated");
+            }
+        }
+    }
+
+    /// The handler ended the transaction: takes back what can be, and says how that stands.
+    pub(crate) async fn ended(self) -> InboxError {
+        let committed = matches!(self.undo().await, Some(Fate::Committed));
+        InboxError::Ended { committed }
+    }
+
+    /// Rolls back, leaves the session as it was found, and says what became of the transaction. `None` if that takes
+    /// too long: it is done in the background then.
+    pub(crate) async fn undo(mut self) -> Option<Fate> {
+        match timeout(FATE_TIMEOUT, undo(&mut self)).await {
+            Ok(fate) => Some(fate),
+            Err(_) => {
+                self.undo_behind();
+                None
+            }
+        }
+    }
+
+    /// Rolls back and leaves the session as it was found, without waiting for it. The pool would roll back, too, and
+    /// leave the locks that a session has.
+    pub(crate) fn undo_behind(mut self) {
+        if let (Some(_), Ok(runtime)) = (&self.mark, tokio::runtime::Handle::try_current()) {
+            runtime.spawn(async move {
+                let _ = timeout(UNDO_TIMEOUT, undo(&mut self)).await;
+            });
+        }
+    }
+}
+
+async fn undo(begun: &mut Begun) -> Fate {
+    let Some(Mark { transaction, session }) = &begun.mark else { return Fate::Undone };
+    let text = format!(
+        "rollback; begin; select pg_catalog.pg_xact_status('{transaction}'::pg_catalog.xid8) as fate; {}{}commit; begin",
+        session.settle(),
+        session.clear()
+    );
+    let rows = match sqlx::raw_sql(AssertSqlSafe(text)).fetch_all(&mut *begun.tx).await {
+        Ok(rows) => rows,
+        Err(error) => {
+            tracing::debug!(%error, "a transaction was not undone by its owner");
+            return Fate::Undone;
+        }
+    };
+    let fate = rows.iter().find_map(|row| row.try_get::<&str, _>("fate").ok());
+    let fate = match fate {
+        Some("committed") => Fate::Committed,
+        Some("in progress") => Fate::Prepared,
+        _ => Fate::Undone,
+    };
+    if fate == Fate::Prepared {
+        let transaction = *transaction;
+        if let Err(error) = roll_back_prepared(begun, transaction).await {
+            tracing::error!(
+                transaction, %error,
+                "a handler prepared its transaction, which holds the event until somebody ends it: see \
+                 pg_prepared_xacts, and use rollback prepared"
+            );
+        }
+    }
+    begun.deallocate(&rows, false).await;
+    fate
+}
+
+/// Rolls back what a handler prepared: nobody else knows of it, and it holds the event's row.
+async fn roll_back_prepared(begun: &mut Begun, transaction: u64) -> Result<(), sqlx::Error> {
+    let find = format!(
+        "select pg_catalog.quote_literal(gid) from pg_catalog.pg_prepared_xacts \
+         where transaction operator(pg_catalog.=) '{}'::pg_catalog.xid",
+        // Without its epoch, as that view has it.
+        transaction & u64::from(u32::MAX)
+    );
+    let found = sqlx::raw_sql(AssertSqlSafe(find)).fetch_all(&mut *begun.tx).await?;
+    for row in found {
+        let gid: &str = row.try_get(0)?;
+        // Not inside of a transaction; behind each its end, for sqlx.
+        for sql in ["rollback".to_owned(), format!("rollback prepared {gid}"), "begin".to_owned()] {
+            sqlx::raw_sql(AssertSqlSafe(sql)).execute(&mut *begun.tx).await?;
+        }
+    }
+    Ok(())
+}
+
+impl Store {
+    /// Opens a transaction.
+    pub(crate) async fn begin(&self) -> Result<Begun, sqlx::Error> {
+        Ok(Begun::new(self.pool.begin_with(self.statements.begin.clone()).await?))
+    }
+
+    /// Opens a transaction on a connection that was kept, and records the event in it, in [one trip](super::one_trip).
+    /// `None` if there is no such connection, or it is not well.
+    pub(crate) async fn begin_and_claim(&self, event_id: &str) -> Option<(Begun, Claim)> {
+        let (kept, one_trip) = (self.kept.as_ref()?, self.one_trip.as_ref()?);
+        loop {
+            let mut begun = kept.take()?;
+            begun.mark = None;
+            let text = one_trip.text(begun.limit, event_id);
+            let rows = match sqlx::raw_sql(AssertSqlSafe(text)).fetch_all(&mut *begun.tx).await {
+                Ok(rows) => rows,
+                Err(error) => {
+                    tracing::debug!(%error, "a kept connection is of no use");
+                    one_trip.failed(&error);
+                    continue;
+                }
+            };
+            let mut rows = rows.iter();
+            if begun.limit.is_none() {
+                begun.limit = Some(rows.next()?.try_get::<i64, _>(0).ok()?.unsigned_abs());
+            }
+            let claim = self.claimed(&mut begun, event_id, rows.next()).await.ok()?;
+            return Some((begun, claim));
+        }
+    }
+
+    /// [Commits](Begun::commit), and keeps the connection if that is wanted. `recovered`: the event of which failed
+    /// attempts are known, which are forgotten with it.
+    pub(crate) async fn commit(
+        &self,
+        begun: Begun,
+        recovered: Option<&str>,
+    ) -> Result<(), InboxError> {
+        let last = recovered.map(|event_id| self.forget_text(event_id)).unwrap_or_default();
+        match self.kept.as_ref().filter(|kept| kept.wants(&self.pool, begun.taken_at)) {
+            Some(kept) => kept.keep(begun.commit(&last, true).await?),
+            None => drop(begun.commit(&last, false).await?),
+        }
+        Ok(())
+    }
+
+    /// Records the event as handled. Waits for another transaction that is handling it.
+    pub(crate) async fn claim(
+        &self,
+        begun: &mut Begun,
+        event_id: &str,
+    ) -> Result<Claim, sqlx::Error> {
+        let row = sqlx::query(self.statements.claim.clone())
+            .bind(&*self.consumer)
+            .bind(event_id)
+            .fetch_optional(&mut *begun.tx)
+            .await?;
+        self.claimed(begun, event_id, row.as_ref()).await
+    }
+
+    /// What the answer to a claim says. No row is no answer: another look tells.
+    async fn claimed(
+        &self,
+        begun: &mut Begun,
+        event_id: &str,
+        row: Option<&PgRow>,
+    ) -> Result<Claim, sqlx::Error> {
+        let Some(row) = row else {
+            let recorded = self.recorded(begun, &[event_id]).await?;
+            return if recorded.iter().any(|recorded| recorded == event_id) {
+                Ok(Claim::Duplicate)
+            } else {
+                Err(unexpected("neither that the event is recorded now, nor that it was"))
+            };
+        };
+        let (id, failed) = self.read_claim(row)?;
+        if id != event_id {
+            return Err(unexpected("that another event is recorded"));
+        }
+        let (transaction, backend): (&str, i32) = (row.try_get(3)?, row.try_get(4)?);
+        begun.mark(&self.sessions, transaction, backend, None).await?;
+        Ok(Claim::Claimed(failed))
+    }
+
+    /// The event that a row of a claim is about, and what is known of failed attempts.
+    fn read_claim(&self, row: &PgRow) -> Result<(String, Option<u32>), sqlx::Error> {
+        if row.try_get::<&str, _>(0)? != &*self.consumer {
+            return Err(unexpected("that an event of another consumer is recorded"));
+        }
+        let failed: Option<i32> = row.try_get(2)?;
+        Ok((row.try_get(1)?, failed.map(i32::unsigned_abs)))
+    }
+
+    /// Which of these events are recorded as handled.
+    async fn recorded(
+        &self,
+        begun: &mut Begun,
+        event_ids: &[&str],
+    ) -> Result<Vec<String>, sqlx::Error> {
+        let recorded = sqlx::query(self.statements.recorded.clone());
+        let rows = recorded.bind(&*self.consumer).bind(event_ids).fetch_all(&mut *begun.tx).await?;
+        rows.iter()
+            .map(|row| match row.try_get::<&str, _>(0)? == &*self.consumer {
+                true => row.try_get(1),
+                false => Err(unexpected("that an event of another consumer is recorded")),
+            })
+            .collect()
+    }
+
+    /// Records many events as handled. Those that are recorded, with what is known of failed attempts; the
+    /// others are duplicates: their rows are there. Waits as [`claim`](Self::claim) does.
+    #[cfg(feature = "jetstream")]
+    pub(crate) async fn claim_all(
+        &self,
+        begun: &mut Begun,
+        event_ids: &[&str],
+    ) -> Result<HashMap<String, Option<u32>>, sqlx::Error> {
+        let claim = sqlx::query(self.statements.claim_all.clone());
+        let rows = claim.bind(&*self.consumer).bind(event_ids).fetch_all(&mut *begun.tx).await?;
+        let claimed: HashMap<_, _> =
+            rows.iter().map(|row| self.read_claim(row)).collect::<Result<_, _>>()?;
+        if let Some(row) = rows.first() {
+            let (transaction, backend): (&str, i32) = (row.try_get(3)?, row.try_get(4)?);
+            begun.mark(&self.sessions, transaction, backend, None).await?;
+        }
+        let others: Vec<&str> =
+            event_ids.iter().copied().filter(|id| !claimed.contains_key(*id)).collect();
+        if !others.is_empty() {
+            let recorded = self.recorded(begun, &others).await?;
+            if others.iter().any(|id| !recorded.iter().any(|recorded| recorded == id)) {
+                return Err(unexpected("neither that an event is recorded now, nor that it was"));
+            }
+        }
+        Ok(claimed)
+    }
+}
+
+/// An answer that is none to the statement that was sent.
+fn unexpected(said: &str) -> sqlx::Error {
+    sqlx::Error::Protocol(format!(
+        "the database said {said}; did another statement run instead, behind a pooler in transaction mode?"
+    ))
+}
