@@ -153,13 +153,11 @@ impl Observer {
         self.change(|state| state.held = Some(reason.to_owned()));
     }
 
-    /// The broker stores again, if it was held.
-    pub(crate) fn resumed(&self, held: &mut Option<String>) {
-        if held.take().is_some() {
-            tracing::info!(relay = self.state.borrow().relay, "the broker stores messages again");
-            self.meter.held(false);
-            self.change(|state| state.held = None);
-        }
+    /// The broker stores again.
+    pub(crate) fn resumed(&self) {
+        tracing::info!(relay = self.state.borrow().relay, "the broker stores messages again");
+        self.meter.held(false);
+        self.change(|state| state.held = None);
     }
 
     pub(crate) fn stopping(&self) {

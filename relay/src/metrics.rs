@@ -160,7 +160,9 @@ impl Meter {
             labels,
         };
         // Counters that are born with their first event hide that event from `increase`.
-        for reason in ["unavailable", "no_stream", "batch_refused", "reconnected", "forgotten"] {
+        for reason in
+            ["unavailable", "no_stream", "refused", "batch_refused", "reconnected", "forgotten"]
+        {
             meter.by_reason(REWINDS, reason).increment(0);
         }
         for fault in Fault::ALL {

@@ -146,7 +146,7 @@ impl Parking {
             say_dead(&self.relay, &refused);
             self.letters.ask(|done| Request::DeadAgain(refused, done)).await?;
         }
-        held.map_or(Ok(shipped), |error| Err(Interrupted::Broker(error)))
+        held.map_or(Ok(shipped), |error| Err(error.into()))
     }
 }
 

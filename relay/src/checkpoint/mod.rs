@@ -77,18 +77,21 @@ struct Memory {
 }
 
 impl Acknowledged {
-    /// Takes note of an acknowledgement. `false` if the stream has gone back: it was further already.
-    pub fn note(&self, stream: &str, sequence: u64, is_repeat: bool) -> bool {
+    /// Takes note of an acknowledgement.
+    ///
+    /// # Errors
+    /// How far the stream was before, if it has gone back.
+    pub fn note(&self, stream: &str, sequence: u64, is_repeat: bool) -> Result<(), u64> {
         let streams = &mut self.memory().streams;
         match streams.get_mut(stream) {
             Some(last) if is_repeat || sequence > *last => {
                 *last = sequence.max(*last);
-                true
+                Ok(())
             }
-            Some(_) => false,
+            Some(last) => Err(*last),
             None => {
                 streams.insert(stream.to_owned(), sequence);
-                true
+                Ok(())
             }
         }
     }
@@ -128,6 +131,8 @@ impl Acknowledged {
 pub(crate) struct Forgotten {
     pub(crate) stream: String,
     pub(crate) how: String,
+    /// The sequence at which it stores now, if an acknowledgement told it.
+    pub(crate) now_at: Option<u64>,
 }
 
 /// Takes checkpoints, and looks whether the streams still hold what they acknowledged.
@@ -206,7 +211,7 @@ impl Checkpoints {
             let least = acknowledged.get(&name).copied().unwrap_or(0);
             // A stream that is not there now may come back, and is judged then.
             if let Some(mark) = self.look_at(&name, least).await? {
-                self.acknowledged.note(&name, mark.last_sequence, true);
+                let _ = self.acknowledged.note(&name, mark.last_sequence, true);
                 self.marks.insert(name, mark);
             }
         }
@@ -229,7 +234,11 @@ impl Checkpoints {
             };
             asked += 1;
             if asked == ASK_AGAIN.0 {
-                return Err(Interrupted::Forgotten(Forgotten { stream: name.to_owned(), how }));
+                return Err(Interrupted::Forgotten(Forgotten {
+                    stream: name.to_owned(),
+                    how,
+                    now_at: None,
+                }));
             }
             sleep(ASK_AGAIN.1).await;
         }
@@ -237,25 +246,34 @@ impl Checkpoints {
 }
 
 /// Goes back to where every stream still holds what was shipped. Returns the cursor to ship from.
+///
+/// What an acknowledgement has told counts also where the API does not show the stream: then nobody can say how much
+/// is left, and no checkpoint is covered.
 pub(crate) async fn go_back(
     context: &Context,
     letters: &Letters,
     acknowledged: &Acknowledged,
+    what: &Forgotten,
     now: &Cursor,
 ) -> Result<(Cursor, Option<String>), Interrupted> {
     let checkpoints = letters.ask(Request::Checkpoints).await?;
     let mut chosen = None;
     for checkpoint in checkpoints {
-        let mut covered = true;
+        let mut covered = what.now_at.is_none() || checkpoint.marks.contains_key(&what.stream);
         for (name, mark) in &checkpoint.marks {
-            covered = match stand(context, name).await? {
-                Some((stream, found)) => lost(&stream, &found, mark).await?.is_none(),
-                // Nothing can be shipped to it now. If it comes back, that is noticed in its turn.
-                None => true,
-            };
             if !covered {
                 break;
             }
+            let now_at = what.now_at.filter(|_| *name == what.stream);
+            covered = match stand(context, name).await? {
+                Some((stream, found)) => {
+                    now_at.is_none_or(|now_at| mark.last_sequence < now_at)
+                        && lost(&stream, &found, mark).await?.is_none()
+                }
+                None if now_at.is_some() => false,
+                // Nothing can be shipped to it now. If it comes back, that is noticed in its turn.
+                None => true,
+            };
         }
         if covered {
             chosen = Some(checkpoint);
@@ -324,7 +342,14 @@ fn unavailable(name: &str, error: &(dyn std::error::Error + 'static)) -> SinkErr
 
 impl From<SinkError> for Interrupted {
     fn from(error: SinkError) -> Self {
-        Self::Broker(error)
+        match error {
+            SinkError::WentBack { stream, sequence, before } => Self::Forgotten(Forgotten {
+                how: format!("it acknowledges sequence {sequence}, and had acknowledged {before}"),
+                stream,
+                now_at: Some(sequence),
+            }),
+            error => Self::Broker(error),
+        }
     }
 }
 
@@ -347,13 +372,17 @@ mod tests {
     #[test]
     fn an_acknowledgement_that_goes_back_is_noticed_and_a_repeat_is_not_one() {
         let acknowledged = Acknowledged::default();
-        assert!(acknowledged.note("A", 5, false));
-        assert!(acknowledged.note("A", 3, true), "a repeat tells the first copy's sequence");
-        assert!(acknowledged.note("B", 1, false));
-        assert!(!acknowledged.note("A", 5, false));
-        assert!(acknowledged.note("A", 6, false));
+        assert_eq!(acknowledged.note("A", 5, false), Ok(()));
+        assert_eq!(
+            acknowledged.note("A", 3, true),
+            Ok(()),
+            "a repeat tells the first copy's sequence"
+        );
+        assert_eq!(acknowledged.note("B", 1, false), Ok(()));
+        assert_eq!(acknowledged.note("A", 5, false), Err(5));
+        assert_eq!(acknowledged.note("A", 6, false), Ok(()));
         acknowledged.forget();
-        assert!(acknowledged.note("A", 1, false));
+        assert_eq!(acknowledged.note("A", 1, false), Ok(()));
     }
 
     #[test]
@@ -361,7 +390,7 @@ mod tests {
         let acknowledged = Acknowledged::default();
         let cursor = |high| Cursor { high, ..Cursor::start("1") };
         acknowledged.finds(&cursor(1));
-        acknowledged.note("A", 5, false);
+        let _ = acknowledged.note("A", 5, false);
         acknowledged.takes(&cursor(2));
         // Whether or not the answer came.
         acknowledged.finds(&cursor(1));

@@ -109,7 +109,7 @@ impl<'s> FastIngest<'s> {
             let batch = match self.batches.get_mut(&stream) {
                 Some(batch) => batch,
                 None => {
-                    self.acknowledged.note(&stream, 0, true);
+                    let _ = self.acknowledged.note(&stream, 0, true);
                     let publisher = self
                         .context
                         .fast_publish()
@@ -193,7 +193,7 @@ impl<'s> FastIngest<'s> {
             let ended = publisher.close().await.map_err(failed).and_then(|ack| {
                 // The end itself is not stored, but some servers count it.
                 if ack.batch_size >= sent {
-                    self.acknowledged.note(&stream, ack.sequence, true);
+                    let _ = self.acknowledged.note(&stream, ack.sequence, true);
                     Ok(())
                 } else {
                     Err(SinkError::Unavailable(format!(
@@ -234,8 +234,10 @@ impl Sink for FastIngest<'_> {
 
 fn failed(error: FastPublishError) -> SinkError {
     match error.kind() {
-        // A full stream forgets a batch, or never knows it, and gives no reason: one by one it does.
+        // A full stream forgets a batch, or never knows it, and gives no reason, and a message that gets no answer
+        // leaves the whole batch without one: one by one it shows.
         FastPublishErrorKind::FlowError
+        | FastPublishErrorKind::Timeout
         | FastPublishErrorKind::NotEnabled
         | FastPublishErrorKind::UnknownBatchId => SinkError::BatchRefused(full_text(&error)),
         _ => SinkError::Unavailable(full_text(&error)),

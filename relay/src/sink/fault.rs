@@ -10,10 +10,13 @@
 //! | no stream takes the subject, and the server says so itself | nobody's yet, or the event's with `no_stream = "dead-letter"` | hold, naming the subject; or dead letter `no_stream` |
 //! | connection lost, no answer in time, no leader, not enough replicas | the broker's | hold |
 //! | stream or account full (10077, 10047, …) | the broker's | hold |
-//! | anything else that the server says | the broker's, until it has refused the event alone several times and stored others meanwhile; then the event's | hold; then dead letter `refused` |
+//! | any other status of 500 and above | the broker's | hold |
+//! | any other refusal | nobody knows | hold, and try the message alone; dead letter `refused` only with proof |
+//! | no answer for this message, again and again | nobody knows | the same |
 //!
-//! The last line is deliberate: the relay does not throw aside what it does not understand. It holds, where an
-//! operator sees it, until the broker has shown that it stores other events and not this one.
+//! The last two lines are deliberate. What the relay does not know is held, where an operator sees it, and not
+//! thrown aside. But one message must not hold all others for good, so it becomes a dead letter when it was tried
+//! alone several times without success, and the broker stored another message of its stream meanwhile.
 
 use std::fmt;
 
@@ -31,7 +34,7 @@ pub enum Fault {
     NoStream,
     /// A column of the row cannot be read.
     Unreadable,
-    /// The server refuses it for a reason that this relay does not know, and stores other events meanwhile.
+    /// The broker does not store it, alone and several times, and stores others meanwhile.
     Refused,
 }
 
@@ -39,13 +42,31 @@ impl Fault {
     /// All of them.
     pub const ALL: [Self; 5] =
         [Self::Invalid, Self::TooLarge, Self::NoStream, Self::Unreadable, Self::Refused];
+}
 
-    /// The fault that the server's error tells of, if it is the event's.
-    pub(super) fn of(error: &jetstream::Error) -> Option<Self> {
+/// Whose fault the server's error is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Blame {
+    /// The event can never be stored.
+    Event(Fault),
+    /// The server or the stream does not store messages now.
+    Broker,
+    /// The table does not know this error.
+    Unknown,
+}
+
+/// Refusals below 500 that are about the room a stream or an account has. They hit large messages before small
+/// ones, so that another message which is stored meanwhile would prove nothing.
+const NO_ROOM: [u64; 5] = [10002, 10023, 10028, 10047, 10077];
+
+impl Blame {
+    /// What the server's error says.
+    pub(super) fn of(error: &jetstream::Error) -> Self {
         match error.error_code() {
             jetstream::ErrorCode::STREAM_MESSAGE_EXCEEDS_MAXIMUM
-            | jetstream::ErrorCode::STREAM_HEADER_EXCEEDS_MAXIMUM => Some(Self::TooLarge),
-            _ => None,
+            | jetstream::ErrorCode::STREAM_HEADER_EXCEEDS_MAXIMUM => Self::Event(Fault::TooLarge),
+            code if error.code() >= 500 || NO_ROOM.contains(&code.0) => Self::Broker,
+            _ => Self::Unknown,
         }
     }
 }
@@ -68,15 +89,22 @@ mod tests {
 
     #[test]
     fn only_what_is_known_to_be_the_events_fault_is_held_against_it() {
-        let error = |code: u64| -> jetstream::Error {
-            serde_json::from_str(&format!(r#"{{"code":400,"err_code":{code},"description":"x"}}"#))
-                .unwrap()
+        let error = |status: u64, code: u64| -> jetstream::Error {
+            serde_json::from_str(&format!(
+                r#"{{"code":{status},"err_code":{code},"description":"x"}}"#
+            ))
+            .unwrap()
         };
         for too_large in [10054, 10097] {
-            assert_eq!(Fault::of(&error(too_large)), Some(Fault::TooLarge), "{too_large}");
+            let blame = Blame::of(&error(400, too_large));
+            assert_eq!(blame, Blame::Event(Fault::TooLarge), "{too_large}");
         }
-        for broker in [10077, 10047, 10023, 10008, 10205, 99999] {
-            assert_eq!(Fault::of(&error(broker)), None, "{broker}");
+        for (status, code) in [(400, 10077), (500, 10047), (503, 10023), (503, 10008), (503, 99999)]
+        {
+            assert_eq!(Blame::of(&error(status, code)), Blame::Broker, "{code}");
+        }
+        for code in [10205, 99999] {
+            assert_eq!(Blame::of(&error(400, code)), Blame::Unknown, "{code}");
         }
     }
 }

@@ -13,6 +13,7 @@ use async_nats::jetstream::{self, Context};
 use futures::future::BoxFuture;
 use uuid::Uuid;
 
+use super::fault::Blame;
 use super::streams::stream_of;
 use super::{Fault, Sink, SinkError, SinkFailure};
 use crate::checkpoint::Acknowledged;
@@ -47,6 +48,11 @@ impl KeyedWindow {
     /// A sink on this context, whose timeout is how long an acknowledgement may take. It keeps `acknowledged`.
     pub fn new(context: Context, acknowledged: Acknowledged) -> Self {
         Self { context, acknowledged, stored: 0, under_way: VecDeque::new(), keys: HashSet::new() }
+    }
+
+    /// The context that it stores through.
+    pub(crate) fn context(&self) -> &Context {
+        &self.context
     }
 
     async fn store_all(&mut self, messages: Vec<Message>) -> Result<u64, SinkError> {
@@ -150,15 +156,13 @@ fn went_on(
     sequence: u64,
     is_repeat: bool,
 ) -> Result<(), SinkError> {
-    if acknowledged.note(stream, sequence, is_repeat) {
-        return Ok(());
+    match acknowledged.note(stream, sequence, is_repeat) {
+        Ok(()) => Ok(()),
+        Err(before) => Err(SinkError::WentBack { stream: stream.to_owned(), sequence, before }),
     }
-    Err(SinkError::Unavailable(format!(
-        "stream {stream} acknowledges {sequence}, and was further before"
-    )))
 }
 
-/// Why a message was not stored, going by the answer.
+/// Why a message was not stored, going by the answer, or by the stream that should have answered.
 async fn not_stored(
     context: &Context,
     error: PublishError,
@@ -166,17 +170,36 @@ async fn not_stored(
     event_id: Uuid,
     subject: &str,
 ) -> SinkError {
-    if error.kind() == PublishErrorKind::StreamNotFound {
-        // Nobody answered, which is so for a stream without a leader, too.
-        return match stream_of(context, position, event_id, subject).await {
-            Ok(stream) => SinkError::Unavailable(format!("stream {stream} does not answer")),
+    let unknown = |refusal, error| SinkError::NotStored { position, event_id, refusal, error };
+    match error.kind() {
+        // Nobody listens to the subject, which is so for a stream without a leader, too.
+        PublishErrorKind::StreamNotFound => {
+            match stream_of(context, position, event_id, subject).await {
+                Ok(stream) => SinkError::Unavailable(format!("stream {stream} does not answer")),
+                Err(error) => error,
+            }
+        }
+        // Somebody listens, and may be no stream.
+        PublishErrorKind::TimedOut => match stream_of(context, position, event_id, subject).await {
+            Ok(stream) => {
+                unknown(None, format!("stream {stream} did not acknowledge it in time ({error})"))
+            }
+            Err(SinkError::NoStream { position, event_id, subject, .. }) => {
+                SinkError::NoStream { position, event_id, subject, heard: true }
+            }
             Err(error) => error,
-        };
-    }
-    let said =
-        std::error::Error::source(&error).and_then(|said| said.downcast_ref::<jetstream::Error>());
-    match said.and_then(Fault::of) {
-        Some(fault) => SinkError::Message { position, event_id, fault, error: full_text(&error) },
-        None => SinkError::Unavailable(full_text(&error)),
+        },
+        _ => {
+            let said = std::error::Error::source(&error)
+                .and_then(|said| said.downcast_ref::<jetstream::Error>());
+            let text = full_text(&error);
+            match said.map(|said| (Blame::of(said), said.error_code().0)) {
+                Some((Blame::Event(fault), _)) => {
+                    SinkError::Message { position, event_id, fault, error: text }
+                }
+                Some((Blame::Unknown, code)) => unknown(Some(code), text),
+                Some((Blame::Broker, _)) | None => SinkError::Unavailable(text),
+            }
+        }
     }
 }

@@ -12,7 +12,7 @@
 pub mod fast_ingest;
 pub mod fault;
 pub mod keyed_window;
-mod streams;
+pub(crate) mod streams;
 
 pub use fast_ingest::FastIngest;
 pub use fault::Fault;
@@ -69,6 +69,30 @@ pub enum SinkError {
         event_id: uuid::Uuid,
         /// The subject.
         subject: String,
+        /// Whether somebody may have received the event: a subscriber that is no stream.
+        heard: bool,
+    },
+    /// This message is not stored, and it is not known whose fault that is. Store it alone to find out.
+    #[error("the broker did not store event {event_id} at position {position}: {error}")]
+    NotStored {
+        /// Its position in the outbox.
+        position: i64,
+        /// Its event id.
+        event_id: uuid::Uuid,
+        /// The code of the server's refusal. `None`: there was no answer.
+        refusal: Option<u64>,
+        /// What the server said, or that it said nothing.
+        error: String,
+    },
+    /// A stream has lost what it had acknowledged: its sequence went back.
+    #[error("stream {stream} acknowledges sequence {sequence}, and was further before ({before})")]
+    WentBack {
+        /// The stream, with its domain if that is another one than the API's.
+        stream: String,
+        /// The sequence of a message that was new to it.
+        sequence: u64,
+        /// A sequence that it had acknowledged before.
+        before: u64,
     },
     /// A batch was refused without saying for which message. Store them one by one to find out.
     #[error("the broker refused a batch: {0}")]
@@ -109,11 +133,24 @@ impl SinkError {
         }
     }
 
+    /// The event that is not stored, as far as it is known.
+    pub(crate) fn position(&self) -> Option<i64> {
+        match self {
+            Self::NoStream { position, .. }
+            | Self::NotStored { position, .. }
+            | Self::Message { position, .. } => Some(*position),
+            Self::Unavailable(_) | Self::WentBack { .. } | Self::BatchRefused(_) => None,
+        }
+    }
+
     /// What happened in a word, for metrics.
     pub(crate) fn kind(&self) -> &'static str {
         match self {
             Self::Unavailable(_) => "unavailable",
             Self::NoStream { .. } => "no_stream",
+            Self::NotStored { refusal: Some(_), .. } => "refused",
+            Self::NotStored { refusal: None, .. } => "unavailable",
+            Self::WentBack { .. } => "forgotten",
             Self::BatchRefused(_) => "batch_refused",
             Self::Message { .. } => "message",
         }

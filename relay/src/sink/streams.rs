@@ -91,7 +91,7 @@ impl Streams {
 }
 
 /// Asks the server which stream takes a subject. Only its own word counts as [`SinkError::NoStream`].
-pub(super) async fn stream_of(
+pub(crate) async fn stream_of(
     context: &Context,
     position: i64,
     event_id: Uuid,
@@ -100,7 +100,12 @@ pub(super) async fn stream_of(
     match context.stream_by_subject(subject).await {
         Ok(name) => Ok(name),
         Err(error) if error.kind() == GetStreamByNameErrorKind::NotFound => {
-            Err(SinkError::NoStream { position, event_id, subject: subject.to_owned() })
+            Err(SinkError::NoStream {
+                position,
+                event_id,
+                subject: subject.to_owned(),
+                heard: false,
+            })
         }
         Err(error) => Err(unavailable(&error)),
     }

@@ -1,0 +1,190 @@
+//! The pages given to the sink and not yet known to be stored.
+
+use std::collections::VecDeque;
+
+use tokio::sync::watch;
+use tokio::time::Instant;
+
+use super::Interrupted;
+use crate::config::NoStream;
+use crate::cursor::Cursor;
+use crate::health::Observer;
+use crate::reader::Batch;
+use crate::sink::{Sink, SinkFailure};
+
+/// The pages given to the sink and not yet known to be stored.
+pub(super) struct UnderWay<'p> {
+    progress: &'p watch::Sender<Cursor>,
+    observer: Observer,
+    pages: VecDeque<Given>,
+    /// Messages given to the sink so far.
+    pub(super) count: u64,
+    /// Messages known to be stored.
+    pub(super) stored: u64,
+    /// Parked messages shipped in between.
+    pub(super) parked: u64,
+    no_stream: NoStream,
+}
+
+struct Given {
+    batch: Batch,
+    /// Where the relay stands when the page is stored: not behind a row that cannot be sent, nor behind what follows
+    /// it.
+    after: Option<Cursor>,
+    /// Messages given before this page.
+    first: u64,
+    given: Instant,
+}
+
+impl<'p> UnderWay<'p> {
+    pub(super) fn new(
+        progress: &'p watch::Sender<Cursor>,
+        observer: Observer,
+        no_stream: NoStream,
+    ) -> Self {
+        Self {
+            progress,
+            observer,
+            pages: VecDeque::new(),
+            count: 0,
+            stored: 0,
+            parked: 0,
+            no_stream,
+        }
+    }
+
+    /// Gives a page to the sink. `alone`: its first message is stored before any other is sent.
+    pub(super) async fn ship(
+        &mut self,
+        sink: &mut dyn Sink,
+        mut batch: Batch,
+        alone: bool,
+    ) -> Result<(), Interrupted> {
+        let mut messages = std::mem::take(&mut batch.messages);
+        let first = self.count;
+        self.count += messages.len() as u64;
+        let after = batch.after();
+        let refused =
+            batch.refused.take().map(|refused| (batch.cursor_at(refused.position), refused));
+        if refused.is_none() || !messages.is_empty() {
+            self.pages.push_back(Given { batch, after, first, given: Instant::now() });
+        }
+        if alone && messages.len() > 1 {
+            let rest = messages.split_off(1);
+            self.stored(sink.store(messages).await)?;
+            self.stored(sink.flush().await)?;
+            messages = rest;
+        }
+        self.stored(sink.store(messages).await)?;
+        if let Some((cursor, refused)) = refused {
+            self.stored(sink.flush().await)?;
+            return Err(Interrupted::Refused(Box::new((cursor, refused))));
+        }
+        Ok(())
+    }
+
+    pub(super) fn has_stored(&self) -> bool {
+        self.stored + self.parked > 0
+    }
+
+    /// Takes note of what is stored, and of why no more is.
+    pub(super) fn stored(&mut self, result: Result<u64, SinkFailure>) -> Result<(), Interrupted> {
+        let (stored, error) = match result {
+            Ok(stored) => (stored, None),
+            Err(failure) => (failure.stored, Some(failure.error)),
+        };
+        self.observer.meter.shipped(stored.saturating_sub(self.stored));
+        self.stored = stored;
+        let mut reached = None;
+        while let Some(page) = self.pages.front() {
+            if page.first + page.batch.positions.len() as u64 > stored {
+                break;
+            }
+            reached = page.after.clone().or(reached);
+            if !page.batch.positions.is_empty() {
+                self.observer.page_stored(&page.batch.created, page.given);
+            }
+            self.pages.pop_front();
+        }
+        let Some(error) = error else {
+            if let Some(cursor) = reached {
+                self.progress.send_replace(cursor);
+            }
+            return Ok(());
+        };
+        // Part of a page counts only when it matters: here, where reading starts again.
+        let mut behind = None;
+        if let Some(page) = self.pages.front() {
+            let part = usize::try_from(stored.saturating_sub(page.first)).unwrap_or(usize::MAX);
+            if let Some(position) =
+                part.checked_sub(1).and_then(|last| page.batch.positions.get(last))
+            {
+                reached = Some(page.batch.cursor_at(*position));
+            }
+            behind = error.refused(self.no_stream).map(|refused| {
+                let cursor = page.batch.cursor_at(refused.position);
+                Box::new((cursor, refused))
+            });
+        }
+        if let Some(cursor) = reached {
+            self.progress.send_replace(cursor);
+        }
+        Err(behind.map_or_else(|| error.into(), Interrupted::Refused))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use bytes::Bytes;
+    use futures::future::{BoxFuture, ready};
+    use time::OffsetDateTime;
+    use uuid::Uuid;
+
+    use super::*;
+    use crate::message::{Form, Message, Row};
+    use crate::reader;
+    use crate::source::Page;
+
+    /// Has stored what it is given at once.
+    struct AtOnce(u64);
+
+    impl Sink for AtOnce {
+        fn store(&mut self, messages: Vec<Message>) -> BoxFuture<'_, Result<u64, SinkFailure>> {
+            self.0 += messages.len() as u64;
+            self.flush()
+        }
+
+        fn flush(&mut self) -> BoxFuture<'_, Result<u64, SinkFailure>> {
+            Box::pin(ready(Ok(self.0)))
+        }
+    }
+
+    fn row(position: i64, topic: &str) -> Row {
+        Row {
+            position,
+            event_id: Uuid::now_v7(),
+            event_type: "t".into(),
+            topic: topic.into(),
+            key: None,
+            headers: None,
+            payload: Bytes::new(),
+            created_at: OffsetDateTime::UNIX_EPOCH,
+        }
+    }
+
+    #[tokio::test]
+    async fn the_cursor_stays_behind_a_row_that_cannot_be_sent_until_that_is_set_aside() {
+        let rows = vec![row(1, "a"), row(2, "no topic"), row(3, "a")];
+        let page = Page::only("10:10:".parse().unwrap(), rows);
+        let batch = reader::batch(page, &Form::new("/shop".into(), 1));
+        let (progress, reached) = watch::channel(Cursor::start("x"));
+        let observer = Observer::new("default", "shop");
+        let mut under_way = UnderWay::new(&progress, observer, NoStream::Hold);
+        let shipped = under_way.ship(&mut AtOnce(0), batch, false).await;
+        let Err(Interrupted::Refused(refused)) = shipped else { panic!("it was not refused") };
+        let position = |cursor: &Cursor| cursor.window.as_ref().map(|window| window.position);
+        assert_eq!(refused.1.position, 2);
+        assert_eq!(position(&refused.0), Some(2), "behind it once it is set aside");
+        assert_eq!(position(&reached.borrow()), Some(1), "and before that, in front of it");
+    }
+}
