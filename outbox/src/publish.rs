@@ -47,7 +47,7 @@ pub struct Outbox {
 }
 
 const INSERT: &str = "insert into pillarbox.outbox (event_id, event_type, topic, key, headers, payload) \
-                      values ($1, $2, $3, $4, $5::jsonb, $6)";
+                      values ($1, $2, $3, $4, $5::pg_catalog.jsonb, $6)";
 const INSERT_ALL: &str = include_str!("publish.sql");
 
 impl Outbox {

@@ -6,14 +6,14 @@ use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Duration;
 
-use sqlx::postgres::PgConnectOptions;
-use sqlx::{AssertSqlSafe, ConnectOptions, PgConnection, Row};
+use sqlx::{AssertSqlSafe, PgConnection, Row};
 use tokio::time::{Instant, sleep};
 
 use crate::config::RelayConfig;
 use crate::error::full_text;
 use crate::health::Observer;
 use crate::schema::in_schema;
+use crate::session::Database;
 use crate::sink::Fault;
 use crate::status::Status;
 
@@ -23,7 +23,7 @@ const INTERVAL: Duration = Duration::from_secs(2);
 const REST: u32 = 20;
 
 /// Measures for as long as it is polled. Failures are left to the relay to report.
-pub(crate) async fn measure(config: RelayConfig, database: PgConnectOptions, observer: Observer) {
+pub(crate) async fn measure(config: RelayConfig, database: Database, observer: Observer) {
     let mut connection = None;
     let mut reasons = Fault::ALL.iter().map(Fault::to_string).collect();
     loop {
@@ -42,7 +42,7 @@ pub(crate) async fn measure(config: RelayConfig, database: PgConnectOptions, obs
 
 async fn once(
     config: &RelayConfig,
-    database: &PgConnectOptions,
+    database: &Database,
     observer: &Observer,
     connection: Option<PgConnection>,
     reasons: &mut BTreeSet<String>,
@@ -76,7 +76,7 @@ async fn once(
     Ok(connection)
 }
 
-async fn connect(database: &PgConnectOptions) -> Result<PgConnection, sqlx::Error> {
+async fn connect(database: &Database) -> Result<PgConnection, sqlx::Error> {
     let mut connection = database.connect().await?;
     // One core is enough for this, and it ends even if nobody waits for it any more.
     sqlx::raw_sql("set max_parallel_workers_per_gather = 0; set statement_timeout = '60s'")

@@ -3,6 +3,7 @@
 use crate::broker::BrokerError;
 use crate::config::{ConfigError, without_secrets};
 use crate::lease::LeaseError;
+use crate::session::SessionError;
 use crate::tls::{self, Remedies};
 
 /// Why a relay does not run. Unless [`fail_fast`](crate::RelayConfig::fail_fast) is set, only
@@ -42,6 +43,10 @@ pub enum RelayError {
         #[source]
         source: sqlx::Error,
     },
+    /// The connection is not one that the relay's statements can rest on: it leads through a pooler in transaction
+    /// mode, or a setting is refused.
+    #[error(transparent)]
+    Session(SessionError),
     /// The server is a hot standby: its snapshots say nothing about the primary's transactions.
     #[error("the database at {url} is a hot standby; give the relay the primary's address")]
     Standby {
@@ -80,7 +85,17 @@ const TLS: Remedies = Remedies {
 };
 
 impl RelayError {
-    pub(crate) fn connect(database_url: &str, source: sqlx::Error) -> Self {
+    pub(crate) fn session(database_url: &str, error: SessionError) -> Self {
+        match error {
+            SessionError::Url(source) => {
+                Self::Url { key: "database_url", source: Box::new(source) }
+            }
+            SessionError::Connect { source, .. } => Self::connect(database_url, source),
+            error => Self::Session(error),
+        }
+    }
+
+    fn connect(database_url: &str, source: sqlx::Error) -> Self {
         let url = without_secrets(database_url);
         let certified = ["sslcert=", "ssl-cert="].iter().any(|name| database_url.contains(name));
         let unsupported = matches!(source, sqlx::Error::Tls(_)).then_some(TLS.no_tls);

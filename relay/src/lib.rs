@@ -45,6 +45,7 @@
 //! | [`health`] | how a relay stands, for health endpoints |
 //! | [`metrics`] | what is counted and measured |
 //! | `backlog` | measuring the backlog for the metrics |
+//! | [`session`] | opens every connection to the database, all with the same settings |
 //! | [`status`] | backlog, oldest age, cursor and holder, for operators |
 //! | [`dead_letters`] | events that were given up, on either side |
 //! | [`doctor`] | what is wrong, and what to do about it |
@@ -74,6 +75,7 @@ pub mod replay;
 mod retention;
 mod sabotage;
 mod schema;
+pub mod session;
 mod share;
 mod shipper;
 pub mod sink;
@@ -89,5 +91,6 @@ pub use relay::Relay;
 #[cfg(feature = "sabotage")]
 #[doc(hidden)]
 pub use sabotage::Protection;
+pub use session::{Database, SessionError};
 pub use share::Relays;
 pub use status::Status;

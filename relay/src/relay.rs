@@ -4,11 +4,10 @@ use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
 
-use sqlx::postgres::PgConnectOptions;
-use sqlx::{AssertSqlSafe, ConnectOptions, PgConnection, Row};
+use sqlx::{AssertSqlSafe, PgConnection, Row};
 use tokio::sync::watch;
 use tokio::task::JoinSet;
-use tokio::time::{Instant, sleep, sleep_until, timeout};
+use tokio::time::{Instant, sleep, sleep_until};
 use tokio_util::sync::CancellationToken;
 
 use crate::backlog::measure;
@@ -22,11 +21,13 @@ use crate::lease::{Acquired, Lease, LeaseError, Registry};
 use crate::letters::Letters;
 use crate::retention::remove_old_rows;
 use crate::sabotage::Protections;
+use crate::session::{Database, SessionError};
 use crate::share::Share;
 use crate::shipper::Shipper;
 
-/// How long the database may take to answer a new connection.
-const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
+/// The server ends a statement that nobody waits for any more after this long, if it does not notice earlier that
+/// the client is gone.
+const ABANDONED: Duration = Duration::from_secs(600);
 /// The cursor is written at most this often.
 const SAVE_INTERVAL: Duration = Duration::from_millis(100);
 /// How often a standby looks whether the lease is free, at the longest.
@@ -38,7 +39,7 @@ const COURTESY: Duration = Duration::from_secs(1);
 /// Ships the events of one outbox.
 pub struct Relay {
     config: RelayConfig,
-    database: PgConnectOptions,
+    database: Database,
     share: Arc<Share>,
     observer: Observer,
     protections: Protections,
@@ -53,7 +54,6 @@ enum Ended {
 
 impl fmt::Debug for Relay {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        // The database's options show its password.
         f.debug_struct("Relay").field("config", &self.config).finish_non_exhaustive()
     }
 }
@@ -70,14 +70,12 @@ impl Relay {
     /// One that shares outboxes with others.
     pub(crate) fn sharing(config: RelayConfig, share: Arc<Share>) -> Result<Self, RelayError> {
         config.validate().map_err(|error: ConfigError| RelayError::Config(error))?;
-        let database = config
-            .database_url
-            .parse::<PgConnectOptions>()
-            .map_err(|source| RelayError::Url { key: "database_url", source: Box::new(source) })?
-            .application_name(&format!("pillarbox relay {}", config.name))
-            .disable_statement_logging();
-        let name = database.get_database().unwrap_or_else(|| database.get_username());
-        let observer = Observer::new(&config.name, &format!("{name}/{}", config.schema));
+        let database =
+            Database::new(&config.database_url, &format!("pillarbox relay {}", config.name))
+                .map_err(|error| RelayError::session(&config.database_url, error))?
+                .statement_timeout(ABANDONED);
+        let outbox = format!("{}/{}", database.name(), config.schema);
+        let observer = Observer::new(&config.name, &outbox);
         Ok(Self { config, database, share, observer, protections: Protections::default() })
     }
 
@@ -103,7 +101,8 @@ impl Relay {
     /// is shipped again by whoever takes over.
     ///
     /// # Errors
-    /// Only before the first event, and other than [`RelayError::Url`] only with `fail_fast`.
+    /// Only before the first event: [`RelayError::Url`], and [`RelayError::Session`] where the connection leads through
+    /// a pooler in transaction mode; others only with `fail_fast`.
     pub async fn run(self, shutdown: CancellationToken) -> Result<(), RelayError> {
         let _stopped = self.observer.until_dropped();
         let mut measuring = JoinSet::new();
@@ -121,7 +120,11 @@ impl Relay {
                     Err(error) => error,
                 },
             };
-            if error.is_final() || (self.config.fail_fast && !health.started) {
+            let pooled = matches!(error, RelayError::Session(SessionError::Pooled { .. }));
+            if error.is_final()
+                || (pooled && !health.started)
+                || (self.config.fail_fast && !health.started)
+            {
                 return Err(error);
             }
             self.observer.trouble(&error);
@@ -197,7 +200,11 @@ impl Relay {
 
     /// Connects to the broker and to the database, and makes sure that this is a primary with an outbox.
     async fn register(&self, broker: &mut Option<Broker>) -> Result<Registry, RelayError> {
-        let mut connection = self.connect().await?;
+        let (mut connection, _) = self
+            .database
+            .direct()
+            .await
+            .map_err(|error| RelayError::session(&self.config.database_url, error))?;
         self.check(&mut connection).await?;
         if broker.is_none() {
             *broker = Some(Broker::connect(&self.config, &self.observer).await?);
@@ -206,13 +213,6 @@ impl Relay {
         let registry =
             Registry::open(connection, schema, name, &self.share.holder, self.config.lease());
         Ok(registry.await?.under(self.protections))
-    }
-
-    async fn connect(&self) -> Result<PgConnection, RelayError> {
-        let connected = timeout(CONNECT_TIMEOUT, self.database.connect()).await;
-        connected
-            .unwrap_or_else(|_| Err(sqlx::Error::Io(std::io::ErrorKind::TimedOut.into())))
-            .map_err(|error| RelayError::connect(&self.config.database_url, error))
     }
 
     async fn check(&self, connection: &mut PgConnection) -> Result<(), RelayError> {

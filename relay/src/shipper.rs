@@ -13,7 +13,7 @@ mod under_way;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
-use sqlx::{ConnectOptions, PgConnection};
+use sqlx::PgConnection;
 use tokio::sync::{mpsc, watch};
 use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep, sleep_until};
@@ -30,6 +30,7 @@ use crate::message::Form;
 use crate::parking::{Parking, say_dead};
 use crate::reader::{self, Batch, Refused};
 use crate::sabotage::Protections;
+use crate::session::Database;
 use crate::sink::{KeyedWindow, SinkError};
 use crate::source::Source;
 
@@ -45,7 +46,7 @@ const LINGER: Duration = Duration::from_millis(1);
 const PROOF: Duration = Duration::from_millis(500);
 pub(crate) struct Shipper {
     pub(crate) config: RelayConfig,
-    pub(crate) database: sqlx::postgres::PgConnectOptions,
+    pub(crate) database: Database,
     pub(crate) broker: Broker,
     /// Where the relay stands; whoever holds the other end saves it.
     pub(crate) progress: watch::Sender<Cursor>,
@@ -232,7 +233,7 @@ impl Shipper {
             self.broker.acknowledged(),
         )
         .await?;
-        let connection = self.database.connect().await?;
+        let connection = self.database.connect().await.map_err(sqlx::Error::from)?;
         let (mut reader, mut batches) = self.open_reader(connection).await?;
         let mut parking = Parking::open(
             &self.config,

@@ -15,10 +15,10 @@ with relay as (
         expires_at > clock_timestamp() as alive,
         extract(epoch from clock_timestamp() - heartbeat)::float8 as heartbeat_age,
         cursor,
-        (cursor ->> 'snapshot')::pg_snapshot as snapshot,
-        (cursor ->> 'floor')::bigint as floor,
-        (cursor #>> '{window,snapshot}')::pg_snapshot as window_snapshot,
-        (cursor #>> '{window,position}')::bigint as window_position
+        (cursor ->> 'snapshot'::text)::pg_snapshot as snapshot,
+        (cursor ->> 'floor'::text)::bigint as floor,
+        (cursor #>> '{window,snapshot}'::text[])::pg_snapshot as window_snapshot,
+        (cursor #>> '{window,position}'::text[])::bigint as window_position
     from pillarbox.relay
     where name = $1
 ),
@@ -30,7 +30,7 @@ start as (
                 filter (where pg_visible_in_snapshot(in_flight.xid::xid8, pg_current_snapshot()))
         ) as position
     from relay
-    left join lateral jsonb_each_text(relay.cursor -> 'in_flight') as in_flight (xid, low) on true
+    left join lateral jsonb_each_text(relay.cursor -> 'in_flight'::text) as in_flight (xid, low) on true
     group by relay.floor
 ),
 backlog as (

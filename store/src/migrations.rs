@@ -20,6 +20,10 @@ pub struct Migrations {
     pub files: &'static [(i64, &'static str, &'static str)],
 }
 
+/// Processes that migrate take turns.
+const ONE_AT_A_TIME: &str = "set local search_path = pg_catalog, pg_temp; \
+                             select pg_advisory_xact_lock(hashtextextended('pillarbox migrate', 0))";
+
 /// What a run of migrations found and did.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Migrated {
@@ -36,7 +40,11 @@ impl Migrations {
         self.files.iter().map(|(_, name, sql)| ((*name).to_owned(), text(sql))).collect()
     }
 
-    /// Applies what is missing. Each migration is one transaction.
+    /// Applies what is missing, in one transaction.
+    ///
+    /// In it, names are looked up in `pg_catalog` alone: in a schema that others may write to there may be an operator
+    /// or a function that would run with the rights of whoever migrates. Nothing is set, and nothing locked, beyond the
+    /// transaction.
     ///
     /// Needs no right on the database or the schema where nothing is missing, beside that of reading the table
     /// that records what was applied.
@@ -44,8 +52,9 @@ impl Migrations {
     /// # Errors
     /// What sqlx says. Nothing is half done.
     pub async fn apply(&self, pool: &PgPool, schema: &Schema) -> Result<Migrated, MigrateError> {
-        let mut connection = pool.acquire().await?;
-        let before = self.recorded(&mut connection, schema).await?;
+        let mut transaction = pool.begin().await?;
+        sqlx::raw_sql(ONE_AT_A_TIME).execute(&mut *transaction).await?;
+        let before = self.recorded(&mut transaction, schema).await?;
         let known: BTreeSet<i64> = self.files.iter().map(|(version, ..)| *version).collect();
         let done: BTreeSet<i64> = before.iter().map(|(version, _)| *version).collect();
         let newer = done.difference(&known).copied().collect();
@@ -59,18 +68,17 @@ impl Migrations {
         if same {
             return Ok(Migrated { applied: Vec::new(), newer });
         }
-        create_schema(&mut connection, schema).await?;
+        create_schema(&mut transaction, schema).await?;
         let mut migrator = Migrator::with_migrations(migrations);
         migrator.dangerous_set_table_name(format!("{}.{}", schema.as_str(), self.table));
         // An older program beside a newer one finds migrations that it does not know.
         migrator.set_ignore_missing(true);
-        if let Err(error) = migrator.run_direct(None, &mut *connection, false).await {
-            // It may still hold the lock by which processes take turns.
-            connection.close_on_drop();
-            return Err(error);
-        }
-        let after = self.recorded(&mut connection, schema).await?;
+        // sqlx's own lock would be let go of before the transaction ends.
+        migrator.set_locking(false);
+        migrator.run_direct(None, &mut *transaction, false).await?;
+        let after = self.recorded(&mut transaction, schema).await?;
         let after: BTreeSet<i64> = after.iter().map(|(version, _)| *version).collect();
+        transaction.commit().await?;
         let files = self.files.iter();
         let applied = files
             .filter(|(version, ..)| after.contains(version) && !done.contains(version))
@@ -119,19 +127,8 @@ async fn create_schema(connection: &mut PgConnection, schema: &Schema) -> Result
     if there {
         return Ok(());
     }
-    let created = sqlx::query(safe(format!("create schema {}", schema.as_str())))
-        .execute(&mut *connection)
-        .await;
-    match created {
-        Ok(_) => Ok(()),
-        // Another process was faster.
-        Err(sqlx::Error::Database(error))
-            if ["42P06", "23505"].contains(&error.code().as_deref().unwrap_or_default()) =>
-        {
-            Ok(())
-        }
-        Err(error) => Err(error),
-    }
+    sqlx::query(safe(format!("create schema {}", schema.as_str()))).execute(connection).await?;
+    Ok(())
 }
 
 /// The texts are those of this program, with a checked schema in them.

@@ -42,8 +42,24 @@ grant select on pillarbox.outbox_position_seq to pillarbox_operator;
 -- There is no such table if another tool has applied the migrations.
 do $$
 begin
-    if to_regclass('pillarbox.outbox_migration') is not null then
+    if pg_catalog.to_regclass('pillarbox.outbox_migration') is not null then
         grant select on pillarbox.outbox_migration to pillarbox_relay, pillarbox_operator;
     end if;
+end
+$$;
+
+-- Who may create something in schema `public` can put an operator there that other roles' statements find, and that
+-- then runs with their rights. So none of these roles may, and neither may everybody, which is the default since
+-- Postgres 15. This takes the right to change that schema; without it there is a warning, and `pillarbox doctor` tells
+-- whether it is still to be done. A role that has to create tables there is granted that by name.
+do $$
+begin
+    if exists (select from pg_catalog.pg_namespace where nspname = 'public') then
+        revoke create on schema public from public;
+        revoke create on schema public from pillarbox_writer, pillarbox_relay, pillarbox_operator;
+    end if;
+exception
+    when insufficient_privilege then
+        raise warning 'create on schema public was not revoked: have its owner do it';
 end
 $$;

@@ -16,7 +16,7 @@ forgotten as (
         and taken_at < (
             select max(taken_at)
             from pillarbox.relay_checkpoint
-            where relay = $1 and taken_at < clock_timestamp() - $5 * interval '1 second'
+            where relay = $1 and taken_at < clock_timestamp() - $5::float8 * interval '1 second'
         )
 )
 select count(*) from taken

@@ -5,7 +5,7 @@ use pillarbox_relay::dead_letters::{DeadLetter, DeadLetters, Filter, Side, State
 
 use super::settings::{Flags, Tables};
 use super::terminal::harmless;
-use super::{Done, age, pool, print, print_json};
+use super::{Done, age, print, print_json};
 
 /// Look at events that were given up, try them again, or discard them.
 #[derive(Debug, Args)]
@@ -114,7 +114,7 @@ const SHOWN: i64 = 20;
 impl Which {
     async fn letters(&self) -> Result<DeadLetters, Box<dyn std::error::Error>> {
         let config = self.flags.outbox()?;
-        let pool = pool(&config.database_url, 2).await?;
+        let pool = super::database(&config.database_url)?.pool(2).await?;
         let side = if self.side.outbox { Side::Outbox } else { Side::Inbox };
         Ok(DeadLetters::new(pool, &config.schema, side)?)
     }

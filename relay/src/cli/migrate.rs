@@ -61,7 +61,7 @@ impl Migrate {
             }
             return Ok(());
         }
-        let pool = super::pool(&config.database_url, 1).await?;
+        let pool = super::database(&config.database_url)?.pool(1).await?;
         if self.set != Set::Inbox {
             let migrated = outbox.migrate(&pool).await?;
             super::print(&told("outbox", &config.schema, &migrated))?;

@@ -21,8 +21,7 @@ use clap::{CommandFactory, Parser, Subcommand};
 use logging::LogFormat;
 use pillarbox_relay::config::LoadError;
 use pillarbox_relay::error::full_text;
-use sqlx::postgres::PgPoolOptions;
-use sqlx::{Connection, PgConnection, PgPool};
+use pillarbox_relay::{Database, SessionError};
 
 /// What the commands end with; also in the man pages and in docs/commands.md.
 const EXIT_CODES: [(&str, &str); 4] = [
@@ -106,11 +105,9 @@ pub(crate) fn run(cli: Cli) -> ExitCode {
     }
 }
 
-/// A pool on a database that answers now. A pool by itself tries for half a minute, and then does not say what
-/// was wrong.
-async fn pool(url: &str, connections: u32) -> Result<PgPool, sqlx::Error> {
-    PgConnection::connect(url).await?.close().await?;
-    PgPoolOptions::new().max_connections(connections).connect(url).await
+/// The database that a command works on.
+fn database(url: &str) -> Result<Database, SessionError> {
+    Database::new(url, "pillarbox")
 }
 
 /// Writes to standard output. A reader that has seen enough, such as `head`, is no failure.

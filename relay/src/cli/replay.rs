@@ -7,7 +7,6 @@ use std::time::{Duration, Instant};
 use clap::Args;
 use pillarbox_relay::jetstream;
 use pillarbox_relay::replay::{self, Which};
-use sqlx::{Connection, PgConnection};
 
 use super::Done;
 use super::settings::{Flags, Shipped};
@@ -68,7 +67,7 @@ impl Replay {
             }
         };
         pillarbox_event::header::validate_value("Nats-Msg-Id", &generation)?;
-        let connection = PgConnection::connect(&config.database_url).await?;
+        let connection = super::database(&config.database_url)?.one_direct().await?;
         let which = Which {
             since: self.start.since,
             from_position: self.start.from_position,

@@ -3,7 +3,7 @@
 use clap::Args;
 use pillarbox_relay::cursor::Cursor;
 use pillarbox_relay::status::{self, Status};
-use sqlx::{Connection, PgConnection};
+use sqlx::Connection;
 
 use super::Done;
 use super::settings::{Flags, OneRelay};
@@ -24,7 +24,7 @@ pub(crate) struct StatusCommand {
 impl StatusCommand {
     pub(crate) async fn run(self) -> Done {
         let config = self.flags.outbox()?;
-        let mut connection = PgConnection::connect(&config.database_url).await?;
+        let mut connection = super::database(&config.database_url)?.one_direct().await?;
         let status = Status::read(&mut connection, &config.schema, &config.name).await?;
         let others = match status.epoch {
             None => status::names(&mut connection, &config.schema).await?,

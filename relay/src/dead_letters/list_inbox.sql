@@ -41,7 +41,7 @@ where
     and ($4::text is null or key = $4)
     and ($5::text is null or consumer = $5)
     and ($9::bigint is null or position = $9)
-    and ($10::text is null or headers ->> 'ce-source' = $10)
-    and dead_at <= clock_timestamp() - $6 * interval '1 second'
+    and ($10::text is null or headers ->> 'ce-source'::text = $10)
+    and dead_at <= clock_timestamp() - $6::float8 * interval '1 second'
 order by dead_at, position
 limit $7

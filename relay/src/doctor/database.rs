@@ -1,16 +1,15 @@
 //! The database server.
 
-use std::time::{Duration, SystemTime};
+use std::time::SystemTime;
 
-use sqlx::postgres::{PgConnectOptions, PgRow};
-use sqlx::{ConnectOptions, PgConnection, Row};
-use tokio::time::timeout;
+use sqlx::postgres::PgRow;
+use sqlx::{PgConnection, Row};
 
 use super::{Doctor, Report, said};
 use crate::config::without_secrets;
 use crate::error::full_text;
+use crate::session::{Database, SessionError};
 
-const ANSWER: Duration = Duration::from_secs(10);
 /// Events of hosts whose clocks differ by this much are shown with wrong ages.
 const SKEW: f64 = 2.0;
 
@@ -23,33 +22,52 @@ pub(super) async fn examine(doctor: &Doctor, report: &mut Report) -> Option<PgCo
     clock(&mut connection, report).await;
     durability(&mut connection, report).await;
     transactions(doctor, &mut connection, report).await;
+    public(&mut connection, report).await;
     Some(connection)
 }
+
+/// What must hold before anything else is asked.
+const POOLER: &str = "database.pooler";
 
 async fn connect(doctor: &Doctor, report: &mut Report) -> Option<PgConnection> {
     const CHECK: &str = "database.reachable";
     let url = without_secrets(&doctor.config.database_url);
-    let options = match doctor.config.database_url.parse::<PgConnectOptions>() {
-        Ok(options) => options.application_name("pillarbox doctor").disable_statement_logging(),
-        Err(error) => {
-            report.fail(
-                CHECK,
-                format!("database_url cannot be used: {}", full_text(&error)),
-                "write it as postgres://user:password@host:port/database",
-            );
-            return None;
-        }
-    };
-    let connected = match timeout(ANSWER, options.connect()).await {
-        Ok(connected) => connected,
-        Err(_) => Err(sqlx::Error::Io(std::io::ErrorKind::TimedOut.into())),
+    let connected = match Database::new(&doctor.config.database_url, "pillarbox doctor") {
+        Ok(database) => database.one_direct().await,
+        Err(error) => Err(error),
     };
     let error = match connected {
         Ok(connection) => {
             report.ok(CHECK, format!("connected to {url}"));
+            report.ok(POOLER, "the connection stays with its client");
             return Some(connection);
         }
-        Err(error) => error,
+        Err(SessionError::Connect { source, .. }) => source,
+        Err(error @ SessionError::Pooled { .. }) => {
+            report.ok(CHECK, format!("connected to {url}"));
+            report.fail(
+                POOLER,
+                "a connection pooler in transaction mode gives each transaction another server connection",
+                format!("{error} (docs/poolers.md)"),
+            );
+            return None;
+        }
+        Err(error @ SessionError::Url(_)) => {
+            report.fail(
+                CHECK,
+                full_text(&error),
+                "write it as postgres://user:password@host:port/database",
+            );
+            return None;
+        }
+        Err(error) => {
+            report.fail(
+                "database.session",
+                full_text(&error),
+                "give the role the right to set it, or reset it: alter role … reset …",
+            );
+            return None;
+        }
     };
     let code =
         error.as_database_error().and_then(|error| error.code().map(|code| code.into_owned()));
@@ -148,6 +166,25 @@ async fn durability(connection: &mut PgConnection, report: &mut Report) {
                 off.join(" and ")
             ),
             "switch it on unless the data may be lost",
+        ),
+    }
+}
+
+/// Whoever may create something in `public` can put an operator there that the statements of others find.
+async fn public(connection: &mut PgConnection, report: &mut Report) {
+    const CHECK: &str = "database.public_schema";
+    let open =
+        sqlx::query_scalar::<_, bool>(include_str!("public.sql")).fetch_one(connection).await;
+    match report.got(CHECK, open) {
+        None => {}
+        Some(false) => report.ok(CHECK, "not everybody may create something in schema public"),
+        Some(true) => report.warn(
+            CHECK,
+            "every role may create operators and functions in schema public: statements of other roles that have \
+             `public` in their search_path find them, and run them with those roles' rights (the relay and these \
+             commands do not look there)",
+            "revoke create on schema public from public; (the default since PostgreSQL 15; \
+             `pillarbox migrate --print-grants` does it too)",
         ),
     }
 }

@@ -170,7 +170,7 @@ async fn cursor(doctor: &Doctor, connection: &mut PgConnection, report: &mut Rep
     const CHECK: &str = "outbox.cursor";
     let row: Result<Option<(Option<String>, String)>, _> = sqlx::query_as(sql(
         doctor,
-        "select relay.cursor ->> 'system_identifier', (select system_identifier::text from pg_control_system()) \
+        "select relay.cursor ->> 'system_identifier'::text, (select system_identifier::text from pg_control_system()) \
          from pillarbox.relay where name = $1",
     ))
     .bind(&doctor.config.name)
@@ -252,7 +252,7 @@ async fn others(doctor: &Doctor, connection: &mut PgConnection, report: &mut Rep
     let gone: Result<Vec<(String, f64)>, _> = sqlx::query_as(sql(
         doctor,
         "select name, extract(epoch from clock_timestamp() - heartbeat)::float8 from pillarbox.relay \
-         where name <> $1 and heartbeat < clock_timestamp() - greatest($2, 60) * interval '1 second' order by heartbeat",
+         where name <> $1 and heartbeat < clock_timestamp() - greatest($2, 60)::float8 * interval '1 second' order by heartbeat",
     ))
     .bind(&doctor.config.name)
     .bind(i64::try_from(doctor.config.retention_s).unwrap_or(i64::MAX))

@@ -17,6 +17,6 @@ select
     greatest(
         (select max(position) from pillarbox.outbox),
         (select max(position) from pillarbox.outbox_dead_letter),
-        (select max((cursor ->> 'high')::bigint) from pillarbox.relay),
+        (select max((cursor ->> 'high'::text)::bigint) from pillarbox.relay),
         0
     ) as used

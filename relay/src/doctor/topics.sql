@@ -4,7 +4,7 @@
 with waiting as (
     select topic
     from pillarbox.outbox
-    where position > coalesce((select (cursor ->> 'floor')::bigint from pillarbox.relay where name = $1), 0)
+    where position > coalesce((select (cursor ->> 'floor'::text)::bigint from pillarbox.relay where name = $1), 0)
     order by position
     limit 1000
 ),

@@ -11,7 +11,7 @@ values (
     $4::text::jsonb,
     $2,
     1,
-    clock_timestamp() + $3 * interval '1 millisecond',
+    clock_timestamp() + $3::float8 * interval '1 millisecond',
     clock_timestamp()
 )
 on conflict (name) do update

@@ -13,11 +13,11 @@ gone as (
     where
         relay = $1
         and holder <> $2
-        and seen_at < clock_timestamp() - 10 * $4 * interval '1 millisecond'
+        and seen_at < clock_timestamp() - 10::float8 * $4::float8 * interval '1 millisecond'
 )
 select min(leads) as least
 from pillarbox.relay_member
 where
     relay = $1
     and holder <> $2
-    and seen_at > clock_timestamp() - $4 * interval '1 millisecond'
+    and seen_at > clock_timestamp() - $4::float8 * interval '1 millisecond'

@@ -216,7 +216,7 @@ impl Lease {
     pub(crate) async fn renew(&mut self) -> Result<(), LeaseError> {
         let asked = Instant::now();
         let text = "update pillarbox.relay set heartbeat = clock_timestamp(), \
-                    expires_at = clock_timestamp() + $3 * interval '1 millisecond' where name = $1 and epoch = $2";
+                    expires_at = clock_timestamp() + $3::float8 * interval '1 millisecond' where name = $1 and epoch = $2";
         let query = self.query(text).bind(milliseconds(self.registry.length));
         self.write(query).await?;
         self.valid_until = asked + self.registry.length;

@@ -3,7 +3,7 @@
 -- The snapshot is what the relay had shipped by now; the rest is the relay's to ship. `since` is a time, or a
 -- number of seconds, minutes, hours or days ago as in 90s, 15m, 2h, 1d.
 select
-    relay.cursor ->> 'snapshot' as snapshot,
+    relay.cursor ->> 'snapshot'::text as snapshot,
     (select max(position) from pillarbox.outbox) as last,
     case
         when $2::text is null then '-infinity'::timestamptz

@@ -11,14 +11,14 @@
 with horizon as materialized (
     select case
         -- A relay that has not run for so long reached its cursor before that.
-        when relay.heartbeat < clock_timestamp() - $2 * interval '1 second'
-            then (relay.cursor ->> 'snapshot')::pg_snapshot
+        when relay.heartbeat < clock_timestamp() - $2::float8 * interval '1 second'
+            then (relay.cursor ->> 'snapshot'::text)::pg_snapshot
         else (
-            select (checkpoint.cursor ->> 'snapshot')::pg_snapshot
+            select (checkpoint.cursor ->> 'snapshot'::text)::pg_snapshot
             from pillarbox.relay_checkpoint as checkpoint
             where
                 checkpoint.relay = relay.name
-                and checkpoint.taken_at < clock_timestamp() - $2 * interval '1 second'
+                and checkpoint.taken_at < clock_timestamp() - $2::float8 * interval '1 second'
             order by checkpoint.taken_at desc
             limit 1
         )

@@ -10,7 +10,7 @@ where
             where
                 relay = $1
                 and state in ('retried', 'discarded')
-                and coalesce(resolved_at, dead_at) < clock_timestamp() - $2 * interval '1 second'
+                and coalesce(resolved_at, dead_at) < clock_timestamp() - $2::float8 * interval '1 second'
                 and not exists (select from pillarbox.outbox where outbox.position = letter.position)
             limit 500
             for update skip locked

@@ -7,14 +7,14 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use sqlx::postgres::PgConnectOptions;
-use sqlx::{AssertSqlSafe, ConnectOptions, PgConnection, Row, SqlSafeStr, SqlStr};
+use sqlx::{AssertSqlSafe, PgConnection, Row, SqlSafeStr, SqlStr};
 use tokio::time::sleep;
 
 use crate::config::RelayConfig;
 use crate::error::full_text;
 use crate::health::Observer;
 use crate::schema::in_schema;
+use crate::session::Database;
 
 const BATCH_ROWS: i64 = 2000;
 const LONGEST_INTERVAL: Duration = Duration::from_secs(30);
@@ -23,11 +23,7 @@ const LONGEST_INTERVAL: Duration = Duration::from_secs(30);
 const BREATH: Duration = Duration::from_millis(10);
 
 /// Removes old rows for as long as it is polled. Failures are logged and tried again.
-pub(crate) async fn remove_old_rows(
-    config: RelayConfig,
-    database: PgConnectOptions,
-    observer: Observer,
-) {
+pub(crate) async fn remove_old_rows(config: RelayConfig, database: Database, observer: Observer) {
     let Ok(seconds) = i64::try_from(config.retention_s) else {
         return;
     };
@@ -67,7 +63,7 @@ struct Statements {
 
 /// Removes what can be removed now, and returns how many rows of the outbox that was.
 async fn run(
-    database: &PgConnectOptions,
+    database: &Database,
     statements: &Statements,
     relay: &str,
     seconds: i64,

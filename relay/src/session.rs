@@ -1,0 +1,264 @@
+//! Opens every connection of the relay and of the commands to the database, and makes each of them the same.
+//!
+//! A connection inherits settings from its role, its database and the server. Any of them may stop the relay
+//! (`statement_timeout`), hide rows from it (`row_security`), turn a time into another one (`DateStyle`), or make it
+//! run a stranger's function (`search_path`). So each connection sets what its statements rest on before it runs
+//! any, once, for as long as it lives.
+//!
+//! That takes a connection that stays with its client. A pooler in transaction mode gives every transaction another
+//! one, and what is set stays behind for others, so [`Database::direct`] makes sure first. It looks, and changes
+//! nothing until it knows.
+
+use std::fmt;
+use std::io;
+use std::time::Duration;
+
+use sqlx::postgres::{PgConnectOptions, PgPool, PgPoolOptions};
+use sqlx::{AssertSqlSafe, ConnectOptions, Connection, Executor, PgConnection, Row};
+use tokio::time::timeout;
+
+use crate::config::without_secrets;
+
+/// How long the database may take to let a new connection in and to set it up.
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
+/// How often two connections are compared. In a pooler the first look nearly always shows it; further ones are for
+/// a pool that is busy with others.
+const LOOKS: usize = 4;
+/// A role's `statement_timeout` of a few milliseconds may hit the statement that removes it.
+const TRIES: usize = 5;
+
+/// A database, and how its connections are opened.
+#[derive(Clone)]
+pub struct Database {
+    options: PgConnectOptions,
+    url: String,
+    statement_timeout: Duration,
+}
+
+/// Why there is no connection.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum SessionError {
+    /// The URL is not one.
+    #[error("database_url cannot be used")]
+    Url(#[source] sqlx::Error),
+    /// The database did not let it in.
+    #[error("no connection to the database at {url}")]
+    Connect {
+        /// The URL, without secrets.
+        url: String,
+        /// What sqlx said.
+        #[source]
+        source: sqlx::Error,
+    },
+    /// The connection cannot be made to be what the statements rest on.
+    #[error("the settings of the connection to the database at {url} cannot be set")]
+    Settings {
+        /// The URL, without secrets.
+        url: String,
+        /// What sqlx said.
+        #[source]
+        source: sqlx::Error,
+    },
+    /// A pooler gives each transaction another server connection.
+    #[error(
+        "the database at {url} is behind a connection pooler in transaction mode; the relay and the commands need a \
+         direct connection or a pool in session mode: put the server's own address into database_url"
+    )]
+    Pooled {
+        /// The URL, without secrets.
+        url: String,
+    },
+}
+
+impl From<SessionError> for sqlx::Error {
+    fn from(error: SessionError) -> Self {
+        match error {
+            SessionError::Url(source)
+            | SessionError::Connect { source, .. }
+            | SessionError::Settings { source, .. } => source,
+            pooled @ SessionError::Pooled { .. } => Self::config(pooled),
+        }
+    }
+}
+
+impl fmt::Debug for Database {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        // The options show the password.
+        f.debug_struct("Database").field("url", &self.url).finish_non_exhaustive()
+    }
+}
+
+impl Database {
+    /// The database of this URL, for a program that the server knows by the name `application`.
+    ///
+    /// # Errors
+    /// [`SessionError::Url`].
+    pub fn new(url: &str, application: &str) -> Result<Self, SessionError> {
+        let options: PgConnectOptions = url.parse().map_err(SessionError::Url)?;
+        let options = options.application_name(application).disable_statement_logging();
+        Ok(Self { options, url: without_secrets(url), statement_timeout: Duration::ZERO })
+    }
+
+    /// Has the server end statements that run for this long; zero, as it is unless said, lets them run.
+    #[must_use]
+    pub fn statement_timeout(mut self, limit: Duration) -> Self {
+        self.statement_timeout = limit;
+        self
+    }
+
+    /// The database's name.
+    pub fn name(&self) -> &str {
+        self.options.get_database().unwrap_or_else(|| self.options.get_username())
+    }
+
+    /// Opens a connection. One that [`direct`](Self::direct) has not been asked for first may lead into a pooler.
+    ///
+    /// # Errors
+    /// [`SessionError::Connect`], [`SessionError::Settings`].
+    pub async fn connect(&self) -> Result<PgConnection, SessionError> {
+        let mut connection = self.open().await?;
+        self.prepare(&mut connection).await?;
+        Ok(connection)
+    }
+
+    /// Opens two connections that stay with this client, which no pooler in transaction mode gives.
+    ///
+    /// # Errors
+    /// [`SessionError`].
+    pub async fn direct(&self) -> Result<(PgConnection, PgConnection), SessionError> {
+        let (mut one, mut other) = (self.open().await?, self.open().await?);
+        self.look_for_pooler(&mut one, &mut other).await?;
+        self.prepare(&mut one).await?;
+        self.prepare(&mut other).await?;
+        Ok((one, other))
+    }
+
+    /// Opens one connection that stays with this client. Where the server has no second connection left to compare it
+    /// with, it is taken for one.
+    ///
+    /// # Errors
+    /// [`SessionError`].
+    pub async fn one_direct(&self) -> Result<PgConnection, SessionError> {
+        let mut one = self.open().await?;
+        match self.open().await {
+            Ok(mut other) => {
+                self.look_for_pooler(&mut one, &mut other).await?;
+                // It has served its purpose, however it ends.
+                let _ = limited(CONNECT_TIMEOUT, other.close()).await;
+            }
+            Err(SessionError::Connect { source, .. }) if none_left(&source) => {}
+            Err(error) => return Err(error),
+        }
+        self.prepare(&mut one).await?;
+        Ok(one)
+    }
+
+    /// A pool of connections that stay with this client.
+    ///
+    /// # Errors
+    /// [`SessionError`].
+    pub async fn pool(&self, connections: u32) -> Result<PgPool, SessionError> {
+        // A pool by itself tries for half a minute, and then does not say what was wrong.
+        let first = self.one_direct().await?;
+        let _ = limited(CONNECT_TIMEOUT, first.close()).await;
+        let database = self.clone();
+        PgPoolOptions::new()
+            .max_connections(connections)
+            .acquire_timeout(CONNECT_TIMEOUT)
+            .after_connect(move |connection, _| {
+                let database = database.clone();
+                Box::pin(async move { Ok(database.prepare(connection).await?) })
+            })
+            .connect_with(self.options.clone())
+            .await
+            .map_err(|source| SessionError::Connect { url: self.url.clone(), source })
+    }
+
+    async fn open(&self) -> Result<PgConnection, SessionError> {
+        limited(CONNECT_TIMEOUT, self.options.connect())
+            .await
+            .map_err(|source| SessionError::Connect { url: self.url.clone(), source })
+    }
+
+    /// Sets everything that the statements rest on. Without prepared statements, which a pooler would keep.
+    async fn prepare(&self, connection: &mut PgConnection) -> Result<(), SessionError> {
+        let settings = include_str!("session.sql")
+            .replace("'statement timeout'", &format!("'{}'", self.statement_timeout.as_millis()));
+        let set = async {
+            let mut left = TRIES;
+            // By itself: the limit that a statement starts under stays with it.
+            while let Err(error) =
+                connection.execute(sqlx::raw_sql("set statement_timeout = 0")).await
+            {
+                left -= 1;
+                if left == 0 || code(&error).as_deref() != Some(CANCELED) {
+                    return Err(error);
+                }
+            }
+            connection.execute(sqlx::raw_sql(AssertSqlSafe(settings))).await.map(drop)
+        };
+        limited(CONNECT_TIMEOUT, set)
+            .await
+            .map_err(|source| SessionError::Settings { url: self.url.clone(), source })
+    }
+
+    /// Fails if two open connections are, or have been, the same one on the server, or one of them changes: proof of
+    /// a pooler in transaction or statement mode. A pool may be busy with others, so several looks are taken.
+    async fn look_for_pooler(
+        &self,
+        one: &mut PgConnection,
+        other: &mut PgConnection,
+    ) -> Result<(), SessionError> {
+        let look = async {
+            let mut seen: Option<(i32, i32)> = None;
+            for _ in 0..LOOKS {
+                let now = (backend(one).await?, backend(other).await?);
+                if now.0 == now.1 || seen.is_some_and(|before| before != now) {
+                    return Ok(true);
+                }
+                seen = Some(now);
+            }
+            Ok(false)
+        };
+        match limited(CONNECT_TIMEOUT, look).await {
+            Ok(false) => Ok(()),
+            Ok(true) => Err(SessionError::Pooled { url: self.url.clone() }),
+            Err(source) => Err(SessionError::Connect { url: self.url.clone(), source }),
+        }
+    }
+}
+
+/// The server's process behind a connection. Without a prepared statement, which would stay behind in a pooler's.
+async fn backend(connection: &mut PgConnection) -> Result<i32, sqlx::Error> {
+    let asked = sqlx::raw_sql("select pg_catalog.pg_backend_pid()");
+    connection.fetch_one(asked).await?.try_get(0)
+}
+
+const CANCELED: &str = "57014";
+
+fn code(error: &sqlx::Error) -> Option<String> {
+    Some(error.as_database_error()?.code()?.into_owned())
+}
+
+/// Whether the server, the database or the role has no connection left.
+fn none_left(error: &sqlx::Error) -> bool {
+    code(error).as_deref() == Some("53300")
+}
+
+/// Waits for the database for this long at the most. The connection is of no more use if it did not answer.
+///
+/// # Errors
+/// What sqlx says, or that there was no answer, as an I/O error of the kind `TimedOut`.
+pub async fn limited<T>(
+    limit: Duration,
+    work: impl Future<Output = Result<T, sqlx::Error>>,
+) -> Result<T, sqlx::Error> {
+    match timeout(limit, work).await {
+        Ok(result) => result,
+        Err(_) => Err(sqlx::Error::Io(io::Error::new(
+            io::ErrorKind::TimedOut,
+            format!("the database did not answer within {limit:?}"),
+        ))),
+    }
+}
