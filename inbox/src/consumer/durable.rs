@@ -80,6 +80,14 @@ impl Durable {
         all.map(durable).collect()
     }
 
+    /// What it reads, as filters.
+    pub(super) fn all_filters(&self) -> Vec<&str> {
+        match self.filters.is_empty() {
+            true => vec![">"],
+            false => self.filters.iter().map(String::as_str).collect(),
+        }
+    }
+
     /// The partition's number; 0 without partitions.
     pub(super) fn number(&self) -> u32 {
         self.partition.map_or(0, Partition::number)

@@ -16,11 +16,14 @@ use tokio::time::sleep;
 
 use super::durable::{self, Durable, NotNow};
 use super::pause::Waits;
+use super::reader::Reader;
 use super::repartition::prepare;
 use super::status::Reporter;
-use super::subscription::{Arrival, Subscription, active_pin};
-use super::{ConsumerConfig, ConsumerError};
+use super::subscription::{Arrival, Opening, Subscription, active_pin};
+use super::unreadable::Unreadable;
+use super::{ConsumerConfig, ConsumerError, context};
 use crate::error::full_text;
+use crate::store::Store;
 
 /// What it takes to open a durable. Cheap to clone.
 #[derive(Clone, Debug)]
@@ -29,6 +32,8 @@ pub(super) struct Opener {
     pub(super) jetstream: jetstream::Context,
     pub(super) config: Arc<ConsumerConfig>,
     pub(super) reporter: Reporter,
+    pub(super) reader: Reader,
+    unreadable: Unreadable,
     said: Arc<Said>,
 }
 
@@ -43,10 +48,14 @@ impl Opener {
     pub(super) fn new(
         client: async_nats::Client,
         jetstream: jetstream::Context,
+        store: Store,
         config: Arc<ConsumerConfig>,
         reporter: Reporter,
+        reader: Reader,
     ) -> Self {
-        Self { client, jetstream, config, reporter, said: Arc::default() }
+        let unreadable =
+            Unreadable::new(jetstream.clone(), store, config.clone(), reporter.clone());
+        Self { client, jetstream, config, reporter, reader, unreadable, said: Arc::default() }
     }
 
     /// The stream, whose settings fit the consumer's. Asked first: before it has answered, the server's version is
@@ -75,22 +84,38 @@ impl Opener {
             prepare(&stream, &self.config, pinned).await?;
         }
         let consumer = durable.find(&stream, &self.config, pinned).await?;
+        let found = self.unreadable.look(durable, consumer.cached_info()).await;
+        let found = found.map_err(NotNow::Later)?;
         let active = active_pin(consumer.cached_info());
-        if active.is_some() && (durable.partition.is_some() || active.as_deref() == pin) {
+        // With care it goes on under its pin.
+        let careful = !found.is_empty();
+        if !(careful && active.as_deref() == pin)
+            && active.is_some()
+            && (durable.partition.is_some() || active.as_deref() == pin)
+        {
             // It is this process's to read: whoever was pinned for a partition has died, or does not know yet; and the
             // server would wait for this process's last subscription.
             let unpinned = stream.unpin_consumer(&durable.name, durable::GROUP).await;
             unpinned.map_err(|error| NotNow::Later(full_text(&error)))?;
         }
-        let subscription = Subscription::open(
-            &self.client,
-            &stream,
-            &consumer,
-            &self.config,
+        let reading = context(self.reader.client().await);
+        let consumer = reading.get_consumer_from_stream(&durable.name, &self.config.stream).await;
+        let consumer = consumer.map_err(|error| NotNow::Later(full_text(&error)))?;
+        let subscription = Subscription::open(Opening {
+            stream: &stream,
+            consumer: &consumer,
+            reading: &reading,
+            reader: &self.reader,
+            answering: &self.jetstream,
+            durable,
+            config: &self.config,
             ordered,
             pinned,
-            self.reporter.clone(),
-        );
+            pin,
+            unreadable: &self.unreadable,
+            found,
+            reporter: self.reporter.clone(),
+        });
         let subscription = subscription.await.map_err(|error| NotNow::Later(error.to_string()))?;
         let said = &self.said.old_server;
         if self.config.order.keeps_keys() && !ordered && !said.swap(true, Ordering::Relaxed) {
@@ -138,7 +163,7 @@ impl Opener {
         }
         let unpin = async {
             // A subscription that was dropped is gone first.
-            let _ = self.client.flush().await;
+            self.reader.flush().await;
             let stream = self.jetstream.get_stream_no_info(&self.config.stream).await?;
             let unpin = durables.into_iter().map(|durable| {
                 let stream = stream.clone();
@@ -398,6 +423,12 @@ impl At {
             }
             Self::Open(mut subscription) => match subscription.next().await {
                 Ok(arrival) => (News::Arrived(Box::new(arrival)), Self::Open(subscription)),
+                Err(error) if error.at_once => {
+                    let pin = subscription.pin().map(str::to_owned);
+                    drop(subscription);
+                    let closed = Self::Closed(Waits::new(), Duration::ZERO, pin);
+                    return Box::pin(closed.next(opener, durable)).await;
+                }
                 Err(error) => {
                     let mut waits = Waits::new();
                     let wait = waits.next();

@@ -14,8 +14,10 @@ mod incoming;
 mod lanes;
 mod letters;
 mod limit;
+mod one_by_one;
 mod pause;
 mod pulse;
+mod reader;
 mod repartition;
 mod running;
 #[cfg(feature = "sabotage")]
@@ -25,6 +27,7 @@ pub mod status;
 mod strays;
 mod subscription;
 mod suspects;
+mod unreadable;
 mod worker;
 
 use std::marker::PhantomData;
@@ -53,6 +56,7 @@ use crate::store::Store;
 use blame::Breakers;
 use feed::Opener;
 use limit::Limit;
+use reader::{How, Reader};
 use running::Running;
 use share::Share;
 use status::Reporter;
@@ -149,6 +153,7 @@ pub struct Consumer {
     store: Store,
     config: Arc<ConsumerConfig>,
     reporter: Reporter,
+    reader: Reader,
 }
 
 impl Consumer {
@@ -168,11 +173,30 @@ impl Consumer {
         let store = Store::new(pool, &config.name, &config.schema, Some(longest))?
             .keeping()
             .strict(config.order == Order::Strict);
-        let jetstream = jetstream::context::ContextBuilder::new()
-            .timeout(Duration::from_secs(5))
-            .build(client.clone());
+        let jetstream = context(client.clone());
         let reporter = Reporter::new(&config.name, &config.stream);
-        Ok(Self { client, jetstream, store, config: Arc::new(config), reporter })
+        let reader = Reader::new(client.clone(), None, &config.name);
+        Ok(Self { client, jetstream, store, config: Arc::new(config), reporter, reader })
+    }
+
+    /// Reads over a connection of its own, made with these options to these servers, which should be those of the
+    /// service's client. A message that cannot be parsed ends the connection that it comes over, so the service's client
+    /// is better not the one that reads.
+    ///
+    /// Without this, a consumer makes that connection by itself if the servers ask for neither a login nor TLS, and
+    /// reads over the service's client if they do.
+    ///
+    /// # Errors
+    /// Those of the servers' addresses.
+    pub fn reading_with(
+        mut self,
+        options: async_nats::ConnectOptions,
+        servers: impl async_nats::ToServerAddrs,
+    ) -> std::io::Result<Self> {
+        let servers = servers.to_server_addrs()?.collect();
+        let how = Some(How { options, servers });
+        self.reader = Reader::new(self.client.clone(), how, &self.config.name);
+        Ok(self)
     }
 
     /// How it is, to be looked at while it runs: keep the [`Watch`], and give its
@@ -327,8 +351,10 @@ impl Consumer {
         let opener = Opener::new(
             self.client.clone(),
             self.jetstream.clone(),
+            self.store.clone(),
             self.config.clone(),
             self.reporter.clone(),
+            self.reader.clone(),
         );
         let mut share = Share::open(opener, self.store.clone(), &self.config);
         let worker = Worker {
@@ -342,7 +368,7 @@ impl Consumer {
                 reporter: self.reporter.clone(),
             },
         };
-        let mut running = Running::new(worker, self.client.clone());
+        let mut running = Running::new(worker, self.reader.clone());
         let ended = running.run(&mut share, &shutdown).await;
         running.finish().await;
         share.close().await;
@@ -351,4 +377,9 @@ impl Consumer {
         }
         ended
     }
+}
+
+/// JetStream as a client reaches it.
+fn context(client: async_nats::Client) -> jetstream::Context {
+    jetstream::context::ContextBuilder::new().timeout(Duration::from_secs(5)).build(client)
 }

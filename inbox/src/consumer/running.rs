@@ -4,7 +4,6 @@ use std::collections::{HashMap, HashSet, VecDeque};
 use std::sync::Arc;
 use std::time::Duration;
 
-use async_nats::connection::State;
 use async_nats::jetstream::AckKind;
 use async_nats::jetstream::message::Acker;
 use pillarbox_event::Partition;
@@ -18,6 +17,7 @@ use super::lanes::{Lane, Lanes};
 use super::letters::{Letter, Letters};
 use super::pause::Pause;
 use super::pulse::Pulse;
+use super::reader::Reader;
 use super::share::{Share, Step};
 use super::worker::{Verdict, Worker};
 use super::{BoxError, ConsumerError, Order};
@@ -39,7 +39,7 @@ const LAST_WORDS: Duration = Duration::from_secs(2);
 
 pub(super) struct Running<S> {
     worker: Worker<S>,
-    client: async_nats::Client,
+    reader: Reader,
     lanes: Lanes<Held>,
     /// Taken out of their lanes, to run with nothing beside them.
     alone: VecDeque<(Lane, Held)>,
@@ -111,13 +111,13 @@ where
         + Send
         + 'static,
 {
-    pub(super) fn new(worker: Worker<S>, client: async_nats::Client) -> Self {
+    pub(super) fn new(worker: Worker<S>, reader: Reader) -> Self {
         let letters = Letters::new(worker.rules.store.clone(), &worker.rules.config);
         let pulse = Pulse::new(worker.rules.store.clone());
         Self {
             letters,
             worker,
-            client,
+            reader,
             lanes: Lanes::new(),
             alone: VecDeque::new(),
             alone_runs: false,
@@ -208,7 +208,7 @@ where
                     acknowledge(&acker, AckKind::Nak(None)).await;
                 }
             }
-            let _ = self.client.flush().await;
+            self.reader.flush().await;
         })
         .await;
     }
@@ -484,7 +484,7 @@ where
             () = sleep_until(self.alive_at) => {
                 self.alive_at = Instant::now() + self.worker.rules.config.ack_wait() / 3;
                 // Nobody listens without a connection, and the answers would only pile up.
-                if self.client.connection_state() == State::Connected {
+                if self.reader.is_connected() {
                     self.answers.extend(self.claims.keys().cloned().map(Answer::Alive));
                 }
             }

@@ -1,0 +1,333 @@
+//! Messages that the client library cannot parse: found on the server, set aside, and acknowledged unseen.
+//!
+//! Such a message never arrives: it ends the connection that it comes over, and everything behind it on that connection
+//! is lost with it. The server delivers all of it again, and so on without end. The message is found where it lies: among
+//! what the durable consumer had been given and has not acknowledged, each of which is read through the server's API,
+//! which tells headers and payload in base64. What [the library would not take](fault_in) is written to the dead letters
+//! with its bytes, and then acknowledged, for which its sequence is all that the server asks for.
+//!
+//! With an order, a reset of the durable consumer delivers everything again that lies behind its ack floor, also such a
+//! message if an earlier event is still in work. So while there is one above the floor, messages are pulled
+//! [one by one](super::one_by_one): the connection breaks once more, and nothing else is lost with it.
+
+use std::collections::BTreeSet;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, SystemTime};
+
+use async_nats::jetstream;
+use async_nats::jetstream::consumer::Info;
+use async_nats::jetstream::response::Response;
+use base64::Engine;
+use base64::engine::general_purpose::STANDARD;
+use serde::Deserialize;
+use time::OffsetDateTime;
+use time::format_description::well_known::Rfc3339;
+use tokio::time::Instant;
+
+use super::ConsumerConfig;
+use super::durable::Durable;
+use super::status::Reporter;
+use crate::error::full_text;
+use crate::place::Place;
+use crate::store::{Burial, Store, Undecodable};
+
+/// How many messages are looked at from the ack floor on, and as many before the last one that was delivered. What was
+/// lost on the way lies at the end; what comes again to a process that has restarted lies at the beginning.
+const MOST: usize = 5_000;
+
+/// How long nothing is looked at after a look that failed.
+const PAUSE: Duration = Duration::from_secs(60);
+
+/// The header under which a letter keeps the header block of a message that could not be parsed.
+const RAW_HEADERS: &str = "pillarbox-raw-headers";
+
+/// Finds messages that cannot be parsed. Cheap to clone.
+#[derive(Clone, Debug)]
+pub(super) struct Unreadable {
+    jetstream: jetstream::Context,
+    store: Store,
+    config: Arc<ConsumerConfig>,
+    reporter: Reporter,
+    /// Those that this process has set aside.
+    known: Arc<Mutex<BTreeSet<Place>>>,
+    /// When to look again, after a look that failed.
+    not_before: Arc<Mutex<Option<Instant>>>,
+}
+
+/// A message as the stream stores it.
+struct Stored {
+    place: Place,
+    subject: String,
+    headers: Vec<u8>,
+    payload: Vec<u8>,
+}
+
+impl Unreadable {
+    pub(super) fn new(
+        jetstream: jetstream::Context,
+        store: Store,
+        config: Arc<ConsumerConfig>,
+        reporter: Reporter,
+    ) -> Self {
+        Self {
+            jetstream,
+            store,
+            config,
+            reporter,
+            known: Arc::default(),
+            not_before: Arc::default(),
+        }
+    }
+
+    /// The sequences of the messages above the ack floor that cannot be parsed, of those that a durable has delivered.
+    /// They are set aside, and acknowledged.
+    pub(super) async fn look(
+        &self,
+        durable: &Durable,
+        info: &Info,
+    ) -> Result<BTreeSet<u64>, String> {
+        let mut found = BTreeSet::new();
+        if self.waits() {
+            return Ok(found);
+        }
+        let (floor, last) = (info.ack_floor.stream_sequence, info.delivered.stream_sequence);
+        let mut lost = Vec::new();
+        for filter in durable.all_filters() {
+            let tail = last.saturating_sub(MOST as u64).max(floor);
+            let mut next = floor + 1;
+            let mut looked = 0;
+            while next <= last {
+                let stored = match self.stored(next, filter).await {
+                    Ok(Some(stored)) => stored,
+                    Ok(None) => break,
+                    Err(error) => {
+                        self.cannot_look(&error);
+                        break;
+                    }
+                };
+                let sequence = stored.place.sequence();
+                if sequence > last {
+                    break;
+                }
+                match fault_in(&stored.subject, &stored.headers) {
+                    Some(fault) => {
+                        self.set_aside(&stored, fault).await?;
+                        found.insert(sequence);
+                    }
+                    None => lost.push(sequence),
+                }
+                looked += 1;
+                next = match looked {
+                    MOST => tail.max(sequence) + 1,
+                    _ => sequence + 1,
+                };
+            }
+        }
+        for sequence in &found {
+            self.acknowledge(durable, *sequence, "+TERM").await;
+        }
+        if !found.is_empty() && !self.config.order.keeps_keys() {
+            // Without an order, what was lost with them would come again only when `ack_wait` is over.
+            for sequence in lost {
+                self.acknowledge(durable, sequence, "-NAK").await;
+            }
+        }
+        if !found.is_empty() {
+            // An acknowledgement that is on its way counts with the questions that follow.
+            let _ = self.jetstream.client().flush().await;
+        }
+        Ok(found)
+    }
+
+    /// The server did not tell what the stream holds, for want of the right perhaps: then the consumer reads on without.
+    fn cannot_look(&self, error: &str) {
+        *self.not_before.lock().unwrap_or_else(PoisonError::into_inner) =
+            Some(Instant::now() + PAUSE);
+        let (consumer, stream) = (&self.config.name, &self.config.stream);
+        tracing::warn!(
+            consumer,
+            stream,
+            error,
+            "whether a message that cannot be parsed is among those delivered is not known: it takes the right to ask \
+             $JS.API.STREAM.MSG.GET.{stream}, and such a message would stop the consumer"
+        );
+    }
+
+    fn waits(&self) -> bool {
+        let not_before = *self.not_before.lock().unwrap_or_else(PoisonError::into_inner);
+        not_before.is_some_and(|at| Instant::now() < at)
+    }
+
+    /// The first message of a filter from this sequence on.
+    async fn stored(&self, from: u64, filter: &str) -> Result<Option<Stored>, String> {
+        let subject = format!("STREAM.MSG.GET.{}", self.config.stream);
+        let question = serde_json::json!({ "seq": from, "next_by_subj": filter });
+        let answer: Response<Answer> =
+            self.jetstream.request(subject, &question).await.map_err(|error| full_text(&error))?;
+        let message = match answer {
+            Response::Ok(Answer { message }) => message,
+            Response::Err { error }
+                if error.error_code() == jetstream::ErrorCode::NO_MESSAGE_FOUND =>
+            {
+                return Ok(None);
+            }
+            Response::Err { error } => return Err(full_text(&error)),
+        };
+        let read = |text: Option<String>| STANDARD.decode(text.unwrap_or_default());
+        let (headers, payload) = (read(message.hdrs), read(message.data));
+        let time = OffsetDateTime::parse(&message.time, &Rfc3339);
+        let (Ok(headers), Ok(payload), Ok(time)) = (headers, payload, time) else {
+            return Err(format!("the server told message {} in a form unknown", message.seq));
+        };
+        let place = Place::new(&self.config.stream, message.seq, SystemTime::from(time));
+        Ok(Some(Stored { place, subject: message.subject, headers, payload }))
+    }
+
+    /// Writes it to the dead letters.
+    async fn set_aside(&self, stored: &Stored, fault: &str) -> Result<(), String> {
+        let place = &stored.place;
+        if self.known.lock().unwrap_or_else(PoisonError::into_inner).contains(place) {
+            return Ok(());
+        }
+        let (stream, sequence) = (place.stream(), place.sequence());
+        let error = format!(
+            "the message of stream {stream} at sequence {sequence} cannot be parsed: {fault}; its headers are kept as \
+             they are, in base64, in {RAW_HEADERS}: have whoever sent it mend them and send it again"
+        );
+        let event = Undecodable {
+            topic: &stored.subject,
+            headers: vec![(RAW_HEADERS.to_owned(), STANDARD.encode(&stored.headers))],
+            payload: &stored.payload,
+        };
+        let burial = Burial {
+            event_id: &format!("{stream}:{sequence}"),
+            event: Err(event),
+            reason: "undecodable",
+            error: &error,
+            attempts: 0,
+            recorded: false,
+        };
+        let new = self.store.bury(burial).await.map_err(|error| {
+            let error = full_text(&error);
+            format!("the message at sequence {sequence}, which cannot be parsed, was not set aside: {error}")
+        })?;
+        let mut known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
+        if known.len() >= MOST {
+            known.pop_first();
+        }
+        known.insert(place.clone());
+        drop(known);
+        if new {
+            let consumer = &self.config.name;
+            tracing::error!(
+                consumer,
+                stream,
+                sequence,
+                fault,
+                "a message that cannot be parsed; a dead letter"
+            );
+            self.reporter.meter.dead_letter("undecodable");
+            self.reporter.error(None, &error);
+        }
+        Ok(())
+    }
+
+    async fn acknowledge(&self, durable: &Durable, sequence: u64, answer: &'static str) {
+        let subject = format!("$JS.ACK.{}.{}.1.{sequence}.1.0.0", self.config.stream, durable.name);
+        // A lost one is sent again with the next look.
+        let _ = self.jetstream.client().publish(subject, answer.into()).await;
+    }
+}
+
+#[derive(Deserialize)]
+struct Answer {
+    message: Message,
+}
+
+#[derive(Deserialize)]
+struct Message {
+    subject: String,
+    seq: u64,
+    hdrs: Option<String>,
+    data: Option<String>,
+    time: String,
+}
+
+/// Why async-nats would not hand this message on, if it would not.
+fn fault_in(subject: &str, headers: &[u8]) -> Option<&'static str> {
+    // The server tells bytes that are not UTF-8 as U+FFFD.
+    if subject.contains(|c: char| c == '\u{fffd}' || c.is_whitespace()) {
+        return Some("its subject is not UTF-8, or holds a blank");
+    }
+    if headers.is_empty() {
+        return None;
+    }
+    let Ok(headers) = std::str::from_utf8(headers) else {
+        return Some("its headers are not UTF-8");
+    };
+    let mut lines = headers.lines().peekable();
+    let Some(status) = lines.next().and_then(|line| line.strip_prefix("NATS/1.0")) else {
+        return Some("its headers do not begin with NATS/1.0");
+    };
+    if !status.trim().is_empty() {
+        return Some("its headers begin with a status, as only the server's own messages do");
+    }
+    while let Some(line) = lines.next() {
+        if line.is_empty() {
+            continue;
+        }
+        let Some((name, value)) = line.split_once(':') else {
+            return Some("a line of its headers has no colon");
+        };
+        if name.contains(|c: char| !c.is_ascii_graphic()) {
+            return Some(
+                "the name of a header holds a blank or another character that no name has",
+            );
+        }
+        let mut broken = value.trim().contains('\r');
+        while let Some(more) = lines.next_if(|line| line.starts_with(char::is_whitespace)) {
+            broken = broken || more.trim().contains('\r') || value.ends_with('\r');
+        }
+        if broken {
+            return Some("the value of a header holds a carriage return");
+        }
+    }
+    None
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_fault_is_named_and_what_can_be_parsed_has_none() {
+        let good: [&[u8]; 7] = [
+            b"",
+            b"NATS/1.0\r\n\r\n",
+            b"NATS/1.0\r\na: b\r\nc:d\r\n\r\n",
+            b"NATS/1.0\r\na: Caf\xc3\xa9\r\n\r\n",
+            b"NATS/1.0\r\na: b\r\n more\r\n\r\n",
+            b"NATS/1.0\r\n: b\r\n\r\n",
+            b"NATS/1.0\r\na: b",
+        ];
+        for headers in good {
+            assert_eq!(fault_in("orders.placed", headers), None, "{headers:?}");
+        }
+        let bad: [(&[u8], &str); 8] = [
+            (b"NATS/1.0\r\na: Caf\xe9\r\n\r\n", "UTF-8"),
+            (b"a: b\r\n\r\n", "begin with NATS/1.0"),
+            (b"NATS/1.0 404\r\n\r\n", "status"),
+            (b"NATS/1.0 abc\r\n\r\n", "status"),
+            (b"NATS/1.0\r\nno colon\r\n\r\n", "colon"),
+            (b"NATS/1.0\r\na b: c\r\n\r\n", "name"),
+            (b"NATS/1.0\r\na\0b: c\r\n\r\n", "name"),
+            (b"NATS/1.0\r\na: b\rc\r\n\r\n", "carriage return"),
+        ];
+        for (headers, fault) in bad {
+            let found = fault_in("orders.placed", headers).unwrap();
+            assert!(found.contains(fault), "{headers:?}: {found}");
+        }
+        assert!(fault_in("orders.\u{fffd}", b"").is_some());
+        assert!(fault_in("orders.\u{a0}placed", b"").is_some());
+    }
+}
