@@ -309,6 +309,12 @@ async fn no_part_may_do_another_s_work_in_the_database() {
                 "insert into pillarbox.inbox values ('c', 'e')",
                 "delete from pillarbox.inbox",
                 "delete from pillarbox.inbox_dead_letter",
+                "select body from pillarbox.inbox_request",
+                "select scope from pillarbox.inbox_request",
+                "select header_values from pillarbox.inbox_request",
+                "select fingerprint from pillarbox.inbox_request",
+                "delete from pillarbox.inbox_request",
+                "update pillarbox.inbox_request set answered_at = now()",
                 "select from orders",
             ],
         ),
@@ -323,6 +329,18 @@ async fn no_part_may_do_another_s_work_in_the_database() {
             });
             assert_eq!(code.as_deref(), Some("42501"), "{duty}: {statement}");
         }
+    }
+    // The service removes its old answers itself, and the operator sees how many there are.
+    for (duty, allowed) in [
+        ("consumer", include_str!("../../inbox/src/http/remove.sql")),
+        (
+            "operator",
+            "select status, count(*), min(answered_at) from pillarbox.inbox_request group by status",
+        ),
+    ] {
+        let statement = allowed.replace("$1", "0::float8").replace("$2", "1::bigint");
+        let done = sqlx::raw_sql(AssertSqlSafe(statement)).execute(&closed.pool(duty).await).await;
+        assert!(done.is_ok(), "{duty}: {done:?}");
     }
     // Whoever adds a table says who may use it.
     let forgotten: Vec<String> = sqlx::query_scalar(

@@ -12,8 +12,9 @@ grant select, insert, update, delete on pillarbox.inbox_failure to pillarbox_con
 grant select, insert, update, delete on pillarbox.inbox_dead_letter to pillarbox_consumer;
 -- Its processes tell one another which partitions each has.
 grant select, insert, update, delete on pillarbox.inbox_process to pillarbox_consumer;
--- A service of HTTP commands is a consumer too: it looks up and stores answers.
-grant select, insert on pillarbox.inbox_request to pillarbox_consumer;
+-- A service of HTTP commands is a consumer too: it looks up and stores answers, and removes old ones itself. That
+-- locks them first, which takes the right to update one column.
+grant select, insert, update (answered_at), delete on pillarbox.inbox_request to pillarbox_consumer;
 
 -- The operator looks at dead letters and resolves them; one that is to be handled again is left to its consumer.
 grant usage on schema pillarbox to pillarbox_operator;
@@ -21,8 +22,10 @@ grant select on pillarbox.inbox to pillarbox_operator;
 grant select on pillarbox.inbox_dead_letter to pillarbox_operator;
 grant select on pillarbox.inbox_process to pillarbox_operator;
 grant update (state, resolved_at) on pillarbox.inbox_dead_letter to pillarbox_operator;
--- Removing old answers locks them first, which takes the right to update.
-grant select, update (answered_at), delete on pillarbox.inbox_request to pillarbox_operator;
+-- It sees how many answers are stored, but neither what is in them nor whose they are, and removes none: a repeat of
+-- a removed one would run again. Earlier grants gave it all of that.
+revoke all on pillarbox.inbox_request from pillarbox_operator;
+grant select (status, answered_at) on pillarbox.inbox_request to pillarbox_operator;
 
 -- There is no such table if another tool has applied the migrations.
 do $$
