@@ -3,11 +3,26 @@
 use http::request::Parts;
 use sha2::{Digest, Sha256};
 
+use crate::http::multipart;
+
 /// SHA-256 of method, path with query, and body. Each with its length, so that what moves from one into the
-/// next makes a difference.
+/// next makes a difference. They are taken as they were sent: other white space in a JSON body, or another order of a
+/// query, is another request. Headers make no difference, but for the [boundary](multipart::parts) of a multipart
+/// body, which clients draw anew for each attempt: such a body is its parts.
 pub(crate) fn of_request(parts: &Parts, body: &[u8]) -> [u8; 32] {
     let path = parts.uri.path_and_query().map_or("/", |path| path.as_str());
-    digest(&[parts.method.as_str().as_bytes(), path.as_bytes(), body])
+    let mut all = vec![parts.method.as_str().as_bytes(), path.as_bytes()];
+    let body_parts = multipart::boundary(&parts.headers)
+        .and_then(|boundary| multipart::parts(body, boundary.as_bytes()))
+        .filter(|parts| !parts.is_empty());
+    match body_parts {
+        Some(body_parts) => {
+            all.push(b"multipart");
+            all.extend(body_parts);
+        }
+        None => all.push(body),
+    }
+    digest(&all)
 }
 
 /// The advisory lock of a key: 64 bits of the SHA-256 of all that it belongs to. That two keys share a lock is
@@ -20,7 +35,11 @@ pub(crate) fn lock_of(schema: &str, scope: &str, key: &str) -> i64 {
 
 /// SHA-256 in hexadecimal.
 pub(crate) fn hex(data: &[u8]) -> String {
-    Sha256::digest(data).iter().map(|byte| format!("{byte:02x}")).collect()
+    in_hex(&Sha256::digest(data))
+}
+
+pub(crate) fn in_hex(bytes: &[u8]) -> String {
+    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
 fn digest(parts: &[&[u8]]) -> [u8; 32] {
@@ -63,5 +82,17 @@ mod tests {
         assert_eq!(one, lock_of("pillarbox", "a", "bc"));
         assert_ne!(one, lock_of("pillarbox", "ab", "c"));
         assert_ne!(one, lock_of("other", "a", "bc"));
+    }
+
+    #[test]
+    fn a_multipart_body_is_its_parts_whatever_their_boundary() {
+        let of = |boundary: &str, file: &str| {
+            let body = format!("--{boundary}\r\n\r\n{file}\r\n--{boundary}--\r\n");
+            let content_type = format!("multipart/form-data; boundary={boundary}");
+            let request = http::Request::post("/upload").header("content-type", content_type);
+            of_request(&request.body(()).unwrap().into_parts().0, body.as_bytes())
+        };
+        assert_eq!(of("one", "tea"), of("other", "tea"));
+        assert_ne!(of("one", "tea"), of("one", "tee"));
     }
 }

@@ -8,8 +8,8 @@ use std::time::Duration;
 use bytes::Bytes;
 use futures::future::BoxFuture;
 use http::header::{
-    CONTENT_ENCODING, CONTENT_LANGUAGE, CONTENT_LOCATION, CONTENT_TYPE, ETAG, HeaderName,
-    LAST_MODIFIED, LINK, LOCATION,
+    CONNECTION, CONTENT_LENGTH, DATE, HeaderName, PROXY_AUTHENTICATE, SET_COOKIE, TE, TRAILER,
+    TRANSFER_ENCODING, UPGRADE,
 };
 use http::request::Parts;
 use http::{Request, Response, response};
@@ -24,6 +24,21 @@ use crate::http::once;
 use crate::http::verdict::Verdict;
 
 type BoxError = Box<dyn std::error::Error + Send + Sync>;
+
+/// The headers of answers that are not stored unless told. `content-length` is made anew of the body.
+const DROPPED: [HeaderName; 11] = [
+    CONNECTION,
+    CONTENT_LENGTH,
+    DATE,
+    HeaderName::from_static("keep-alive"),
+    PROXY_AUTHENTICATE,
+    HeaderName::from_static("proxy-connection"),
+    SET_COOKIE,
+    TE,
+    TRAILER,
+    TRANSFER_ENCODING,
+    UPGRADE,
+];
 
 /// Wraps a service of HTTP requests into one that answers each `Idempotency-Key` once. See the
 /// [module](crate::http) for an example and for what it answers.
@@ -60,7 +75,7 @@ pub(crate) struct Settings {
     pub(crate) key_required: bool,
     pub(crate) max_request_bytes: usize,
     pub(crate) max_response_bytes: usize,
-    pub(crate) kept_headers: Vec<HeaderName>,
+    pub(crate) dropped_headers: Vec<HeaderName>,
     pub(crate) documentation: Option<String>,
     pub(crate) longest_idle: Duration,
 }
@@ -101,16 +116,7 @@ impl IdempotencyLayer {
             key_required: true,
             max_request_bytes: 2 * 1024 * 1024,
             max_response_bytes: 1024 * 1024,
-            kept_headers: vec![
-                CONTENT_ENCODING,
-                CONTENT_LANGUAGE,
-                CONTENT_LOCATION,
-                CONTENT_TYPE,
-                ETAG,
-                LAST_MODIFIED,
-                LINK,
-                LOCATION,
-            ],
+            dropped_headers: DROPPED.to_vec(),
             documentation: None,
             longest_idle: Duration::from_secs(300),
         };
@@ -138,11 +144,18 @@ impl IdempotencyLayer {
         self
     }
 
-    /// Stores these headers of answers too. Stored unless told are those that describe the body, `location` and
-    /// `link`. What is about one connection, one moment or one session (`date`, `set-cookie`) is better made
-    /// anew.
+    /// Stores these headers of answers too. Stored unless told are all but those that are about one connection
+    /// (hop-by-hop headers, and what `connection` names), one moment (`date`) or one session (`set-cookie`):
+    /// a repeat may come from somebody to whom the session does not belong.
     pub fn keep_headers(mut self, names: impl IntoIterator<Item = HeaderName>) -> Self {
-        self.settings.kept_headers.extend(names);
+        let kept: Vec<HeaderName> = names.into_iter().collect();
+        self.settings.dropped_headers.retain(|name| !kept.contains(name));
+        self
+    }
+
+    /// Does not store these headers of answers: a repeat goes without them.
+    pub fn drop_headers(mut self, names: impl IntoIterator<Item = HeaderName>) -> Self {
+        self.settings.dropped_headers.extend(names);
         self
     }
 

@@ -47,7 +47,8 @@
 //! | no scope for it | 403 |
 //! | the database is away | 503, with `retry-after` |
 //!
-//! Answers of the layer itself are `application/problem+json` (RFC 9457).
+//! Answers of the layer itself are `application/problem+json` (RFC 9457), with a `code` that is also the header
+//! `idempotency-problem`: a 409 with `in-progress` is the layer's, one without is the handler's.
 //!
 //! What becomes of the transaction follows from the response, see [`Verdict`]: success is kept, an error of the
 //! server, a panic or a client that has gone rolls back and leaves nothing, so that a repeat runs again.
@@ -59,13 +60,14 @@
 //! | [`verdict`] | [`Verdict`]: what a response means for the transaction |
 //! | [`scope`] | to whom a key belongs |
 //! | [`requests`] | [`StoredRequests`]: removing old ones |
-//! | `key`, `fingerprint` | what makes a request the same |
+//! | `key`, `fingerprint`, `multipart` | what makes a request the same |
 //! | `problem` | the layer's own answers |
 
 pub mod command;
 mod fingerprint;
 mod key;
 pub mod layer;
+mod multipart;
 mod once;
 mod problem;
 pub mod requests;

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
+use http::header::CONNECTION;
 use http::{HeaderMap, HeaderName, HeaderValue, Method, Request, Response, StatusCode, response};
 use http_body::Body;
 use http_body_util::{BodyExt, LengthLimitError, Limited};
@@ -115,7 +116,16 @@ where
 
 impl Settings {
     fn answer(&self, parts: &response::Parts, body: &Bytes) -> Answer {
-        let kept = parts.headers.iter().filter(|(name, _)| self.kept_headers.contains(name));
+        let connection = parts.headers.get_all(CONNECTION).iter();
+        let named: Vec<&str> = connection
+            .filter_map(|value| value.to_str().ok())
+            .flat_map(|names| names.split(',').map(str::trim))
+            .collect();
+        let is_kept = |name: &HeaderName| {
+            !self.dropped_headers.contains(name)
+                && !named.iter().any(|named| named.eq_ignore_ascii_case(name.as_str()))
+        };
+        let kept = parts.headers.iter().filter(|(name, _)| is_kept(name));
         Answer {
             status: parts.status.as_u16(),
             headers: kept

@@ -2,10 +2,13 @@
 
 use bytes::Bytes;
 use http::header::{CONTENT_LANGUAGE, CONTENT_TYPE, LINK, RETRY_AFTER};
-use http::{HeaderValue, Response, StatusCode};
+use http::{HeaderName, HeaderValue, Response, StatusCode};
 use serde_json::json;
 
 use crate::http::key::BadKey;
+
+/// On answers of the layer itself, and on no others: what it is, in a word.
+const PROBLEM: HeaderName = HeaderName::from_static("idempotency-problem");
 
 /// Why the layer answers for itself.
 #[derive(Debug, PartialEq, Eq)]
@@ -42,6 +45,23 @@ impl Refusal {
         }
     }
 
+    /// What it is, for programs.
+    fn code(&self) -> &'static str {
+        match self {
+            Self::Missing => "key-missing",
+            Self::Malformed(_) => "key-malformed",
+            Self::NoScope => "no-scope",
+            Self::BodyTooLarge { .. } => "body-too-large",
+            Self::BodyUnreadable => "body-unreadable",
+            Self::Outstanding => "in-progress",
+            Self::Reused => "key-reused",
+            Self::Unavailable => "unavailable",
+            Self::Unknown => "outcome-unknown",
+            Self::Ended => "transaction-ended",
+            Self::Failed => "failed",
+        }
+    }
+
     fn title(&self) -> &'static str {
         match self {
             Self::Missing => "Idempotency-Key is missing",
@@ -70,7 +90,7 @@ impl Refusal {
                                   unchanged, to get its answer."
                 .into(),
             Self::Reused => "The key was used for a request with another method, path, query or body. A new \
-                             request needs a new key."
+                             request needs a new key; a repeat must send the same bytes."
                 .into(),
             Self::Unavailable => "Nothing was done. Send the request again with the same key.".into(),
             Self::Unknown => "Send the request again with the same key: it takes effect once.".into(),
@@ -89,8 +109,14 @@ impl Refusal {
     /// As a response. `documentation` is where the API says how its keys are to be used.
     pub(crate) fn response<B: From<Bytes>>(&self, documentation: Option<&str>) -> Response<B> {
         let status = self.status();
+        let code = self.code();
+        let problem_type = match documentation {
+            Some(url) => url.to_owned(),
+            None => format!("urn:pillarbox:idempotency:{code}"),
+        };
         let problem = json!({
-            "type": documentation.unwrap_or("about:blank"),
+            "type": problem_type,
+            "code": code,
             "title": self.title(),
             "status": status.as_u16(),
             "detail": self.detail(),
@@ -100,6 +126,7 @@ impl Refusal {
         let headers = response.headers_mut();
         headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/problem+json"));
         headers.insert(CONTENT_LANGUAGE, HeaderValue::from_static("en"));
+        headers.insert(PROBLEM, HeaderValue::from_static(code));
         if self.is_passing() {
             headers.insert(RETRY_AFTER, HeaderValue::from_static("1"));
         }

@@ -16,16 +16,24 @@ pub enum Verdict {
 impl Verdict {
     /// The usual one.
     ///
-    /// - Below 400: [`Commit`](Self::Commit).
-    /// - 4xx: [`Refuse`](Self::Refuse). The answer was given, and stays given: were it forgotten, a copy of the
-    ///   request that a proxy had held back could succeed after the client was told that it had failed. A client
-    ///   that corrects its request sends a new key.
-    /// - 4xx that speak of the caller or of the moment (401, 403, 407, 408, 421, 423, 425, 429):
-    ///   [`Forget`](Self::Forget). The same request may be welcome later.
+    /// - 2xx, and 3xx but for 307 and 308: [`Commit`](Self::Commit).
+    /// - 4xx that judge the request itself, such as 400, 402, 413, 415 and 422: [`Refuse`](Self::Refuse). The answer
+    ///   was given, and stays given: were it forgotten, a copy of the request that a proxy had held back could succeed
+    ///   after the client was told that it had failed. A client that corrects its request sends a new key.
+    /// - 4xx that speak of the caller, of the moment, or of the state of things: [`Forget`](Self::Forget). The same
+    ///   request may be welcome later: somebody logs in (401, 403, 407), the route is deployed (404, 405), a conflict
+    ///   is resolved (409, 412, 423, 424), time passes (408, 421, 425, 426, 428, 429).
+    /// - 307 and 308 send the client elsewhere with the same request, so nothing was done here:
+    ///   [`Forget`](Self::Forget).
     /// - 5xx: [`Forget`](Self::Forget).
+    ///
+    /// [`IdempotencyLayer::verdict`](crate::http::IdempotencyLayer::verdict) takes another one, which can fall back on
+    /// this.
     pub fn of_status(status: StatusCode) -> Self {
         match status.as_u16() {
-            401 | 403 | 407 | 408 | 421 | 423 | 425 | 429 => Self::Forget,
+            307 | 308 => Self::Forget,
+            401 | 403 | 404 | 405 | 407 | 408 | 409 | 412 | 421 | 423 | 424 | 425 | 426 | 428
+            | 429 => Self::Forget,
             ..400 => Self::Commit,
             400..=499 => Self::Refuse,
             _ => Self::Forget,
@@ -41,13 +49,13 @@ mod tests {
     #[test]
     fn success_is_kept_a_refusal_is_told_again_and_an_error_is_forgotten() {
         let of = |status: u16| Verdict::of_status(StatusCode::from_u16(status).unwrap());
-        for status in [200, 201, 204, 303] {
+        for status in [200, 201, 204, 301, 302, 303] {
             assert_eq!(of(status), Verdict::Commit, "{status}");
         }
-        for status in [400, 402, 404, 409, 410, 422] {
+        for status in [400, 402, 406, 410, 411, 413, 414, 415, 417, 422, 431, 451] {
             assert_eq!(of(status), Verdict::Refuse, "{status}");
         }
-        for status in [401, 403, 408, 425, 429, 500, 502, 503, 599] {
+        for status in [307, 308, 401, 403, 404, 405, 408, 409, 412, 425, 429, 500, 502, 503, 599] {
             assert_eq!(of(status), Verdict::Forget, "{status}");
         }
     }

@@ -6,7 +6,7 @@ mod shop;
 use std::sync::Arc;
 use std::time::Duration;
 
-use axum::http::{HeaderName, Method, StatusCode};
+use axum::http::{Method, StatusCode};
 use futures::future::join_all;
 use pillarbox_inbox::http::{IdempotencyLayer, StoredRequests, Verdict};
 use pillarbox_testkit::{eventually, servers};
@@ -37,8 +37,7 @@ fn assert_problem(answer: &Answer, status: u16, title: &str) {
 
 #[tokio::test]
 async fn a_repeat_gets_the_answer_of_the_first_one_and_has_no_effect() {
-    let extra = HeaderName::from_static("x-extra");
-    let shop = Shop::with(|layer| layer.keep_headers([extra])).await;
+    let shop = Shop::open().await;
     let first = shop.post("\"k1\"", "tea").await;
     assert_eq!((first.status, first.body.as_str()), (StatusCode::CREATED, "order 1, call 1"));
     assert!(!first.replayed());
@@ -47,10 +46,13 @@ async fn a_repeat_gets_the_answer_of_the_first_one_and_has_no_effect() {
         let again = shop.post(key, "tea").await;
         assert_eq!((again.status, &again.body), (first.status, &first.body));
         assert!(again.replayed());
-        for name in ["location", "content-type", "x-extra", "content-length"] {
+        let names = ["location", "content-type", "x-extra", "content-length", "cache-control"];
+        for name in names.into_iter().chain(["content-disposition"]) {
+            assert_ne!(again.header(name), "", "{name}");
             assert_eq!(again.header(name), first.header(name), "{name}");
         }
         assert_eq!(again.header("set-cookie"), "", "a session is nobody else's");
+        assert_eq!(again.header("x-hop"), "", "it was about the connection");
     }
     assert_eq!((shop.calls(), shop.orders().await, shop.stored().await), (1, 1, 1));
     assert_eq!(shop.number("select count(*) from pillarbox.outbox").await, 1, "one event");
@@ -159,6 +161,9 @@ async fn a_repeat_while_the_first_one_runs_is_told_so_at_once() {
     let second = tokio::time::timeout(DEADLINE, shop.post("k", "wait-once")).await.unwrap();
     assert_problem(&second, 409, "A request is outstanding for this Idempotency-Key");
     assert_eq!(second.header("retry-after"), "1");
+    assert_eq!(second.header("idempotency-problem"), "in-progress");
+    let problem: serde_json::Value = serde_json::from_str(&second.body).unwrap();
+    assert_eq!(problem["type"], "urn:pillarbox:idempotency:in-progress");
     let other = shop.post("other", "tea").await;
     assert_eq!(other.status, StatusCode::CREATED, "another key is not held up");
     shop.signals.go_on.notify_one();
@@ -405,4 +410,82 @@ async fn under_a_stricter_isolation_too_one_takes_effect() {
     assert_eq!((first, answers.iter().filter(created).count() + conflicts), (1, 50));
     assert_eq!(shop.orders().await, 1);
     assert!(until_it_runs(&shop, "k", "tea").await.replayed());
+}
+
+#[tokio::test]
+async fn what_is_about_the_state_of_things_is_not_told_again_for_ever() {
+    let shop = Shop::open().await;
+    let conflict = shop.post("k", "conflict-once").await;
+    assert_eq!((conflict.status, conflict.replayed()), (StatusCode::CONFLICT, false));
+    assert_eq!(conflict.header("idempotency-problem"), "", "it is the handler's own");
+    assert_eq!((shop.orders().await, shop.stored().await), (0, 0));
+    let again = shop.post("k", "conflict-once").await;
+    assert_eq!((again.status, again.replayed()), (StatusCode::CREATED, false));
+    let key = [("idempotency-key", "later")];
+    for _ in 0..2 {
+        let missing = shop.send(Method::POST, "/not-deployed-yet", &key, "tea").await.unwrap();
+        assert_eq!((missing.status, missing.replayed()), (StatusCode::NOT_FOUND, false));
+    }
+    // And so the key is free when the route is there.
+    let there = shop.send(Method::POST, "/echo", &key, "tea").await.unwrap();
+    assert_eq!(there.status, StatusCode::OK);
+}
+
+#[tokio::test]
+async fn a_stored_conflict_can_be_told_from_one_in_progress() {
+    let conflicts_are_kept = |layer: IdempotencyLayer| {
+        layer.verdict(|response| match response.status {
+            StatusCode::CONFLICT => Verdict::Refuse,
+            status => Verdict::of_status(status),
+        })
+    };
+    let shop = Shop::with(conflicts_are_kept).await;
+    for replayed in [false, true] {
+        let conflict = shop.post("k", "conflict-once").await;
+        assert_eq!((conflict.status, conflict.replayed()), (StatusCode::CONFLICT, replayed));
+        assert_eq!(conflict.header("idempotency-problem"), "");
+    }
+    assert_eq!(shop.calls(), 1);
+}
+
+#[tokio::test]
+async fn the_same_bytes_are_the_same_request_however_they_come() {
+    let shop = Shop::open().await;
+    let order = async |headers: &[(&str, &str)], body: &str| {
+        let headers = [&[("idempotency-key", "k")], headers].concat();
+        shop.send(Method::POST, "/orders", &headers, body).await.unwrap()
+    };
+    assert_eq!(order(&[("content-type", "application/json")], "{\"a\":1}").await.status, 201);
+    for headers in [
+        &[("content-type", "application/json; charset=utf-8")][..],
+        &[("transfer-encoding", "chunked")],
+        &[],
+    ] {
+        assert!(order(headers, "{\"a\":1}").await.replayed(), "{headers:?}");
+    }
+    let spaced = order(&[("content-type", "application/json")], "{ \"a\": 1 }").await;
+    assert_problem(&spaced, 422, "Idempotency-Key is already used");
+    assert_eq!(spaced.header("idempotency-problem"), "key-reused");
+}
+
+#[tokio::test]
+async fn a_multipart_body_with_another_boundary_is_the_same_request() {
+    let shop = Shop::open().await;
+    let upload = async |boundary: &str, file: &str| {
+        let content_type = format!("multipart/form-data; boundary=\"{boundary}\"");
+        let headers = [("idempotency-key", "k"), ("content-type", content_type.as_str())];
+        let body = format!(
+            "--{boundary}\r\ncontent-disposition: form-data; name=\"cup\"\r\n\r\n1\r\n\
+             --{boundary}\r\ncontent-disposition: form-data; name=\"file\"; filename=\"tea\"\r\n\r\n\
+             {file}\r\n--{boundary}--\r\n"
+        );
+        shop.send(Method::POST, "/echo", &headers, &body).await.unwrap()
+    };
+    let first = upload("----WebKitFormBoundaryAAAA", "earl grey").await;
+    assert_eq!((first.status, first.replayed()), (StatusCode::OK, false));
+    let again = upload("----WebKitFormBoundaryBBBB", "earl grey").await;
+    assert_eq!((again.status, again.replayed()), (StatusCode::OK, true));
+    assert_eq!(again.body, first.body);
+    let other = upload("----WebKitFormBoundaryBBBB", "darjeeling").await;
+    assert_problem(&other, 422, "Idempotency-Key is already used");
 }

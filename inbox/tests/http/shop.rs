@@ -183,6 +183,7 @@ async fn order(
     match text.split(' ').next().unwrap() {
         "fail-once" if call == 1 => status = StatusCode::INTERNAL_SERVER_ERROR,
         "busy-once" if call == 1 => status = StatusCode::TOO_MANY_REQUESTS,
+        "conflict-once" if call == 1 => status = StatusCode::CONFLICT,
         "panic-once" if call == 1 => panic!("as the test wants"),
         "wait-once" if call == 1 => {
             signals.entered.notify_one();
@@ -226,6 +227,10 @@ async fn order(
         ("location", format!("/orders/{id}")),
         ("content-type", "text/order".to_owned()),
         ("x-extra", "extra".to_owned()),
+        ("cache-control", "no-store".to_owned()),
+        ("content-disposition", "attachment; filename=\"order.txt\"".to_owned()),
+        ("connection", "x-hop".to_owned()),
+        ("x-hop", "only here".to_owned()),
         ("set-cookie", "session=secret".to_owned()),
     ];
     Ok((status, headers, Body::from(format!("order {id}, call {call}"))).into_response())
