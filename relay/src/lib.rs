@@ -28,6 +28,7 @@
 //! |---|---|
 //! | [`cursor`] | the relay's place, a Postgres snapshot, and the rules it moves by: start reading here |
 //! | `source` | the next page behind a cursor |
+//! | `rows` | rows read without trusting their size or that they can be read |
 //! | `reader` | pages read ahead, polling |
 //! | [`message`] | a row as a message |
 //! | `shipper` | from pages to the sink; rewinding, holding |
@@ -73,6 +74,7 @@ mod reader;
 mod relay;
 pub mod replay;
 mod retention;
+mod rows;
 mod sabotage;
 mod schema;
 pub mod session;

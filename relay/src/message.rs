@@ -10,7 +10,7 @@ use time::OffsetDateTime;
 use time::format_description::well_known::Rfc3339;
 use uuid::Uuid;
 
-use crate::config::RelayConfig;
+use crate::config::{Order, RelayConfig};
 
 /// A message, ready to be sent.
 #[derive(Clone, Debug)]
@@ -88,6 +88,8 @@ pub(crate) struct Form {
     pub(crate) source: String,
     /// How many partitions there are; none with 1.
     pub(crate) partitions: u32,
+    /// Whether the events of a key wait behind one that cannot be sent.
+    pub(crate) keys_wait: bool,
     /// The headers that every message with a time has, to be copied: to set then what differs costs two thirds of
     /// setting them all.
     usual: HeaderMap,
@@ -97,7 +99,8 @@ pub(crate) struct Form {
 
 impl Form {
     pub(crate) fn of(config: &RelayConfig) -> Self {
-        Self::new(config.source.clone(), config.partitions)
+        let keys_wait = config.order == Order::Strict;
+        Self { keys_wait, ..Self::new(config.source.clone(), config.partitions) }
     }
 
     pub(crate) fn new(source: String, partitions: u32) -> Self {
@@ -113,7 +116,7 @@ impl Form {
                 }
             }
         }
-        Self { source, partitions, usual, constant }
+        Self { source, partitions, keys_wait: false, usual, constant }
     }
 
     /// The partition of an event: its key's, or that of its id.
@@ -133,13 +136,13 @@ pub(crate) enum RowError {
 }
 
 impl Row {
-    /// What the row takes in memory, roughly, in bytes.
+    /// What the row takes in memory, roughly, in bytes, also when it has become a message.
     pub(crate) fn size(&self) -> usize {
+        /// The headers that the relay adds, and what holds them.
+        const MESSAGE: usize = 1024;
         let texts =
             [Some(&self.event_type), Some(&self.topic), self.key.as_ref(), self.headers.as_ref()];
-        size_of::<Self>()
-            + self.payload.len()
-            + texts.into_iter().flatten().map(String::len).sum::<usize>()
+        MESSAGE + self.payload.len() + texts.into_iter().flatten().map(String::len).sum::<usize>()
     }
 
     /// The message of a dead letter that is tried again. The broker may have seen its id: each attempt has

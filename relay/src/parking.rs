@@ -13,13 +13,17 @@ use tokio::time::Instant;
 
 use crate::checkpoint::Acknowledged;
 use crate::config::{NoStream, Order, RelayConfig};
+use crate::health::Observer;
 use crate::lease::LeaseError;
-use crate::letters::{Letters, Parked, Request};
-use crate::message::Form;
+use crate::letters::{Aside, Due, Letters, Parked, Request};
+use crate::message::{Form, Message};
 use crate::reader::{Batch, Refused};
+use crate::rows::BadRow;
 use crate::shipper::Interrupted;
 use crate::sink::{Fault, KeyedWindow, Sink, SinkFailure};
 
+/// So many of a page's events that cannot be sent are named in the log; the others are counted.
+const NAMED: usize = 10;
 /// How often parked events are looked for.
 const INTERVAL: Duration = Duration::from_secs(1);
 
@@ -33,6 +37,7 @@ pub(crate) struct Parking {
     /// The keys that wait, if the order is strict.
     blocked: Option<HashSet<String>>,
     due_at: Instant,
+    observer: Observer,
 }
 
 impl Parking {
@@ -41,6 +46,7 @@ impl Parking {
         letters: &Letters,
         context: Context,
         acknowledged: Acknowledged,
+        observer: Observer,
     ) -> Result<Self, LeaseError> {
         let mut parking = Self {
             letters: letters.clone(),
@@ -51,6 +57,7 @@ impl Parking {
             no_stream: config.no_stream,
             blocked: (config.order == Order::Strict).then(HashSet::new),
             due_at: Instant::now(),
+            observer,
         };
         parking.ask_blocked().await?;
         Ok(parking)
@@ -64,33 +71,70 @@ impl Parking {
         self.due_at <= Instant::now()
     }
 
-    /// Parks the events of blocked keys, and takes them out of the batch.
-    pub(crate) async fn hold_back(&self, batch: &mut Batch) -> Result<(), LeaseError> {
-        let Some(blocked) = self.blocked.as_ref().filter(|blocked| !blocked.is_empty()) else {
+    /// Sets aside what cannot be sent, and parks the events of blocked keys; takes both out of the batch.
+    ///
+    /// This happens before anything of the page is given to the sink, and so before the cursor passes it. If this
+    /// leader ends in between, its successor meets the same events again and finds their letters.
+    pub(crate) async fn hold_back(&mut self, batch: &mut Batch) -> Result<(), LeaseError> {
+        let bad = std::mem::take(&mut batch.bad);
+        if bad.is_empty() && self.blocked.as_ref().is_none_or(HashSet::is_empty) {
             return Ok(());
-        };
-        let mut parked = Vec::new();
+        }
+        self.say_bad(&bad);
+        let mut aside: Vec<Aside> = Vec::with_capacity(bad.len());
+        let mut bad = bad.into_iter().peekable();
+        let mut parked = 0;
         batch.messages.retain(|message| {
-            let waits = message.key.as_ref().is_some_and(|key| blocked.contains(key));
+            while let Some(bad) = bad.next_if(|bad| bad.refused.position < message.position) {
+                block(&mut self.blocked, &bad);
+                aside.push(Aside::bad(bad));
+            }
+            let waits = (message.key.as_ref().zip(self.blocked.as_ref()))
+                .is_some_and(|(key, blocked)| blocked.contains(key));
             if waits {
-                parked.push(message.position);
+                parked += 1;
+                aside.push(Aside::parked(message.position));
             }
             !waits
         });
-        if parked.is_empty() {
+        for bad in bad {
+            block(&mut self.blocked, &bad);
+            aside.push(Aside::bad(bad));
+        }
+        if aside.is_empty() {
             return Ok(());
         }
         batch.positions = batch.messages.iter().map(|message| message.position).collect();
-        tracing::debug!(relay = self.relay, events = parked.len(), "parked behind dead letters");
-        self.letters.ask(|done| Request::Park(parked, done)).await
+        tracing::debug!(relay = self.relay, events = parked, "parked behind dead letters");
+        self.letters.ask(|done| Request::Keep(aside, done)).await
+    }
+
+    /// Tells the log of events that cannot be sent: of some by name, and of many how many.
+    fn say_bad(&self, bad: &[BadRow]) {
+        for bad in bad {
+            self.observer.meter.dead_letter(bad.refused.fault);
+        }
+        for bad in bad.iter().take(NAMED) {
+            say_dead(&self.relay, &bad.refused);
+        }
+        if let (Some(next), Some(last)) = (bad.get(NAMED), bad.last()) {
+            tracing::error!(
+                relay = self.relay,
+                events = bad.len() - NAMED,
+                from = next.refused.position,
+                to = last.refused.position,
+                "more events that can never be shipped; moving them to the dead letters"
+            );
+        }
     }
 
     /// Ships the parked events that are due, and returns how many. Everything before must have been stored.
     pub(crate) async fn ship(&mut self) -> Result<u64, Interrupted> {
         let mut shipped = 0;
         loop {
-            let due = self.letters.ask(Request::Due).await?;
-            if due.is_empty() {
+            let largest = self.context.client().max_payload();
+            let due = self.letters.ask(|due| Request::Due(largest, due)).await?;
+            if due.events.is_empty() && due.bad.is_empty() {
                 break;
             }
             shipped += self.ship_some(due).await?;
@@ -107,25 +151,9 @@ impl Parking {
         Ok(())
     }
 
-    /// Ships these, up to the first that cannot be.
-    async fn ship_some(&self, due: Vec<Parked>) -> Result<u64, Interrupted> {
-        let mut positions = Vec::with_capacity(due.len());
-        let mut messages = Vec::with_capacity(due.len());
-        let mut refused = None;
-        for Parked { row, attempts } in due {
-            let (position, event_id) = (row.position, row.event_id);
-            match row.into_retry(&self.form, attempts) {
-                Ok(message) => {
-                    positions.push(position);
-                    messages.push(message);
-                }
-                Err(error) => {
-                    let error = crate::error::full_text(&error);
-                    refused = Some(Refused { position, event_id, fault: Fault::Invalid, error });
-                    break;
-                }
-            }
-        }
+    /// Ships these, up to the first that the broker does not store. Those that cannot be sent are dead again.
+    async fn ship_some(&self, due: Due) -> Result<u64, Interrupted> {
+        let Sendable { mut letters, messages, mut dead } = self.sendable(due);
         let mut window = KeyedWindow::new(self.context.clone(), self.acknowledged.clone());
         let outcome = match window.store(messages).await {
             Ok(_) => window.flush().await,
@@ -133,20 +161,76 @@ impl Parking {
         };
         let mut held = None;
         if let Err(SinkFailure { stored, error }) = outcome {
-            positions.truncate(usize::try_from(stored).unwrap_or(usize::MAX));
-            refused = error.refused(self.no_stream);
-            held = refused.is_none().then_some(error);
+            // The first that is not known to be stored is the one that failed.
+            let stored = usize::try_from(stored).unwrap_or(usize::MAX);
+            match error.refused(self.no_stream).zip(letters.get(stored)) {
+                Some((refused, letter)) => dead.push((*letter, refused)),
+                None => held = Some(error),
+            }
+            letters.truncate(stored);
         }
-        let shipped = positions.len() as u64;
-        if !positions.is_empty() {
-            tracing::info!(relay = self.relay, events = positions.len(), "shipped parked events");
-            self.letters.ask(|done| Request::Shipped(positions, done)).await?;
+        let shipped = letters.len() as u64;
+        if !letters.is_empty() {
+            tracing::info!(relay = self.relay, events = letters.len(), "shipped parked events");
+            self.letters.ask(|done| Request::Shipped(letters, done)).await?;
         }
-        if let Some(refused) = refused {
+        for (letter, refused) in dead {
             say_dead(&self.relay, &refused);
-            self.letters.ask(|done| Request::DeadAgain(refused, done)).await?;
+            self.letters.ask(|done| Request::DeadAgain(letter, refused, done)).await?;
         }
         held.map_or(Ok(shipped), |error| Err(error.into()))
+    }
+
+    /// What of these can be sent. In a strict order, nothing of a key behind an event of it that cannot.
+    fn sendable(&self, due: Due) -> Sendable {
+        let mut sendable = Sendable::default();
+        let mut stopped = HashSet::new();
+        let mut bad = due.bad.into_iter().peekable();
+        for Parked { letter, row, attempts } in due.events {
+            let place = (row.position, letter);
+            while let Some(bad) = bad.next_if(|bad| (bad.refused.position, bad.place) < place) {
+                stopped.extend(bad.key);
+                sendable.dead.push((bad.place, bad.refused));
+            }
+            if self.form.keys_wait && row.key.as_ref().is_some_and(|key| stopped.contains(key)) {
+                continue;
+            }
+            let (position, event_id, key) = (row.position, row.event_id, row.key.clone());
+            match row.into_retry(&self.form, attempts) {
+                Ok(message) => {
+                    sendable.letters.push(letter);
+                    sendable.messages.push(message);
+                }
+                Err(error) => {
+                    let error = crate::error::full_text(&error);
+                    sendable.dead.push((
+                        letter,
+                        Refused { position, event_id, fault: Fault::Invalid, error },
+                    ));
+                    stopped.extend(key);
+                }
+            }
+        }
+        for bad in bad {
+            sendable.dead.push((bad.place, bad.refused));
+        }
+        sendable
+    }
+}
+
+/// Parked events as they go to the broker.
+#[derive(Default)]
+struct Sendable {
+    /// The letter of each message.
+    letters: Vec<i64>,
+    messages: Vec<Message>,
+    dead: Vec<(i64, Refused)>,
+}
+
+/// The key of an event that cannot be sent waits from here on, if the order is strict.
+fn block(blocked: &mut Option<HashSet<String>>, bad: &BadRow) {
+    if let (Some(blocked), Some(key)) = (blocked, &bad.key) {
+        blocked.insert(key.clone());
     }
 }
 

@@ -1,5 +1,6 @@
 //! Reads pages ahead of the shipper, and looks again after a while when there is nothing new.
 
+use std::collections::BTreeMap;
 use std::time::Duration;
 
 use time::OffsetDateTime;
@@ -9,6 +10,7 @@ use tokio::time::Instant;
 use crate::cursor::Cursor;
 use crate::health::Observer;
 use crate::message::{Form, Message};
+use crate::rows::{BadRow, Room};
 use crate::sink::Fault;
 use crate::source::{Page, Source};
 
@@ -19,14 +21,17 @@ const MEASURED: usize = 16;
 pub(crate) struct Batch {
     pub(crate) messages: Vec<Message>,
     pub(crate) positions: Vec<i64>,
-    /// The first row that cannot be sent, if there is one; what comes behind it is not in the batch.
-    pub(crate) refused: Option<Refused>,
+    /// The rows that cannot be sent, in the order of their positions. They must be set aside before the cursor passes
+    /// the page.
+    pub(crate) bad: Vec<BadRow>,
     /// When some of its events were created, for the measuring of their way.
     pub(crate) created: Vec<OffsetDateTime>,
     page: Page,
+    /// The memory that it takes until it is stored.
+    _room: Room,
 }
 
-/// A row that is not an event.
+/// An event that can never be stored.
 #[derive(Debug)]
 pub(crate) struct Refused {
     pub(crate) position: i64,
@@ -41,12 +46,9 @@ impl Batch {
         self.page.cursor_at(position)
     }
 
-    /// The cursor when all its messages have been stored, or `None` if there is nothing to move.
-    pub(crate) fn after(&self) -> Option<Cursor> {
-        if self.refused.is_some() {
-            return self.positions.last().map(|position| self.page.cursor_at(*position));
-        }
-        Some(self.page.after.clone())
+    /// The cursor when all its messages have been stored.
+    pub(crate) fn after(&self) -> Cursor {
+        self.page.after.clone()
     }
 }
 
@@ -79,26 +81,27 @@ pub(crate) async fn read(
     }
 }
 
-/// The page as messages, up to the first row that is none.
+/// The page as messages, and what of it cannot be sent.
 pub(crate) fn batch(mut page: Page, form: &Form) -> Batch {
     let mut messages = Vec::with_capacity(page.rows.len());
-    let mut positions = Vec::with_capacity(page.rows.len());
-    let mut refused = None;
     let every = page.rows.len().div_ceil(MEASURED).max(1);
     let created = page.rows.iter().step_by(every).map(|row| row.created_at).collect();
+    let mut bad: BTreeMap<i64, BadRow> = (std::mem::take(&mut page.bad).into_iter())
+        .map(|bad| (bad.refused.position, bad))
+        .collect();
     for row in std::mem::take(&mut page.rows) {
         let (position, event_id) = (row.position, row.event_id);
+        let key = form.keys_wait.then(|| row.key.clone()).flatten();
         match row.into_message(form) {
-            Ok(message) => {
-                messages.push(message);
-                positions.push(position);
-            }
+            Ok(message) => messages.push(message),
             Err(error) => {
                 let error = crate::error::full_text(&error);
-                refused = Some(Refused { position, event_id, fault: Fault::Invalid, error });
-                break;
+                let refused = Refused { position, event_id, fault: Fault::Invalid, error };
+                bad.insert(position, BadRow { place: position, refused, key, lost: Vec::new() });
             }
         }
     }
-    Batch { messages, positions, refused, created, page }
+    let positions = messages.iter().map(|message| message.position).collect();
+    let room = std::mem::take(&mut page.room);
+    Batch { messages, positions, bad: bad.into_values().collect(), created, page, _room: room }
 }

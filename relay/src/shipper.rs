@@ -240,6 +240,7 @@ impl Shipper {
             &self.letters,
             self.broker.context(),
             self.broker.acknowledged(),
+            self.observer.clone(),
         )
         .await?;
         let mut under_way =
@@ -361,7 +362,8 @@ impl Shipper {
     ) -> Result<(JoinSet<Result<(), sqlx::Error>>, mpsc::Receiver<Batch>), sqlx::Error> {
         let cursor = self.progress.borrow().clone();
         let RelayConfig { schema, name, page_rows, .. } = &self.config;
-        let from = Source::open(connection, schema, name, cursor, *page_rows).await?;
+        let largest = self.broker.context().client().max_payload();
+        let from = Source::open(connection, schema, name, cursor, *page_rows, largest).await?;
         let from = from.under(self.protections);
         let (sender, batches) = mpsc::channel(PAGES_AHEAD);
         let mut reader = JoinSet::new();

@@ -36,7 +36,7 @@ start as (
 backlog as (
     select
         count(*) as events,
-        extract(epoch from clock_timestamp() - min(outbox.created_at))::float8 as oldest_age
+        extract(epoch from clock_timestamp() - min(outbox.created_at) filter (where isfinite(outbox.created_at)))::float8 as oldest_age
     from pillarbox.outbox
     where
         outbox.position > coalesce((select start.position from start), 0)

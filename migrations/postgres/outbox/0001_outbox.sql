@@ -21,6 +21,9 @@ $$;
 -- positions being handed out in order over all sessions, which is why the sequence has cache 1.
 --
 -- The relay never updates these rows. Any language may insert (event_type, topic, key, headers, payload).
+--
+-- The checks on sizes refuse what no broker can ever store: nats-server takes messages up to 64 MiB and JetStream
+-- headers up to 64 KiB. They are generous, so that a broker's own limits decide about the rest.
 create table if not exists pillarbox.outbox (
     txid       xid8        not null default pg_current_xact_id(),
     position   bigint      generated always as identity (cache 1) primary key,
@@ -30,7 +33,12 @@ create table if not exists pillarbox.outbox (
     key        text        null,
     headers    jsonb       not null default '{}' check (jsonb_typeof(headers) = 'object'),
     payload    bytea       not null,
-    created_at timestamptz not null default clock_timestamp()
+    created_at timestamptz not null default clock_timestamp(),
+    constraint outbox_event_type_size check (octet_length(event_type) <= 65536),
+    constraint outbox_topic_size check (octet_length(topic) <= 65536),
+    constraint outbox_key_size check (octet_length(key) <= 65536),
+    constraint outbox_headers_size check (octet_length(headers::text) <= 1048576),
+    constraint outbox_payload_size check (octet_length(payload) <= 67108864)
 );
 
 comment on table pillarbox.outbox is
@@ -43,6 +51,8 @@ comment on column pillarbox.outbox.headers is
 -- Payloads are bytes that seldom compress well; leave them as they are up to the toast threshold, and
 -- keep the writer from spending time on compression.
 alter table pillarbox.outbox alter column payload set storage external;
+-- Headers are not compressed either, so that the relay sees their size without unpacking them.
+alter table pillarbox.outbox alter column headers set storage external;
 
 -- One row for each relay name: its cursor, and the lease that says which process may move it.
 create table if not exists pillarbox.relay (
@@ -88,8 +98,13 @@ create table if not exists pillarbox.relay_checkpoint (
 --              event of its key
 --   retried    shipped after all
 --   discarded  not to be shipped
+--
+-- A letter is a row of its own, under a number of its own. Positions come again when a table is emptied and its
+-- sequence restarted, and two relays of one outbox each have a letter for the same event. `whole` is false where not
+-- all of the event could be kept: its row was damaged, or a column of it was too large to be copied. Such a letter
+-- cannot be retried; the row stays in the outbox until the letter is resolved.
 create table if not exists pillarbox.outbox_dead_letter (
-    position    bigint      primary key,
+    position    bigint      not null,
     relay       text        not null,
     event_id    uuid        not null,
     event_type  text        not null,
@@ -103,9 +118,17 @@ create table if not exists pillarbox.outbox_dead_letter (
     attempts    integer     not null,
     state       text        not null default 'dead' check (state in ('dead', 'parked', 'retried', 'discarded')),
     dead_at     timestamptz not null default clock_timestamp(),
-    resolved_at timestamptz null
+    resolved_at timestamptz null,
+    letter      bigint      generated always as identity primary key,
+    whole       boolean     not null default true
 );
+
+alter table pillarbox.outbox_dead_letter alter column payload set storage external;
+alter table pillarbox.outbox_dead_letter alter column headers set storage external;
 
 create index if not exists outbox_dead_letter_open
     on pillarbox.outbox_dead_letter (relay, key, position)
     where state in ('dead', 'parked');
+-- Is there a letter for this event already?
+create index if not exists outbox_dead_letter_place
+    on pillarbox.outbox_dead_letter (position, event_id);

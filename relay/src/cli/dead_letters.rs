@@ -77,6 +77,9 @@ struct Which {
     /// Only those whose event names this source.
     #[arg(long)]
     source: Option<String>,
+    /// Only the letter with this number, as `list --json` and `show` tell it: an event id may have several.
+    #[arg(long, value_name = "NUMBER")]
+    letter: Option<i64>,
     /// Only those given up at least so long ago: 90s, 15m, 1h, 2d; a number alone is seconds.
     #[arg(long, value_name = "AGE", default_value = "0", value_parser = seconds)]
     older_than: i64,
@@ -130,6 +133,7 @@ impl Which {
             state,
             position: self.position,
             source: self.source.clone(),
+            letter: self.letter,
         }
     }
 }
@@ -153,13 +157,18 @@ impl DeadLettersCommand {
                 print(&text)
             }
             Action::Show { which, event_id, payload } => {
-                let found =
-                    which.letters().await?.list(&which.filter(Some(&event_id), None), 100).await?;
+                let letters = which.letters().await?;
+                let filter = which.filter(Some(&event_id), None);
+                let found = letters.list(&filter, 100).await?;
                 if found.is_empty() {
                     return Err(format!("no unresolved dead letter {event_id}").into());
                 }
                 match found.as_slice() {
-                    [letter] if payload => print(&letter.payload),
+                    [letter] if payload => {
+                        let filter = Filter { letter: Some(letter.letter), ..filter };
+                        let whole = letters.first(&filter).await?;
+                        print(&whole.unwrap_or_else(|| letter.clone()).payload)
+                    }
                     _ if payload => Err(ambiguous(&event_id, &found).into()),
                     _ => print(&found.iter().map(whole).collect::<String>()),
                 }
@@ -307,11 +316,15 @@ fn whole(letter: &DeadLetter) -> String {
         ("error", letter.error.clone()),
         ("attempts", letter.attempts.to_string()),
         ("age", age(letter.age_seconds)),
-        ("payload", format!("{} bytes (--payload writes it out)", letter.payload.len())),
+        ("payload", format!("{} bytes (--payload writes it out)", letter.payload_bytes)),
     ];
     if let Some(position) = position {
         lines.insert(5, ("position", position));
     }
+    if !letter.whole {
+        lines.push(("kept", "only a part of the event: it cannot be retried".to_owned()));
+    }
+    lines.push(("letter", letter.letter.to_string()));
     lines.extend(letter.headers.iter().map(|(name, value)| ("header", format!("{name}: {value}"))));
     lines.iter().map(|(name, value)| format!("{name:<8}  {}\n", harmless(value))).collect()
 }

@@ -3,21 +3,25 @@
 --   $1 event id, $2 reason, $3 topic, $4 key, $5 consumer: each null for any
 --   $6 at least this old, in seconds      $7 at most so many      $8 state, or null for any
 --   $9 position, $10 source: null for any
+--   $11 the largest payload that is listed with its letter      $12 the letter, or null for any
 --
 -- An id is the event's own, its identity, or, of a message that is no event, what is written where an id would be.
 select
+    position as letter,
     null::bigint as position,
     consumer as owner,
     event_id,
     event_type,
     topic,
     key,
-    headers::text as headers,
-    payload,
+    case when pg_column_size(headers) <= 16384 and octet_length(headers::text) <= 131072 then headers::text end as headers,
+    case when octet_length(payload) <= $11 then payload end as payload,
+    octet_length(payload)::bigint as payload_bytes,
     state,
     reason,
     error,
     attempts,
+    true as whole,
     extract(epoch from clock_timestamp() - dead_at)::float8 as age
 from pillarbox.inbox_dead_letter
 where
@@ -42,6 +46,7 @@ where
     and ($5::text is null or consumer = $5)
     and ($9::bigint is null or position = $9)
     and ($10::text is null or headers ->> 'ce-source'::text = $10)
+    and ($12::bigint is null or position = $12)
     and dead_at <= clock_timestamp() - $6::float8 * interval '1 second'
 order by dead_at, position
 limit $7

@@ -3,20 +3,27 @@
 --   $1 event id, $2 reason, $3 topic, $4 key, $5 relay: each null for any
 --   $6 at least this old, in seconds      $7 at most so many      $8 state, or null for any
 --   $9 position, $10 source: null for any
+--   $11 the largest payload that is listed with its letter      $12 the letter, or null for any
+--
+-- What is listed is bounded: a payload or headers larger than that are left out, and only their size is told. A
+-- letter may hold an infinite time.
 select
+    letter,
     position,
     relay as owner,
     event_id::text as event_id,
     event_type,
     topic,
     key,
-    headers::text as headers,
-    payload,
+    case when pg_column_size(headers) <= 16384 and octet_length(headers::text) <= 131072 then headers::text end as headers,
+    case when octet_length(payload) <= $11 then payload end as payload,
+    octet_length(payload)::bigint as payload_bytes,
     state,
     reason,
     error,
     attempts,
-    extract(epoch from clock_timestamp() - dead_at)::float8 as age
+    whole,
+    case when isfinite(dead_at) then extract(epoch from clock_timestamp() - dead_at)::float8 else 0 end as age
 from pillarbox.outbox_dead_letter
 where
     state in ('dead', 'parked')
@@ -28,6 +35,7 @@ where
     and ($5::text is null or relay = $5)
     and ($9::bigint is null or position = $9)
     and ($10::text is null or headers ->> 'ce-source'::text = $10)
+    and ($12::bigint is null or letter = $12)
     and dead_at <= clock_timestamp() - $6::float8 * interval '1 second'
-order by dead_at, position
+order by dead_at, position, letter
 limit $7

@@ -21,9 +21,13 @@ use pillarbox_event::{EventId, RawEvent, header};
 use serde::Serialize;
 use sqlx::postgres::{PgArguments, PgRow, Postgres};
 use sqlx::query::Query;
-use sqlx::{AssertSqlSafe, PgPool, Row, SqlSafeStr, SqlStr};
+use sqlx::{AssertSqlSafe, PgPool, Row, SqlSafeStr, SqlStr, ValueRef};
 
+use crate::rows::is_of_data;
 use crate::schema::in_schema;
+
+/// The largest payload that is listed.
+const LISTED_PAYLOAD: i64 = 64 * 1024;
 
 /// Which dead letters.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -55,6 +59,8 @@ pub struct Filter {
     pub position: Option<i64>,
     /// The source that the event itself names.
     pub source: Option<String>,
+    /// The number of one letter: an event id may have several, of two relays, or of two lives of the table.
+    pub letter: Option<i64>,
 }
 
 /// The state of an unresolved dead letter.
@@ -86,6 +92,8 @@ impl State {
 /// An event that was given up. `Debug` shows neither payload nor header values; `Serialize` shows the headers.
 #[derive(Clone, Serialize)]
 pub struct DeadLetter {
+    /// Its number.
+    pub letter: i64,
     /// The position: in the outbox, or among the dead letters of the inbox.
     pub position: Option<i64>,
     /// The relay, or the consumer, that gave it up.
@@ -98,11 +106,13 @@ pub struct DeadLetter {
     pub topic: String,
     /// The ordering key.
     pub key: Option<String>,
-    /// The headers, by name.
+    /// The headers, by name. Empty if they are no object of strings, or more than 128 KiB.
     pub headers: BTreeMap<String, String>,
-    /// The payload.
+    /// The payload. Empty if it is larger than what was asked for: see [`DeadLetters::list`].
     #[serde(skip)]
     pub payload: Bytes,
+    /// How large the payload is.
+    pub payload_bytes: i64,
     /// Its state.
     pub state: State,
     /// Why, in a word.
@@ -111,6 +121,8 @@ pub struct DeadLetter {
     pub error: String,
     /// How many attempts failed.
     pub attempts: i32,
+    /// Whether all of the event is kept. If not, its row was damaged, or too large to be copied.
+    pub whole: bool,
     /// How long ago it was given up, in seconds.
     pub age_seconds: f64,
 }
@@ -140,6 +152,19 @@ pub enum RetryError {
         #[source]
         source: sqlx::Error,
     },
+    /// Only a part of the event could be kept.
+    #[error(
+        "dead letter {event_id} cannot be retried, because only a part of the event could be kept ({error}); \
+         mend its row in the outbox at position {position}, publish what it says as a new event, and discard this letter"
+    )]
+    Incomplete {
+        /// The event's id.
+        event_id: String,
+        /// Where its row is in the outbox.
+        position: i64,
+        /// Why.
+        error: String,
+    },
     /// It was never an event, so it cannot be sent as one.
     #[error(
         "dead letter {event_id} cannot be retried, because it is no event: {reason}; discard it"
@@ -158,6 +183,8 @@ pub struct DeadLetters {
     pool: PgPool,
     side: Side,
     list: SqlStr,
+    /// The same with texts as bytes.
+    list_bytes: SqlStr,
     count: SqlStr,
     retry: SqlStr,
     discard: SqlStr,
@@ -183,21 +210,48 @@ impl DeadLetters {
             Side::Inbox => include_str!("list_inbox.sql"),
         };
         let list = sql(text);
+        let list_bytes = sql(&format!(include_str!("as_bytes.sql"), letters = text));
         let count = sql(&format!("select count(*) from (\n{text}) as letters"));
         let discard = sql(
             "update pillarbox.outbox_dead_letter set state = 'discarded', resolved_at = clock_timestamp() \
-             where position = $1 and state in ('dead', 'parked')",
+             where letter = $1 and state in ('dead', 'parked')",
         );
         let retry = sql(include_str!("retry_outbox.sql"));
-        Ok(Self { pool, side, list, count, retry, discard, schema: schema.to_owned() })
+        Ok(Self { pool, side, list, list_bytes, count, retry, discard, schema: schema.to_owned() })
     }
 
-    /// The unresolved ones that match, oldest first, `limit` at the most.
+    /// The unresolved ones that match, oldest first, `limit` at the most; with payloads up to 64 KiB.
+    ///
+    /// Text that is not UTF-8 is shown with its bytes as `\xff`.
     ///
     /// # Errors
     /// What sqlx says.
     pub async fn list(&self, filter: &Filter, limit: i64) -> Result<Vec<DeadLetter>, sqlx::Error> {
-        let rows = filtered(&self.list, filter, limit).fetch_all(&self.pool).await?;
+        self.read(filter, limit, LISTED_PAYLOAD).await
+    }
+
+    /// The first that matches, with its payload, however large it is.
+    ///
+    /// # Errors
+    /// What sqlx says.
+    pub async fn first(&self, filter: &Filter) -> Result<Option<DeadLetter>, sqlx::Error> {
+        Ok(self.read(filter, 1, i64::MAX).await?.pop())
+    }
+
+    async fn read(
+        &self,
+        filter: &Filter,
+        limit: i64,
+        payload: i64,
+    ) -> Result<Vec<DeadLetter>, sqlx::Error> {
+        let rows = filtered(&self.list, filter, limit, payload).fetch_all(&self.pool).await;
+        let rows = match rows {
+            // The database cannot put some of it into UTF-8.
+            Err(error) if is_of_data(&error) => {
+                filtered(&self.list_bytes, filter, limit, payload).fetch_all(&self.pool).await?
+            }
+            rows => rows?,
+        };
         rows.iter().map(read).collect()
     }
 
@@ -206,7 +260,7 @@ impl DeadLetters {
     /// # Errors
     /// What sqlx says.
     pub async fn count(&self, filter: &Filter) -> Result<i64, sqlx::Error> {
-        filtered(&self.count, filter, i64::MAX).fetch_one(&self.pool).await?.try_get(0)
+        filtered(&self.count, filter, i64::MAX, 0).fetch_one(&self.pool).await?.try_get(0)
     }
 
     /// Tries one again. `false` if it is not dead any more.
@@ -220,10 +274,15 @@ impl DeadLetters {
         let database = |source| RetryError::Database { event_id: letter.event_id.clone(), source };
         match self.side {
             Side::Outbox => {
-                let retried = sqlx::query(self.retry.clone())
-                    .bind(letter.position)
-                    .fetch_one(&self.pool)
-                    .await;
+                if !letter.whole {
+                    return Err(RetryError::Incomplete {
+                        event_id: letter.event_id.clone(),
+                        position: letter.position.unwrap_or_default(),
+                        error: letter.error.clone(),
+                    });
+                }
+                let retried =
+                    sqlx::query(self.retry.clone()).bind(letter.letter).fetch_one(&self.pool).await;
                 retried.and_then(|row| row.try_get(0)).map_err(database)
             }
             Side::Inbox => {
@@ -242,7 +301,7 @@ impl DeadLetters {
         match self.side {
             Side::Outbox => {
                 let done = sqlx::query(self.discard.clone())
-                    .bind(letter.position)
+                    .bind(letter.letter)
                     .execute(&self.pool)
                     .await?;
                 Ok(done.rows_affected() == 1)
@@ -265,6 +324,7 @@ fn filtered(
     statement: &SqlStr,
     filter: &Filter,
     limit: i64,
+    payload: i64,
 ) -> Query<'static, Postgres, PgArguments> {
     sqlx::query(statement.clone())
         .bind(filter.event_id.clone())
@@ -277,6 +337,8 @@ fn filtered(
         .bind(filter.state.map(State::as_str))
         .bind(filter.position)
         .bind(filter.source.clone())
+        .bind(payload)
+        .bind(filter.letter)
 }
 
 impl DeadLetter {
@@ -304,24 +366,42 @@ impl DeadLetter {
 }
 
 fn read(row: &PgRow) -> Result<DeadLetter, sqlx::Error> {
-    let headers: String = row.try_get("headers")?;
+    let must = |name| Ok::<_, sqlx::Error>(text(row, name)?.unwrap_or_default());
     Ok(DeadLetter {
+        letter: row.try_get("letter")?,
         position: row.try_get("position")?,
-        owner: row.try_get("owner")?,
-        event_id: row.try_get("event_id")?,
-        event_type: row.try_get("event_type")?,
-        topic: row.try_get("topic")?,
-        key: row.try_get("key")?,
+        owner: must("owner")?,
+        event_id: must("event_id")?,
+        event_type: text(row, "event_type")?,
+        topic: must("topic")?,
+        key: text(row, "key")?,
         // What is wrong with an event may be its headers.
-        headers: serde_json::from_str(&headers).unwrap_or_default(),
-        payload: row.try_get::<Vec<u8>, _>("payload")?.into(),
+        headers: serde_json::from_str(&must("headers")?).unwrap_or_default(),
+        payload: row.try_get::<Option<Vec<u8>>, _>("payload")?.unwrap_or_default().into(),
+        payload_bytes: row.try_get::<Option<i64>, _>("payload_bytes")?.unwrap_or_default(),
         state: match row.try_get("state")? {
             "parked" => State::Parked,
             _ => State::Dead,
         },
-        reason: row.try_get("reason")?,
-        error: row.try_get("error")?,
+        reason: must("reason")?,
+        error: must("error")?,
         attempts: row.try_get("attempts")?,
+        whole: row.try_get("whole")?,
         age_seconds: row.try_get("age")?,
     })
+}
+
+/// A text as it came, or its bytes. What is not UTF-8 is shown as bytes.
+fn text(row: &PgRow, name: &str) -> Result<Option<String>, sqlx::Error> {
+    let value = row.try_get_raw(name)?;
+    if value.is_null() {
+        return Ok(None);
+    }
+    let bytes = value.as_bytes().map_err(sqlx::Error::Decode)?;
+    let mut shown = String::with_capacity(bytes.len());
+    for chunk in bytes.utf8_chunks() {
+        shown.push_str(chunk.valid());
+        shown.extend(chunk.invalid().iter().map(|byte| format!("\\x{byte:02x}")));
+    }
+    Ok(Some(shown))
 }

@@ -1,8 +1,8 @@
--- Leaves a dead event to the relay, which ships what is parked: $1 its position.
+-- Leaves a dead event to the relay, which ships what is parked: $1 its letter.
 with retried as (
     update pillarbox.outbox_dead_letter
     set state = 'parked'
-    where position = $1 and state = 'dead'
-    returning position
+    where letter = $1 and state = 'dead' and whole
+    returning letter
 )
 select exists (select from retried)

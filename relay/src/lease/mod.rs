@@ -204,6 +204,11 @@ impl Lease {
         }
     }
 
+    /// The schema of the outbox.
+    pub(crate) fn schema(&self) -> &str {
+        &self.registry.schema
+    }
+
     pub(crate) fn epoch(&self) -> i64 {
         self.epoch
     }

@@ -13,10 +13,12 @@
 //! cursor, have one writer, whose epoch fences it. Parked events are shipped by the shipper itself, between
 //! two pages; in a strict order that is the moment at which their key goes on.
 
+mod aside;
+mod due;
+
 use std::collections::HashSet;
 
-use sqlx::postgres::PgRow;
-use sqlx::{PgConnection, Row as _};
+use sqlx::PgConnection;
 use tokio::sync::{mpsc, oneshot};
 
 use crate::checkpoint::{self, Checkpoint, Marks};
@@ -25,26 +27,25 @@ use crate::cursor::Cursor;
 use crate::lease::{Lease, LeaseError};
 use crate::message::Row;
 use crate::reader::Refused;
-use crate::source::read_row;
+use crate::rows::BadRow;
 
-/// How many parked events are shipped at a time.
-const DUE: i64 = 200;
+pub(crate) use aside::Aside;
 
 /// What the shipper asks of the leader. Each is answered when it is written.
 #[derive(Debug)]
 pub(crate) enum Request {
     /// Write this cursor, and a dead letter for the event before it.
     SetAside(Box<(Cursor, Refused)>, oneshot::Sender<()>),
-    /// Park the events at these positions.
-    Park(Vec<i64>, oneshot::Sender<()>),
+    /// Set these events aside, and leave the cursor where it is.
+    Keep(Vec<Aside>, oneshot::Sender<()>),
     /// Which keys wait?
     Blocked(oneshot::Sender<HashSet<String>>),
-    /// Which parked events are to be shipped now?
-    Due(oneshot::Sender<Vec<Parked>>),
-    /// These have been shipped.
+    /// Which parked events are to be shipped now? The largest payload that the broker takes.
+    Due(usize, oneshot::Sender<Due>),
+    /// These letters have been shipped.
     Shipped(Vec<i64>, oneshot::Sender<()>),
-    /// This parked event could not be stored.
-    DeadAgain(Refused, oneshot::Sender<()>),
+    /// The event of this letter could not be stored.
+    DeadAgain(i64, Refused, oneshot::Sender<()>),
     /// The newest checkpoint?
     LastCheckpoint(oneshot::Sender<Option<Checkpoint>>),
     /// All checkpoints, newest first?
@@ -55,9 +56,18 @@ pub(crate) enum Request {
     GoBack(Box<(Cursor, Option<String>)>, oneshot::Sender<()>),
 }
 
+/// Parked events, in the order in which they are to be shipped.
+#[derive(Debug, Default)]
+pub(crate) struct Due {
+    pub(crate) events: Vec<Parked>,
+    /// Those among them that cannot be sent.
+    pub(crate) bad: Vec<BadRow>,
+}
+
 /// A parked event.
 #[derive(Debug)]
 pub(crate) struct Parked {
+    pub(crate) letter: i64,
     pub(crate) row: Row,
     /// How often it has been tried before.
     pub(crate) attempts: i32,
@@ -94,50 +104,27 @@ impl Lease {
         match request {
             Request::SetAside(what, done) => {
                 let (cursor, refused) = *what;
-                let query = self
-                    .query(include_str!("set_aside.sql"))
-                    .bind(self.json(&cursor)?)
-                    .bind(refused.position)
-                    .bind(refused.fault.to_string())
-                    .bind(refused.error)
-                    .bind(1_i32);
-                self.fenced(query).await?;
+                let cursor = self.json(&cursor)?;
+                self.set_aside(Some(cursor), vec![Aside::dead(refused)]).await?;
                 let _ = done.send(());
             }
-            Request::Park(positions, done) => {
-                let query = self.query(include_str!("park.sql")).bind(positions);
-                self.fenced(query).await?;
+            Request::Keep(events, done) => {
+                self.set_aside(None, events).await?;
                 let _ = done.send(());
             }
             Request::Blocked(keys) => {
-                let query = self.read(include_str!("blocked.sql"));
-                let rows =
-                    self.within(async |c: &mut PgConnection| query.fetch_all(c).await).await?;
-                let blocked = rows.iter().map(|row| row.try_get(0)).collect::<Result<_, _>>()?;
-                let _ = keys.send(blocked);
+                let _ = keys.send(self.blocked().await?);
             }
-            Request::Due(parked) => {
-                let query = self
-                    .read(include_str!("due.sql"))
-                    .bind(config.order == Order::Strict)
-                    .bind(DUE);
-                let rows =
-                    self.within(async |c: &mut PgConnection| query.fetch_all(c).await).await?;
-                let due = rows.iter().map(read_parked).collect::<Result<_, _>>()?;
-                let _ = parked.send(due);
+            Request::Due(largest, parked) => {
+                let _ = parked.send(self.due(config.order == Order::Strict, largest).await?);
             }
-            Request::Shipped(positions, done) => {
-                let query = self.query(include_str!("shipped.sql")).bind(positions);
+            Request::Shipped(letters, done) => {
+                let query = self.query(include_str!("shipped.sql")).bind(letters);
                 self.within(async |c: &mut PgConnection| query.execute(c).await).await?;
                 let _ = done.send(());
             }
-            Request::DeadAgain(refused, done) => {
-                let query = self
-                    .query(include_str!("dead_again.sql"))
-                    .bind(refused.position)
-                    .bind(refused.fault.to_string())
-                    .bind(refused.error);
-                self.within(async |c: &mut PgConnection| query.execute(c).await).await?;
+            Request::DeadAgain(letter, refused, done) => {
+                self.dead_again(letter, refused).await?;
                 let _ = done.send(());
             }
             Request::LastCheckpoint(last) => {
@@ -178,8 +165,4 @@ impl Lease {
         let rows = self.within(async |c: &mut PgConnection| query.fetch_all(c).await).await?;
         rows.iter().map(checkpoint::read).collect()
     }
-}
-
-fn read_parked(row: &PgRow) -> Result<Parked, sqlx::Error> {
-    Ok(Parked { row: read_row(row)?, attempts: row.try_get(8)? })
 }

@@ -1,7 +1,7 @@
 -- How many events a replay would send: the same rows as page.sql.
 --
 --   $1 the relay's snapshot      $2 behind this position   $3 up to this one      $4 since when
---   $5 topic, $6 key: each null for any
+--   $5 topic, $6 key: each null for any      $7 the relay's name
 select count(*), min(position), max(position)
 from pillarbox.outbox
 where
@@ -14,5 +14,10 @@ where
     and not exists (
         select
         from pillarbox.outbox_dead_letter as letter
-        where letter.position = outbox.position and letter.state <> 'retried'
+        where
+            letter.position = outbox.position
+            and letter.event_id = outbox.event_id
+            and letter.created_at = outbox.created_at
+            and letter.relay = $7
+            and letter.state <> 'retried'
     )

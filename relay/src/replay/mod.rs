@@ -19,12 +19,15 @@ use tokio::time::Instant;
 use crate::checkpoint::Acknowledged;
 use crate::config::RelayConfig;
 use crate::error::full_text;
-use crate::message::Form;
+use crate::message::{Form, Message};
+use crate::reader::Refused;
+use crate::rows::{Compression, PAGE_BYTES, Reading, Room, Select, Table, is_of_data, read_entry};
 use crate::schema::in_schema;
 use crate::sink::{KeyedWindow, Sink, SinkError, SinkFailure};
-use crate::source::read_row;
 
 const PAGE_ROWS: i64 = 500;
+/// What a row may weigh to come with its page.
+const EACH: i64 = 2 * PAGE_BYTES as i64 / PAGE_ROWS;
 
 /// Which events. What is `None` matches all.
 #[derive(Clone, Debug, Default)]
@@ -105,6 +108,9 @@ pub struct Progress {
 #[derive(Debug)]
 pub struct Replay {
     connection: PgConnection,
+    schema: String,
+    relay: String,
+    compression: Compression,
     form: Form,
     count: SqlStr,
     page: SqlStr,
@@ -114,6 +120,15 @@ pub struct Replay {
     first: i64,
     last: i64,
     rate: Option<NonZeroU32>,
+}
+
+/// A page of a replay.
+struct Sendable {
+    messages: Vec<Message>,
+    /// The position of its last row.
+    last: i64,
+    /// Rows that cannot be sent.
+    skipped: u64,
 }
 
 impl Replay {
@@ -137,7 +152,11 @@ impl Replay {
             .await
             .map_err(failed)?
             .ok_or_else(|| ReplayError::NeverRun { relay: relay.clone() })?;
+        let compression = Compression::of(&mut connection).await.map_err(failed)?;
         Ok(Self {
+            schema: schema.clone(),
+            relay: relay.clone(),
+            compression,
             snapshot: row.try_get("snapshot").map_err(failed)?,
             last: row.try_get::<Option<i64>, _>("last").map_err(failed)?.unwrap_or(0),
             since: row.try_get("since").map_err(failed)?,
@@ -145,7 +164,7 @@ impl Replay {
             connection,
             form: Form::of(config),
             count: sql(include_str!("count.sql")),
-            page: sql(include_str!("page.sql")),
+            page: sql(&Select::text(include_str!("page.sql"), Table::Outbox, compression, "$8")),
             which,
             rate: None,
         })
@@ -163,7 +182,7 @@ impl Replay {
     /// # Errors
     /// [`ReplayError::Database`].
     pub async fn count(&mut self) -> Result<Extent, ReplayError> {
-        let query = self.rows(&self.count, self.first);
+        let query = self.rows(&self.count, self.first).bind(self.relay.clone());
         let row = query.fetch_one(&mut self.connection).await;
         let read = |row: PgRow| -> Result<Extent, sqlx::Error> {
             let (first, last): (Option<i64>, Option<i64>) = (row.try_get(1)?, row.try_get(2)?);
@@ -190,29 +209,16 @@ impl Replay {
         // At least ten pages a second, so that a low rate is no series of bursts.
         let page_rows =
             self.rate.map_or(PAGE_ROWS, |rate| (i64::from(rate.get()) / 10).clamp(1, PAGE_ROWS));
+        let largest = broker.client().max_payload();
+        let reading = Reading::new(&self.schema, Table::Outbox, self.compression, largest);
         let mut sink = KeyedWindow::new(broker, Acknowledged::default());
         loop {
             let database = |source| ReplayError::Database { after: done.after, source };
-            let query = self.rows(&self.page, done.after).bind(page_rows);
-            let rows = query.fetch_all(&mut self.connection).await.map_err(database)?;
-            let mut messages = Vec::with_capacity(rows.len());
-            let (mut last, mut skipped) = (done.after, 0);
-            for row in &rows {
-                let row = read_row(row).map_err(database)?;
-                let (position, event_id) = (row.position, row.event_id);
-                last = position;
-                match row.into_repeat(&self.form, generation) {
-                    Ok(message) => messages.push(message),
-                    Err(error) => {
-                        let error = full_text(&error);
-                        tracing::warn!(%event_id, position, error, "skipped: this row is no event");
-                        skipped += 1;
-                    }
-                }
-            }
-            if rows.is_empty() {
+            let page =
+                self.read(&reading, done.after, page_rows, generation).await.map_err(database)?;
+            let Some(Sendable { messages, last, skipped }) = page else {
                 return Ok(done);
-            }
+            };
             let positions: Vec<i64> = messages.iter().map(|message| message.position).collect();
             let before = done.sent;
             let stored = match sink.store(messages).await {
@@ -238,6 +244,46 @@ impl Replay {
                 }
             }
         }
+    }
+
+    /// The next page, and what of it can be sent. `None` behind the last one.
+    async fn read(
+        &mut self,
+        reading: &Reading,
+        after: i64,
+        page_rows: i64,
+        generation: &str,
+    ) -> Result<Option<Sendable>, sqlx::Error> {
+        let page = |most: i64| {
+            self.rows(&self.page, after).bind(page_rows).bind(most).bind(self.relay.clone())
+        };
+        let (whole, bare) = (page(EACH), page(-1));
+        let rows = match whole.fetch_all(&mut self.connection).await {
+            Err(error) if is_of_data(&error) => bare.fetch_all(&mut self.connection).await?,
+            rows => rows?,
+        };
+        let entries = rows.iter().map(read_entry).collect::<Result<Vec<_>, _>>()?;
+        drop(rows);
+        let filled = reading.fill(&mut self.connection, entries, &mut Room::default()).await?;
+        let Some(last) = filled.last else { return Ok(None) };
+        let mut sendable = Sendable { messages: Vec::new(), last, skipped: 0 };
+        for bad in filled.bad {
+            let Refused { position, event_id, error, .. } = bad.refused;
+            tracing::warn!(%event_id, position, error, "skipped: this row cannot be sent");
+            sendable.skipped += 1;
+        }
+        for (_, row) in filled.rows {
+            let (position, event_id) = (row.position, row.event_id);
+            match row.into_repeat(&self.form, generation) {
+                Ok(message) => sendable.messages.push(message),
+                Err(error) => {
+                    let error = full_text(&error);
+                    tracing::warn!(%event_id, position, error, "skipped: this row is no event");
+                    sendable.skipped += 1;
+                }
+            }
+        }
+        Ok(Some(sendable))
     }
 
     fn rows(&self, sql: &SqlStr, after: i64) -> Query<'static, Postgres, PgArguments> {

@@ -2,29 +2,36 @@
 --
 --   $1 the relay's snapshot      $2 behind this position   $3 up to this one      $4 since when
 --   $5 topic, $6 key: each null for any      $7 page size
+--   $8 what a row may weigh to come whole; for the words in braces see rows/select.rs
+--   $9 the relay's name
 --
 -- What lies in the dead letters is left to `pillarbox dead-letters`.
-select
-    position,
-    event_id,
-    event_type,
-    topic,
-    key,
-    nullif(headers, '{}')::text as headers,
-    payload,
-    created_at
-from pillarbox.outbox
-where
-    position > $2
-    and position <= $3
-    and pg_visible_in_snapshot(txid, $1::text::pg_snapshot)
-    and created_at >= $4::text::timestamptz
-    and ($5::text is null or topic = $5)
-    and ($6::text is null or key = $6)
-    and not exists (
-        select
-        from pillarbox.outbox_dead_letter as letter
-        where letter.position = outbox.position and letter.state <> 'retried'
-    )
+select {columns}
+from (
+    select *, {bytes} as bytes
+    from (
+        select {read}
+        from pillarbox.outbox
+        where
+            position > $2
+            and position <= $3
+            and pg_visible_in_snapshot(txid, $1::text::pg_snapshot)
+            and created_at >= $4::text::timestamptz
+            and ($5::text is null or topic = $5)
+            and ($6::text is null or key = $6)
+            and not exists (
+                select
+                from pillarbox.outbox_dead_letter as letter
+                where
+                    letter.position = outbox.position
+                    and letter.event_id = outbox.event_id
+                    and letter.created_at = outbox.created_at
+                    and letter.relay = $9
+                    and letter.state <> 'retried'
+            )
+        order by position
+        limit $7
+    ) as read
+    offset 0
+) as row
 order by position
-limit $7

@@ -3,14 +3,14 @@
 -- Not while the outbox still has the event: a relay that goes back meets it again, and is to find what became of it.
 delete from pillarbox.outbox_dead_letter
 where
-    position = any (
+    letter = any (
         array(
-            select position
+            select letter.letter
             from pillarbox.outbox_dead_letter as letter
             where
-                relay = $1
-                and state in ('retried', 'discarded')
-                and coalesce(resolved_at, dead_at) < clock_timestamp() - $2::float8 * interval '1 second'
+                letter.relay = $1
+                and letter.state in ('retried', 'discarded')
+                and coalesce(letter.resolved_at, letter.dead_at) < clock_timestamp() - $2::float8 * interval '1 second'
                 and not exists (select from pillarbox.outbox where outbox.position = letter.position)
             limit 500
             for update skip locked

@@ -28,9 +28,8 @@ pub(super) struct UnderWay<'p> {
 
 struct Given {
     batch: Batch,
-    /// Where the relay stands when the page is stored: not behind a row that cannot be sent, nor behind what follows
-    /// it.
-    after: Option<Cursor>,
+    /// Where the relay stands when the page is stored.
+    after: Cursor,
     /// Messages given before this page.
     first: u64,
     given: Instant,
@@ -64,23 +63,14 @@ impl<'p> UnderWay<'p> {
         let first = self.count;
         self.count += messages.len() as u64;
         let after = batch.after();
-        let refused =
-            batch.refused.take().map(|refused| (batch.cursor_at(refused.position), refused));
-        if refused.is_none() || !messages.is_empty() {
-            self.pages.push_back(Given { batch, after, first, given: Instant::now() });
-        }
+        self.pages.push_back(Given { batch, after, first, given: Instant::now() });
         if alone && messages.len() > 1 {
             let rest = messages.split_off(1);
             self.stored(sink.store(messages).await)?;
             self.stored(sink.flush().await)?;
             messages = rest;
         }
-        self.stored(sink.store(messages).await)?;
-        if let Some((cursor, refused)) = refused {
-            self.stored(sink.flush().await)?;
-            return Err(Interrupted::Refused(Box::new((cursor, refused))));
-        }
-        Ok(())
+        self.stored(sink.store(messages).await)
     }
 
     pub(super) fn has_stored(&self) -> bool {
@@ -100,7 +90,7 @@ impl<'p> UnderWay<'p> {
             if page.first + page.batch.positions.len() as u64 > stored {
                 break;
             }
-            reached = page.after.clone().or(reached);
+            reached = Some(page.after.clone());
             if !page.batch.positions.is_empty() {
                 self.observer.page_stored(&page.batch.created, page.given);
             }
@@ -173,18 +163,20 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn the_cursor_stays_behind_a_row_that_cannot_be_sent_until_that_is_set_aside() {
+    async fn a_row_that_cannot_be_sent_takes_no_part_in_what_the_sink_is_given() {
         let rows = vec![row(1, "a"), row(2, "no topic"), row(3, "a")];
         let page = Page::only("10:10:".parse().unwrap(), rows);
         let batch = reader::batch(page, &Form::new("/shop".into(), 1));
+        assert_eq!(batch.positions, [1, 3]);
+        assert_eq!(batch.bad.len(), 1);
+        assert_eq!(batch.bad[0].refused.position, 2, "it is left to be set aside first");
         let (progress, reached) = watch::channel(Cursor::start("x"));
         let observer = Observer::new("default", "shop");
         let mut under_way = UnderWay::new(&progress, observer, NoStream::Hold);
-        let shipped = under_way.ship(&mut AtOnce(0), batch, false).await;
-        let Err(Interrupted::Refused(refused)) = shipped else { panic!("it was not refused") };
-        let position = |cursor: &Cursor| cursor.window.as_ref().map(|window| window.position);
-        assert_eq!(refused.1.position, 2);
-        assert_eq!(position(&refused.0), Some(2), "behind it once it is set aside");
-        assert_eq!(position(&reached.borrow()), Some(1), "and before that, in front of it");
+        let mut sink = AtOnce(0);
+        let shipped = under_way.ship(&mut sink, batch, false).await;
+        shipped.unwrap_or_else(|_| panic!("it was interrupted"));
+        assert_eq!(sink.0, 2);
+        assert_eq!(reached.borrow().high, 3);
     }
 }

@@ -6,6 +6,7 @@
 //! | a column of the row cannot be read: bytes that are not text in UTF-8, an infinite time, a null, damaged storage | the event's | dead letter `unreadable` |
 //! | headers and payload exceed the server's `max_payload` | the event's | dead letter `too_large` |
 //! | the message exceeds the stream's `max_msg_size` (error 10054) | the event's | dead letter `too_large` |
+//! | the message exceeds 32 MiB and the stream is stored in files (error 10077, "message too large") | the event's | dead letter `too_large` |
 //! | the headers exceed 64 KiB, which is the most that JetStream stores (error 10097) | the event's | dead letter `too_large` |
 //! | no stream takes the subject, and the server says so itself | nobody's yet, or the event's with `no_stream = "dead-letter"` | hold, naming the subject; or dead letter `no_stream` |
 //! | connection lost, no answer in time, no leader, not enough replicas | the broker's | hold |
@@ -65,6 +66,13 @@ impl Blame {
         match error.error_code() {
             jetstream::ErrorCode::STREAM_MESSAGE_EXCEEDS_MAXIMUM
             | jetstream::ErrorCode::STREAM_HEADER_EXCEEDS_MAXIMUM => Self::Event(Fault::TooLarge),
+            // nats-server stores no message over 32 MiB in a file, whatever its max_payload. It calls that a failure to
+            // store, as it calls a full stream.
+            jetstream::ErrorCode::STREAM_STORE_FAILED
+                if error.to_string().contains("message too large") =>
+            {
+                Self::Event(Fault::TooLarge)
+            }
             code if error.code() >= 500 || NO_ROOM.contains(&code.0) => Self::Broker,
             _ => Self::Unknown,
         }
@@ -99,6 +107,9 @@ mod tests {
             let blame = Blame::of(&error(400, too_large));
             assert_eq!(blame, Blame::Event(Fault::TooLarge), "{too_large}");
         }
+        let in_a_file = r#"{"code":503,"err_code":10077,"description":"message too large"}"#;
+        let in_a_file: jetstream::Error = serde_json::from_str(in_a_file).unwrap();
+        assert_eq!(Blame::of(&in_a_file), Blame::Event(Fault::TooLarge));
         for (status, code) in [(400, 10077), (500, 10047), (503, 10023), (503, 10008), (503, 99999)]
         {
             assert_eq!(Blame::of(&error(status, code)), Blame::Broker, "{code}");

@@ -3,7 +3,7 @@
 --
 --   $1 S                       $2 floor F
 --   $3, $4 in flight: the transactions in progress in S, and the position at or below which each has no rows
---   $5 page size
+--   $5 page size                $6 what a row may weigh to come whole; for the words in braces see rows/select.rs
 --
 -- One statement, so one snapshot: the rows are those visible in S' = pg_current_snapshot(), exactly, and
 -- whether a transaction in flight has finished is judged by the same S'. Judged a moment earlier, one that
@@ -23,31 +23,29 @@ select
     null::text as headers,
     null::bytea as payload,
     null::timestamptz as created_at,
+    null::bigint as bytes,
+    null::bigint as place,
     pg_current_snapshot()::text as snapshot,
     pg_current_wal_insert_lsn()::text as wal,
     pg_current_wal_flush_lsn() >= pg_current_wal_insert_lsn() as flushed
 union all
 (
-    select
-        position,
-        event_id,
-        event_type,
-        topic,
-        key,
-        nullif(headers, '{}')::text,
-        payload,
-        created_at,
-        null,
-        null,
-        null
-    from pillarbox.outbox
-    where
-        position > (
-            select least($2, min(in_flight.low))
-            from unnest($3::text[]::xid8[], $4::bigint[]) as in_flight (xid, low)
-            where pg_visible_in_snapshot(in_flight.xid, pg_current_snapshot())
-        )
-        and not pg_visible_in_snapshot(txid, $1::text::pg_snapshot)
-    order by position
-    limit $5
+    select {columns}, null, null, null
+    from (
+        select *, {bytes} as bytes
+        from (
+            select {read}
+            from pillarbox.outbox
+            where
+                position > (
+                    select least($2, min(in_flight.low))
+                    from unnest($3::text[]::xid8[], $4::bigint[]) as in_flight (xid, low)
+                    where pg_visible_in_snapshot(in_flight.xid, pg_current_snapshot())
+                )
+                and not pg_visible_in_snapshot(txid, $1::text::pg_snapshot)
+            order by position
+            limit $5
+        ) as read
+        offset 0
+    ) as row
 )

@@ -10,13 +10,15 @@ mod sql;
 use std::sync::Arc;
 use std::time::Duration;
 
-use bytes::Bytes;
 use sqlx::postgres::PgRow;
 use sqlx::{PgConnection, Row as _};
-use time::OffsetDateTime;
+use tokio::sync::Semaphore;
 
 use crate::cursor::{Cursor, Snapshot};
 use crate::message::Row;
+use crate::rows::{
+    BadRow, Compression, Entry, Filled, PAGE_BYTES, Reading, Room, Table, is_of_data, read_entry,
+};
 use crate::sabotage::{Protection, Protections};
 use sql::Statements;
 
@@ -24,6 +26,10 @@ use sql::Statements;
 #[derive(Debug)]
 pub(crate) struct Page {
     pub(crate) rows: Vec<Row>,
+    /// Rows among them that cannot be read, or are larger than the broker takes.
+    pub(crate) bad: Vec<BadRow>,
+    /// The memory that it takes.
+    pub(crate) room: Room,
     /// The cursor before the window that this page belongs to.
     base: Arc<Cursor>,
     /// The window's end.
@@ -45,7 +51,8 @@ impl Page {
     pub(crate) fn only(window: Snapshot, rows: Vec<Row>) -> Self {
         let base = Cursor::start("x");
         let after = base.close(&window, rows.last().map(|row| row.position));
-        Self { rows, base: Arc::new(base), window: Arc::new(window), after }
+        let (bad, room) = (Vec::new(), Room::default());
+        Self { rows, bad, room, base: Arc::new(base), window: Arc::new(window), after }
     }
 }
 
@@ -54,7 +61,10 @@ impl Page {
 pub(crate) struct Source {
     connection: PgConnection,
     statements: Statements,
+    reading: Reading,
     size: PageSize,
+    /// The memory for all that is read and not stored yet.
+    all: Arc<Semaphore>,
     state: State,
     protections: Protections,
 }
@@ -67,13 +77,17 @@ struct PageSize {
     most: i64,
 }
 
-const PAGE_BYTES: usize = 4 * 1024 * 1024;
 const FIRST_PAGE_ROWS: i64 = 200;
 
 impl PageSize {
     fn new(most: u32) -> Self {
         let most = i64::from(most);
         Self { rows: most.min(FIRST_PAGE_ROWS), most }
+    }
+
+    /// What one of them may weigh to come with its page: twice its share.
+    fn each(&self) -> i64 {
+        2 * i64::try_from(PAGE_BYTES).unwrap_or(i64::MAX) / self.rows.max(1)
     }
 
     fn learn(&mut self, rows: &[Row]) {
@@ -95,13 +109,15 @@ enum State {
 }
 
 impl Source {
-    /// Reads from `cursor` on, `page_rows` rows at a time. Sets the connection up for it.
+    /// Reads from `cursor` on, `page_rows` rows at a time, without payloads larger than `largest`. Sets the connection
+    /// up for it.
     pub(crate) async fn open(
         mut connection: PgConnection,
         schema: &str,
         relay: &str,
         cursor: Cursor,
         page_rows: u32,
+        largest: usize,
     ) -> Result<Self, sqlx::Error> {
         // The planner may not trade the walk along the primary key for a sort of the whole table, and the
         // relay's own commits must reach the disk even where the database's default says otherwise.
@@ -119,9 +135,16 @@ impl Source {
             },
             None => State::Between { cursor: Arc::new(cursor), spent: false },
         };
-        let statements = Statements::new(schema, relay);
-        let size = PageSize::new(page_rows);
-        Ok(Self { connection, statements, size, state, protections: Protections::default() })
+        let compression = Compression::of(&mut connection).await?;
+        Ok(Self {
+            statements: Statements::new(schema, relay, compression),
+            reading: Reading::new(schema, Table::Outbox, compression, largest),
+            connection,
+            size: PageSize::new(page_rows),
+            all: Room::all(),
+            state,
+            protections: Protections::default(),
+        })
     }
 
     /// The same under these protections.
@@ -145,15 +168,15 @@ impl Source {
         match &self.state {
             State::Within { base, window, position } => {
                 let (base, window, position) = (base.clone(), window.clone(), *position);
-                let rows = self
-                    .statements
-                    .next_page(&base.snapshot, &window, position, self.size.rows)
-                    .fetch_all(&mut self.connection)
-                    .await?
-                    .iter()
-                    .map(read_row)
-                    .collect::<Result<Vec<_>, _>>()?;
-                Ok(Some(self.page(base, window, rows, Some(position))))
+                let room = Room::of_a_page(&self.all).await;
+                let size = self.size.rows;
+                let page = |statements: &Statements, most| {
+                    statements.next_page(&base.snapshot, &window, position, size, most)
+                };
+                let answer = self.ask(page).await?;
+                let entries = answer.iter().map(read_entry).collect::<Result<Vec<_>, _>>()?;
+                drop(answer);
+                Ok(Some(self.page(base, window, entries, Some(position), room).await?))
             }
             State::Between { cursor, spent } => {
                 let (cursor, spent) = (cursor.clone(), *spent);
@@ -166,24 +189,24 @@ impl Source {
     }
 
     async fn first_page(&mut self, cursor: Arc<Cursor>) -> Result<Option<Page>, sqlx::Error> {
-        let answer = self
-            .statements
-            .first_page(&cursor, self.size.rows)
-            .fetch_all(&mut self.connection)
-            .await?;
+        let room = Room::of_a_page(&self.all).await;
+        let size = self.size.rows;
+        let answer =
+            self.ask(|statements, most| statements.first_page(&cursor, size, most)).await?;
         let mut head = None;
         let mut rows = Vec::with_capacity(answer.len().saturating_sub(1));
         for row in &answer {
             if row.try_get_raw("position").map(|value| sqlx::ValueRef::is_null(&value))? {
                 head = Some(Head::read(row)?);
             } else {
-                rows.push(read_row(row)?);
+                rows.push(read_entry(row)?);
             }
         }
+        drop(answer);
         let head = head.ok_or(sqlx::Error::RowNotFound)?;
         // `union all` does not promise an order.
-        if !rows.is_sorted_by_key(|row| row.position) {
-            rows.sort_by_key(|row| row.position);
+        if !rows.is_sorted_by_key(Entry::position) {
+            rows.sort_by_key(Entry::position);
         }
         if rows.is_empty() {
             let mut cursor = Arc::unwrap_or_clone(cursor);
@@ -201,20 +224,40 @@ impl Source {
         if !head.flushed {
             self.wait_for_flush(&head.wal).await?;
         }
-        Ok(Some(self.page(cursor, Arc::new(head.snapshot), rows, None)))
+        Ok(Some(self.page(cursor, Arc::new(head.snapshot), rows, None, room).await?))
+    }
+
+    /// Asks for a page; without any columns if the database stumbles over them. Then each row is read by itself.
+    async fn ask(
+        &mut self,
+        page: impl Fn(&Statements, i64) -> sql::Statement<'static>,
+    ) -> Result<Vec<PgRow>, sqlx::Error> {
+        let whole = page(&self.statements, self.size.each());
+        match whole.fetch_all(&mut self.connection).await {
+            Err(error) if is_of_data(&error) => {
+                page(&self.statements, -1).fetch_all(&mut self.connection).await
+            }
+            answer => answer,
+        }
     }
 
     /// Makes the page, and moves on behind it. `before`: the last position of the window's earlier pages.
-    fn page(
+    async fn page(
         &mut self,
         base: Arc<Cursor>,
         window: Arc<Snapshot>,
-        rows: Vec<Row>,
+        entries: Vec<Entry>,
         before: Option<i64>,
-    ) -> Page {
-        let last = rows.last().map(|row| row.position).or(before);
-        let full = i64::try_from(rows.len()).is_ok_and(|rows| rows >= self.size.rows);
+        mut room: Room,
+    ) -> Result<Page, sqlx::Error> {
+        let full = i64::try_from(entries.len()).is_ok_and(|rows| rows >= self.size.rows);
+        let Filled { rows, bad, last, cut } =
+            self.reading.fill(&mut self.connection, entries, &mut room).await?;
+        let rows: Vec<Row> = rows.into_iter().map(|(_, row)| row).collect();
+        let last = last.or(before);
+        let full = full || cut;
         self.size.learn(&rows);
+        room.keep(rows.iter().map(Row::size).sum());
         let (after, state) = match last {
             Some(position) if full => (
                 base.within(&window, position),
@@ -227,7 +270,7 @@ impl Source {
             }
         };
         self.state = state;
-        Page { rows, base, window, after }
+        Ok(Page { rows, bad, room, base, window, after })
     }
 
     /// Waits until the write-ahead log is on disk up to `wal`. Normally the writers' own commits see to
@@ -266,22 +309,11 @@ impl Head {
     }
 }
 
-/// A row of the outbox: its columns as in `next_page.sql`, from the first on.
-pub(crate) fn read_row(row: &PgRow) -> Result<Row, sqlx::Error> {
-    Ok(Row {
-        position: row.try_get(0)?,
-        event_id: row.try_get(1)?,
-        event_type: row.try_get(2)?,
-        topic: row.try_get(3)?,
-        key: row.try_get(4)?,
-        headers: row.try_get(5)?,
-        payload: Bytes::from(row.try_get::<Vec<u8>, _>(6)?),
-        created_at: row.try_get::<OffsetDateTime, _>(7)?,
-    })
-}
-
 #[cfg(test)]
 mod tests {
+    use bytes::Bytes;
+    use time::OffsetDateTime;
+
     use super::*;
 
     fn row(payload: usize) -> Row {

@@ -7,6 +7,7 @@ use sqlx::query::Query;
 use sqlx::{AssertSqlSafe, SqlSafeStr, SqlStr};
 
 use crate::cursor::{Cursor, Snapshot};
+use crate::rows::{Compression, Select, Table};
 use crate::schema::in_schema;
 
 #[derive(Debug)]
@@ -17,23 +18,25 @@ pub(super) struct Statements {
     force_flush: SqlStr,
 }
 
-type Statement<'q> = Query<'q, Postgres, PgArguments>;
+pub(super) type Statement<'q> = Query<'q, Postgres, PgArguments>;
 
 impl Statements {
-    pub(super) fn new(schema: &str, relay: &str) -> Self {
+    pub(super) fn new(schema: &str, relay: &str, compression: Compression) -> Self {
         let sql =
             |text: &str| AssertSqlSafe(Arc::<str>::from(in_schema(text, schema))).into_sql_str();
+        let page =
+            |text: &str, most: &str| sql(&Select::text(text, Table::Outbox, compression, most));
         Self {
             relay: relay.to_owned(),
-            first_page: sql(include_str!("first_page.sql")),
-            next_page: sql(include_str!("next_page.sql")),
+            first_page: page(include_str!("first_page.sql"), "$6"),
+            next_page: page(include_str!("next_page.sql"), "$5"),
             force_flush: sql(
                 "update pillarbox.relay set heartbeat = clock_timestamp() where name = $1",
             ),
         }
     }
 
-    pub(super) fn first_page(&self, cursor: &Cursor, rows: i64) -> Statement<'static> {
+    pub(super) fn first_page(&self, cursor: &Cursor, rows: i64, most: i64) -> Statement<'static> {
         let (xids, lows): (Vec<String>, Vec<i64>) =
             cursor.in_flight.iter().map(|(xid, low)| (xid.to_string(), *low)).unzip();
         sqlx::query(self.first_page.clone())
@@ -42,6 +45,7 @@ impl Statements {
             .bind(xids)
             .bind(lows)
             .bind(rows)
+            .bind(most)
     }
 
     pub(super) fn next_page(
@@ -50,12 +54,14 @@ impl Statements {
         window: &Snapshot,
         position: i64,
         rows: i64,
+        most: i64,
     ) -> Statement<'static> {
         sqlx::query(self.next_page.clone())
             .bind(s.to_string())
             .bind(window.to_string())
             .bind(position)
             .bind(rows)
+            .bind(most)
     }
 
     /// Consumes a transaction id of the relay's own; the statement's transaction has ended when it returns.
