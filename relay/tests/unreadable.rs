@@ -123,7 +123,7 @@ async fn a_row_that_cannot_be_read_is_set_aside_by_its_position_and_the_rest_is_
     shop.until_messages(2 * u64::try_from(bad).unwrap() + 1).await;
     // A replay passes over what it cannot read.
     run(pool, "delete from pillarbox.outbox_dead_letter").await;
-    let (code, replayed) = pillarbox(url, &shop, &["replay", "--from-position", "1"]);
+    let (code, replayed) = pillarbox(url, &shop, &["replay", "--from-position", "1", "--yes"]);
     assert!(code == 0 && !replayed.contains("panicked"), "{replayed}");
 }
 
@@ -191,7 +191,7 @@ async fn bytes_that_are_no_text_in_utf8_stop_nothing_in_any_encoding_of_the_data
         }
         until(&pool, encoding, "select count(*) from pillarbox.outbox_dead_letter where state = 'dead' and attempts = 2", 4).await;
         run(&pool, "delete from pillarbox.outbox_dead_letter").await;
-        let (code, replayed) = pillarbox(&url, &shop, &["replay", "--from-position", "1"]);
+        let (code, replayed) = pillarbox(&url, &shop, &["replay", "--from-position", "1", "--yes"]);
         assert!(code == 0, "{encoding}: {replayed}");
         shop.until_messages(16).await;
         assert_eq!(relay.said("panicked"), 0);
