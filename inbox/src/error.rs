@@ -127,6 +127,12 @@ impl InboxError {
         }
     }
 
+    /// Whether the handler itself says that nothing can be handled now.
+    #[cfg(feature = "jetstream")]
+    pub(crate) fn is_said_to_be_everybodys(&self) -> bool {
+        matches!(self, Self::Handler(cause) if cause.0.sign() == Sign::Sure(Fault::Environment))
+    }
+
     #[cfg(feature = "jetstream")]
     pub(crate) fn is_caused_by<E: std::error::Error + 'static>(&self) -> bool {
         match self {

@@ -117,7 +117,8 @@ impl HandlerError {
         Self::sure(Fault::Outage, cause)
     }
 
-    /// Something that all events need is not there: the consumer pauses, and no attempt is counted.
+    /// Something that all events need is not there: the consumer pauses, and no attempt is counted for up to
+    /// [`max_outage_s`](crate::ConsumerConfig::max_outage_s).
     pub fn environment(cause: impl Into<Box<dyn Error + Send + Sync>>) -> Self {
         Self::sure(Fault::Environment, cause)
     }
@@ -271,6 +272,7 @@ pub(crate) fn is_of_data(error: &sqlx::Error) -> bool {
 }
 
 #[cfg(test)]
+#[allow(clippy::unwrap_used)]
 mod tests {
     use proptest::prelude::*;
 
@@ -353,6 +355,30 @@ mod tests {
         ] {
             assert_eq!(sign_of_code(code, false), raised, "{code}");
             assert_eq!(sign_of_code(code, true), ended, "{code}");
+        }
+    }
+
+    /// The codes in backticks in the first column of the row that begins with this.
+    fn documented(row: &str) -> Vec<String> {
+        let guide = include_str!("../../docs/guides/failures.md");
+        let line = guide.lines().find(|line| line.starts_with(&format!("| {row}"))).unwrap();
+        let first = line.split('|').nth(1).unwrap();
+        first.split('`').skip(1).step_by(2).map(|code| format!("{code:0<5}")).collect()
+    }
+
+    #[test]
+    fn the_guide_names_the_codes_of_each_class() {
+        for (row, sign, codes) in [
+            ("a database was not reached", Sign::Unreached, 2),
+            ("a connection broke", Sign::Broken, 4),
+            ("a server has run out", Sign::Exhausted, 2),
+            ("a transaction was left idle", Sign::Idle, 1),
+        ] {
+            let documented = documented(row);
+            assert_eq!(documented.len(), codes, "{documented:?}");
+            for code in documented.iter().filter(|code| *code != "53400") {
+                assert_eq!(sign_of_code(code, true), sign, "{code}");
+            }
         }
     }
 

@@ -31,13 +31,14 @@ enum Breaks {
     Crashes,
 }
 
-const BREAKS: [Breaks; 6] = [
+const BREAKS: [Breaks; 7] = [
     Breaks::TooManyValues,
     Breaks::Terminates,
     Breaks::Raises("57P03"),
     Breaks::Raises("08006"),
     Breaks::Raises("58030"),
     Breaks::Raises("25006"),
+    Breaks::Raises("53100"),
 ];
 
 /// The order whose events break something.
@@ -287,32 +288,35 @@ async fn a_conflict_that_never_ends_counts_after_a_while() {
     }
 }
 
-/// Needs a provider that never answers.
-struct Webhook;
+/// Says about the events of one order, for ever, that something is away.
+struct Webhook(fn(&'static str) -> HandlerError);
 
 impl Handler<Received<OrderPlaced>> for Webhook {
     async fn handle(&self, tx: &mut Tx, placed: Received<OrderPlaced>) -> Result<(), HandlerError> {
         if placed.order == BAD {
-            return Err(HandlerError::outage("it is gone for good"));
+            return Err(self.0("it is gone for good"));
         }
         record(tx, placed).await
     }
 }
 
 #[tokio::test]
-async fn an_outage_that_lasts_longer_than_max_outage_counts() {
-    let shop = Shop::open().await;
-    let config = ConsumerConfig { max_outage_s: 3, ..shop.config() };
-    let started = shop.start(config, Router::new().on(Webhook));
-    shop.send(&shop.event(BAD, 1)).await;
-    let uncounted =
-        "select count(*) from pillarbox.inbox_failure where outages > 5 and attempts = 0";
-    shop.until(uncounted, 1).await;
-    shop.until("select count(*) from pillarbox.inbox_dead_letter where attempts = 3", 1).await;
-    let lasted =
-        "select count(*) from pillarbox.inbox_dead_letter where dead_at - first_failed_at >= '3 s'";
-    assert_eq!(shop.number(lasted).await, 1);
-    started.stop().await;
+async fn an_outage_that_lasts_longer_than_max_outage_counts_however_it_is_told() {
+    for tells in [HandlerError::outage, HandlerError::environment] {
+        let shop = Shop::open().await;
+        let config = ConsumerConfig { max_outage_s: 3, ..shop.config() };
+        let started = shop.start(config, Router::new().on(Webhook(tells)));
+        shop.send(&shop.event(BAD, 1)).await;
+        let uncounted =
+            "select count(*) from pillarbox.inbox_failure where outages > 3 and attempts = 0";
+        shop.until(uncounted, 1).await;
+        shop.send(&shop.event(1, 1)).await;
+        shop.until("select count(*) from effects", 1).await;
+        shop.until("select count(*) from pillarbox.inbox_dead_letter where attempts = 3", 1).await;
+        let lasted = "select count(*) from pillarbox.inbox_dead_letter where dead_at - first_failed_at >= '3 s'";
+        assert_eq!(shop.number(lasted).await, 1);
+        started.stop().await;
+    }
 }
 
 #[tokio::test]

@@ -61,14 +61,14 @@ pub(super) enum Blame {
 }
 
 impl Blame {
-    /// For the metrics.
-    pub(super) fn fault(self) -> Fault {
+    /// For the metrics. `None`: what the error looks like.
+    pub(super) fn fault(self) -> Option<Fault> {
         match self {
-            Self::Event => Fault::Transient,
-            Self::EventForGood => Fault::Permanent,
-            Self::Elsewhere => Fault::Outage,
-            Self::Excused(_) => Fault::Conflict,
-            Self::Everybody => Fault::Environment,
+            Self::Event => Some(Fault::Transient),
+            Self::EventForGood => Some(Fault::Permanent),
+            Self::Elsewhere => Some(Fault::Outage),
+            Self::Everybody => Some(Fault::Environment),
+            Self::Excused(_) => None,
         }
     }
 }

@@ -24,7 +24,7 @@ use crate::store::{Burial, Store};
 const LONGEST_EXCUSED_WAIT: Duration = Duration::from_secs(1);
 
 /// An outage that counts was met more often than this.
-const LEAST_OUTAGES: u32 = 20;
+const LEAST_OUTAGES: u32 = 10;
 
 /// What is to become of a message.
 #[derive(Debug)]
@@ -305,10 +305,17 @@ impl Rules {
         let (name, id) = (&self.config.name, event.id().as_str());
         let (event_type, text) = (event.event_type(), full_text(error));
         let blame = self.breakers.blame(id, error, alone).await;
-        self.reporter.meter.failed(blame.fault(), took);
+        self.reporter.meter.failed(blame.fault().unwrap_or_else(|| error.fault()), took);
         self.reporter.error(Some(id), &text);
         match blame {
             Blame::Everybody => {
+                // A handler that says so is believed for as long as one that tells of an outage.
+                if error.is_said_to_be_everybodys()
+                    && let Ok(outage) = self.store.record_outage(id, &text).await
+                    && self.lasts_too_long(outage)
+                {
+                    return self.count(content, event, error, &text).await;
+                }
                 self.suspects.unmark(id).await;
                 Verdict::Environment(text)
             }
@@ -332,16 +339,15 @@ impl Rules {
                 Err(error) => self.unrecorded(content, event, &text, &error).await,
             },
             Blame::Elsewhere => {
-                let (times, lasted) = match self.store.record_outage(id, &text).await {
+                let outage = match self.store.record_outage(id, &text).await {
                     Ok(outage) => outage,
                     Err(error) => return self.unrecorded(content, event, &text, &error).await,
                 };
-                // It has been looked at all that time, and not only at its ends.
-                if lasted > self.config.max_outage() && times > LEAST_OUTAGES {
+                if self.lasts_too_long(outage) {
                     return self.count(content, event, error, &text).await;
                 }
                 self.suspects.ended(id);
-                let wait = self.wait(error, times);
+                let wait = self.wait(error, outage.0);
                 let error = text.as_str();
                 tracing::warn!(
                     consumer = name,
@@ -367,6 +373,12 @@ impl Rules {
             }
             Blame::Event => self.count(content, event, error, &text).await,
         }
+    }
+
+    /// Whether an outage that was met so often, and lasts for so long, counts. It has been looked at all that time, and
+    /// not only at its ends.
+    fn lasts_too_long(&self, (times, lasted): (u32, Duration)) -> bool {
+        times > LEAST_OUTAGES && lasted > self.config.max_outage()
     }
 
     /// Counts an attempt, and gives the event up if it was the last.
