@@ -12,7 +12,7 @@ use async_nats::jetstream::{self, Context};
 use async_nats::{Client, ClientError, ConnectErrorKind, Event, ServerAddr};
 
 pub use self::error::BrokerError;
-use crate::checkpoint::Acknowledged;
+use crate::checkpoint::{Acknowledged, Api};
 use crate::config::{NatsConfig, RelayConfig, SinkChoice, without_secrets};
 use crate::health::Observer;
 use crate::sink::{FastIngest, KeyedWindow, Sink, Streams};
@@ -24,6 +24,7 @@ const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 #[derive(Clone)]
 pub(crate) struct Broker {
     client: Client,
+    nats: NatsConfig,
     choice: SinkChoice,
     ack_timeout: Duration,
     streams: Streams,
@@ -62,13 +63,20 @@ impl Broker {
             .connect(servers)
             .await
             .map_err(|source| BrokerError::connect(url, &login, &config.nats, source))?;
-        let streams = Streams::new(context(&client, config.ack_timeout()));
+        let streams = Streams::new(context(&client, config.ack_timeout(), &config.nats));
+        // Behind a prefix of an account's import, nobody knows whose domain it is.
+        let domain = match (&config.nats.jetstream_domain, &config.nats.api_prefix) {
+            (Some(domain), _) => Some(domain.clone()),
+            (None, Some(_)) => None,
+            (None, None) => Some(client.server_info().domain.unwrap_or_default()),
+        };
         Ok(Self {
             client,
+            nats: config.nats.clone(),
             choice: config.sink,
             ack_timeout: config.ack_timeout(),
             streams,
-            acknowledged: Acknowledged::default(),
+            acknowledged: Acknowledged::through(domain),
             connections,
         })
     }
@@ -76,7 +84,7 @@ impl Broker {
     /// Opens a sink. Each has a context of its own, so that what a failed one left unacknowledged does not
     /// count against the next. `after_refusal`: the last one failed because a batch was refused.
     pub(crate) fn open_sink(&mut self, after_refusal: bool) -> Box<dyn Sink + '_> {
-        let context = context(&self.client, self.ack_timeout);
+        let context = context(&self.client, self.ack_timeout, &self.nats);
         let fast = self.choice == SinkChoice::Auto && self.client.is_server_compatible(2, 14, 0);
         if fast {
             let acknowledged = self.acknowledged.clone();
@@ -99,7 +107,12 @@ impl Broker {
 
     /// A context for messages beside those of the open sink.
     pub(crate) fn context(&self) -> Context {
-        context(&self.client, self.ack_timeout)
+        context(&self.client, self.ack_timeout, &self.nats)
+    }
+
+    /// What tells how the streams stand.
+    pub(crate) fn api(&self) -> Api {
+        Api(self.context())
     }
 
     /// Forgets what is known of the streams, because storing failed.
@@ -178,7 +191,7 @@ pub async fn jetstream(nats_url: &str, config: &NatsConfig) -> Result<Context, B
         .connect(servers)
         .await
         .map_err(|source| BrokerError::connect(url, &login, config, source))?;
-    Ok(context(&client, Duration::from_secs(5)))
+    Ok(context(&client, Duration::from_secs(5), config))
 }
 
 /// The URL without secrets, and the servers it names.
@@ -192,11 +205,16 @@ fn servers(nats_url: &str) -> Result<(String, Vec<ServerAddr>), BrokerError> {
     }
 }
 
-fn context(client: &Client, timeout: Duration) -> Context {
-    jetstream::context::ContextBuilder::new()
-        .timeout(timeout)
-        .max_ack_inflight(16 * 1024)
-        .build(client.clone())
+/// A context whose questions go to the domain, or under the prefix, that is configured.
+fn context(client: &Client, timeout: Duration, config: &NatsConfig) -> Context {
+    let context =
+        jetstream::context::ContextBuilder::new().timeout(timeout).max_ack_inflight(16 * 1024);
+    let client = client.clone();
+    match (&config.jetstream_domain, &config.api_prefix) {
+        (Some(domain), _) => context.domain(domain).build(client),
+        (None, Some(prefix)) => context.api_prefix(prefix).build(client),
+        (None, None) => context.build(client),
+    }
 }
 
 #[cfg(test)]

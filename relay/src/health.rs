@@ -58,6 +58,10 @@ pub struct RelayState {
     /// Why the broker does not store what it is given, while it does not. Events wait in the outbox.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub held: Option<String>,
+    /// The streams that acknowledged events and that the JetStream API does not show: they were deleted, or lie in
+    /// another domain or account. If one of them loses events, that may go unnoticed.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub unwatched_streams: Vec<String>,
 }
 
 impl RelayState {
@@ -104,6 +108,7 @@ impl Observer {
             trouble: None,
             broker_connected: false,
             held: None,
+            unwatched_streams: Vec::new(),
         };
         Self { meter: Meter::new(relay, outbox), state: watch::Sender::new(state) }
     }
@@ -158,6 +163,12 @@ impl Observer {
         tracing::info!(relay = self.state.borrow().relay, "the broker stores messages again");
         self.meter.held(false);
         self.change(|state| state.held = None);
+    }
+
+    /// These streams cannot be watched for loss.
+    pub(crate) fn unwatched(&self, streams: Vec<String>) {
+        self.meter.unwatched(streams.len());
+        self.change(|state| state.unwatched_streams = streams);
     }
 
     pub(crate) fn stopping(&self) {
@@ -230,6 +241,7 @@ mod tests {
             trouble: None,
             broker_connected: true,
             held: None,
+            unwatched_streams: Vec::new(),
         }
     }
 

@@ -88,6 +88,8 @@ metrics! {
         "Shipped rows removed past their retention.";
     CHECKPOINTS = Counter "pillarbox_checkpoints_total"
         "Times that all streams were found to hold what they had acknowledged, and the place was remembered.";
+    UNWATCHED = Gauge "pillarbox_unwatched_streams"
+        "Streams that acknowledged events and that the JetStream API does not show; their loss may go unnoticed.";
     BROKER_LOST_DATA = Counter "pillarbox_broker_lost_data_total"
         "Times that a stream held less than it had acknowledged and shipping went back to a checkpoint.";
 }
@@ -126,6 +128,7 @@ pub(crate) struct Meter {
     publish: Histogram,
     retention_deleted: Counter,
     checkpoints: Counter,
+    unwatched: Gauge,
     broker_lost_data: Counter,
     /// Events handed to the broker before a rewind, and not acknowledged since.
     again: Arc<AtomicU64>,
@@ -155,6 +158,7 @@ impl Meter {
             publish: histogram(PUBLISH),
             retention_deleted: counter(RETENTION_DELETED),
             checkpoints: counter(CHECKPOINTS),
+            unwatched: gauge(UNWATCHED),
             broker_lost_data: counter(BROKER_LOST_DATA),
             again: Arc::default(),
             labels,
@@ -248,6 +252,10 @@ impl Meter {
 
     pub(crate) fn removed(&self, rows: i64) {
         self.retention_deleted.increment(u64::try_from(rows).unwrap_or(0));
+    }
+
+    pub(crate) fn unwatched(&self, streams: usize) {
+        self.unwatched.set(number(i64::try_from(streams).unwrap_or(i64::MAX)));
     }
 
     pub(crate) fn checkpoint(&self) {

@@ -203,9 +203,9 @@ impl Shipper {
         let relay = &self.config.name;
         tracing::error!(relay, stream, how, "the broker has lost what it had acknowledged");
         let now = self.progress.borrow().clone();
-        let (context, acknowledged) = (self.broker.context(), self.broker.acknowledged());
+        let (api, acknowledged) = (self.broker.api(), self.broker.acknowledged());
         let (cursor, taken_at) =
-            checkpoint::go_back(&context, &self.letters, &acknowledged, &what, &now).await?;
+            checkpoint::go_back(&api, &self.letters, &acknowledged, &what, &now).await?;
         let since = taken_at.as_deref().unwrap_or("the first event in the outbox");
         tracing::warn!(relay, since, from = now.high, to = cursor.high, "shipping again");
         let again = now.high.saturating_sub(cursor.high);
@@ -229,8 +229,9 @@ impl Shipper {
         let mut checkpoints = Checkpoints::open(
             &self.config,
             &self.letters,
-            self.broker.context(),
+            self.broker.api(),
             self.broker.acknowledged(),
+            self.observer.clone(),
         )
         .await?;
         let connection = self.database.connect().await.map_err(sqlx::Error::from)?;

@@ -28,6 +28,9 @@ pub struct Status {
     pub heartbeat_age_seconds: Option<f64>,
     /// Events set aside because they can never be stored, and not resolved yet.
     pub dead_letters: i64,
+    /// The streams that acknowledged events and that the JetStream API did not show at the newest checkpoint: they
+    /// were deleted, or lie in another domain or account. If one of them loses events, that may go unnoticed.
+    pub unwatched_streams: Vec<String>,
     /// Where it stands.
     pub cursor: Option<Cursor>,
 }
@@ -64,6 +67,7 @@ impl Status {
             epoch: row.try_get("epoch")?,
             heartbeat_age_seconds: row.try_get("heartbeat_age")?,
             dead_letters: row.try_get("dead_letters")?,
+            unwatched_streams: row.try_get("unwatched_streams")?,
             cursor,
         })
     }

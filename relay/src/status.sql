@@ -63,6 +63,21 @@ select
     relay.alive,
     relay.heartbeat_age,
     relay.cursor::text as cursor,
-    (select count(*) from pillarbox.outbox_dead_letter where state in ('dead', 'parked')) as dead_letters
+    (select count(*) from pillarbox.outbox_dead_letter where state in ('dead', 'parked')) as dead_letters,
+    -- Streams that acknowledged events and that the broker's API did not show at the newest checkpoint.
+    array(
+        select mark.name
+        from
+            (
+                select relay_checkpoint.streams
+                from pillarbox.relay_checkpoint
+                where relay_checkpoint.relay = $1
+                order by relay_checkpoint.taken_at desc
+                limit 1
+            ) as newest,
+            lateral jsonb_each(newest.streams) as mark (name, stood)
+        where not (mark.stood ->> 'shown')::boolean
+        order by mark.name
+    ) as unwatched_streams
 from backlog
 left join relay on true

@@ -6,55 +6,56 @@
 //! each stream it has stored to a [`Mark`], asked for *after* the cursor was reached, so that everything
 //! before the cursor lies at or below the mark.
 //!
-//! A stream has forgotten something if it was created anew, if it is shorter than its mark, or if the message
-//! at the mark is another one. This is looked for with every checkpoint, and before anything is shipped after
-//! a start, a takeover, a failure, or a new connection. Then the relay goes back to the newest checkpoint that
+//! A stream has forgotten something if it was created anew, if it is shorter than its mark, if the message at the
+//! mark is another one, if an acknowledgement tells a lower sequence than one before, or if it is gone and another
+//! stream takes its subjects. This is looked for with every checkpoint, and before anything is shipped after a start,
+//! a takeover, a failure, or a new connection. Then the relay goes back to the newest checkpoint that
 //! every stream still covers, or to the first row that the outbox holds, and ships again from there. Going
 //! back is free, a cursor is only a snapshot. What the streams have kept they drop as repeats within their
 //! duplicate window; the inbox drops the rest.
+//!
+//! That the API does not show a stream is no evidence. It may be gone, or lie in another domain or account. What it
+//! has acknowledged stays remembered, in the checkpoints too, and the status says that nobody watches it for loss.
+//!
+//! | what happened | a loss? |
+//! |---|---|
+//! | subjects move from one stream to another, and both live | no: each still holds what it acknowledged |
+//! | the first of the two is deleted afterwards | yes: the other one gets again what the outbox holds |
+//! | a stream is deleted, and none takes its subjects | not yet: events for it are held; the next stream that takes them gets again what the outbox holds |
+//! | a stream is deleted and made anew, with whatever sequence | yes |
+//! | a stream is purged, or its messages are consumed or too old | no |
 //!
 //! Not noticed is the loss of messages that were acknowledged after the last checkpoint by a leader that ended
 //! before the broker did. Not kept is the order between what is shipped again and what was stored in the
 //! moments between the loss and its discovery.
 
-use std::collections::BTreeMap;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+mod acknowledged;
+mod mark;
+
 use std::time::Duration;
 
-use async_nats::jetstream::Context;
-use async_nats::jetstream::context::GetStreamErrorKind;
-use async_nats::jetstream::stream::{LastRawMessageErrorKind, Stream};
-use serde::{Deserialize, Serialize};
 use time::OffsetDateTime;
 use tokio::time::{Instant, sleep};
 
+pub use self::acknowledged::Acknowledged;
+use self::acknowledged::Acks;
+pub(crate) use self::acknowledged::Doubt;
+pub(crate) use self::mark::Api;
+pub use self::mark::{Mark, Marks};
+use self::mark::{lost, shorter};
 use crate::config::RelayConfig;
 use crate::cursor::Cursor;
-use crate::error::full_text;
+use crate::health::Observer;
 use crate::lease::LeaseError;
 use crate::letters::{Letters, Request};
 use crate::shipper::Interrupted;
 use crate::sink::SinkError;
 
-/// A stream just after an election may answer before it has applied all that it holds: so often, and for so
-/// long, it is asked again before it is called shorter.
+/// A stream just after an election may answer before it has applied all that it holds, or not be known yet: so often,
+/// and for so long, it is asked again before it is called shorter, or gone.
 const ASK_AGAIN: (u32, Duration) = (5, Duration::from_millis(500));
-
-/// How a stream stood.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Mark {
-    /// When it was created.
-    #[serde(with = "time::serde::rfc3339")]
-    pub created: OffsetDateTime,
-    /// Its last sequence.
-    pub last_sequence: u64,
-    /// When that message was stored. `None` if it held no message.
-    #[serde(with = "time::serde::rfc3339::option")]
-    pub last_time: Option<OffsetDateTime>,
-}
-
-/// How the streams stood, by name.
-pub type Marks = BTreeMap<String, Mark>;
+/// How long a stream that is gone is remembered past the retention.
+const MARGIN: Duration = Duration::from_secs(60);
 
 /// A place to go back to.
 #[derive(Clone, Debug)]
@@ -63,67 +64,6 @@ pub(crate) struct Checkpoint {
     pub(crate) taken_at: String,
     pub(crate) cursor: Cursor,
     pub(crate) marks: Marks,
-}
-
-/// The last sequence that was acknowledged, for each stream, as far as acknowledgements tell.
-#[derive(Clone, Debug, Default)]
-pub struct Acknowledged(Arc<Mutex<Memory>>);
-
-#[derive(Debug, Default)]
-struct Memory {
-    streams: BTreeMap<String, u64>,
-    /// The last two checkpoints that this process has seen or meant to take.
-    seen: [Option<Cursor>; 2],
-}
-
-impl Acknowledged {
-    /// Takes note of an acknowledgement.
-    ///
-    /// # Errors
-    /// How far the stream was before, if it has gone back.
-    pub fn note(&self, stream: &str, sequence: u64, is_repeat: bool) -> Result<(), u64> {
-        let streams = &mut self.memory().streams;
-        match streams.get_mut(stream) {
-            Some(last) if is_repeat || sequence > *last => {
-                *last = sequence.max(*last);
-                Ok(())
-            }
-            Some(last) => Err(*last),
-            None => {
-                streams.insert(stream.to_owned(), sequence);
-                Ok(())
-            }
-        }
-    }
-
-    fn all(&self) -> BTreeMap<String, u64> {
-        self.memory().streams.clone()
-    }
-
-    fn forget(&self) {
-        self.memory().streams.clear();
-    }
-
-    /// Takes note of a checkpoint that this process is about to take.
-    fn takes(&self, cursor: &Cursor) {
-        let mut memory = self.memory();
-        memory.seen.swap(0, 1);
-        memory.seen[0] = Some(cursor.clone());
-    }
-
-    /// Takes note of the newest checkpoint there is. If another process took it, that one has looked at the streams
-    /// since, and gone back if need be: what was acknowledged to this one before says nothing any more.
-    fn finds(&self, newest: &Cursor) {
-        let mine = self.memory().seen.iter().flatten().any(|seen| seen == newest);
-        if !mine {
-            self.forget();
-            self.takes(newest);
-        }
-    }
-
-    fn memory(&self) -> MutexGuard<'_, Memory> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
-    }
 }
 
 /// What a stream has forgotten.
@@ -137,14 +77,16 @@ pub(crate) struct Forgotten {
 
 /// Takes checkpoints, and looks whether the streams still hold what they acknowledged.
 pub(crate) struct Checkpoints {
-    context: Context,
+    api: Api,
     letters: Letters,
     acknowledged: Acknowledged,
+    observer: Observer,
     /// What the streams must still hold.
     marks: Marks,
-    /// The cursor of the last checkpoint.
-    taken: Option<Cursor>,
+    /// The last checkpoint's cursor, and which streams were shown then.
+    taken: Option<(Cursor, Vec<(String, bool)>)>,
     interval: Duration,
+    retention: Duration,
     due_at: Instant,
 }
 
@@ -153,25 +95,32 @@ impl Checkpoints {
     pub(crate) async fn open(
         config: &RelayConfig,
         letters: &Letters,
-        context: Context,
+        api: Api,
         acknowledged: Acknowledged,
+        observer: Observer,
     ) -> Result<Self, Interrupted> {
         let last = letters.ask(Request::LastCheckpoint).await?;
         let (taken, marks) = match last {
             Some(checkpoint) => {
                 acknowledged.finds(&checkpoint.cursor);
-                (Some(checkpoint.cursor), checkpoint.marks)
+                let shown = shown(&checkpoint.marks);
+                (Some((checkpoint.cursor, shown)), checkpoint.marks)
             }
             None => (None, Marks::new()),
         };
+        for (name, mark) in marks.iter().filter(|(_, mark)| mark.created.is_none()) {
+            acknowledged.looked(name, Some(mark.last_sequence), &mark.subjects, false);
+        }
         let interval = config.checkpoint_interval();
         let mut checkpoints = Self {
-            context,
+            api,
             letters: letters.clone(),
             acknowledged,
+            observer,
             marks,
             taken,
             interval,
+            retention: Duration::from_secs(config.retention_s),
             due_at: Instant::now() + interval,
         };
         checkpoints.look().await?;
@@ -182,67 +131,157 @@ impl Checkpoints {
         self.due_at
     }
 
+    /// Also when a stream has acknowledged for the first time: from then on it must be watched.
     pub(crate) fn is_due(&self) -> bool {
-        self.due_at <= Instant::now()
+        self.due_at <= Instant::now() || self.acknowledged.has_new()
     }
 
     /// Looks at the streams, and remembers this cursor. Everything before it must have been stored.
     pub(crate) async fn take(&mut self, cursor: &Cursor) -> Result<(), Interrupted> {
         self.due_at = Instant::now() + self.interval;
         self.look().await?;
-        if self.taken.as_ref() != Some(cursor) {
+        let taken = (cursor.clone(), shown(&self.marks));
+        if self.taken.as_ref() != Some(&taken) {
             // Before it is written: the answer may get lost.
             self.acknowledged.takes(cursor);
             let what = Box::new((cursor.clone(), self.marks.clone()));
             self.letters.ask(|done| Request::Checkpoint(what, done)).await?;
-            self.taken = Some(cursor.clone());
+            self.taken = Some(taken);
         }
         Ok(())
     }
 
     /// Looks whether each stream still holds what it should, and moves its mark.
     async fn look(&mut self) -> Result<(), Interrupted> {
-        let acknowledged = self.acknowledged.all();
+        let acknowledged = self.acknowledged.look();
         let mut names: Vec<String> =
             self.marks.keys().chain(acknowledged.keys()).cloned().collect();
         names.sort();
         names.dedup();
-        for name in names {
-            let least = acknowledged.get(&name).copied().unwrap_or(0);
-            // A stream that is not there now may come back, and is judged then.
-            if let Some(mark) = self.look_at(&name, least).await? {
-                let _ = self.acknowledged.note(&name, mark.last_sequence, true);
-                self.marks.insert(name, mark);
+        for name in &names {
+            let acks = acknowledged.get(name).cloned().unwrap_or_default();
+            let mut mark = match self.look_at(name, acks.last).await? {
+                Some(mark) => mark,
+                None => match self.out_of_sight(name, &acks, &acknowledged).await? {
+                    Some(mark) => mark,
+                    None => {
+                        self.marks.remove(name);
+                        self.acknowledged.drop(name);
+                        continue;
+                    }
+                },
+            };
+            if acks.fresh {
+                mark.acknowledged_at = Some(OffsetDateTime::now_utc());
             }
+            let never_shown = mark.created.is_none();
+            let told = never_shown.then_some(mark.last_sequence);
+            self.acknowledged.looked(name, told, &mark.subjects, !never_shown);
+            self.marks.insert(name.clone(), mark);
         }
+        let unwatched = self.marks.iter().filter(|(_, mark)| !mark.shown);
+        self.observer.unwatched(unwatched.map(|(name, _)| name.clone()).collect());
         Ok(())
     }
 
+    /// The mark of a stream, moved to where it stands now. `None` if the API does not show it.
     async fn look_at(&self, name: &str, least: u64) -> Result<Option<Mark>, Interrupted> {
         let mut asked = 0;
+        let before = self.marks.get(name);
         loop {
-            let Some((stream, mark)) = stand(&self.context, name).await? else {
-                return Ok(None);
-            };
-            let how = match self.marks.get(name) {
-                Some(before) => lost(&stream, &mark, before).await?,
+            let stands = self.api.stand(name).await?;
+            let how = match &stands {
+                Some((stream, mark)) => {
+                    let how = match before {
+                        Some(before) => lost(stream, mark, before).await?,
+                        None => None,
+                    };
+                    how.or_else(|| shorter(mark, least))
+                }
                 None => None,
             };
-            let how = how.or_else(|| shorter(&mark, least));
-            let Some(how) = how else {
-                return Ok(Some(mark));
-            };
             asked += 1;
-            if asked == ASK_AGAIN.0 {
-                return Err(Interrupted::Forgotten(Forgotten {
-                    stream: name.to_owned(),
-                    how,
-                    now_at: None,
-                }));
+            match (stands, how) {
+                (Some((_, mut mark)), None) => {
+                    if let Some(before) = before {
+                        mark.takes(&before.subjects);
+                        mark.acknowledged_at = before.acknowledged_at;
+                    }
+                    return Ok(Some(mark));
+                }
+                (Some(_), Some(how)) if asked == ASK_AGAIN.0 => {
+                    let stream = name.to_owned();
+                    return Err(Interrupted::Forgotten(Forgotten { stream, how, now_at: None }));
+                }
+                // It is not shown, and that is not new.
+                (None, _) if before.is_none_or(|before| !before.shown) => return Ok(None),
+                (None, _) if asked == ASK_AGAIN.0 => return Ok(None),
+                _ => sleep(ASK_AGAIN.1).await,
             }
-            sleep(ASK_AGAIN.1).await;
         }
     }
+
+    /// The mark of a stream that the API does not show. `None` if there is no need to remember it any more: the
+    /// outbox holds nothing that it had acknowledged.
+    async fn out_of_sight(
+        &self,
+        name: &str,
+        acks: &Acks,
+        all: &std::collections::BTreeMap<String, Acks>,
+    ) -> Result<Option<Mark>, Interrupted> {
+        let before = self.marks.get(name);
+        let mut mark = before.cloned().unwrap_or_else(Mark::of_acknowledgements);
+        mark.shown = false;
+        mark.last_sequence = mark.last_sequence.max(acks.last);
+        mark.takes(&acks.subjects);
+        if before.is_none_or(|before| before.shown) {
+            tracing::warn!(
+                stream = name,
+                "the JetStream API does not show a stream that acknowledged events: it was deleted, or it lies in \
+                 another domain or account (nats.jetstream_domain, nats.api_prefix); a loss there may go unnoticed"
+            );
+        }
+        // It lives.
+        if acks.fresh {
+            return Ok(Some(mark));
+        }
+        let successor = match self.api.successor(name, &mark.subjects).await? {
+            Some(successor) => Some(successor),
+            None => self.successor_of(name, &mark, all),
+        };
+        if let Some(successor) = successor {
+            let how = format!("it is gone, and stream {successor} takes its subjects");
+            let stream = name.to_owned();
+            // Nothing of it is left.
+            return Err(Interrupted::Forgotten(Forgotten { stream, how, now_at: Some(0) }));
+        }
+        let age = mark.acknowledged_at.map(|at| OffsetDateTime::now_utc() - at);
+        let kept = age.is_none_or(|age| age < self.retention + MARGIN);
+        Ok(kept.then_some(mark))
+    }
+
+    /// Another stream that acknowledges subjects of this one, where the API shows neither.
+    fn successor_of(
+        &self,
+        name: &str,
+        mark: &Mark,
+        all: &std::collections::BTreeMap<String, Acks>,
+    ) -> Option<String> {
+        let full = mark.subjects.len() >= acknowledged::SUBJECTS;
+        let others = all.iter().filter(|(other, acks)| *other != name && acks.fresh);
+        others
+            .filter(|(other, acks)| {
+                let new = full && !self.marks.contains_key(*other);
+                new || acks.subjects.iter().any(|subject| mark.subjects.contains(subject))
+            })
+            .map(|(other, _)| other.clone())
+            .next()
+    }
+}
+
+/// Which streams there are, and whether the API shows them.
+fn shown(marks: &Marks) -> Vec<(String, bool)> {
+    marks.iter().map(|(name, mark)| (name.clone(), mark.shown)).collect()
 }
 
 /// Goes back to where every stream still holds what was shipped. Returns the cursor to ship from.
@@ -250,7 +289,7 @@ impl Checkpoints {
 /// What an acknowledgement has told counts also where the API does not show the stream: then nobody can say how much
 /// is left, and no checkpoint is covered.
 pub(crate) async fn go_back(
-    context: &Context,
+    api: &Api,
     letters: &Letters,
     acknowledged: &Acknowledged,
     what: &Forgotten,
@@ -259,13 +298,14 @@ pub(crate) async fn go_back(
     let checkpoints = letters.ask(Request::Checkpoints).await?;
     let mut chosen = None;
     for checkpoint in checkpoints {
-        let mut covered = what.now_at.is_none() || checkpoint.marks.contains_key(&what.stream);
+        // One without the stream is from before its first acknowledgement.
+        let mut covered = true;
         for (name, mark) in &checkpoint.marks {
             if !covered {
                 break;
             }
             let now_at = what.now_at.filter(|_| *name == what.stream);
-            covered = match stand(context, name).await? {
+            covered = match api.stand(name).await? {
                 Some((stream, found)) => {
                     now_at.is_none_or(|now_at| mark.last_sequence < now_at)
                         && lost(&stream, &found, mark).await?.is_none()
@@ -285,59 +325,6 @@ pub(crate) async fn go_back(
         Some(checkpoint) => (checkpoint.cursor, Some(checkpoint.taken_at)),
         None => (Cursor::start(now.system_identifier.clone()), None),
     })
-}
-
-/// How a stream stands now. `None` if there is no stream of this name.
-async fn stand(context: &Context, name: &str) -> Result<Option<(Stream, Mark)>, SinkError> {
-    let stream = match context.get_stream(name).await {
-        Ok(stream) => stream,
-        Err(error) => match error.kind() {
-            GetStreamErrorKind::JetStream(said) if said.code() == 404 => return Ok(None),
-            _ => return Err(unavailable(name, &error)),
-        },
-    };
-    let info = stream.cached_info();
-    let mark = Mark {
-        created: info.created,
-        last_sequence: info.state.last_sequence,
-        last_time: (info.state.messages > 0).then_some(info.state.last_timestamp),
-    };
-    Ok(Some((stream, mark)))
-}
-
-/// What the stream has lost since `before`, if anything.
-async fn lost(stream: &Stream, now: &Mark, before: &Mark) -> Result<Option<String>, SinkError> {
-    if now.created != before.created {
-        return Ok(Some(format!("it was created anew at {}", now.created)));
-    }
-    if let Some(how) = shorter(now, before.last_sequence) {
-        return Ok(Some(how));
-    }
-    let Some(stored) = before.last_time else {
-        return Ok(None);
-    };
-    if now.last_sequence == before.last_sequence && now.last_time == before.last_time {
-        return Ok(None);
-    }
-    match stream.get_raw_message(before.last_sequence).await {
-        Ok(message) if message.time == stored => Ok(None),
-        Ok(_) => Ok(Some(format!("its message {} is another one", before.last_sequence))),
-        // Past the stream's own limits, or consumed.
-        Err(error) if error.kind() == LastRawMessageErrorKind::NoMessageFound => Ok(None),
-        Err(error) => Err(unavailable(&stream.cached_info().config.name, &error)),
-    }
-}
-
-fn shorter(now: &Mark, least: u64) -> Option<String> {
-    (now.last_sequence < least)
-        .then(|| format!("it ends at {}, and {least} had been acknowledged", now.last_sequence))
-}
-
-fn unavailable(name: &str, error: &(dyn std::error::Error + 'static)) -> SinkError {
-    SinkError::Unavailable(format!(
-        "stream {name} does not tell how it stands: {}",
-        full_text(error)
-    ))
 }
 
 impl From<SinkError> for Interrupted {
@@ -363,51 +350,4 @@ pub(crate) fn read(row: &sqlx::postgres::PgRow) -> Result<Checkpoint, LeaseError
         cursor: serde_json::from_str(&cursor).map_err(decode)?,
         marks: serde_json::from_str(&streams).map_err(decode)?,
     })
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn an_acknowledgement_that_goes_back_is_noticed_and_a_repeat_is_not_one() {
-        let acknowledged = Acknowledged::default();
-        assert_eq!(acknowledged.note("A", 5, false), Ok(()));
-        assert_eq!(
-            acknowledged.note("A", 3, true),
-            Ok(()),
-            "a repeat tells the first copy's sequence"
-        );
-        assert_eq!(acknowledged.note("B", 1, false), Ok(()));
-        assert_eq!(acknowledged.note("A", 5, false), Err(5));
-        assert_eq!(acknowledged.note("A", 6, false), Ok(()));
-        acknowledged.forget();
-        assert_eq!(acknowledged.note("A", 1, false), Ok(()));
-    }
-
-    #[test]
-    fn what_was_acknowledged_before_another_process_led_is_forgotten() {
-        let acknowledged = Acknowledged::default();
-        let cursor = |high| Cursor { high, ..Cursor::start("1") };
-        acknowledged.finds(&cursor(1));
-        let _ = acknowledged.note("A", 5, false);
-        acknowledged.takes(&cursor(2));
-        // Whether or not the answer came.
-        acknowledged.finds(&cursor(1));
-        acknowledged.finds(&cursor(2));
-        assert_eq!(acknowledged.all(), BTreeMap::from([("A".to_owned(), 5)]));
-        acknowledged.finds(&cursor(7));
-        assert!(acknowledged.all().is_empty());
-    }
-
-    #[test]
-    fn a_mark_survives_its_column() {
-        let mark = Mark {
-            created: OffsetDateTime::UNIX_EPOCH + time::Duration::nanoseconds(123_456_789),
-            last_sequence: 7,
-            last_time: None,
-        };
-        let text = serde_json::to_string(&mark).unwrap();
-        assert_eq!(serde_json::from_str::<Mark>(&text).unwrap(), mark, "{text}");
-    }
 }

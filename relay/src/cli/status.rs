@@ -69,6 +69,10 @@ fn text(status: &Status, others: &[String]) -> String {
             count => format!("{count} (pillarbox dead-letters list --outbox)"),
         },
     ));
+    if !status.unwatched_streams.is_empty() {
+        let streams = status.unwatched_streams.join(", ");
+        lines.push(("not watched", format!("{streams} (the JetStream API does not show it)")));
+    }
     if let Some(Cursor { high, floor, snapshot, .. }) = &status.cursor {
         let text = format!("position {high}, floor {floor}, snapshot {snapshot}");
         lines.push(("cursor", text));

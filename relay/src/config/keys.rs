@@ -126,6 +126,8 @@ pub const KEYS: &[Key] = &[
     process("nats.user", Text, "NATS_USER", "nats-user", "A user of the broker, with a password"),
     secret("nats.password", "NATS_PASSWORD", "The user's password"),
     process("nats.password_file", File, "NATS_PASSWORD_FILE", "nats-password-file", "A file with the user's password"),
+    process("nats.jetstream_domain", Text, "NATS_JETSTREAM_DOMAIN", "nats-jetstream-domain", "The JetStream domain of the streams, where that is another one than the server's, such as a hub's behind a leaf node"),
+    process("nats.api_prefix", Text, "NATS_API_PREFIX", "nats-api-prefix", "The prefix of the JetStream API, $JS.API by default, for an API that another account exports"),
     process("nats.inbox_prefix", Text, "NATS_INBOX_PREFIX", "nats-inbox-prefix", "What the subjects of the broker's answers begin with, such as _INBOX_relay, which no other user may subscribe to"),
 ];
 

@@ -43,6 +43,11 @@ pub struct NatsConfig {
     /// What the subjects begin with on which the broker answers, such as `_INBOX_relay`: one that no other user may
     /// subscribe to. `None`: `_INBOX`.
     pub inbox_prefix: Option<String>,
+    /// The JetStream domain that the streams are in, where that is another one than the server's: behind a leaf node
+    /// that has a JetStream of its own, the hub's.
+    pub jetstream_domain: Option<String>,
+    /// The prefix of the JetStream API, `$JS.API` by default: for an API that another account exports.
+    pub api_prefix: Option<String>,
 }
 
 impl NatsConfig {
@@ -115,6 +120,22 @@ impl NatsConfig {
                     .into(),
             );
         }
+        if let Some(domain) = &self.jetstream_domain
+            && !is_subject(domain, 1)
+        {
+            let problem = "it must be one word without dots, spaces or wildcards";
+            return fail("nats.jetstream_domain", problem.into());
+        }
+        if let Some(prefix) = &self.api_prefix {
+            if !is_subject(prefix, usize::MAX) {
+                let problem = "it must be words parted by dots, without spaces or wildcards";
+                return fail("nats.api_prefix", problem.into());
+            }
+            if self.jetstream_domain.is_some() {
+                let problem = "nats.jetstream_domain is set too, which makes a prefix of its own; keep one of the two";
+                return fail("nats.api_prefix", problem.into());
+            }
+        }
         for (key, secret) in [("nats.token", &self.token), ("nats.password", &self.password)] {
             if secret.as_ref().is_some_and(|secret| secret.reveal().is_empty()) {
                 return fail(key, "it is empty".into());
@@ -130,6 +151,8 @@ impl NatsConfig {
             "nats.token" => self.token.as_ref().map(|_| MASK.to_owned()),
             "nats.password" => self.password.as_ref().map(|_| MASK.to_owned()),
             "nats.user" => self.user.clone(),
+            "nats.jetstream_domain" => self.jetstream_domain.clone(),
+            "nats.api_prefix" => self.api_prefix.clone(),
             "nats.inbox_prefix" => self.inbox_prefix.clone(),
             _ => file.map(|(_, path)| path.display().to_string()),
         }
@@ -139,6 +162,14 @@ impl NatsConfig {
 fn is_inbox_prefix(prefix: &str) -> bool {
     let plain = |c: char| c.is_ascii_graphic() && !matches!(c, '*' | '>' | '.');
     prefix.len() <= 255 && prefix.split('.').all(|word| !word.is_empty() && word.chars().all(plain))
+}
+
+/// Whether this is a subject without wildcards, of at most so many words.
+fn is_subject(text: &str, words: usize) -> bool {
+    let plain = |c: char| !c.is_whitespace() && !c.is_control() && c != '*' && c != '>';
+    text.split('.').count() <= words
+        && text.len() <= 255
+        && text.split('.').all(|word| !word.is_empty() && word.chars().all(plain))
 }
 
 #[cfg(test)]
@@ -192,6 +223,32 @@ mod tests {
             ..Default::default()
         };
         assert!(refused(two, false).contains("nats.token_file is another way"));
+    }
+
+    #[test]
+    fn a_domain_or_a_prefix_that_cannot_be_one_is_refused() {
+        let text = |text: &str| Some(text.to_owned());
+        for (domain, prefix) in
+            [(text("hub"), None), (None, text("JS.hub.API")), (None, text("$JS.hub.API"))]
+        {
+            let config =
+                NatsConfig { jetstream_domain: domain, api_prefix: prefix, ..Default::default() };
+            config.validate(false).unwrap();
+        }
+        for domain in ["", "a.b", "a b", "*", ">", "a\n"] {
+            let config = NatsConfig { jetstream_domain: text(domain), ..Default::default() };
+            assert!(refused(config, false).contains("nats.jetstream_domain"), "{domain:?}");
+        }
+        for prefix in ["", ".", "a.", "a..b", "a b", "a.*", "a.>"] {
+            let config = NatsConfig { api_prefix: text(prefix), ..Default::default() };
+            assert!(refused(config, false).contains("nats.api_prefix"), "{prefix:?}");
+        }
+        let both = NatsConfig {
+            jetstream_domain: text("hub"),
+            api_prefix: text("a"),
+            ..Default::default()
+        };
+        assert!(refused(both, false).contains("keep one of the two"));
     }
 
     #[test]

@@ -109,7 +109,7 @@ impl<'s> FastIngest<'s> {
             let batch = match self.batches.get_mut(&stream) {
                 Some(batch) => batch,
                 None => {
-                    let _ = self.acknowledged.note(&stream, 0, true);
+                    let _ = self.acknowledged.note(&stream, 0, true, None);
                     let publisher = self
                         .context
                         .fast_publish()
@@ -193,7 +193,9 @@ impl<'s> FastIngest<'s> {
             let ended = publisher.close().await.map_err(failed).and_then(|ack| {
                 // The end itself is not stored, but some servers count it.
                 if ack.batch_size >= sent {
-                    let _ = self.acknowledged.note(&stream, ack.sequence, true);
+                    let domain = ack.domain.as_deref().unwrap_or_default();
+                    let name = self.acknowledged.name(&ack.stream, domain);
+                    let _ = self.acknowledged.note(&name, ack.sequence, true, None);
                     Ok(())
                 } else {
                     Err(SinkError::Unavailable(format!(

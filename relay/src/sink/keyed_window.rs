@@ -16,7 +16,7 @@ use uuid::Uuid;
 use super::fault::Blame;
 use super::streams::stream_of;
 use super::{Fault, Sink, SinkError, SinkFailure};
-use crate::checkpoint::Acknowledged;
+use crate::checkpoint::{Acknowledged, Api, Doubt};
 use crate::error::full_text;
 use crate::message::Message;
 
@@ -91,21 +91,69 @@ impl KeyedWindow {
     async fn acknowledge_next(&mut self) -> Result<(), SinkError> {
         if let Some(Sent { answer, position, event_id, key, subject }) = self.under_way.pop_front()
         {
-            let PublishAck { stream, sequence, duplicate, .. } = match answer.await {
+            let PublishAck { stream, sequence, domain, duplicate, .. } = match answer.await {
                 Ok(ack) => ack,
                 Err(error) => {
-                    return Err(
-                        not_stored(&self.context, error, position, event_id, &subject).await
-                    );
+                    return Err(self.not_stored(error, position, event_id, &subject).await);
                 }
             };
-            went_on(&self.acknowledged, &stream, sequence, duplicate)?;
+            let stream = self.acknowledged.name(&stream, &domain);
+            let noted = self.acknowledged.note(&stream, sequence, duplicate, Some(&subject));
+            noted.map_err(|before| SinkError::WentBack { stream, sequence, before })?;
             if let Some(key) = key {
                 self.keys.remove(&key);
             }
             self.stored += 1;
         }
         Ok(())
+    }
+
+    /// Why a message was not stored, going by the answer, or by the stream that should have answered.
+    async fn not_stored(
+        &self,
+        error: PublishError,
+        position: i64,
+        event_id: Uuid,
+        subject: &str,
+    ) -> SinkError {
+        let unknown = |refusal, error| SinkError::NotStored { position, event_id, refusal, error };
+        // Nobody listens to the subject, which is so for a stream without a leader, too; or somebody listens, and may
+        // be no stream.
+        let heard = match error.kind() {
+            PublishErrorKind::StreamNotFound => false,
+            PublishErrorKind::TimedOut => true,
+            _ => {
+                let said = std::error::Error::source(&error)
+                    .and_then(|said| said.downcast_ref::<jetstream::Error>());
+                let text = full_text(&error);
+                return match said.map(|said| (Blame::of(said), said.error_code().0)) {
+                    Some((Blame::Event(fault), _)) => {
+                        SinkError::Message { position, event_id, fault, error: text }
+                    }
+                    Some((Blame::Unknown, code)) => unknown(Some(code), text),
+                    Some((Blame::Broker, _)) | None => SinkError::Unavailable(text),
+                };
+            }
+        };
+        let stream = match stream_of(&self.context, position, event_id, subject).await {
+            Ok(stream) => stream,
+            Err(SinkError::NoStream { position, event_id, subject, .. }) => {
+                // Through a mapping, or in another domain, a stream takes subjects that the API does not tell of.
+                let api = Api(self.context.clone());
+                match self.acknowledged.doubt(&subject) {
+                    Some(Doubt::Hidden(stream)) => stream,
+                    Some(Doubt::TookIt(stream)) if api.shows(&stream).await => stream,
+                    _ => return SinkError::NoStream { position, event_id, subject, heard },
+                }
+            }
+            Err(error) => return error,
+        };
+        match heard {
+            true => {
+                unknown(None, format!("stream {stream} did not acknowledge it in time ({error})"))
+            }
+            false => SinkError::Unavailable(format!("stream {stream} does not answer")),
+        }
     }
 
     async fn flush_all(&mut self) -> Result<u64, SinkError> {
@@ -147,59 +195,4 @@ pub(super) fn check_size(message: &Message, max_payload: usize) -> Result<(), Si
     };
     let Message { position, event_id, .. } = *message;
     Err(SinkError::Message { position, event_id, fault: Fault::TooLarge, error })
-}
-
-/// Takes note of an acknowledgement. One that goes back is the sign that the stream has lost something.
-fn went_on(
-    acknowledged: &Acknowledged,
-    stream: &str,
-    sequence: u64,
-    is_repeat: bool,
-) -> Result<(), SinkError> {
-    match acknowledged.note(stream, sequence, is_repeat) {
-        Ok(()) => Ok(()),
-        Err(before) => Err(SinkError::WentBack { stream: stream.to_owned(), sequence, before }),
-    }
-}
-
-/// Why a message was not stored, going by the answer, or by the stream that should have answered.
-async fn not_stored(
-    context: &Context,
-    error: PublishError,
-    position: i64,
-    event_id: Uuid,
-    subject: &str,
-) -> SinkError {
-    let unknown = |refusal, error| SinkError::NotStored { position, event_id, refusal, error };
-    match error.kind() {
-        // Nobody listens to the subject, which is so for a stream without a leader, too.
-        PublishErrorKind::StreamNotFound => {
-            match stream_of(context, position, event_id, subject).await {
-                Ok(stream) => SinkError::Unavailable(format!("stream {stream} does not answer")),
-                Err(error) => error,
-            }
-        }
-        // Somebody listens, and may be no stream.
-        PublishErrorKind::TimedOut => match stream_of(context, position, event_id, subject).await {
-            Ok(stream) => {
-                unknown(None, format!("stream {stream} did not acknowledge it in time ({error})"))
-            }
-            Err(SinkError::NoStream { position, event_id, subject, .. }) => {
-                SinkError::NoStream { position, event_id, subject, heard: true }
-            }
-            Err(error) => error,
-        },
-        _ => {
-            let said = std::error::Error::source(&error)
-                .and_then(|said| said.downcast_ref::<jetstream::Error>());
-            let text = full_text(&error);
-            match said.map(|said| (Blame::of(said), said.error_code().0)) {
-                Some((Blame::Event(fault), _)) => {
-                    SinkError::Message { position, event_id, fault, error: text }
-                }
-                Some((Blame::Unknown, code)) => unknown(Some(code), text),
-                Some((Blame::Broker, _)) | None => SinkError::Unavailable(text),
-            }
-        }
-    }
 }

@@ -4,7 +4,7 @@ use std::collections::HashMap;
 use std::sync::Arc;
 
 use async_nats::jetstream::Context;
-use async_nats::jetstream::context::GetStreamByNameErrorKind;
+use async_nats::jetstream::context::{GetStreamByNameError, GetStreamByNameErrorKind};
 use async_nats::jetstream::stream::Config;
 use uuid::Uuid;
 
@@ -99,16 +99,19 @@ pub(crate) async fn stream_of(
 ) -> Result<String, SinkError> {
     match context.stream_by_subject(subject).await {
         Ok(name) => Ok(name),
-        Err(error) if error.kind() == GetStreamByNameErrorKind::NotFound => {
-            Err(SinkError::NoStream {
-                position,
-                event_id,
-                subject: subject.to_owned(),
-                heard: false,
-            })
-        }
+        Err(error) if is_none(&error) => Err(SinkError::NoStream {
+            position,
+            event_id,
+            subject: subject.to_owned(),
+            heard: false,
+        }),
         Err(error) => Err(unavailable(&error)),
     }
+}
+
+/// Whether the server said itself that no stream takes the subject.
+pub(crate) fn is_none(error: &GetStreamByNameError) -> bool {
+    error.kind() == GetStreamByNameErrorKind::NotFound
 }
 
 fn unavailable(error: &(dyn std::error::Error + 'static)) -> SinkError {

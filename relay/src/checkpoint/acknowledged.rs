@@ -1,0 +1,221 @@
+//! What acknowledgements have told. It is evidence that no question to the API can take back.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use crate::cursor::Cursor;
+
+/// At most this many subjects are remembered for each stream. Topics may hold ids.
+pub(super) const SUBJECTS: usize = 16;
+
+/// How far each stream has acknowledged, and what. Cheap to clone; all clones share it.
+///
+/// A stream is named by its name, with its domain and a dot before it if that is another domain than the API's.
+#[derive(Clone, Debug, Default)]
+pub struct Acknowledged {
+    /// The API's domain. `None`: domains are not told apart.
+    domain: Option<Arc<str>>,
+    memory: Arc<Mutex<Memory>>,
+}
+
+#[derive(Debug, Default)]
+struct Memory {
+    streams: BTreeMap<String, Acks>,
+    /// A stream has acknowledged for the first time.
+    has_new: bool,
+    /// The last two checkpoints that this process has seen or meant to take.
+    seen: [Option<Cursor>; 2],
+}
+
+/// What one stream has acknowledged.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(super) struct Acks {
+    pub(super) last: u64,
+    /// Some of the subjects.
+    pub(super) subjects: BTreeSet<String>,
+    /// Whether it has acknowledged something since it was looked at.
+    pub(super) fresh: bool,
+    /// Whether the API has never shown it.
+    pub(super) never_shown: bool,
+}
+
+/// See [`Acknowledged::doubt`].
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum Doubt {
+    Hidden(String),
+    TookIt(String),
+}
+
+impl Acknowledged {
+    /// Nothing acknowledged yet. `domain` is the API's: streams of other domains are told apart by theirs.
+    pub(crate) fn through(domain: Option<String>) -> Self {
+        Self { domain: domain.map(Into::into), ..Self::default() }
+    }
+
+    /// Takes note of an acknowledgement.
+    ///
+    /// # Errors
+    /// How far the stream was before, if it has gone back.
+    pub(crate) fn note(
+        &self,
+        stream: &str,
+        sequence: u64,
+        is_repeat: bool,
+        subject: Option<&str>,
+    ) -> Result<(), u64> {
+        let mut memory = self.memory();
+        let Memory { streams, has_new, .. } = &mut *memory;
+        let Some(acks) = streams.get_mut(stream) else {
+            let subjects = subject.map(str::to_owned).into_iter().collect();
+            let acks = Acks { last: sequence, subjects, fresh: true, never_shown: false };
+            streams.insert(stream.to_owned(), acks);
+            *has_new = true;
+            return Ok(());
+        };
+        acks.fresh = true;
+        if let Some(subject) = subject
+            && acks.subjects.len() < SUBJECTS
+            && !acks.subjects.contains(subject)
+        {
+            acks.subjects.insert(subject.to_owned());
+        }
+        if is_repeat || sequence > acks.last {
+            acks.last = sequence.max(acks.last);
+            return Ok(());
+        }
+        Err(acks.last)
+    }
+
+    /// What a stream is called here, by the name and the domain of its acknowledgement.
+    pub(crate) fn name(&self, stream: &str, domain: &str) -> String {
+        match &self.domain {
+            Some(own) if !domain.is_empty() && **own != *domain => format!("{domain}.{stream}"),
+            _ => stream.to_owned(),
+        }
+    }
+
+    /// Why "no stream takes this subject" is not to be believed, although the API says so: a stream that the API has
+    /// never shown, or one that has acknowledged the subject before, if it is still there.
+    pub(crate) fn doubt(&self, subject: &str) -> Option<Doubt> {
+        let memory = self.memory();
+        let hidden = memory.streams.iter().find(|(_, acks)| acks.never_shown);
+        if let Some((name, _)) = hidden {
+            return Some(Doubt::Hidden(name.clone()));
+        }
+        let took = memory.streams.iter().find(|(_, acks)| acks.subjects.contains(subject));
+        took.map(|(name, _)| Doubt::TookIt(name.clone()))
+    }
+
+    #[cfg(test)]
+    fn all(&self) -> BTreeMap<String, Acks> {
+        self.memory().streams.clone()
+    }
+
+    /// Whether a stream has acknowledged for the first time since the last look.
+    pub(super) fn has_new(&self) -> bool {
+        self.memory().has_new
+    }
+
+    /// All that is acknowledged so far, which is looked at now.
+    pub(super) fn look(&self) -> BTreeMap<String, Acks> {
+        let mut memory = self.memory();
+        memory.has_new = false;
+        let all = memory.streams.clone();
+        memory.streams.values_mut().for_each(|acks| acks.fresh = false);
+        all
+    }
+
+    /// Takes note of what a look at the stream told. `told`: how far it had acknowledged, if only that is known.
+    pub(super) fn looked(&self, stream: &str, told: Option<u64>, subjects: &[String], shown: bool) {
+        let mut memory = self.memory();
+        let acks = memory.streams.entry(stream.to_owned()).or_default();
+        acks.last = acks.last.max(told.unwrap_or(0));
+        acks.never_shown = !shown;
+        if !shown {
+            let room = SUBJECTS.saturating_sub(acks.subjects.len());
+            acks.subjects.extend(subjects.iter().take(room).cloned());
+        }
+    }
+
+    /// Forgets a stream that is gone and takes nothing any more.
+    pub(super) fn drop(&self, stream: &str) {
+        self.memory().streams.remove(stream);
+    }
+
+    pub(super) fn forget(&self) {
+        self.memory().streams.clear();
+    }
+
+    /// Takes note of a checkpoint that this process is about to take.
+    pub(super) fn takes(&self, cursor: &Cursor) {
+        let mut memory = self.memory();
+        memory.seen.swap(0, 1);
+        memory.seen[0] = Some(cursor.clone());
+    }
+
+    /// Takes note of the newest checkpoint there is. If another process took it, that one has looked at the streams
+    /// since, and gone back if need be: what was acknowledged to this one before says nothing any more.
+    pub(super) fn finds(&self, newest: &Cursor) {
+        let mine = self.memory().seen.iter().flatten().any(|seen| seen == newest);
+        if !mine {
+            self.forget();
+            self.takes(newest);
+        }
+    }
+
+    fn memory(&self) -> MutexGuard<'_, Memory> {
+        self.memory.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_acknowledgement_that_goes_back_is_noticed_and_a_repeat_is_not_one() {
+        let acknowledged = Acknowledged::default();
+        let note = |stream, sequence, repeat| acknowledged.note(stream, sequence, repeat, None);
+        assert_eq!(note("A", 5, false), Ok(()));
+        assert_eq!(note("A", 3, true), Ok(()), "a repeat tells the first copy's sequence");
+        assert_eq!(note("B", 1, false), Ok(()));
+        assert_eq!(note("A", 5, false), Err(5));
+        assert_eq!(note("A", 6, false), Ok(()));
+        acknowledged.forget();
+        assert_eq!(note("A", 1, false), Ok(()));
+    }
+
+    #[test]
+    fn streams_of_one_name_in_two_domains_are_two() {
+        let acknowledged = Acknowledged::through(Some("leaf".into()));
+        assert_eq!(acknowledged.name("A", "leaf"), "A");
+        assert_eq!(acknowledged.name("A", ""), "A");
+        assert_eq!(acknowledged.name("A", "hub"), "hub.A");
+        assert_eq!(Acknowledged::default().name("A", "hub"), "A", "through an API prefix");
+    }
+
+    #[test]
+    fn what_was_acknowledged_before_another_process_led_is_forgotten() {
+        let acknowledged = Acknowledged::default();
+        let cursor = |high| Cursor { high, ..Cursor::start("1") };
+        acknowledged.finds(&cursor(1));
+        let _ = acknowledged.note("A", 5, false, None);
+        acknowledged.takes(&cursor(2));
+        // Whether or not the answer came.
+        acknowledged.finds(&cursor(1));
+        acknowledged.finds(&cursor(2));
+        assert_eq!(acknowledged.all()["A"].last, 5);
+        acknowledged.finds(&cursor(7));
+        assert!(acknowledged.all().is_empty());
+    }
+
+    #[test]
+    fn a_subject_that_was_acknowledged_has_a_stream_whatever_the_api_says() {
+        let acknowledged = Acknowledged::default();
+        let _ = acknowledged.note("A", 5, false, Some("orders.placed"));
+        assert_eq!(acknowledged.doubt("orders.placed"), Some(Doubt::TookIt("A".into())));
+        assert_eq!(acknowledged.doubt("orders.paid"), None);
+        acknowledged.looked("A", None, &[], false);
+        assert_eq!(acknowledged.doubt("orders.paid"), Some(Doubt::Hidden("A".into())));
+    }
+}
