@@ -6,6 +6,7 @@ mod support;
 use std::process::Command;
 use std::time::Duration;
 
+use pillarbox_relay::RelayConfig;
 use pillarbox_testkit::{eventually, servers};
 use sqlx::postgres::PgPoolOptions;
 use sqlx::{AssertSqlSafe, PgPool, Row};
@@ -256,6 +257,39 @@ async fn a_row_whose_storage_is_damaged_is_set_aside_with_what_is_left_of_it() {
     );
     assert!(said.contains("cannot be retried"), "{said}");
     assert_eq!(relay.said("panicked"), 0);
+}
+
+#[tokio::test]
+async fn a_row_of_which_only_a_part_is_kept_stays_in_the_outbox_until_its_letter_is_resolved() {
+    let shop = Shop::open().await;
+    let (pool, topic) = (shop.pool(), shop.topic());
+    insert_between(
+        pool,
+        &topic,
+        ALL,
+        &format!("'t', '{topic}', 'k', '{{}}', decode(repeat('00', 9000), 'hex'), now()"),
+    )
+    .await;
+    run(
+        pool,
+        "create extension pg_surgery; \
+         do $$ declare kept regclass := (select reltoastrelid from pg_class where oid = 'pillarbox.outbox'::regclass); \
+                       places tid[]; \
+         begin \
+           execute format('select array_agg(ctid) from %s', kept) into places; \
+           perform heap_force_kill(kept, places); \
+         end $$",
+    )
+    .await;
+    let relay = shop.start(RelayConfig { retention_s: 1, ..shop.config() });
+    until(pool, "the sound rows to go", "select count(*) from pillarbox.outbox", 1).await;
+    tokio::time::sleep(Duration::from_secs(2)).await;
+    let left = "select count(*) from pillarbox.outbox join pillarbox.outbox_dead_letter using (position) where not whole";
+    assert_eq!(number(pool, left).await, 1);
+    run(pool, "update pillarbox.outbox_dead_letter set state = 'discarded', resolved_at = now()")
+        .await;
+    until(pool, "the damaged row to go", "select count(*) from pillarbox.outbox", 0).await;
+    relay.stop().await;
 }
 
 #[tokio::test]

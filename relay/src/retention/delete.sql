@@ -40,6 +40,12 @@ shipped as (
         from horizon
         where snapshot is null or not pg_visible_in_snapshot(oldest.txid, snapshot)
     )
+    -- A letter that holds only a part of its event: the rest is here.
+    and not exists (
+        select
+        from pillarbox.outbox_dead_letter as letter
+        where letter.position = oldest.position and not letter.whole and letter.state in ('dead', 'parked')
+    )
 ),
 removed as (
     delete from pillarbox.outbox
