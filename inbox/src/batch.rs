@@ -25,7 +25,7 @@ use std::time::Duration;
 
 use futures::FutureExt;
 use futures::future::BoxFuture;
-use pillarbox_event::{FromEvent, RawEvent};
+use pillarbox_event::{FromEvent, Identity, RawEvent};
 use tokio::time::timeout;
 
 use crate::consumer::TookTooLong;
@@ -191,7 +191,8 @@ where
         store: &Store,
         events: &[Arc<RawEvent>],
     ) -> Result<Vec<End>, InboxError> {
-        let begun = timeout(PATIENCE, begin(store, events)).await;
+        let identities: Vec<_> = events.iter().map(|event| event.identity()).collect();
+        let begun = timeout(PATIENCE, begin(store, events, &identities)).await;
         let (begun, mut ends, known) = begun.map_err(|_| InboxError::Slow { doing: "begin" })??;
         let slot = Slot::new(begun);
         let _end = EndOnDrop(slot.clone());
@@ -200,7 +201,7 @@ where
         let mut part = Vec::with_capacity(claimed.len());
         for &place in &claimed {
             let event = &events[place];
-            match decode(event, known.get(event.id().as_str()).copied().flatten()) {
+            match decode(event, known.get(identities[place].as_str()).copied().flatten()) {
                 Ok(event) => part.push((place, event)),
                 Err(error) => ends[place] = Some(End::Failed(error)),
             }
@@ -236,7 +237,7 @@ where
         let ends: Vec<End> = ends.into_iter().map(|end| end.unwrap_or(End::Behind)).collect();
         let (mut undone, mut recovered) = (Vec::new(), Vec::new());
         for place in claimed {
-            let id = events[place].id().as_str();
+            let id = identities[place].as_str();
             match ends[place] {
                 End::Well(_) if known.get(id).is_some_and(Option::is_some) => recovered.push(id),
                 End::Well(_) => {}
@@ -390,21 +391,25 @@ async fn committed_by_handler(
 type Opened = (Begun, Vec<Option<End>>, HashMap<String, Option<u32>>);
 
 /// Opens a transaction and records the events in it.
-async fn begin(store: &Store, events: &[Arc<RawEvent>]) -> Result<Opened, InboxError> {
+async fn begin(
+    store: &Store,
+    events: &[Arc<RawEvent>],
+    identities: &[Identity],
+) -> Result<Opened, InboxError> {
     let mut begun = store.begin().await.map_err(InboxError::database(BEGIN))?;
     let mut ids = HashSet::with_capacity(events.len());
     // The same event twice: the second comes again, and is a duplicate then.
-    let mut ends: Vec<Option<End>> = events
+    let mut ends: Vec<Option<End>> = identities
         .iter()
-        .map(|event| (!ids.insert(event.id().as_str())).then_some(End::Behind))
+        .map(|identity| (!ids.insert(identity.as_str())).then_some(End::Behind))
         .collect();
     let ids: Vec<&str> = ids.into_iter().collect();
     let known = store
         .claim_all(&mut begun, &ids)
         .await
         .map_err(InboxError::database("record the events"))?;
-    for (event, end) in events.iter().zip(&mut ends) {
-        if end.is_none() && !known.contains_key(event.id().as_str()) {
+    for (identity, end) in identities.iter().zip(&mut ends) {
+        if end.is_none() && !known.contains_key(identity.as_str()) {
             *end = Some(End::Well(Outcome::Duplicate));
         }
     }
@@ -413,10 +418,10 @@ async fn begin(store: &Store, events: &[Arc<RawEvent>]) -> Result<Opened, InboxE
     // After the claim, so that what made one of the duplicates a dead letter is seen.
     let blocked = store.blocked(&mut *tx, &keys).await;
     let blocked = blocked.map_err(InboxError::database("look for dead letters of the keys"))?;
-    for (event, end) in events.iter().zip(&mut ends) {
+    for ((event, identity), end) in events.iter().zip(identities).zip(&mut ends) {
         if end.is_none() && event.key().is_some_and(|key| blocked.contains(key)) {
             let parked = async {
-                store.unclaim(&mut *tx, &[event.id().as_str()]).await?;
+                store.unclaim(&mut *tx, &[identity.as_str()]).await?;
                 store.park(&mut *tx, event).await
             };
             parked.await.map_err(InboxError::database("park an event"))?;

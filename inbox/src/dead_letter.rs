@@ -5,7 +5,7 @@ use std::future::poll_fn;
 use std::sync::Arc;
 
 use bytes::Bytes;
-use pillarbox_event::{EventId, RawEvent};
+use pillarbox_event::{EventId, Identity, RawEvent, header};
 use sqlx::postgres::PgRow;
 use sqlx::{PgPool, Row};
 use time::OffsetDateTime;
@@ -15,7 +15,7 @@ use crate::delivery::{Delivery, Outcome};
 use crate::error::{InboxError, full_text};
 use crate::failure::{Fault, Sign, fault_of, sign_of};
 use crate::migrations::DEFAULT_SCHEMA;
-use crate::store::{Burial, Store};
+use crate::store::{Burial, Store, Stored};
 
 type BoxError = Box<dyn std::error::Error + Send + Sync>;
 
@@ -27,7 +27,9 @@ const PAGE: i64 = 50;
 pub struct DeadLetter {
     /// The consumer that gave it up.
     pub consumer: String,
-    /// The event's id; `stream:sequence` for a message without one.
+    /// Its position among the dead letters, which names it whatever ids there are.
+    pub position: i64,
+    /// The event's id, which is one within its source only; `STREAM:sequence` of a message that could not be read.
     pub event_id: String,
     /// The event's type, if the message was an event.
     pub event_type: Option<String>,
@@ -52,8 +54,8 @@ pub struct DeadLetter {
     pub first_failed_at: OffsetDateTime,
     /// When it was given up.
     pub dead_at: OffsetDateTime,
-    #[cfg_attr(not(feature = "jetstream"), allow(dead_code))]
-    pub(crate) position: i64,
+    /// What the inbox knows the event by, if that is another text than its id.
+    identity: Option<String>,
 }
 
 impl std::fmt::Debug for DeadLetter {
@@ -73,11 +75,16 @@ impl std::fmt::Debug for DeadLetter {
 }
 
 impl DeadLetter {
+    /// The source that the event names.
+    pub fn source(&self) -> Option<&str> {
+        self.headers.get(header::SOURCE).map(String::as_str)
+    }
+
     /// The event, if the message was one.
     pub fn event(&self) -> Option<RawEvent> {
         let id = EventId::parse(self.event_id.clone()).ok()?;
         let (event_type, key) = (self.event_type.clone()?, self.key.clone());
-        RawEvent::from_parts(
+        let event = RawEvent::from_parts(
             id,
             event_type,
             self.topic.clone(),
@@ -85,7 +92,9 @@ impl DeadLetter {
             self.headers.clone(),
             self.payload.clone(),
         )
-        .ok()
+        .ok()?;
+        let identity = self.identity.as_ref().unwrap_or(&self.event_id);
+        Some(event.identified_by(Identity::stored(identity.as_str())))
     }
 
     /// The event, to be handled after all: the request of a service under an [`InboxLayer`](crate::InboxLayer) of the
@@ -130,6 +139,78 @@ pub struct DeadLetters {
     store: Store,
 }
 
+/// Which dead letter: made of an id or a position where one is asked for.
+///
+/// An id is found as operators see it: the event's own, or, of a message that could not be read, `STREAM:sequence` or
+/// the id that it claims. Two sources may give one id, and several unreadable messages claim it; a
+/// [position](DeadLetter::position) names one letter.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum WhichLetter {
+    /// The one of this id.
+    Id(String),
+    /// The one at this position.
+    Position(i64),
+}
+
+impl From<&str> for WhichLetter {
+    fn from(id: &str) -> Self {
+        Self::Id(id.to_owned())
+    }
+}
+
+impl From<&String> for WhichLetter {
+    fn from(id: &String) -> Self {
+        Self::Id(id.clone())
+    }
+}
+
+impl From<String> for WhichLetter {
+    fn from(id: String) -> Self {
+        Self::Id(id)
+    }
+}
+
+impl From<&EventId> for WhichLetter {
+    fn from(id: &EventId) -> Self {
+        Self::Id(id.to_string())
+    }
+}
+
+impl From<i64> for WhichLetter {
+    fn from(position: i64) -> Self {
+        Self::Position(position)
+    }
+}
+
+/// Why nothing was done about a dead letter.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum LetterError {
+    /// Several have this id. Name one by its position.
+    #[error("{} dead letters have the id {id:?}: {}; name one by its position", found.len(), listed(found))]
+    Ambiguous {
+        /// The id.
+        id: String,
+        /// Their positions, and the sources that they name.
+        found: Vec<(i64, Option<String>)>,
+    },
+    /// The database failed.
+    #[error("the dead letters could not be read or written")]
+    Database(#[from] sqlx::Error),
+}
+
+/// As many are named in an error.
+const NAMED: usize = 5;
+
+fn listed(found: &[(i64, Option<String>)]) -> String {
+    let named = found.iter().take(NAMED).map(|(position, source)| match source {
+        Some(source) => format!("{position} (source {source:?})"),
+        None => format!("{position} (no source)"),
+    });
+    let more = if found.len() > NAMED { ", ..." } else { "" };
+    format!("at the positions {}{more}", named.collect::<Vec<_>>().join(", "))
+}
+
 /// What [`DeadLetters::retry_with`] did.
 #[derive(Debug, Default)]
 #[non_exhaustive]
@@ -171,12 +252,32 @@ impl DeadLetters {
         self.store.letters(0, limit).await
     }
 
-    /// One, resolved or not.
+    /// One, resolved or not, by id or position.
     ///
     /// # Errors
-    /// What sqlx says.
-    pub async fn show(&self, event_id: &str) -> Result<Option<DeadLetter>, sqlx::Error> {
-        self.store.letter(event_id).await
+    /// [`LetterError`].
+    pub async fn show(
+        &self,
+        which: impl Into<WhichLetter>,
+    ) -> Result<Option<DeadLetter>, LetterError> {
+        self.find(which.into()).await
+    }
+
+    /// The one that is meant: of several the only one that is unresolved.
+    async fn find(&self, which: WhichLetter) -> Result<Option<DeadLetter>, LetterError> {
+        let mut found = self.store.find(&which).await?;
+        let unresolved = |letter: &DeadLetter| matches!(letter.state.as_str(), "dead" | "parked");
+        if found.len() > 1 && found.iter().any(unresolved) {
+            found.retain(unresolved);
+        }
+        match (found.pop(), which) {
+            (last, WhichLetter::Id(id)) if !found.is_empty() => {
+                let all = found.iter().chain(&last);
+                let found = all.map(|one| (one.position, one.source().map(str::to_owned)));
+                Err(LetterError::Ambiguous { id, found: found.collect() })
+            }
+            (last, _) => Ok(last),
+        }
     }
 
     /// Leaves it to the [`Consumer`](crate::Consumer), which handles it within about a second, through the same
@@ -187,9 +288,12 @@ impl DeadLetters {
     /// Without a consumer nobody would: use [`retry_with`](Self::retry_with) there.
     ///
     /// # Errors
-    /// What sqlx says.
-    pub async fn retry(&self, event_id: &str) -> Result<bool, sqlx::Error> {
-        Ok(self.store.retry(Some(event_id)).await? == 1)
+    /// [`LetterError`].
+    pub async fn retry(&self, which: impl Into<WhichLetter>) -> Result<bool, LetterError> {
+        match self.find(which.into()).await? {
+            Some(letter) => Ok(self.store.retry(Some(letter.position)).await? == 1),
+            None => Ok(false),
+        }
     }
 
     /// As [`retry`](Self::retry), with all that are dead. How many that is.
@@ -271,26 +375,24 @@ impl DeadLetters {
     ) -> Result<bool, sqlx::Error> {
         let reason = if fault_of(error) == Fault::Permanent { "permanent" } else { "attempts" };
         let error = full_text(error);
-        let event_id = event.id().as_str();
-        self.store
-            .bury(Burial {
-                event_id,
-                event: Ok(event),
-                reason,
-                error: &error,
-                attempts,
-                recorded: false,
-            })
-            .await
+        let burial = Burial { event, reason, error: &error, attempts, recorded: false };
+        match self.store.bury(burial).await? {
+            Stored::Now => Ok(true),
+            Stored::Before => Ok(false),
+            Stored::Not => Err(Stored::not_stored()),
+        }
     }
 
     /// Marks it as not to be handled. What is parked behind it follows then. `false` if it is not an unresolved
     /// dead letter.
     ///
     /// # Errors
-    /// What sqlx says.
-    pub async fn discard(&self, event_id: &str) -> Result<bool, sqlx::Error> {
-        self.store.discard(event_id).await
+    /// [`LetterError`].
+    pub async fn discard(&self, which: impl Into<WhichLetter>) -> Result<bool, LetterError> {
+        match self.find(which.into()).await? {
+            Some(letter) => Ok(self.store.discard(letter.position).await?),
+            None => Ok(false),
+        }
     }
 }
 
@@ -299,6 +401,7 @@ pub(crate) fn read(row: &PgRow) -> Result<DeadLetter, sqlx::Error> {
     Ok(DeadLetter {
         consumer: row.try_get("consumer")?,
         event_id: row.try_get("event_id")?,
+        identity: row.try_get("identity")?,
         event_type: row.try_get("event_type")?,
         topic: row.try_get("topic")?,
         key: row.try_get("key")?,

@@ -82,9 +82,16 @@ impl<E: FromEvent> Received<E> {
 }
 
 impl<E> Received<E> {
-    /// The id, the same at every delivery: the idempotency key to hand on to others.
+    /// The id, the same at every delivery, and one within the event's source only.
     pub fn id(&self) -> &EventId {
         self.raw.id()
+    }
+
+    /// The idempotency key to hand on to others: another text for every event, whatever their sources, and the same at
+    /// every delivery. 1 to 36 bytes; the id of an event that a relay shipped. Where several consumers call the same
+    /// provider about one event, each puts its name in front.
+    pub fn idempotency_key(&self) -> String {
+        self.raw.identity().to_string()
     }
 
     /// Which attempt this is, from 1.

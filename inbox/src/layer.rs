@@ -26,7 +26,7 @@ type BoxError = Box<dyn std::error::Error + Send + Sync>;
 /// How long the database may take to open the transaction and record the event, and again to commit.
 pub(crate) const PATIENCE: Duration = Duration::from_secs(30);
 
-/// Wraps a service of [`Handling`] into a service of [`Delivery`] that runs it once per event id.
+/// Wraps a service of [`Handling`] into a service of [`Delivery`] that runs it once per event.
 ///
 /// ```no_run
 /// use std::time::Duration;
@@ -44,7 +44,8 @@ pub(crate) const PATIENCE: Duration = Duration::from_secs(30);
 /// # Ok(()) }
 /// ```
 ///
-/// For each delivery it begins a transaction and records the event's id. If the id was there, the answer is
+/// For each delivery it begins a transaction and records the event's
+/// [identity](pillarbox_event::identity). If that was there, the answer is
 /// [`Outcome::Duplicate`] and the inner service is not called; if another transaction is recording it at this
 /// moment, that one is waited for. Otherwise the inner service runs, inside the event's
 /// [`Context`](pillarbox_event::Context) and a span that joins the event's [trace](pillarbox_event::trace), and its
@@ -146,7 +147,8 @@ where
     S: Service<Handling, Response = (), Error: Into<BoxError>, Future: Send> + Send,
 {
     let Delivery { event, dead_letter } = delivery;
-    let id = event.id().as_str();
+    let identity = event.identity();
+    let id = identity.as_str();
     let begun = timeout(PATIENCE, begin(&store, &event, dead_letter)).await;
     let (begun, failed) = match begun.map_err(|_| InboxError::Slow { doing: "begin" })?? {
         Start::Handle(begun, failed) => (begun, failed),
@@ -218,7 +220,8 @@ enum Start {
 
 /// Opens a transaction and claims the event in it.
 async fn begin(store: &Store, event: &RawEvent, dead_letter: bool) -> Result<Start, InboxError> {
-    let id = event.id().as_str();
+    let identity = event.identity();
+    let id = identity.as_str();
     let key = event.key().filter(|_| store.strict && !dead_letter);
     if !dead_letter
         && key.is_none()

@@ -98,7 +98,7 @@ pub mod streams;
 pub use batch::{BatchHandler, batch_fn};
 #[cfg(feature = "jetstream")]
 pub use consumer::{Consumer, ConsumerConfig, ConsumerError, Order};
-pub use dead_letter::{DeadLetter, DeadLetters, Retried};
+pub use dead_letter::{DeadLetter, DeadLetters, LetterError, Retried, WhichLetter};
 pub use delivery::{Delivery, Handling, Outcome};
 pub use error::InboxError;
 pub use failure::{Fault, HandlerError, MAX_RETRY_AFTER};

@@ -41,6 +41,11 @@ impl Place {
         &self.stream
     }
 
+    /// What to call it: `STREAM:sequence`, which names it within one life of the stream.
+    pub(crate) fn name(&self) -> String {
+        format!("{}:{}", self.stream, self.sequence)
+    }
+
     /// When the stream stored the message, in nanoseconds since 1970.
     pub(crate) fn stored_nanos(&self) -> i128 {
         match self.stored.duration_since(UNIX_EPOCH) {

@@ -23,6 +23,7 @@ use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
+use pillarbox_event::Identity;
 use tokio::time::{Instant, sleep};
 
 use super::TookTooLong;
@@ -125,7 +126,7 @@ impl Finding {
 #[derive(Clone, Debug)]
 pub(super) struct Breakers {
     store: Store,
-    hits: Arc<Mutex<HashMap<String, u32>>>,
+    hits: Arc<Mutex<HashMap<Identity, u32>>>,
     /// The server's run when an event last began alone.
     run: Arc<Mutex<Option<ServerRun>>>,
 }
@@ -136,8 +137,8 @@ impl Breakers {
     }
 
     /// Whether the event is to run with nothing beside it.
-    pub(super) fn is_suspect(&self, id: &str) -> bool {
-        lock(&self.hits).get(id).is_some_and(|hits| *hits >= HITS)
+    pub(super) fn is_suspect(&self, event: &Identity) -> bool {
+        lock(&self.hits).get(event).is_some_and(|hits| *hits >= HITS)
     }
 
     /// A suspect is about to run alone.
@@ -147,12 +148,12 @@ impl Breakers {
     }
 
     /// The event has ended in another way.
-    pub(super) fn clear(&self, id: &str) {
-        lock(&self.hits).remove(id);
+    pub(super) fn clear(&self, event: &Identity) {
+        lock(&self.hits).remove(event);
     }
 
     /// Whose failure it is. Asks the database if only that can tell.
-    pub(super) async fn blame(&self, id: &str, error: &InboxError, alone: bool) -> Blame {
+    pub(super) async fn blame(&self, event: &Identity, error: &InboxError, alone: bool) -> Blame {
         let finding = Finding::of(error);
         if !finding.takes_asking() {
             return finding.blame(true);
@@ -163,14 +164,14 @@ impl Breakers {
         if !finding.lost_its_connection() {
             return Blame::Everybody;
         }
-        if alone && self.is_suspect(id) && self.crashed().await {
+        if alone && self.is_suspect(event) && self.crashed().await {
             return Blame::Event;
         }
         let mut hits = lock(&self.hits);
         if hits.len() >= MOST {
             hits.clear();
         }
-        *hits.entry(id.to_owned()).or_default() += 1;
+        *hits.entry(event.clone()).or_default() += 1;
         Blame::Everybody
     }
 

@@ -11,19 +11,32 @@ use super::lanes::Lane;
 use super::subscription::Arrival;
 use crate::error::full_text;
 use crate::place::Place;
-use crate::store::Undecodable;
+use crate::store::Unreadable;
 
 /// What a message holds.
 #[derive(Debug)]
 pub(super) enum Content {
     Event(Arc<RawEvent>),
-    Undecodable {
-        id: String,
-        topic: String,
-        headers: Vec<(String, String)>,
-        payload: Bytes,
-        error: String,
-    },
+    Undecodable(Undecodable),
+}
+
+/// A message that is no event.
+#[derive(Debug)]
+pub(super) struct Undecodable {
+    place: Place,
+    /// What to call it.
+    name: String,
+    topic: String,
+    headers: Vec<(String, String)>,
+    payload: Bytes,
+    pub(super) error: String,
+}
+
+impl Undecodable {
+    pub(super) fn as_stored(&self) -> Unreadable<'_> {
+        let Self { place, name: _, topic, headers, payload, error } = self;
+        Unreadable { place, topic, headers, payload, error }
+    }
 }
 
 /// A message, read.
@@ -66,14 +79,14 @@ impl Incoming {
         let pairs = headers.iter().map(|(name, value)| (name.as_str(), value.as_str()));
         let content = match RawEvent::from_wire(topic, pairs, message.payload.clone()) {
             Ok(event) => Content::Event(Arc::new(event)),
-            Err(error) => Content::Undecodable {
-                id: id_of(&headers)
-                    .unwrap_or_else(|| format!("{}:{}", place.stream(), place.sequence())),
+            Err(error) => Content::Undecodable(Undecodable {
+                place: place.clone(),
+                name: place.name(),
                 topic: message.subject.to_string(),
                 headers,
                 payload: message.payload,
                 error: full_text(&error),
-            },
+            }),
         };
         Some(Self { place, again, misfit, content: Arc::new(content), acker })
     }
@@ -94,31 +107,15 @@ impl Content {
     pub(super) fn event(&self) -> Option<Arc<RawEvent>> {
         match self {
             Self::Event(event) => Some(event.clone()),
-            Self::Undecodable { .. } => None,
+            Self::Undecodable(_) => None,
         }
     }
 
+    /// What to call it in logs.
     pub(super) fn id(&self) -> &str {
         match self {
             Self::Event(event) => event.id().as_str(),
-            Self::Undecodable { id, .. } => id,
+            Self::Undecodable(message) => &message.name,
         }
     }
-
-    pub(super) fn as_stored(&self) -> Result<&RawEvent, Undecodable<'_>> {
-        match self {
-            Self::Event(event) => Ok(event),
-            Self::Undecodable { topic, headers, payload, .. } => {
-                Err(Undecodable { topic, headers: headers.clone(), payload })
-            }
-        }
-    }
-}
-
-/// The id that something which is no event may have all the same.
-pub(super) fn id_of(headers: &[(String, String)]) -> Option<String> {
-    [header::ID, header::NATS_MSG_ID].iter().find_map(|wanted| {
-        let (_, id) = headers.iter().find(|(name, _)| name.eq_ignore_ascii_case(wanted))?;
-        pillarbox_event::EventId::parse(id.clone()).ok().map(|id| id.as_str().to_owned())
-    })
 }

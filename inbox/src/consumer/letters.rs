@@ -24,7 +24,7 @@ use super::ConsumerConfig;
 use super::incoming::Content;
 use crate::dead_letter::DeadLetter;
 use crate::error::full_text;
-use crate::store::{Burial, Store, Undecodable};
+use crate::store::Store;
 
 /// How often parked events are looked for.
 const INTERVAL: Duration = Duration::from_secs(1);
@@ -126,16 +126,8 @@ async fn take(store: &Store, lease: Duration, most: usize) -> Vec<Letter> {
 
 /// It was changed by hand, or by another program.
 async fn no_event(store: &Store, letter: &DeadLetter) {
-    let event = Undecodable { topic: &letter.topic, headers: Vec::new(), payload: &letter.payload };
-    let burial = Burial {
-        event_id: &letter.event_id,
-        event: Err(event),
-        reason: "undecodable",
-        error: "it cannot be retried: what is stored is no event",
-        attempts: 0,
-        recorded: false,
-    };
-    if let Err(error) = store.bury(burial).await {
+    let error = "it cannot be retried: what is stored is no event";
+    if let Err(error) = store.spoil(letter.position, error).await {
         tracing::debug!(event_id = letter.event_id, %error, "a parked event that is none stays parked");
     }
 }

@@ -172,7 +172,8 @@ impl Consumer {
         let longest = config.handler_timeout() + Duration::from_secs(2);
         let store = Store::new(pool, &config.name, &config.schema, Some(longest))?
             .keeping()
-            .strict(config.order == Order::Strict);
+            .strict(config.order == Order::Strict)
+            .of_stream(&config.stream);
         let jetstream = context(client.clone());
         let reporter = Reporter::new(&config.name, &config.stream);
         let reader = Reader::new(client.clone(), None, &config.name);

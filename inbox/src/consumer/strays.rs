@@ -8,11 +8,10 @@ use std::time::{Duration, SystemTime};
 use async_nats::jetstream;
 use async_nats::jetstream::stream::Stream;
 use futures::TryStreamExt;
-use pillarbox_event::Partition;
+use pillarbox_event::{Partition, RawEvent};
 use tokio::time::{sleep, timeout};
 
 use super::ConsumerConfig;
-use super::incoming::id_of;
 use super::status::Reporter;
 use crate::error::full_text;
 use crate::store::Store;
@@ -115,14 +114,12 @@ async fn is_done_with(
     if stored.elapsed().unwrap_or_default() >= config.retention() {
         return Ok(true);
     }
-    let headers: Vec<_> = message
-        .headers
-        .iter()
-        .filter_map(|(name, values)| Some((name.to_string(), values.first()?.to_string())))
-        .collect();
-    match id_of(&headers) {
-        Some(id) => Ok(store.is_handled(&id).await?),
-        None => Ok(false),
+    let headers = message.headers.iter().flat_map(|(name, values)| {
+        values.iter().map(move |value| (AsRef::<str>::as_ref(name), value.as_str()))
+    });
+    match RawEvent::from_wire(subject, headers, message.payload.clone()) {
+        Ok(event) => Ok(store.is_handled(event.identity().as_str()).await?),
+        Err(_) => Ok(false),
     }
 }
 

@@ -24,6 +24,7 @@ use std::collections::BTreeSet;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
+use pillarbox_event::{Identity, RawEvent};
 use tokio::time::timeout;
 
 use crate::store::{Marked, Store};
@@ -35,7 +36,7 @@ const UNMARK_TIMEOUT: Duration = Duration::from_secs(2);
 #[derive(Clone, Debug)]
 pub(super) struct Suspects {
     store: Store,
-    marked: Arc<Mutex<BTreeSet<String>>>,
+    marked: Arc<Mutex<BTreeSet<Identity>>>,
 }
 
 /// How an event that was delivered before is to go on.
@@ -55,11 +56,12 @@ impl Suspects {
     }
 
     /// Marks an event as begun.
-    pub(super) async fn begin(&self, id: &str, alone: bool) -> Result<Ruling, sqlx::Error> {
-        if self.marked().contains(id) {
+    pub(super) async fn begin(&self, event: &RawEvent, alone: bool) -> Result<Ruling, sqlx::Error> {
+        let identity = event.identity();
+        if self.marked().contains(&identity) {
             return Ok(Ruling::Run);
         }
-        let ruling = match self.store.mark(id, alone).await? {
+        let ruling = match self.store.mark(event, alone).await? {
             // The inbox will say so; it also waits for whoever makes a dead letter an event again.
             Marked::Handled => return Ok(Ruling::Run),
             Marked::Started(0) => Ruling::Run,
@@ -67,26 +69,27 @@ impl Suspects {
             Marked::Started(1) => return Ok(Ruling::RunAlone),
             Marked::Started(_) => return Ok(Ruling::Kills),
         };
-        self.marked().insert(id.to_owned());
+        self.marked().insert(identity);
         Ok(ruling)
     }
 
     /// The event has ended, and the database knows.
-    pub(super) fn ended(&self, id: &str) {
-        self.marked().remove(id);
+    pub(super) fn ended(&self, event: &Identity) {
+        self.marked().remove(event);
     }
 
     /// The event has ended, and the database is to be told. If that fails, the mark is still this process's
     /// own, and found so by [`begin`](Self::begin).
-    pub(super) async fn unmark(&self, id: &str) {
-        if self.marked().contains(id) && self.store.unmark(&[id.to_owned()]).await.is_ok() {
-            self.ended(id);
+    pub(super) async fn unmark(&self, event: &Identity) {
+        if self.marked().contains(event) && self.store.unmark(&[event.to_string()]).await.is_ok() {
+            self.ended(event);
         }
     }
 
     /// Nothing is in work any more.
     pub(super) async fn unmark_all(&self) {
-        let ids: Vec<String> = std::mem::take(&mut *self.marked()).into_iter().collect();
+        let ids: Vec<String> =
+            std::mem::take(&mut *self.marked()).iter().map(Identity::to_string).collect();
         if !ids.is_empty() {
             let unmarked = timeout(UNMARK_TIMEOUT, self.store.unmark(&ids)).await;
             if !matches!(unmarked, Ok(Ok(()))) {
@@ -95,7 +98,7 @@ impl Suspects {
         }
     }
 
-    fn marked(&self) -> MutexGuard<'_, BTreeSet<String>> {
+    fn marked(&self) -> MutexGuard<'_, BTreeSet<Identity>> {
         self.marked.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }

@@ -29,7 +29,7 @@ use super::durable::Durable;
 use super::status::Reporter;
 use crate::error::full_text;
 use crate::place::Place;
-use crate::store::{Burial, Store, Undecodable};
+use crate::store::{self, Store};
 
 /// How many messages are looked at from the ack floor on, and as many before the last one that was delivered. What was
 /// lost on the way lies at the end; what comes again to a process that has restarted lies at the beginning.
@@ -194,20 +194,19 @@ impl Unreadable {
             "the message of stream {stream} at sequence {sequence} cannot be parsed: {fault}; its headers are kept as \
              they are, in base64, in {RAW_HEADERS}: have whoever sent it mend them and send it again"
         );
-        let event = Undecodable {
+        let headers = [(RAW_HEADERS.to_owned(), STANDARD.encode(&stored.headers))];
+        let letter = store::Unreadable {
+            place,
             topic: &stored.subject,
-            headers: vec![(RAW_HEADERS.to_owned(), STANDARD.encode(&stored.headers))],
+            headers: &headers,
             payload: &stored.payload,
-        };
-        let burial = Burial {
-            event_id: &format!("{stream}:{sequence}"),
-            event: Err(event),
-            reason: "undecodable",
             error: &error,
-            attempts: 0,
-            recorded: false,
         };
-        let new = self.store.bury(burial).await.map_err(|error| {
+        let letter = self.store.set_aside(&letter).await.and_then(|letter| match letter {
+            store::Stored::Not => Err(store::Stored::not_stored()),
+            letter => Ok(letter == store::Stored::Now),
+        });
+        let new = letter.map_err(|error| {
             let error = full_text(&error);
             format!("the message at sequence {sequence}, which cannot be parsed, was not set aside: {error}")
         })?;

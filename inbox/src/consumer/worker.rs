@@ -18,13 +18,16 @@ use crate::batch::{End, RunBatch};
 use crate::delivery::{Delivery, Outcome};
 use crate::error::{InboxError, full_text};
 use crate::failure::{HandlerError, MAX_RETRY_AFTER, is_of_data};
-use crate::store::{Burial, Store};
+use crate::store::{Burial, Store, Stored};
 
 /// The longest wait between failures that are not counted.
 const LONGEST_EXCUSED_WAIT: Duration = Duration::from_secs(1);
 
 /// An outage that counts was met more often than this.
 const LEAST_OUTAGES: u32 = 10;
+
+/// So many attempts that the wait after them is a long one.
+const MANY: u32 = 10;
 
 /// What is to become of a message.
 #[derive(Debug)]
@@ -72,10 +75,13 @@ where
 {
     /// Handles one event of another partitioning, if it is handled already: see [`Verdict::Misfit`].
     pub(super) async fn handle_misfit(self, content: Arc<Content>, misfit: Partition) -> Verdict {
-        let id = content.id();
-        match self.rules.store.is_handled(id).await {
+        let Some(event) = content.event() else {
+            // No order to keep.
+            return self.handle(content, true, false).await;
+        };
+        match self.rules.store.is_handled(event.identity().as_str()).await {
             Ok(true) => {
-                self.rules.skipped(id).await;
+                self.rules.skipped(&event).await;
                 Verdict::Done
             }
             Ok(false) => Verdict::Misfit(misfit),
@@ -93,20 +99,18 @@ where
         let name = &self.rules.config.name;
         match &*content {
             Content::Event(event) => {
-                if again && let Some(verdict) = self.rules.begin_again(&content, event, alone).await
-                {
+                if again && let Some(verdict) = self.rules.begin_again(event, alone).await {
                     return verdict;
                 }
-                self.run(&content, event, false, alone).await
+                self.run(event, false, alone).await
             }
-            Content::Undecodable { id, error, .. } => {
-                tracing::error!(
-                    consumer = name,
-                    event_id = id,
-                    error,
-                    "not an event; a dead letter"
-                );
-                self.rules.bury(&content, id, "undecodable", error, 0).await
+            Content::Undecodable(message) => {
+                let (letter, error) = (content.id(), &message.error);
+                let stored = self.rules.store.set_aside(&message.as_stored()).await;
+                if matches!(stored, Ok(Stored::Now)) {
+                    tracing::error!(consumer = name, letter, error, "not an event; a dead letter");
+                }
+                self.rules.buried(stored, letter, "undecodable")
             }
         }
     }
@@ -125,15 +129,13 @@ where
             Ok(Ok(ends)) => {
                 let took = began.elapsed();
                 let mut verdicts = Vec::with_capacity(ends.len());
-                for (end, (content, event)) in ends.into_iter().zip(contents.iter().zip(&events)) {
+                for (end, event) in ends.into_iter().zip(&events) {
                     verdicts.push(match end {
                         End::Well(outcome) => {
                             rules.ended_well(event, outcome, took).await;
                             Verdict::Done
                         }
-                        End::Failed(error) => {
-                            rules.failed(content, event, &error, took, false).await
-                        }
+                        End::Failed(error) => rules.failed(event, &error, took, false).await,
                         End::Behind => Verdict::Behind,
                     });
                 }
@@ -164,27 +166,21 @@ where
             return Verdict::Done;
         };
         // Marked as begun each time, because no redelivery tells that a process died of it.
-        if let Some(verdict) = self.rules.begin_again(&content, event, alone).await {
+        if let Some(verdict) = self.rules.begin_again(event, alone).await {
             return verdict;
         }
-        let verdict = self.run(&content, event, true, alone).await;
+        let verdict = self.run(event, true, alone).await;
         if let Verdict::Retry(wait) = &verdict
-            && let Err(error) = self.rules.store.rest(event.id().as_str(), *wait).await
+            && let Err(error) = self.rules.store.rest(event.identity().as_str(), *wait).await
         {
             tracing::debug!(event_id = %event.id(), %error, "a parked event waits longer than it should");
         }
         verdict
     }
 
-    async fn run(
-        &mut self,
-        content: &Content,
-        event: &Arc<RawEvent>,
-        dead_letter: bool,
-        alone: bool,
-    ) -> Verdict {
+    async fn run(&mut self, event: &Arc<RawEvent>, dead_letter: bool, alone: bool) -> Verdict {
         let id = event.id().as_str();
-        if self.rules.breakers.is_suspect(id) {
+        if self.rules.breakers.is_suspect(&event.identity()) {
             if !alone {
                 tracing::warn!(
                     consumer = self.rules.config.name,
@@ -201,7 +197,7 @@ where
                 self.rules.ended_well(event, outcome, began.elapsed()).await;
                 Verdict::Done
             }
-            Err(error) => self.rules.failed(content, event, &error, began.elapsed(), alone).await,
+            Err(error) => self.rules.failed(event, &error, began.elapsed(), alone).await,
         }
     }
 }
@@ -233,14 +229,9 @@ where
 
 impl Rules {
     /// Marks an event that was delivered before. A verdict, if it is not to run now.
-    async fn begin_again(
-        &self,
-        content: &Content,
-        event: &RawEvent,
-        alone: bool,
-    ) -> Option<Verdict> {
+    async fn begin_again(&self, event: &RawEvent, alone: bool) -> Option<Verdict> {
         let (name, id) = (&self.config.name, event.id().as_str());
-        match self.suspects.begin(id, alone).await {
+        match self.suspects.begin(event, alone).await {
             Ok(Ruling::Run) => None,
             Ok(Ruling::RunAlone) => {
                 tracing::warn!(
@@ -259,11 +250,11 @@ impl Rules {
                     error,
                     "a dead letter"
                 );
-                Some(self.bury(content, id, "kills", error, 3).await)
+                Some(self.bury(event, "kills", error, 3).await)
             }
             Err(error) => {
                 let text = full_text(&error);
-                Some(self.unrecorded(content, event, &text, &error).await)
+                Some(self.unrecorded(event, &text, &error).await)
             }
         }
     }
@@ -273,7 +264,7 @@ impl Rules {
         let id = event.id().as_str();
         match outcome {
             Outcome::Handled => self.reporter.meter.handled(took),
-            Outcome::Duplicate => self.skipped(id).await,
+            Outcome::Duplicate => self.skipped(event).await,
             Outcome::Parked => tracing::debug!(
                 consumer = self.config.name,
                 event_id = id,
@@ -281,22 +272,28 @@ impl Rules {
                 "parked behind a dead letter of its key"
             ),
         }
-        self.suspects.ended(id);
-        self.breakers.clear(id);
+        self.ended(event);
+    }
+
+    /// The event is in work no more, and the database knows.
+    fn ended(&self, event: &RawEvent) {
+        let identity = event.identity();
+        self.suspects.ended(&identity);
+        self.breakers.clear(&identity);
     }
 
     /// The event is handled already. A process that was slow to see it may have left a failure behind.
-    async fn skipped(&self, id: &str) {
+    async fn skipped(&self, event: &RawEvent) {
+        let id = event.id().as_str();
         self.reporter.meter.duplicate();
         tracing::debug!(consumer = self.config.name, event_id = id, "skipped a duplicate");
-        if let Err(error) = self.store.forget(&self.store.pool, id).await {
+        if let Err(error) = self.store.forget(&self.store.pool, event.identity().as_str()).await {
             tracing::debug!(consumer = self.config.name, event_id = id, %error, "a failure was left behind");
         }
     }
 
     async fn failed(
         &self,
-        content: &Content,
         event: &RawEvent,
         error: &InboxError,
         took: Duration,
@@ -304,25 +301,26 @@ impl Rules {
     ) -> Verdict {
         let (name, id) = (&self.config.name, event.id().as_str());
         let (event_type, text) = (event.event_type(), full_text(error));
-        let blame = self.breakers.blame(id, error, alone).await;
+        let identity = event.identity();
+        let blame = self.breakers.blame(&identity, error, alone).await;
         self.reporter.meter.failed(blame.fault().unwrap_or_else(|| error.fault()), took);
         self.reporter.error(Some(id), &text);
         match blame {
             Blame::Everybody => {
                 // A handler that says so is believed for as long as one that tells of an outage.
                 if error.is_said_to_be_everybodys()
-                    && let Ok(outage) = self.store.record_outage(id, &text).await
+                    && let Ok(outage) = self.store.record_outage(event, &text).await
                     && self.lasts_too_long(outage)
                 {
-                    return self.count(content, event, error, &text).await;
+                    return self.count(event, error, &text).await;
                 }
-                self.suspects.unmark(id).await;
+                self.suspects.unmark(&identity).await;
                 Verdict::Environment(text)
             }
-            Blame::Excused(most) => match self.store.record_uncounted(id, &text).await {
-                Ok(times) if times > most => self.count(content, event, error, &text).await,
+            Blame::Excused(most) => match self.store.record_uncounted(event, &text).await {
+                Ok(times) if times > most => self.count(event, error, &text).await,
                 Ok(times) => {
-                    self.suspects.ended(id);
+                    self.suspects.ended(&identity);
                     if times == most.div_ceil(2) {
                         let (error, left) = (text.as_str(), most - times);
                         tracing::warn!(
@@ -336,17 +334,17 @@ impl Rules {
                     }
                     Verdict::Retry(self.backoff(times).min(LONGEST_EXCUSED_WAIT))
                 }
-                Err(error) => self.unrecorded(content, event, &text, &error).await,
+                Err(error) => self.unrecorded(event, &text, &error).await,
             },
             Blame::Elsewhere => {
-                let outage = match self.store.record_outage(id, &text).await {
+                let outage = match self.store.record_outage(event, &text).await {
                     Ok(outage) => outage,
-                    Err(error) => return self.unrecorded(content, event, &text, &error).await,
+                    Err(error) => return self.unrecorded(event, &text, &error).await,
                 };
                 if self.lasts_too_long(outage) {
-                    return self.count(content, event, error, &text).await;
+                    return self.count(event, error, &text).await;
                 }
-                self.suspects.ended(id);
+                self.suspects.ended(&identity);
                 let wait = self.wait(error, outage.0);
                 let error = text.as_str();
                 tracing::warn!(
@@ -369,9 +367,9 @@ impl Rules {
                     error,
                     "a permanent failure; a dead letter"
                 );
-                self.bury_as(content, id, "permanent", error, 1, recorded).await
+                self.bury_as(event, "permanent", error, 1, recorded).await
             }
-            Blame::Event => self.count(content, event, error, &text).await,
+            Blame::Event => self.count(event, error, &text).await,
         }
     }
 
@@ -382,19 +380,13 @@ impl Rules {
     }
 
     /// Counts an attempt, and gives the event up if it was the last.
-    async fn count(
-        &self,
-        content: &Content,
-        event: &RawEvent,
-        error: &InboxError,
-        text: &str,
-    ) -> Verdict {
+    async fn count(&self, event: &RawEvent, error: &InboxError, text: &str) -> Verdict {
         let (name, id, event_type) = (&self.config.name, event.id().as_str(), event.event_type());
-        let attempts = match self.store.record_failure(id, text).await {
+        let attempts = match self.store.record_failure(event, text).await {
             Ok(attempts) => attempts,
-            Err(error) => return self.unrecorded(content, event, text, &error).await,
+            Err(error) => return self.unrecorded(event, text, &error).await,
         };
-        self.suspects.ended(id);
+        self.suspects.ended(&event.identity());
         if attempts >= self.config.max_attempts {
             tracing::error!(
                 consumer = name,
@@ -404,7 +396,7 @@ impl Rules {
                 error = text,
                 "the last attempt failed; a dead letter"
             );
-            return self.bury(content, id, "attempts", text, attempts).await;
+            return self.bury(event, "attempts", text, attempts).await;
         }
         let wait = self.wait(error, attempts);
         tracing::warn!(
@@ -420,15 +412,9 @@ impl Rules {
     }
 
     /// A failure could not be recorded: the database is away, or refuses the event's id.
-    async fn unrecorded(
-        &self,
-        content: &Content,
-        event: &RawEvent,
-        text: &str,
-        error: &sqlx::Error,
-    ) -> Verdict {
+    async fn unrecorded(&self, event: &RawEvent, text: &str, error: &sqlx::Error) -> Verdict {
         if is_of_data(error) {
-            return self.bury(content, event.id().as_str(), "permanent", text, 1).await;
+            return self.bury(event, "permanent", text, 1).await;
         }
         Verdict::Environment(full_text(error))
     }
@@ -439,35 +425,39 @@ impl Rules {
         wanted.min(MAX_RETRY_AFTER)
     }
 
-    async fn bury(
-        &self,
-        content: &Content,
-        id: &str,
-        reason: &str,
-        error: &str,
-        attempts: u32,
-    ) -> Verdict {
-        self.bury_as(content, id, reason, error, attempts, false).await
+    async fn bury(&self, event: &RawEvent, reason: &str, error: &str, attempts: u32) -> Verdict {
+        self.bury_as(event, reason, error, attempts, false).await
     }
 
     /// `recorded`: its own handler has recorded the event as handled, by a commit of its own.
     async fn bury_as(
         &self,
-        content: &Content,
-        id: &str,
+        event: &RawEvent,
         reason: &str,
         error: &str,
         attempts: u32,
         recorded: bool,
     ) -> Verdict {
-        let event = content.as_stored();
-        let burial = Burial { event_id: id, event, reason, error, attempts, recorded };
-        match self.store.bury(burial).await {
-            Ok(_) => {
+        let stored = self.store.bury(Burial { event, reason, error, attempts, recorded }).await;
+        if matches!(stored, Ok(Stored::Now | Stored::Before)) {
+            self.ended(event);
+        }
+        self.buried(stored, event.id().as_str(), reason)
+    }
+
+    /// What follows from the attempt to store a letter.
+    fn buried(&self, stored: Result<Stored, sqlx::Error>, letter: &str, reason: &str) -> Verdict {
+        match stored {
+            Ok(Stored::Now) => {
                 self.reporter.meter.dead_letter(reason);
-                self.suspects.ended(id);
-                self.breakers.clear(id);
                 Verdict::Dead
+            }
+            Ok(Stored::Before) => Verdict::Dead,
+            Ok(Stored::Not) => {
+                let (consumer, error) = (&self.config.name, full_text(&Stored::not_stored()));
+                tracing::error!(consumer, letter, error, "a dead letter waits to be stored");
+                self.reporter.error(Some(letter), &error);
+                Verdict::Retry(self.backoff(MANY))
             }
             Err(error) => Verdict::Environment(full_text(&error)),
         }

@@ -1,10 +1,11 @@
 -- Gives an event up, in one statement: the dead letter, the event as handled, and no failure any more.
 --
---   $1 consumer   $2 event id   $3 type   $4 topic   $5 key   $6 headers   $7 payload
---   $8 reason     $9 error      $10 attempts   $11 whether its own handler has recorded it, by a commit of its own
+--   $1 consumer   $2 identity   $3 event id   $4 stream   $5 type   $6 topic   $7 key   $8 headers   $9 payload
+--   $10 reason    $11 error     $12 attempts  $13 whether its own handler has recorded it, by a commit of its own
 --
--- If the event is handled already, by another delivery, it is no dead letter: then nothing is written. One that
--- was parked counts as handled, too, and is dead again.
+-- Says whether the letter was stored, and whether the event was handled already, by another delivery: then it is no
+-- dead letter, and nothing is written. If neither is so, nothing is known, and all of it must be rolled back. An event
+-- that was parked counts as handled, too, and is dead again.
 with claimed as (
     insert into pillarbox.inbox (consumer, event_id)
     values ($1, $2)
@@ -14,7 +15,7 @@ with claimed as (
 unclaimed as (
     select event_id from claimed
     union all
-    select $2 where $11 and not exists (select from claimed)
+    select $2 where $13 and not exists (select from claimed)
 ),
 failure as (
     delete from pillarbox.inbox_failure
@@ -23,13 +24,15 @@ failure as (
 ),
 buried as (
     insert into pillarbox.inbox_dead_letter
-        (consumer, event_id, event_type, topic, key, headers, payload, reason, error, attempts, first_failed_at)
+        (consumer, identity, event_id, stream, event_type, topic, key, headers, payload,
+         reason, error, attempts, first_failed_at)
     select
-        $1, $2, $3, $4, $5, $6::text::jsonb, $7, $8, $9, $10,
+        $1, nullif($2, $3), $3, $4, $5, $6, $7, $8::text::jsonb, $9, $10, $11, $12,
         coalesce((select first_failed_at from failure), clock_timestamp())
     from unclaimed
-    on conflict (consumer, event_id) do update
+    on conflict (consumer, coalesce(identity, event_id)) where event_type is not null do update
     set
+        stream = excluded.stream,
         reason = excluded.reason,
         error = excluded.error,
         attempts = excluded.attempts,
@@ -41,8 +44,21 @@ buried as (
 ),
 dead_again as (
     update pillarbox.inbox_dead_letter
-    set state = 'dead', reason = $8, error = $9, attempts = attempts + $10, dead_at = clock_timestamp(), due_at = null
-    where consumer = $1 and event_id = $2 and state = 'parked' and not exists (select from claimed)
+    set
+        state = 'dead',
+        reason = $10,
+        error = $11,
+        attempts = attempts + $12,
+        dead_at = clock_timestamp(),
+        due_at = null
+    where
+        consumer = $1
+        and coalesce(identity, event_id) = $2
+        and event_type is not null
+        and state = 'parked'
+        and not exists (select from claimed)
     returning event_id
 )
-select exists (select from buried) or exists (select from dead_again)
+select
+    exists (select from buried) or exists (select from dead_again) as stored,
+    exists (select from pillarbox.inbox where consumer = $1 and event_id = $2) as there

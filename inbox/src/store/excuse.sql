@@ -1,6 +1,7 @@
--- Notes a failure that is not counted as an attempt, and says how many there were: $1 consumer, $2 event id, $3 error.
-insert into pillarbox.inbox_failure as failure (consumer, event_id, attempts, uncounted, last_error)
-values ($1, $2, 0, 1, $3)
+-- Notes a failure that is not counted as an attempt, and says how many there were: $1 consumer, $2 identity, $3 error,
+-- $4 and $5 id and source in clear.
+insert into pillarbox.inbox_failure as failure (consumer, event_id, attempts, uncounted, last_error, id, source)
+values ($1, $2, 0, 1, $3, $4, $5)
 on conflict (consumer, event_id) do update
 set
     uncounted = failure.uncounted + 1,

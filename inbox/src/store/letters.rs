@@ -6,17 +6,21 @@ use std::collections::{BTreeMap, HashSet};
 use std::time::Duration;
 
 use pillarbox_event::RawEvent;
+use sqlx::postgres::PgRow;
 use sqlx::{PgExecutor, Row};
+#[cfg(feature = "jetstream")]
+use time::OffsetDateTime;
 
 use super::{Store, in_ascii, storable, without_nul};
-use crate::dead_letter::{DeadLetter, read};
+use crate::dead_letter::{DeadLetter, WhichLetter, read};
 use crate::failure::is_of_data;
+#[cfg(feature = "jetstream")]
+use crate::place::Place;
 
 /// What is written about an event that is given up.
 #[derive(Debug)]
 pub(crate) struct Burial<'a> {
-    pub(crate) event_id: &'a str,
-    pub(crate) event: Result<&'a RawEvent, Undecodable<'a>>,
+    pub(crate) event: &'a RawEvent,
     pub(crate) reason: &'a str,
     pub(crate) error: &'a str,
     pub(crate) attempts: u32,
@@ -25,11 +29,43 @@ pub(crate) struct Burial<'a> {
 }
 
 /// A message that is no event.
-#[derive(Clone, Debug)]
-pub(crate) struct Undecodable<'a> {
+#[cfg(feature = "jetstream")]
+#[derive(Debug)]
+pub(crate) struct Unreadable<'a> {
+    pub(crate) place: &'a Place,
     pub(crate) topic: &'a str,
-    pub(crate) headers: Vec<(String, String)>,
+    pub(crate) headers: &'a [(String, String)],
     pub(crate) payload: &'a [u8],
+    pub(crate) error: &'a str,
+}
+
+/// What became of a letter that was to be stored.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Stored {
+    Now,
+    /// It need not be: the database says that the event is handled, or the letter there.
+    Before,
+    /// Neither. The message must not be acknowledged.
+    Not,
+}
+
+impl Stored {
+    fn read(row: &PgRow) -> Result<Self, sqlx::Error> {
+        Ok(match (row.try_get("stored")?, row.try_get("there")?) {
+            (true, _) => Self::Now,
+            (false, true) => Self::Before,
+            (false, false) => Self::Not,
+        })
+    }
+
+    /// The error of who cannot go on without.
+    pub(crate) fn not_stored() -> sqlx::Error {
+        sqlx::Error::Protocol(
+            "the letter was not stored, and the database does not say that it is there: does a trigger or a rule \
+             change what is written to pillarbox.inbox and pillarbox.inbox_dead_letter?"
+                .into(),
+        )
+    }
 }
 
 impl Store {
@@ -40,28 +76,36 @@ impl Store {
         limit: i64,
     ) -> Result<Vec<DeadLetter>, sqlx::Error> {
         let letters = sqlx::query(self.statements.letters.clone());
-        let letters = letters.bind(&*self.consumer).bind(after).bind(limit);
+        let letters = letters.bind(&*self.consumer).bind(after).bind(limit).bind(self.stream());
         letters.fetch_all(&self.pool).await?.iter().map(read).collect()
     }
 
-    /// One, resolved or not.
-    pub(crate) async fn letter(&self, event_id: &str) -> Result<Option<DeadLetter>, sqlx::Error> {
-        let letter = sqlx::query(self.statements.letter.clone());
-        let letter = letter.bind(&*self.consumer).bind(event_id);
-        letter.fetch_optional(&self.pool).await?.as_ref().map(read).transpose()
+    fn stream(&self) -> Option<&str> {
+        self.stream.as_deref()
+    }
+
+    /// Those that may be meant, resolved or not.
+    pub(crate) async fn find(&self, which: &WhichLetter) -> Result<Vec<DeadLetter>, sqlx::Error> {
+        let (id, position) = match which {
+            WhichLetter::Id(id) => (Some(without_nul(id)), None),
+            WhichLetter::Position(position) => (None, Some(*position)),
+        };
+        let found = sqlx::query(self.statements.find.clone()).bind(&*self.consumer);
+        let found = found.bind(id).bind(position).bind(self.stream());
+        found.fetch_all(&self.pool).await?.iter().map(read).collect()
     }
 
     /// Parks a dead one, or all of them, for the consumer to handle. How many that is.
-    pub(crate) async fn retry(&self, event_id: Option<&str>) -> Result<u64, sqlx::Error> {
+    pub(crate) async fn retry(&self, position: Option<i64>) -> Result<u64, sqlx::Error> {
         let retry = sqlx::query(self.statements.retry.clone());
-        let retried = retry.bind(&*self.consumer).bind(event_id).execute(&self.pool).await?;
-        Ok(retried.rows_affected())
+        let retry = retry.bind(&*self.consumer).bind(position).bind(self.stream());
+        Ok(retry.execute(&self.pool).await?.rows_affected())
     }
 
     /// Marks one as not to be handled. `false` if it is not unresolved.
-    pub(crate) async fn discard(&self, event_id: &str) -> Result<bool, sqlx::Error> {
+    pub(crate) async fn discard(&self, position: i64) -> Result<bool, sqlx::Error> {
         let discard = sqlx::query(self.statements.discard.clone());
-        let discarded = discard.bind(&*self.consumer).bind(event_id).execute(&self.pool).await?;
+        let discarded = discard.bind(&*self.consumer).bind(position).execute(&self.pool).await?;
         Ok(discarded.rows_affected() == 1)
     }
 
@@ -69,10 +113,10 @@ impl Store {
     pub(crate) async fn release(
         &self,
         executor: impl PgExecutor<'_>,
-        event_id: &str,
+        identity: &str,
     ) -> Result<bool, sqlx::Error> {
         let release = sqlx::query(self.statements.release.clone());
-        let release = release.bind(&*self.consumer).bind(event_id).bind(self.strict);
+        let release = release.bind(&*self.consumer).bind(identity).bind(self.strict);
         release.fetch_one(executor).await?.try_get(0)
     }
 
@@ -85,11 +129,12 @@ impl Store {
         if !self.strict || keys.is_empty() {
             return Ok(HashSet::new());
         }
-        let blocked = sqlx::query(self.statements.blocked.clone()).bind(&*self.consumer).bind(keys);
+        let blocked = sqlx::query(self.statements.blocked.clone());
+        let blocked = blocked.bind(&*self.consumer).bind(keys).bind(self.stream());
         blocked.fetch_all(executor).await?.iter().map(|row| row.try_get(0)).collect()
     }
 
-    /// Parks an event behind the dead one of its key.
+    /// Parks an event behind the dead one of its key, unless it is handled or parked already.
     pub(crate) async fn park(
         &self,
         executor: impl PgExecutor<'_>,
@@ -97,17 +142,22 @@ impl Store {
     ) -> Result<(), sqlx::Error> {
         let headers = serde_json::to_string(event.headers())
             .map_err(|error| sqlx::Error::Encode(Box::new(error)))?;
-        sqlx::query(self.statements.park.clone())
+        let row = sqlx::query(self.statements.park.clone())
             .bind(&*self.consumer)
+            .bind(event.identity().as_str())
             .bind(event.id().as_str())
+            .bind(self.stream())
             .bind(event.event_type())
             .bind(event.topic())
             .bind(event.key())
             .bind(headers)
             .bind(&event.payload()[..])
-            .execute(executor)
-            .await
-            .map(drop)
+            .fetch_one(executor)
+            .await?;
+        match Stored::read(&row)? {
+            Stored::Not => Err(Stored::not_stored()),
+            _ => Ok(()),
+        }
     }
 
     /// Takes parked events that may be handled now, for so long.
@@ -122,6 +172,7 @@ impl Store {
             .bind(self.strict)
             .bind(i64::try_from(lease.as_millis()).unwrap_or(i64::MAX))
             .bind(i64::try_from(most).unwrap_or(i64::MAX))
+            .bind(self.stream())
             .fetch_all(&self.pool)
             .await?;
         rows.iter().map(read).collect()
@@ -129,14 +180,14 @@ impl Store {
 
     /// A parked event that was taken may be taken again after this long.
     #[cfg(feature = "jetstream")]
-    pub(crate) async fn rest(&self, event_id: &str, wait: Duration) -> Result<(), sqlx::Error> {
+    pub(crate) async fn rest(&self, identity: &str, wait: Duration) -> Result<(), sqlx::Error> {
         let wait = i64::try_from(wait.as_millis()).unwrap_or(i64::MAX);
         let rest = sqlx::query(self.statements.rest.clone());
-        rest.bind(&*self.consumer).bind(event_id).bind(wait).execute(&self.pool).await.map(drop)
+        rest.bind(&*self.consumer).bind(identity).bind(wait).execute(&self.pool).await.map(drop)
     }
 
-    /// Gives the event up: a dead letter, and the event counts as handled. `false` if it had been handled.
-    pub(crate) async fn bury(&self, burial: Burial<'_>) -> Result<bool, sqlx::Error> {
+    /// Gives the event up: a dead letter, and the event counts as handled.
+    pub(crate) async fn bury(&self, burial: Burial<'_>) -> Result<Stored, sqlx::Error> {
         match self.bury_as(&burial, |text| text.into()).await {
             // What the database has no characters for is kept in another form rather than not at all.
             Err(refused) if is_of_data(&refused) => self.bury_as(&burial, in_ascii).await,
@@ -148,44 +199,89 @@ impl Store {
         &self,
         burial: &Burial<'_>,
         text: fn(&str) -> Cow<'_, str>,
-    ) -> Result<bool, sqlx::Error> {
-        let written = |pairs: &mut dyn Iterator<Item = (&str, &str)>| {
-            let pairs = pairs.map(|(name, value)| {
-                (text(&without_nul(name)).into_owned(), text(&without_nul(value)).into_owned())
-            });
-            serde_json::to_string(&pairs.collect::<BTreeMap<_, _>>())
-                .map_err(|error| sqlx::Error::Encode(Box::new(error)))
-        };
-        let (event_type, topic, key, headers, payload) = match &burial.event {
-            Ok(event) => (
-                Some(text(event.event_type())),
-                event.topic(),
-                event.key().map(text),
-                written(&mut event.headers().iter().map(|(n, v)| (n.as_str(), v.as_str())))?,
-                &event.payload()[..],
-            ),
-            Err(message) => (
-                None,
-                message.topic,
-                None,
-                written(&mut message.headers.iter().map(|(n, v)| (n.as_str(), v.as_str())))?,
-                message.payload,
-            ),
-        };
+    ) -> Result<Stored, sqlx::Error> {
+        let event = burial.event;
+        let identity = event.identity();
+        let headers = event.headers().iter().map(|(name, value)| (&**name, &**value));
+        // Without its letter the event does not count as handled.
+        let mut tx = self.pool.begin().await?;
         let row = sqlx::query(self.statements.bury.clone())
             .bind(&*self.consumer)
-            .bind(text(burial.event_id))
-            .bind(event_type)
-            .bind(text(&without_nul(topic)))
-            .bind(key)
-            .bind(headers)
-            .bind(payload)
+            .bind(text(identity.as_str()))
+            .bind(text(event.id().as_str()))
+            .bind(self.stream())
+            .bind(text(event.event_type()))
+            .bind(text(event.topic()))
+            .bind(event.key().map(text))
+            .bind(written(headers, text)?)
+            .bind(&event.payload()[..])
             .bind(burial.reason)
             .bind(text(&storable(burial.error)))
             .bind(i32::try_from(burial.attempts).unwrap_or(i32::MAX))
             .bind(burial.recorded)
+            .fetch_one(&mut *tx)
+            .await?;
+        let stored = Stored::read(&row)?;
+        match stored {
+            Stored::Not => tx.rollback().await?,
+            Stored::Now | Stored::Before => tx.commit().await?,
+        }
+        Ok(stored)
+    }
+
+    /// Sets a message aside that is no event: a dead letter.
+    #[cfg(feature = "jetstream")]
+    pub(crate) async fn set_aside(&self, message: &Unreadable<'_>) -> Result<Stored, sqlx::Error> {
+        match self.set_aside_as(message, |text| text.into()).await {
+            Err(refused) if is_of_data(&refused) => self.set_aside_as(message, in_ascii).await,
+            set_aside => set_aside,
+        }
+    }
+
+    #[cfg(feature = "jetstream")]
+    async fn set_aside_as(
+        &self,
+        message: &Unreadable<'_>,
+        text: fn(&str) -> Cow<'_, str>,
+    ) -> Result<Stored, sqlx::Error> {
+        let Unreadable { place, topic, headers, payload, error } = message;
+        let headers = headers.iter().map(|(name, value)| (&**name, &**value));
+        let row = sqlx::query(self.statements.set_aside.clone())
+            .bind(&*self.consumer)
+            .bind(place.name())
+            .bind(place.stream())
+            .bind(i64::try_from(place.sequence()).unwrap_or(i64::MAX))
+            .bind(OffsetDateTime::from(place.stored()))
+            .bind(text(&without_nul(topic)))
+            .bind(written(headers, text)?)
+            .bind(payload)
+            .bind(text(&storable(error)))
             .fetch_one(&self.pool)
             .await?;
-        row.try_get(0)
+        Stored::read(&row)
     }
+
+    /// A parked letter turned out to be no event: it is dead again.
+    #[cfg(feature = "jetstream")]
+    pub(crate) async fn spoil(&self, position: i64, error: &str) -> Result<(), sqlx::Error> {
+        let spoil = sqlx::query(self.statements.spoil.clone()).bind(&*self.consumer);
+        spoil.bind(position).bind(storable(error)).execute(&self.pool).await.map(drop)
+    }
+}
+
+/// Headers as they are kept. A name that comes again keeps all its values.
+fn written<'a>(
+    headers: impl Iterator<Item = (&'a str, &'a str)>,
+    text: fn(&str) -> Cow<'_, str>,
+) -> Result<String, sqlx::Error> {
+    let mut all: BTreeMap<String, String> = BTreeMap::new();
+    for (name, value) in headers {
+        let (name, value) = (without_nul(name), without_nul(value));
+        let (name, value) = (text(&name).into_owned(), text(&value).into_owned());
+        match all.get_mut(&name) {
+            Some(values) => values.extend([", ", &value]),
+            None => drop(all.insert(name, value)),
+        }
+    }
+    serde_json::to_string(&all).map_err(|error| sqlx::Error::Encode(Box::new(error)))
 }

@@ -1,5 +1,5 @@
--- Marks an event that was delivered before as begun, and says what was known of it: $1 consumer, $2 event id,
--- $3 whether it runs alone.
+-- Marks an event that was delivered before as begun, and says what was known of it: $1 consumer, $2 identity,
+-- $3 whether it runs alone, $4 and $5 id and source in clear.
 --
 -- `started` counts the beginnings without an end. The second is only marked for an event that runs alone; see
 -- suspects.rs.
@@ -13,15 +13,20 @@ with handled as (
         and not exists (
             select
             from pillarbox.inbox_dead_letter
-            where consumer = $1 and event_id = $2 and state = 'parked'
+            where
+                consumer = $1
+                and coalesce(identity, event_id) = $2
+                and event_type is not null
+                and state = 'parked'
         )
 ),
 known as (
     select started from pillarbox.inbox_failure where consumer = $1 and event_id = $2
 ),
 marked as (
-    insert into pillarbox.inbox_failure as failure (consumer, event_id, attempts, started, last_error)
-    select $1::text, $2::text, 0, 1, ''
+    insert into pillarbox.inbox_failure as failure 
+        (consumer, event_id, attempts, started, last_error, id, source)
+    select $1::text, $2::text, 0, 1, '', $4::text, $5::text
     where not exists (select from handled)
     on conflict (consumer, event_id) do update
     set started = failure.started + 1

@@ -9,6 +9,7 @@ use std::borrow::Cow;
 use std::sync::Arc;
 use std::time::Duration;
 
+use pillarbox_event::{Identity, RawEvent};
 use sqlx::postgres::PgRow;
 use sqlx::{AssertSqlSafe, PgExecutor, PgPool, Row, SqlSafeStr, SqlStr};
 
@@ -19,9 +20,9 @@ use crate::literal::hex_text;
 use crate::migrations::check_schema;
 use crate::session::Sessions;
 pub(crate) use begun::{Begun, Claim, ENDED, Fate};
-pub(crate) use letters::Burial;
 #[cfg(feature = "jetstream")]
-pub(crate) use letters::Undecodable;
+pub(crate) use letters::Unreadable;
+pub(crate) use letters::{Burial, Stored};
 use one_trip::OneTrip;
 #[cfg(feature = "jetstream")]
 pub(crate) use reach::ServerRun;
@@ -50,6 +51,8 @@ pub(crate) struct Store {
     sessions: Arc<Sessions>,
     /// Whether a key waits behind its dead letter.
     pub(crate) strict: bool,
+    /// The stream that it reads, if it does.
+    pub(crate) stream: Option<Arc<str>>,
 }
 
 #[cfg_attr(feature = "sabotage", derive(Clone))]
@@ -79,8 +82,12 @@ struct Statements {
     due: SqlStr,
     #[cfg(feature = "jetstream")]
     rest: SqlStr,
+    #[cfg(feature = "jetstream")]
+    set_aside: SqlStr,
+    #[cfg(feature = "jetstream")]
+    spoil: SqlStr,
     letters: SqlStr,
-    letter: SqlStr,
+    find: SqlStr,
     retry: SqlStr,
     discard: SqlStr,
     remove_old: SqlStr,
@@ -156,18 +163,25 @@ impl Store {
             #[cfg(feature = "jetstream")]
             rest: sql("update pillarbox.inbox_dead_letter \
                  set due_at = clock_timestamp() + $3 * interval '1 millisecond' \
-                 where consumer = $1 and event_id = $2 and state = 'parked'"),
+                 where consumer = $1 and coalesce(identity, event_id) = $2 and event_type is not null \
+                 and state = 'parked'"),
+            #[cfg(feature = "jetstream")]
+            set_aside: sql(include_str!("set_aside.sql")),
+            #[cfg(feature = "jetstream")]
+            spoil: sql("update pillarbox.inbox_dead_letter \
+                 set state = 'dead', reason = 'undecodable', error = $3, dead_at = clock_timestamp(), due_at = null \
+                 where consumer = $1 and position = $2 and state = 'parked'"),
             letters: sql("select * from pillarbox.inbox_dead_letter \
-                 where consumer = $1 and position > $2 and state in ('dead', 'parked') order by position limit $3"),
-            letter: sql(
-                "select * from pillarbox.inbox_dead_letter where consumer = $1 and event_id = $2",
-            ),
+                 where consumer = $1 and position > $2 and state in ('dead', 'parked') \
+                 and ($4::text is null or stream is null or stream = $4) order by position limit $3"),
+            find: sql(include_str!("find.sql")),
             retry: sql("update pillarbox.inbox_dead_letter set state = 'parked' \
-                 where consumer = $1 and ($2::text is null or event_id = $2) \
+                 where consumer = $1 and ($2::bigint is null or position = $2) \
+                 and ($3::text is null or stream is null or stream = $3) \
                  and state = 'dead' and event_type is not null"),
             discard: sql(
                 "update pillarbox.inbox_dead_letter set state = 'discarded', resolved_at = clock_timestamp() \
-                 where consumer = $1 and event_id = $2 and state in ('dead', 'parked')",
+                 where consumer = $1 and position = $2 and state in ('dead', 'parked')",
             ),
             remove_old: sql(include_str!("remove_old.sql")),
             forget_old: sql(include_str!("forget_old.sql")),
@@ -190,7 +204,15 @@ impl Store {
             kept: None,
             sessions: Arc::default(),
             strict: false,
+            stream: None,
         })
+    }
+
+    /// For what reads this stream: its dead letters are that stream's.
+    #[cfg(feature = "jetstream")]
+    pub(crate) fn of_stream(mut self, stream: &str) -> Self {
+        self.stream = Some(stream.into());
+        self
     }
 
     /// Has keys wait behind their dead letters.
@@ -294,11 +316,15 @@ impl Store {
     }
 
     /// Marks an event that was delivered before as begun.
-    pub(crate) async fn mark(&self, event_id: &str, alone: bool) -> Result<Marked, sqlx::Error> {
+    pub(crate) async fn mark(&self, event: &RawEvent, alone: bool) -> Result<Marked, sqlx::Error> {
+        let identity = event.identity();
+        let (id, source) = in_clear(event, &identity);
         let row = sqlx::query(self.statements.mark.clone())
             .bind(&*self.consumer)
-            .bind(event_id)
+            .bind(identity.as_str())
             .bind(alone)
+            .bind(id)
+            .bind(source)
             .fetch_one(&self.pool)
             .await?;
         let (handled, started): (bool, i32) = (row.try_get(0)?, row.try_get(1)?);
@@ -320,33 +346,30 @@ impl Store {
     /// Counts a failed attempt, and returns how many there were.
     pub(crate) async fn record_failure(
         &self,
-        event_id: &str,
+        event: &RawEvent,
         error: &str,
     ) -> Result<u32, sqlx::Error> {
-        self.record(&self.statements.fail, event_id, error).await?.try_get(0).map(i32::unsigned_abs)
+        self.record(&self.statements.fail, event, error).await?.try_get(0).map(i32::unsigned_abs)
     }
 
     /// Notes a failure that is not counted as an attempt, and returns how many there were.
     #[cfg(feature = "jetstream")]
     pub(crate) async fn record_uncounted(
         &self,
-        event_id: &str,
+        event: &RawEvent,
         error: &str,
     ) -> Result<u32, sqlx::Error> {
-        self.record(&self.statements.excuse, event_id, error)
-            .await?
-            .try_get(0)
-            .map(i32::unsigned_abs)
+        self.record(&self.statements.excuse, event, error).await?.try_get(0).map(i32::unsigned_abs)
     }
 
     /// Notes that somebody was away whom the event needs, and returns how often that was, and how long it has lasted.
     /// No attempt is counted.
     pub(crate) async fn record_outage(
         &self,
-        event_id: &str,
+        event: &RawEvent,
         error: &str,
     ) -> Result<(u32, Duration), sqlx::Error> {
-        let row = self.record(&self.statements.outage, event_id, error).await?;
+        let row = self.record(&self.statements.outage, event, error).await?;
         let (times, seconds): (i32, i64) = (row.try_get(0)?, row.try_get(1)?);
         Ok((times.unsigned_abs(), Duration::from_secs(u64::try_from(seconds).unwrap_or(0))))
     }
@@ -354,17 +377,22 @@ impl Store {
     async fn record(
         &self,
         statement: &SqlStr,
-        event_id: &str,
+        event: &RawEvent,
         error: &str,
     ) -> Result<PgRow, sqlx::Error> {
-        let record = async |error: &str| {
-            let record = sqlx::query(statement.clone()).bind(&*self.consumer).bind(event_id);
-            record.bind(error).fetch_one(&self.pool).await
+        let identity = event.identity();
+        let (id, source) = in_clear(event, &identity);
+        let record = async |error: &str, id: Option<Cow<'_, str>>, source: Option<Cow<'_, str>>| {
+            let record = sqlx::query(statement.clone()).bind(&*self.consumer);
+            let record = record.bind(identity.as_str()).bind(error).bind(id).bind(source);
+            record.fetch_one(&self.pool).await
         };
         let error = storable(error);
-        match record(&error).await {
-            // The text may be what the database's encoding has no characters for.
-            Err(refused) if is_of_data(&refused) => record(&in_ascii(&error)).await,
+        match record(&error, id.map(Cow::from), source.map(Cow::from)).await {
+            // The texts may be what the database's encoding has no characters for.
+            Err(refused) if is_of_data(&refused) => {
+                record(&in_ascii(&error), id.map(in_ascii), source.map(in_ascii)).await
+            }
             recorded => recorded,
         }
     }
@@ -373,6 +401,12 @@ impl Store {
 /// The text of a statement that is sent unprepared, and so each time.
 fn without_comments(sql: &str) -> String {
     sql.lines().filter(|line| !line.starts_with("--")).collect::<Vec<_>>().join("\n")
+}
+
+/// An event's id and source, where its identity shows neither.
+fn in_clear<'a>(event: &'a RawEvent, identity: &Identity) -> (Option<&'a str>, Option<&'a str>) {
+    let id = event.id().as_str();
+    if identity.as_str() == id { (None, None) } else { (Some(id), event.source()) }
 }
 
 /// Postgres text holds no NUL.

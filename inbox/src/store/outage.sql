@@ -1,7 +1,8 @@
 -- Notes that somebody was away whom the event needs, and says how often that was and for how many seconds it has
--- lasted: $1 consumer, $2 event id, $3 error. No attempt is counted.
-insert into pillarbox.inbox_failure as failure (consumer, event_id, attempts, outages, outage_since, last_error)
-values ($1, $2, 0, 1, clock_timestamp(), $3)
+-- lasted: $1 consumer, $2 identity, $3 error, $4 and $5 id and source in clear. No attempt is counted.
+insert into pillarbox.inbox_failure as failure 
+    (consumer, event_id, attempts, outages, outage_since, last_error, id, source)
+values ($1, $2, 0, 1, clock_timestamp(), $3, $4, $5)
 on conflict (consumer, event_id) do update
 set
     outages = failure.outages + 1,

@@ -1,16 +1,35 @@
 -- Parks an event behind the dead one of its key: it counts as handled, so that a repeat is skipped.
 --
---   $1 consumer   $2 event id   $3 type   $4 topic   $5 key   $6 headers   $7 payload
+--   $1 consumer   $2 identity   $3 event id   $4 stream   $5 type   $6 topic   $7 key   $8 headers   $9 payload
+--
+-- Says whether it was parked, and whether it was handled or parked already. If neither is so, nothing is known,
+-- and all of it must be rolled back.
 with claimed as (
     insert into pillarbox.inbox (consumer, event_id)
     values ($1, $2)
     on conflict do nothing
     returning event_id
+),
+parked as (
+    insert into pillarbox.inbox_dead_letter
+        (consumer, identity, event_id, stream, event_type, topic, key, headers, payload,
+         reason, error, attempts, first_failed_at, state)
+    select
+        $1, nullif($2, $3), $3, $4, $5, $6, $7, $8::text::jsonb, $9,
+        'parked', 'an earlier event of its key is a dead letter', 0, clock_timestamp(), 'parked'
+    from claimed
+    -- A letter of old that was resolved so long ago that the event was forgotten.
+    on conflict (consumer, coalesce(identity, event_id)) where event_type is not null do update
+    set
+        stream = excluded.stream,
+        reason = excluded.reason,
+        error = excluded.error,
+        dead_at = clock_timestamp(),
+        state = 'parked',
+        due_at = null,
+        resolved_at = null
+    returning position
 )
-insert into pillarbox.inbox_dead_letter
-    (consumer, event_id, event_type, topic, key, headers, payload, reason, error, attempts, first_failed_at, state)
 select
-    $1, $2, $3, $4, $5, $6::text::jsonb, $7,
-    'parked', 'an earlier event of its key is a dead letter', 0, clock_timestamp(), 'parked'
-from claimed
-on conflict (consumer, event_id) do nothing
+    exists (select from parked) as stored,
+    exists (select from pillarbox.inbox where consumer = $1 and event_id = $2) as there

@@ -2,9 +2,9 @@
 delete from pillarbox.inbox_dead_letter
 where
     consumer = $1
-    and event_id = any (
+    and position = any (
         array(
-            select event_id
+            select position
             from pillarbox.inbox_dead_letter
             where
                 consumer = $1

@@ -18,6 +18,10 @@ $$;
 -- One row for each event a consumer is done with, written in the handler's transaction: the row and the
 -- handler's effects commit together or not at all. Inserting it is also the lock: a second delivery of the
 -- same event waits for the first one's transaction and then finds the row.
+--
+-- `event_id` is the event's identity: the id of an event that a relay shipped, or that names no source; of others a
+-- digest of source and id, since two sources may give the same id. Never longer than 36 bytes, unless somebody else
+-- wrote the row.
 create table if not exists pillarbox.inbox (
     consumer     text        not null check (consumer <> ''),
     event_id     text        not null check (event_id <> ''),
@@ -29,11 +33,14 @@ create table if not exists pillarbox.inbox (
 -- Events that failed and will be tried again. Written after the handler's rollback, removed with its
 -- success or with the dead letter. `outages` is how often somebody was away whom the handler needs, which is no
 -- attempt, and `outage_since` when that began. `uncounted` is how many other failures were not counted as attempts:
--- conflicts, and connections that the event may have broken itself. `started` is how often an event that was delivered before was begun without
--- an end being recorded, which is what an event leaves behind that kills the process.
+-- conflicts, and connections that the event may have broken itself. `started` is how often an event that was delivered
+-- before was begun without an end being recorded, which is what an event leaves behind that kills the process.
+-- `event_id` is the identity, as in the inbox; `id` and `source` are its own where that is another text.
 create table if not exists pillarbox.inbox_failure (
     consumer        text        not null,
     event_id        text        not null,
+    id              text        null,
+    source          text        null,
     attempts        integer     not null check (attempts >= 0),
     outages         integer     not null default 0 check (outages >= 0),
     outage_since    timestamptz null,
@@ -55,10 +62,19 @@ create table if not exists pillarbox.inbox_failure (
 --
 -- `position` is the order in which they came. `due_at` is when a parked one may be taken: a process that takes
 -- it moves it forward, and so has it for itself until then.
+--
+-- `event_id` is the id that the event's producer gave it, and `identity` what the inbox knows it by, where that is
+-- another text. A message that could not be read has no type: its identity is its place, `stream_sequence` and
+-- `stored_at` in the stream (a stream that is made anew counts from one again), and `event_id` is what to call it:
+-- `STREAM:sequence`. `stream` is where it came from; only a consumer that reads this stream handles it after a retry.
 create table if not exists pillarbox.inbox_dead_letter (
-    position        bigint      not null generated always as identity,
+    position        bigint      not null generated always as identity primary key,
     consumer        text        not null,
     event_id        text        not null,
+    identity        text        null,
+    stream          text        null,
+    stream_sequence bigint      null,
+    stored_at       timestamptz null,
     event_type      text        null,
     topic           text        not null,
     key             text        null,
@@ -71,9 +87,16 @@ create table if not exists pillarbox.inbox_dead_letter (
     dead_at         timestamptz not null default clock_timestamp(),
     state           text        not null default 'dead' check (state in ('dead', 'parked', 'retried', 'discarded')),
     due_at          timestamptz null,
-    resolved_at     timestamptz null,
-    primary key (consumer, event_id)
+    resolved_at     timestamptz null
 );
+
+-- An event has one letter, and so has a place.
+create unique index if not exists inbox_dead_letter_event
+    on pillarbox.inbox_dead_letter (consumer, coalesce(identity, event_id))
+    where event_type is not null;
+create unique index if not exists inbox_dead_letter_place
+    on pillarbox.inbox_dead_letter (consumer, stream, stream_sequence, stored_at)
+    where event_type is null;
 
 create index if not exists inbox_dead_letter_open
     on pillarbox.inbox_dead_letter (consumer, key, position)

@@ -8,7 +8,7 @@
 -- An id is the event's own, its identity, or, of a message that is no event, what is written where an id would be.
 select
     position as letter,
-    null::bigint as position,
+    position,
     consumer as owner,
     event_id,
     event_type,

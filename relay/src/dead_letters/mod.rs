@@ -18,6 +18,7 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use pillarbox_event::{EventId, RawEvent, header};
+use pillarbox_inbox::LetterError;
 use serde::Serialize;
 use sqlx::postgres::{PgArguments, PgRow, Postgres};
 use sqlx::query::Query;
@@ -287,7 +288,10 @@ impl DeadLetters {
             }
             Side::Inbox => {
                 letter.event()?;
-                let retried = async { self.of_consumer(letter)?.retry(&letter.event_id).await };
+                let retried = async {
+                    let retried = self.of_consumer(letter)?.retry(letter.letter).await;
+                    retried.map_err(of_letter)
+                };
                 retried.await.map_err(database)
             }
         }
@@ -306,7 +310,9 @@ impl DeadLetters {
                     .await?;
                 Ok(done.rows_affected() == 1)
             }
-            Side::Inbox => self.of_consumer(letter)?.discard(&letter.event_id).await,
+            Side::Inbox => {
+                self.of_consumer(letter)?.discard(letter.letter).await.map_err(of_letter)
+            }
         }
     }
 
@@ -316,6 +322,14 @@ impl DeadLetters {
     ) -> Result<pillarbox_inbox::DeadLetters, sqlx::Error> {
         pillarbox_inbox::DeadLetters::in_schema(self.pool.clone(), &letter.owner, &self.schema)
             .map_err(sqlx::Error::config)
+    }
+}
+
+/// The database's error: a position names one letter.
+fn of_letter(error: LetterError) -> sqlx::Error {
+    match error {
+        LetterError::Database(error) => error,
+        other => sqlx::Error::Protocol(other.to_string()),
     }
 }
 

@@ -1,0 +1,27 @@
+-- Sets a message aside that is no event: it is a dead letter, and no event counts as handled by it.
+--
+--   $1 consumer   $2 what to call it   $3 stream   $4 its sequence there   $5 when it was stored there
+--   $6 topic      $7 headers           $8 payload  $9 error
+--
+-- Its identity is its place: what it says of an id is as unreadable as the rest, and the id's own event may still
+-- come. Says whether the letter was stored, and whether it was there already, from another delivery of this message.
+with stored as (
+    insert into pillarbox.inbox_dead_letter
+        (consumer, event_id, stream, stream_sequence, stored_at, topic, headers, payload,
+         reason, error, attempts, first_failed_at)
+    values ($1, $2, $3, $4, $5, $6, $7::text::jsonb, $8, 'undecodable', $9, 0, clock_timestamp())
+    on conflict do nothing
+    returning position
+)
+select
+    exists (select from stored) as stored,
+    exists (
+        select
+        from pillarbox.inbox_dead_letter
+        where
+            consumer = $1
+            and stream = $3
+            and stream_sequence = $4
+            and stored_at = $5
+            and event_type is null
+    ) as there
