@@ -248,7 +248,6 @@ mod tests {
         for wanted in [
             need("outbox", "select", None),
             need("outbox", "delete", None),
-            need("outbox", "update", Some("txid")),
             need("relay", "insert", None),
             need("outbox_position_seq", "select", None),
         ] {

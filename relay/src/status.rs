@@ -7,6 +7,7 @@ use sqlx::{AssertSqlSafe, PgConnection, Row, SqlSafeStr};
 
 use crate::cursor::Cursor;
 use crate::schema::in_schema;
+use crate::source::visibility::spliced;
 
 /// How a relay stands. The backlog is as of the saved cursor, which follows what has been shipped within a
 /// moment.
@@ -48,7 +49,7 @@ impl Status {
         schema: &str,
         relay: &str,
     ) -> Result<Self, sqlx::Error> {
-        let sql = in_schema(include_str!("status.sql"), schema);
+        let sql = in_schema(&spliced(include_str!("status.sql")), schema);
         let row = sqlx::query(AssertSqlSafe(Arc::<str>::from(sql)).into_sql_str())
             .bind(relay)
             .fetch_one(connection)

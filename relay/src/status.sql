@@ -18,7 +18,15 @@ with relay as (
         (cursor ->> 'snapshot'::text)::pg_snapshot as snapshot,
         (cursor ->> 'floor'::text)::bigint as floor,
         (cursor #>> '{window,snapshot}'::text[])::pg_snapshot as window_snapshot,
-        (cursor #>> '{window,position}'::text[])::bigint as window_position
+        (cursor #>> '{window,position}'::text[])::bigint as window_position,
+        (cursor #>> '{before,found}'::text[])::pg_snapshot as found,
+        array(
+            select shipped ->> 0 from jsonb_array_elements(cursor #> '{before,shipped}'::text[]) as shipped
+        ) as snapshots,
+        array(
+            select (shipped ->> 1)::bigint
+            from jsonb_array_elements(cursor #> '{before,shipped}'::text[]) as shipped
+        ) as positions
     from pillarbox.relay
     where name = $1
 ),
@@ -43,13 +51,16 @@ backlog as (
         and (
             (select relay.snapshot from relay) is null
             or (
-                not pg_visible_in_snapshot(outbox.txid, (select relay.snapshot from relay))
+                not :seen((select relay.snapshot from relay))
                 and (
                     (select relay.window_snapshot from relay) is null
                     or outbox.position > (select relay.window_position from relay)
-                    or not pg_visible_in_snapshot(
-                        outbox.txid, (select relay.window_snapshot from relay)
-                    )
+                    or not :seen((select relay.window_snapshot from relay))
+                )
+                and not :covered(
+                    (select relay.found from relay),
+                    (select relay.snapshots from relay),
+                    (select relay.positions from relay)
                 )
             )
         )

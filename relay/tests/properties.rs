@@ -6,7 +6,7 @@ use std::error::Error;
 use std::fmt::Write as _;
 
 use pillarbox_relay::config::{KEYS, Key, Kind, LoadError, Scope, Settings, Sources};
-use pillarbox_relay::cursor::{Cursor, Snapshot, Window};
+use pillarbox_relay::cursor::{Before, Cursor, Mark, Snapshot, Window};
 use proptest::collection::{btree_map, btree_set, vec};
 use proptest::option;
 use proptest::prelude::*;
@@ -36,14 +36,24 @@ fn cursor() -> impl Strategy<Value = Cursor> {
         (any::<i64>(), any::<i64>()),
         btree_map(any::<u64>(), any::<i64>(), 0..4),
         option::of((snapshot(), any::<i64>())),
+        option::of((snapshot(), vec((snapshot(), any::<i64>()), 0..3))),
+        vec((snapshot(), any::<i64>(), vec(any::<u64>(), 0..3)), 0..3),
     )
-        .prop_map(|(system_identifier, snapshot, (high, floor), in_flight, window)| Cursor {
-            system_identifier,
-            snapshot,
-            high,
-            floor,
-            in_flight,
-            window: window.map(|(snapshot, position)| Window { snapshot, position }),
+        .prop_map(|(cluster, snapshot, (high, floor), in_flight, window, before, marks)| {
+            Cursor {
+                system_identifier: cluster,
+                snapshot,
+                high,
+                top: high,
+                floor,
+                in_flight,
+                window: window.map(|(snapshot, position)| Window { snapshot, position }),
+                before: before.map(|(found, shipped)| Before { found, shipped }),
+                marks: marks
+                    .into_iter()
+                    .map(|(snapshot, floor, in_flight)| Mark { snapshot, floor, in_flight })
+                    .collect(),
+            }
         })
 }
 
@@ -103,7 +113,7 @@ proptest! {
     fn windows_move_a_cursor_forward(windows in vec((snapshot(), option::of(1..1_000_i64)), 1..8)) {
         let mut cursor = Cursor::start("x");
         for (window, largest) in windows {
-            let next = cursor.close(&window, largest);
+            let next = cursor.close(&window, largest, Some(i64::MAX));
             prop_assert_eq!(&next.snapshot, &window);
             prop_assert_eq!(next.floor, cursor.high);
             prop_assert_eq!(next.high, cursor.high.max(largest.unwrap_or(0)));
@@ -139,7 +149,9 @@ fn value(key: &'static Key, fine: bool) -> BoxedStrategy<toml::Value> {
                 text("postgres://app@[a-z]{1,8}:[1-9][0-9]{1,3}/[a-z]{1,8}(\\?sslmode=require)?")
             }
             "nats_url" => text("(nats|tls)://[a-z]{1,8}:[1-9][0-9]{1,3}(,nats://[a-z]{1,8}:4222)?"),
-            "schema" => text("[a-z_][a-z0-9_]{0,20}"),
+            // No word of SQL begins with it.
+            "schema" => text("x[a-z0-9_]{0,20}"),
+            "nats.inbox_prefix" => text("[a-zA-Z0-9_-]{1,20}(\\.[a-z0-9]{1,5})?"),
             "name" => text("[^\\p{Cc}]{1,30}"),
             "source" => text("/[^\\p{Cc}]{0,30}"),
             "http" => text("(off|127\\.0\\.0\\.1:[1-9][0-9]{3})"),

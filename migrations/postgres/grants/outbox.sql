@@ -6,11 +6,9 @@
 grant usage on schema pillarbox to pillarbox_writer;
 grant insert (event_id, event_type, topic, key, headers, payload) on pillarbox.outbox to pillarbox_writer;
 
--- The relay reads the outbox and removes what is past its retention. It never writes events; the one
--- column that it may update is `txid`, when it finds itself in a new cluster after a restore.
+-- The relay reads the outbox and removes what is past its retention. It never writes events, and changes none.
 grant usage on schema pillarbox to pillarbox_relay;
 grant select, delete on pillarbox.outbox to pillarbox_relay;
-grant update (txid) on pillarbox.outbox to pillarbox_relay;
 -- Its own row: cursor and lease. A relay cannot forget a relay, its own row or another's.
 grant select, insert, update on pillarbox.relay to pillarbox_relay;
 -- The places it can go back to.
@@ -28,7 +26,7 @@ grant select on pillarbox.outbox_position_seq to pillarbox_relay;
 -- topics, but not what is in them; only of an event that was given up the whole. It writes no events:
 -- one that is to be tried again is marked so, and the relay ships it.
 grant usage on schema pillarbox to pillarbox_operator;
-grant select (txid, position, topic, created_at) on pillarbox.outbox to pillarbox_operator;
+grant select (xmin, txid, position, topic, created_at) on pillarbox.outbox to pillarbox_operator;
 grant select on pillarbox.relay to pillarbox_operator;
 grant select on pillarbox.relay_checkpoint to pillarbox_operator;
 grant select on pillarbox.relay_member to pillarbox_operator;

@@ -188,7 +188,7 @@ async fn cursor(doctor: &Doctor, connection: &mut PgConnection, report: &mut Rep
                 "it was made on another database cluster ({}, this is {server}): a dump was restored, or replicated logically",
                 cursor.as_deref().unwrap_or("unknown")
             ),
-            "start the relay: it rebases the outbox by itself and ships exactly what had not been shipped; \
+            "start the relay: it reads the outbox from its start and leaves out what had been shipped; \
              make sure that none runs on the old cluster",
         ),
     }

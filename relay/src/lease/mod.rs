@@ -19,7 +19,7 @@ use std::time::Duration;
 use serde::Serialize;
 use sqlx::postgres::{PgArguments, Postgres};
 use sqlx::query::Query;
-use sqlx::{AssertSqlSafe, Connection, PgConnection, Row, SqlSafeStr, SqlStr};
+use sqlx::{AssertSqlSafe, PgConnection, Row, SqlSafeStr, SqlStr};
 use tokio::time::Instant;
 
 use crate::cursor::Cursor;
@@ -255,56 +255,31 @@ impl Lease {
         self.write(query).await
     }
 
+    /// Starts again in this cluster, which is not the cursor's: see [`cursor`](crate::cursor). Touches no row of the
+    /// outbox, so it takes a moment however large that is, and disturbs no other relay of it.
     async fn rebase(&mut self, old: &Cursor) -> Result<Cursor, LeaseError> {
-        let update = self.registry.sql(include_str!("rebase.sql"));
-        let mut transaction = self.registry.connection.begin().await?;
-        // Before this transaction has an id, so that the snapshot cannot see it.
-        let snapshot: String = sqlx::query("select pg_current_snapshot()::text")
-            .fetch_one(&mut *transaction)
-            .await?
-            .try_get(0)?;
-        let snapshot = snapshot
+        let query = self.read(include_str!("found.sql"));
+        let row = self.within(async |c: &mut PgConnection| query.fetch_one(c).await).await?;
+        let found: String = row.try_get(0)?;
+        let found = found
             .parse()
             .map_err(|error| LeaseError::Database(sqlx::Error::Decode(Box::new(error))))?;
-        let rows = sqlx::query(update)
-            .bind(old.snapshot.to_string())
-            .bind(old.high)
-            .bind(old.window.as_ref().map(|window| window.snapshot.to_string()))
-            .bind(old.window.as_ref().map(|window| window.position))
-            .execute(&mut *transaction)
-            .await?
-            .rows_affected();
-        let cursor = Cursor { snapshot, high: old.high, ..Cursor::start(&self.system_identifier) };
-        let text = in_schema(
-            "update pillarbox.relay set cursor = $3::text::jsonb where name = $1 and epoch = $2",
-            &self.registry.schema,
-        );
-        let moved = sqlx::query(AssertSqlSafe(text))
-            .bind(self.registry.relay.clone())
-            .bind(self.epoch)
-            .bind(json(&cursor, &self.registry.relay)?)
-            .execute(&mut *transaction)
-            .await?
-            .rows_affected();
-        if moved == 0 {
-            return Err(LeaseError::Lost);
+        let sequence: i64 = row.try_get(1)?;
+        let mut cursor = old.moved_to(&self.system_identifier, found);
+        if sequence < old.high {
+            // What is written here may lie among the old cluster's positions, so these say nothing of a row.
+            cursor.before = None;
         }
-        // Theirs are the old ids, too.
-        let text = in_schema(
-            "delete from pillarbox.relay_checkpoint where relay = $1",
-            &self.registry.schema,
-        );
-        sqlx::query(AssertSqlSafe(text))
-            .bind(self.registry.relay.clone())
-            .execute(&mut *transaction)
-            .await?;
-        transaction.commit().await?;
+        let query =
+            self.query(include_str!("rebase.sql")).bind(json(&cursor, &self.registry.relay)?);
+        self.fenced(query).await?;
         tracing::warn!(
             relay = self.registry.relay,
             from = old.system_identifier,
             to = self.system_identifier,
-            rows,
-            "this is another database cluster than the cursor's; rebased the outbox onto its transaction ids"
+            ships_everything = cursor.before.is_none(),
+            "this is another database cluster than the cursor's; reading the outbox from its start, without what \
+             had been shipped"
         );
         Ok(cursor)
     }

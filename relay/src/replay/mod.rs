@@ -24,6 +24,7 @@ use crate::reader::Refused;
 use crate::rows::{Compression, PAGE_BYTES, Reading, Room, Select, Table, is_of_data, read_entry};
 use crate::schema::in_schema;
 use crate::sink::{KeyedWindow, Sink, SinkError, SinkFailure};
+use crate::source::visibility::spliced;
 
 const PAGE_ROWS: i64 = 500;
 /// What a row may weigh to come with its page.
@@ -143,8 +144,9 @@ impl Replay {
     ) -> Result<Self, ReplayError> {
         let failed = |source| ReplayError::Database { after: 0, source };
         let (schema, relay) = (&config.schema, &config.name);
-        let sql =
-            |text: &str| AssertSqlSafe(Arc::<str>::from(in_schema(text, schema))).into_sql_str();
+        let sql = |text: &str| {
+            AssertSqlSafe(Arc::<str>::from(in_schema(&spliced(text), schema))).into_sql_str()
+        };
         let row = sqlx::query(sql(include_str!("range.sql")))
             .bind(relay)
             .bind(&which.since)

@@ -15,7 +15,7 @@ from (
         where
             position > $2
             and position <= $3
-            and pg_visible_in_snapshot(txid, $1::text::pg_snapshot)
+            and :seen($1)
             and created_at >= $4::text::timestamptz
             and ($5::text is null or topic = $5)
             and ($6::text is null or key = $6)

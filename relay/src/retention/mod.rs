@@ -15,6 +15,7 @@ use crate::error::full_text;
 use crate::health::Observer;
 use crate::schema::in_schema;
 use crate::session::Database;
+use crate::source::visibility::spliced;
 
 const BATCH_ROWS: i64 = 2000;
 const LONGEST_INTERVAL: Duration = Duration::from_secs(30);
@@ -27,8 +28,9 @@ pub(crate) async fn remove_old_rows(config: RelayConfig, database: Database, obs
     let Ok(seconds) = i64::try_from(config.retention_s) else {
         return;
     };
-    let sql =
-        |text| AssertSqlSafe(Arc::<str>::from(in_schema(text, &config.schema))).into_sql_str();
+    let sql = |text| {
+        AssertSqlSafe(Arc::<str>::from(in_schema(&spliced(text), &config.schema))).into_sql_str()
+    };
     let statements = Statements {
         rows: sql(include_str!("delete.sql")),
         letters: sql(include_str!("letters.sql")),

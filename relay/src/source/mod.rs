@@ -6,6 +6,8 @@
 //! memory has seen.)
 
 mod sql;
+mod sweep;
+pub(crate) mod visibility;
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -21,6 +23,7 @@ use crate::rows::{
 };
 use crate::sabotage::{Protection, Protections};
 use sql::Statements;
+use sweep::Sweep;
 
 /// Rows to ship, in the order of their positions, and where the relay stands when it has.
 #[derive(Debug)]
@@ -36,12 +39,17 @@ pub(crate) struct Page {
     window: Arc<Snapshot>,
     /// The cursor when all rows have been shipped.
     pub(crate) after: Cursor,
+    /// Whether the rows are late ones of a sweep, of which the cursor's place says nothing.
+    late: bool,
 }
 
 impl Page {
     /// The cursor when the rows up to this position have been shipped.
     pub(crate) fn cursor_at(&self, position: i64) -> Cursor {
-        self.base.within(&self.window, position)
+        match self.late {
+            true => Cursor::clone(&self.base),
+            false => self.base.within(&self.window, position),
+        }
     }
 }
 
@@ -50,9 +58,10 @@ impl Page {
     /// The only page of the first window, which ends at this snapshot.
     pub(crate) fn only(window: Snapshot, rows: Vec<Row>) -> Self {
         let base = Cursor::start("x");
-        let after = base.close(&window, rows.last().map(|row| row.position));
+        let largest = rows.last().map(|row| row.position);
+        let after = base.close(&window, largest, largest);
         let (bad, room) = (Vec::new(), Room::default());
-        Self { rows, bad, room, base: Arc::new(base), window: Arc::new(window), after }
+        Self { rows, bad, room, base: Arc::new(base), window: Arc::new(window), after, late: false }
     }
 }
 
@@ -66,6 +75,7 @@ pub(crate) struct Source {
     /// The memory for all that is read and not stored yet.
     all: Arc<Semaphore>,
     state: State,
+    sweep: Sweep,
     protections: Protections,
 }
 
@@ -102,10 +112,17 @@ impl PageSize {
 #[derive(Debug)]
 enum State {
     /// Between two windows. `spent` says whether a transaction id of the relay's own has been consumed since
-    /// the cursor's snapshot was taken.
-    Between { cursor: Arc<Cursor>, spent: bool },
-    /// In a window, read up to `position`.
-    Within { base: Arc<Cursor>, window: Arc<Snapshot>, position: i64 },
+    /// the cursor's snapshot was taken, and then how far the sequence was.
+    Between { cursor: Arc<Cursor>, spent: Option<i64> },
+    /// In a window, read up to `position`. `last` is the last position in it, `sequence` how far the sequence was
+    /// before the window's snapshot was taken, where they are known.
+    Within {
+        base: Arc<Cursor>,
+        window: Arc<Snapshot>,
+        position: i64,
+        last: Option<i64>,
+        sequence: Option<i64>,
+    },
 }
 
 impl Source {
@@ -132,8 +149,10 @@ impl Source {
                 base: Arc::new(Cursor { window: None, ..cursor }),
                 window: Arc::new(window.snapshot),
                 position: window.position,
+                last: None,
+                sequence: None,
             },
-            None => State::Between { cursor: Arc::new(cursor), spent: false },
+            None => State::Between { cursor: Arc::new(cursor), spent: None },
         };
         let compression = Compression::of(&mut connection).await?;
         Ok(Self {
@@ -143,6 +162,7 @@ impl Source {
             size: PageSize::new(page_rows),
             all: Room::all(),
             state,
+            sweep: Sweep::default(),
             protections: Protections::default(),
         })
     }
@@ -153,8 +173,14 @@ impl Source {
     }
 
     /// The cursor behind a window.
-    fn close(&self, base: &Cursor, window: &Snapshot, largest: Option<i64>) -> Cursor {
-        let mut closed = base.close(window, largest);
+    fn close(
+        &self,
+        base: &Cursor,
+        window: &Snapshot,
+        largest: Option<i64>,
+        sequence: Option<i64>,
+    ) -> Cursor {
+        let mut closed = base.close(window, largest, sequence);
         if !self.protections.hold(Protection::Floor) {
             closed.floor = closed.high;
         }
@@ -166,65 +192,77 @@ impl Source {
     /// Not safe to cancel: drop the source with the future.
     pub(crate) async fn next(&mut self) -> Result<Option<Page>, sqlx::Error> {
         match &self.state {
-            State::Within { base, window, position } => {
-                let (base, window, position) = (base.clone(), window.clone(), *position);
+            State::Within { base, window, position, last, sequence } => {
+                let (base, window) = (base.clone(), window.clone());
+                let (position, last, sequence) = (*position, *last, *sequence);
                 let room = Room::of_a_page(&self.all).await;
                 let size = self.size.rows;
                 let page = |statements: &Statements, most| {
-                    statements.next_page(&base.snapshot, &window, position, size, most)
+                    statements.next_page(&base, &window, position, size, most)
                 };
                 let answer = self.ask(page).await?;
-                let entries = answer.iter().map(read_entry).collect::<Result<Vec<_>, _>>()?;
+                let Answer { reach, entries, .. } = Answer::read(&answer)?;
                 drop(answer);
-                Ok(Some(self.page(base, window, entries, Some(position), room).await?))
+                let reach = Reach { last: last.or(reach.last), ..reach };
+                Ok(Some(self.page(base, window, entries, (reach, sequence), room).await?))
             }
             State::Between { cursor, spent } => {
-                let (cursor, spent) = (cursor.clone(), *spent);
-                if !spent {
-                    self.statements.spend_xid().execute(&mut self.connection).await?;
+                let (mut cursor, spent) = (cursor.clone(), *spent);
+                if let Some(page) = self.late_page(&cursor).await? {
+                    return Ok(Some(page));
                 }
-                self.first_page(cursor).await
+                let sequence = match spent {
+                    Some(sequence) => sequence,
+                    None => {
+                        let spend = self.statements.spend_xid();
+                        spend.fetch_one(&mut self.connection).await?.try_get(1)?
+                    }
+                };
+                if sequence < cursor.high {
+                    tracing::warn!(
+                        sequence,
+                        shipped = cursor.high,
+                        "the sequence of positions was set back; looking through the whole outbox: `pillarbox doctor` \
+                         says how to mend it"
+                    );
+                    cursor = Arc::new(cursor.set_back(sequence));
+                }
+                self.first_page(cursor, sequence).await
             }
         }
     }
 
-    async fn first_page(&mut self, cursor: Arc<Cursor>) -> Result<Option<Page>, sqlx::Error> {
+    async fn first_page(
+        &mut self,
+        cursor: Arc<Cursor>,
+        sequence: i64,
+    ) -> Result<Option<Page>, sqlx::Error> {
         let room = Room::of_a_page(&self.all).await;
         let size = self.size.rows;
         let answer =
             self.ask(|statements, most| statements.first_page(&cursor, size, most)).await?;
-        let mut head = None;
-        let mut rows = Vec::with_capacity(answer.len().saturating_sub(1));
-        for row in &answer {
-            if row.try_get_raw("position").map(|value| sqlx::ValueRef::is_null(&value))? {
-                head = Some(Head::read(row)?);
-            } else {
-                rows.push(read_entry(row)?);
-            }
-        }
+        let Answer { head, reach, entries } = Answer::read(&answer)?;
+        let head = Head::read(head)?;
         drop(answer);
-        let head = head.ok_or(sqlx::Error::RowNotFound)?;
-        // `union all` does not promise an order.
-        if !rows.is_sorted_by_key(Entry::position) {
-            rows.sort_by_key(Entry::position);
-        }
-        if rows.is_empty() {
-            let mut cursor = Arc::unwrap_or_clone(cursor);
-            let mut spent = true;
-            if cursor.floor < cursor.high {
+        if entries.is_empty() && !reach.ends_before_the_last() {
+            let closed = self.close(&cursor, &head.snapshot, None, Some(sequence));
+            let higher = closed.floor > cursor.floor || closed.high > cursor.high;
+            self.state = match higher {
                 // An empty window: nothing to ship or to save, but the next read starts higher.
-                cursor = self.close(&cursor, &head.snapshot, None);
-                spent = false;
-            } else {
-                cursor.forget_finished(&head.snapshot);
-            }
-            self.state = State::Between { cursor: Arc::new(cursor), spent };
+                true => State::Between { cursor: Arc::new(closed), spent: None },
+                false => {
+                    let mut cursor = Arc::unwrap_or_clone(cursor);
+                    cursor.forget_finished(&head.snapshot);
+                    State::Between { cursor: Arc::new(cursor), spent: Some(sequence) }
+                }
+            };
             return Ok(None);
         }
         if !head.flushed {
             self.wait_for_flush(&head.wal).await?;
         }
-        Ok(Some(self.page(cursor, Arc::new(head.snapshot), rows, None, room).await?))
+        let window = Arc::new(head.snapshot);
+        Ok(Some(self.page(cursor, window, entries, (reach, Some(sequence)), room).await?))
     }
 
     /// Asks for a page; without any columns if the database stumbles over them. Then each row is read by itself.
@@ -241,36 +279,49 @@ impl Source {
         }
     }
 
-    /// Makes the page, and moves on behind it. `before`: the last position of the window's earlier pages.
+    /// Makes the page, and moves on behind it. `sequence`: how far that was before the window's snapshot was taken.
     async fn page(
         &mut self,
         base: Arc<Cursor>,
         window: Arc<Snapshot>,
         entries: Vec<Entry>,
-        before: Option<i64>,
+        (reach, sequence): (Reach, Option<i64>),
         mut room: Room,
     ) -> Result<Page, sqlx::Error> {
-        let full = i64::try_from(entries.len()).is_ok_and(|rows| rows >= self.size.rows);
-        let Filled { rows, bad, last, cut } =
-            self.reading.fill(&mut self.connection, entries, &mut room).await?;
-        let rows: Vec<Row> = rows.into_iter().map(|(_, row)| row).collect();
-        let last = last.or(before);
-        let full = full || cut;
-        self.size.learn(&rows);
-        room.keep(rows.iter().map(Row::size).sum());
-        let (after, state) = match last {
-            Some(position) if full => (
+        let Taken { rows, bad, largest, full } = self.take(entries, &mut room).await?;
+        // A page that is full says nothing of what lies behind its last row.
+        let position = largest.filter(|_| full).unwrap_or(reach.upto);
+        let (after, state) = match full || reach.ends_before_the_last() {
+            true => (
                 base.within(&window, position),
-                State::Within { base: base.clone(), window: window.clone(), position },
+                State::Within {
+                    base: base.clone(),
+                    window: window.clone(),
+                    position,
+                    last: reach.last,
+                    sequence,
+                },
             ),
-            _ => {
-                let after = self.close(&base, &window, last);
-                let state = State::Between { cursor: Arc::new(after.clone()), spent: false };
+            false => {
+                let last = reach.last.map(|last| last.min(reach.upto));
+                let after = self.close(&base, &window, largest.or(last), sequence);
+                let state = State::Between { cursor: Arc::new(after.clone()), spent: None };
                 (after, state)
             }
         };
         self.state = state;
-        Ok(Page { rows, bad, room, base, window, after })
+        Ok(Page { rows, bad, room, base, window, after, late: false })
+    }
+
+    /// Fetches the rows of a page as far as they fit.
+    async fn take(&mut self, entries: Vec<Entry>, room: &mut Room) -> Result<Taken, sqlx::Error> {
+        let full = i64::try_from(entries.len()).is_ok_and(|rows| rows >= self.size.rows);
+        let Filled { rows, bad, last, cut } =
+            self.reading.fill(&mut self.connection, entries, room).await?;
+        let rows: Vec<Row> = rows.into_iter().map(|(_, row)| row).collect();
+        self.size.learn(&rows);
+        room.keep(rows.iter().map(Row::size).sum());
+        Ok(Taken { rows, bad, largest: last, full: full || cut })
     }
 
     /// Waits until the write-ahead log is on disk up to `wal`. Normally the writers' own commits see to
@@ -289,6 +340,58 @@ impl Source {
             tokio::time::sleep(pause).await;
             pause = (pause * 2).min(Duration::from_millis(50));
         }
+    }
+}
+
+/// What of a page was fetched.
+struct Taken {
+    rows: Vec<Row>,
+    bad: Vec<BadRow>,
+    /// The position of its last row.
+    largest: Option<i64>,
+    /// Whether there may be more behind that.
+    full: bool,
+}
+
+/// How far a statement looked.
+#[derive(Clone, Copy, Debug)]
+struct Reach {
+    upto: i64,
+    /// The last position there was; `None` in an empty table.
+    last: Option<i64>,
+}
+
+impl Reach {
+    fn ends_before_the_last(self) -> bool {
+        self.last.is_some_and(|last| self.upto < last)
+    }
+}
+
+/// What a statement answered: the head, and the rows in the order of their positions.
+struct Answer<'r> {
+    head: &'r PgRow,
+    reach: Reach,
+    entries: Vec<Entry>,
+}
+
+impl<'r> Answer<'r> {
+    fn read(answer: &'r [PgRow]) -> Result<Self, sqlx::Error> {
+        let mut head = None;
+        let mut entries = Vec::with_capacity(answer.len().saturating_sub(1));
+        for row in answer {
+            if row.try_get_raw("position").map(|value| sqlx::ValueRef::is_null(&value))? {
+                head = Some(row);
+            } else {
+                entries.push(read_entry(row)?);
+            }
+        }
+        let head = head.ok_or(sqlx::Error::RowNotFound)?;
+        // `union all` does not promise an order.
+        if !entries.is_sorted_by_key(Entry::position) {
+            entries.sort_by_key(Entry::position);
+        }
+        let reach = Reach { upto: head.try_get("upto")?, last: head.try_get("last")? };
+        Ok(Self { head, reach, entries })
     }
 }
 

@@ -28,7 +28,8 @@ pub enum Rule {
 impl Rule {
     /// The cursor when a window has been shipped whole.
     pub fn close(self, cursor: &Cursor, window: &Snapshot, largest: Option<i64>) -> Cursor {
-        let mut next = cursor.close(window, largest);
+        // In the model the sequence is always further than what a window holds.
+        let mut next = cursor.close(window, largest, Some(i64::MAX));
         match self {
             Self::FloorIsHigh => next.floor = next.high,
             Self::InFlightIgnored => next.in_flight.clear(),
