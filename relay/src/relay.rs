@@ -173,7 +173,7 @@ impl Relay {
                 Acquired::Leader { lease, cursor } => {
                     health.well(&self.config.name);
                     self.observer.leading(lease.epoch());
-                    return self.lead(lease, cursor, broker, shutdown).await;
+                    return self.lead(lease, *cursor, broker, shutdown).await;
                 }
                 Acquired::Standby { registry: again, holder, free_in } => {
                     registry = again;

@@ -112,7 +112,7 @@ async fn watch_the_cursor(shop: &Shop, refused: &[Uuid]) {
     sqlx::raw_sql(
         "create table watched (event_id uuid primary key); \
          create table passed (event_id uuid, cursor jsonb); \
-         create function watch() returns trigger language plpgsql as $$ begin \
+         create function watch() returns trigger language plpgsql set search_path = public as $$ begin \
            insert into passed \
            select event_id, new.cursor from pillarbox.outbox join watched using (event_id) \
            where not event_id in (select event_id from pillarbox.outbox_dead_letter) \

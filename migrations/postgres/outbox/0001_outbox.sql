@@ -54,6 +54,43 @@ alter table pillarbox.outbox alter column payload set storage external;
 -- Headers are not compressed either, so that the relay sees their size without unpacking them.
 alter table pillarbox.outbox alter column headers set storage external;
 
+-- Rows that a subscription brings carry the publisher's transaction ids, and positions that may lie behind those
+-- given out here. So they get this transaction's id, and the next position where theirs is behind: where the sequence
+-- was when the transaction brought its first row, so that the order of a first copy, which comes as the rows lie on
+-- disk, stays that of their positions. A taken position is no reason to stop the subscription.
+--
+-- The trigger fires in sessions that replicate and in no others: it costs an ordinary writer nothing.
+create or replace function pillarbox.outbox_replicated() returns trigger
+language plpgsql
+set search_path = pg_catalog, pg_temp
+as $$
+declare
+    above bigint := nullif(current_setting('pillarbox.replicated_above', true), '')::bigint;
+begin
+    new.txid := pg_current_xact_id();
+    if above is null then
+        select case when is_called then last_value else 0 end into above from pillarbox.outbox_position_seq;
+        perform set_config('pillarbox.replicated_above', above::text, true);
+    end if;
+    if new.position <= above or exists (select from pillarbox.outbox where position = new.position) then
+        new.position := nextval('pillarbox.outbox_position_seq');
+    end if;
+    return new;
+end
+$$;
+
+do $$
+begin
+    if not exists (
+        select from pg_trigger where tgrelid = 'pillarbox.outbox'::regclass and tgname = 'outbox_replicated'
+    ) then
+        create trigger outbox_replicated before insert on pillarbox.outbox
+        for each row execute function pillarbox.outbox_replicated();
+    end if;
+end
+$$;
+alter table pillarbox.outbox enable replica trigger outbox_replicated;
+
 -- One row for each relay name: its cursor, and the lease that says which process may move it.
 create table if not exists pillarbox.relay (
     name       text        primary key,

@@ -45,7 +45,7 @@ pub(crate) struct Registry {
 pub(crate) enum Acquired {
     Leader {
         lease: Lease,
-        cursor: Cursor,
+        cursor: Box<Cursor>,
     },
     /// `free_in`: when the lease will have expired, unless it is renewed.
     Standby {
@@ -160,7 +160,7 @@ impl Registry {
         if cursor.system_identifier != lease.system_identifier {
             cursor = lease.rebase(&cursor).await?;
         }
-        Ok(Acquired::Leader { lease, cursor })
+        Ok(Acquired::Leader { lease, cursor: Box::new(cursor) })
     }
 
     /// The holder of a lease in force, if it is not this relay, and for how long it still is. Only reads, so that

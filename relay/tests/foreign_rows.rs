@@ -1,0 +1,354 @@
+//! Rows that somebody else put into the outbox: with another cluster's transaction ids, or at positions of their own.
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
+
+mod support;
+
+use std::collections::BTreeSet;
+use std::time::Duration;
+
+use pillarbox_relay::RelayConfig;
+use pillarbox_testkit::{Database, Postgres, eventually, servers};
+use sqlx::{AssertSqlSafe, PgPool, Row};
+use support::Shop;
+
+const COLUMNS: &str =
+    "txid, position, event_id, event_type, topic, key, headers, payload, created_at";
+
+/// Events with these numbers as payloads, in a statement each.
+async fn insert(pool: &PgPool, topic: &str, numbers: std::ops::RangeInclusive<i64>) {
+    sqlx::query(
+        "insert into pillarbox.outbox (event_type, topic, key, payload) \
+         select 'order.placed', $1, '1', convert_to(i::text, 'utf8') from generate_series($2, $3) i",
+    )
+    .bind(topic)
+    .bind(*numbers.start())
+    .bind(*numbers.end())
+    .execute(pool)
+    .await
+    .unwrap();
+}
+
+/// What a dump and a restore carry over: the rows and the sequence, and the relays' cursors if there are any.
+async fn restore(from: &PgPool, to: &PgPool) {
+    pillarbox_outbox::migrate(to).await.unwrap();
+    for (table, columns) in [("outbox", COLUMNS), ("relay", "name, cursor, epoch")] {
+        let rows: Option<String> = sqlx::query_scalar(AssertSqlSafe(format!(
+            "select jsonb_agg(t)::text from (select {columns} from pillarbox.{table}) as t"
+        )))
+        .fetch_one(from)
+        .await
+        .unwrap();
+        sqlx::query(AssertSqlSafe(format!(
+            "insert into pillarbox.{table} ({columns}) overriding system value \
+             select {columns} from jsonb_populate_recordset(null::pillarbox.{table}, $1::jsonb)"
+        )))
+        .bind(rows.unwrap_or_else(|| "[]".into()))
+        .execute(to)
+        .await
+        .unwrap();
+    }
+    sqlx::query("select setval('pillarbox.outbox_position_seq', (select max(position) from pillarbox.outbox))")
+        .execute(to)
+        .await
+        .unwrap();
+}
+
+async fn spend(pool: &PgPool, ids: i64) {
+    sqlx::raw_sql(AssertSqlSafe(format!(
+        "do $$ begin for i in 1..{ids} loop perform pg_current_xact_id(); commit; end loop; end $$"
+    )))
+    .execute(pool)
+    .await
+    .unwrap();
+}
+
+async fn cluster(ids: i64) -> (Postgres, Database) {
+    let postgres = Postgres::options().own_identity().start().await.unwrap();
+    let database = postgres.create_database("shop").await.unwrap();
+    spend(&database.pool, ids).await;
+    (postgres, database)
+}
+
+/// A shop of the shared servers, whose outbox is somewhere else.
+async fn shop() -> Shop {
+    Shop::on(servers().await.unwrap().scope().await.unwrap()).await
+}
+
+fn config(shop: &Shop, url: &str) -> RelayConfig {
+    RelayConfig { database_url: url.to_owned(), lease_ms: 2_000, ..shop.config() }
+}
+
+async fn until_all_of(shop: &Shop, wanted: std::ops::RangeInclusive<i64>) {
+    let wanted: BTreeSet<String> = wanted.map(|number| number.to_string()).collect();
+    let everything = eventually("every event to be stored", Duration::from_secs(60), async || {
+        let stored: BTreeSet<String> =
+            shop.stored().await.into_iter().map(|stored| stored.payload).collect();
+        match wanted.difference(&stored).count() {
+            0 => Ok(Some(())),
+            missing => Err(format!("{missing} are missing")),
+        }
+    });
+    everything.await.unwrap();
+}
+
+#[tokio::test]
+async fn a_first_relay_ships_what_was_loaded_before_whatever_ids_it_carries() {
+    // The ids of what is loaded lie ahead of the new cluster's, and behind.
+    for (old_ids, new_ids) in [(60_000, 0), (0, 60_000)] {
+        let shop = shop().await;
+        let (_old, from) = cluster(old_ids).await;
+        pillarbox_outbox::migrate(&from.pool).await.unwrap();
+        for page in 0..30 {
+            insert(&from.pool, &shop.topic(), page * 100 + 1..=page * 100 + 100).await;
+        }
+        let (_new, to) = cluster(new_ids).await;
+        restore(&from.pool, &to.pool).await;
+        insert(&to.pool, &shop.topic(), 3_001..=3_010).await;
+
+        let relay = shop.start(config(&shop, &to.url));
+        until_all_of(&shop, 1..=3_010).await;
+        insert(&to.pool, &shop.topic(), 3_011..=3_020).await;
+        until_all_of(&shop, 1..=3_020).await;
+        relay.stop().await;
+        let payloads: Vec<_> =
+            shop.stored().await.into_iter().map(|stored| stored.payload).collect();
+        let wanted: Vec<_> = (1..=3_020).map(|number| number.to_string()).collect();
+        assert_eq!(payloads, wanted, "in order, and each once");
+    }
+}
+
+#[tokio::test]
+async fn a_change_of_cluster_rewrites_no_row_and_disturbs_no_other_relay() {
+    let shop = shop().await;
+    let other = Shop::on(servers().await.unwrap().scope().await.unwrap()).await;
+    let (_old, from) = cluster(50_000).await;
+    pillarbox_outbox::migrate(&from.pool).await.unwrap();
+    insert(&from.pool, &shop.topic(), 1..=50_000).await;
+    // A relay under another name ships the same outbox elsewhere, and is behind.
+    let named = |url: &str| RelayConfig { name: "other".into(), ..config(&shop, url) };
+    let first = shop.start(config(&shop, &from.url));
+    shop.until_messages(50_000).await;
+    first.stop().await;
+    insert(&from.pool, &shop.topic(), 50_001..=50_010).await;
+
+    let (_new, to) = cluster(0).await;
+    restore(&from.pool, &to.pool).await;
+    insert(&to.pool, &shop.topic(), 50_011..=50_020).await;
+    let relay = shop.start(config(&shop, &to.url));
+    shop.until_messages(50_020).await;
+    let second = shop.start(named(&to.url));
+    insert(&to.pool, &shop.topic(), 50_021..=50_030).await;
+    until_all_of(&shop, 1..=50_030).await;
+    let moved = eventually("the other relay to be through", Duration::from_secs(60), async || {
+        let high: Option<i64> = sqlx::query_scalar(
+            "select (cursor ->> 'top')::bigint from pillarbox.relay where name = 'other'",
+        )
+        .fetch_optional(&to.pool)
+        .await?;
+        Ok::<_, sqlx::Error>(high.filter(|high| *high == 50_030))
+    });
+    moved.await.unwrap();
+    relay.stop().await;
+    second.stop().await;
+    drop(other);
+    assert_eq!(shop.messages().await, 50_030, "what had been shipped was not shipped again");
+    let updated = "select pg_stat_get_tuples_updated('pillarbox.outbox'::regclass) + \
+                   (select count(*) from pillarbox.outbox where xmax::text <> '0')";
+    let updated: i64 = sqlx::query_scalar(updated).fetch_one(&to.pool).await.unwrap();
+    assert_eq!(updated, 0, "no row was rewritten");
+}
+
+/// Loads four events with these ids, at these positions or the next ones, and says under which numbers.
+async fn load(shop: &Shop, txid: &str, position: Option<i64>, savepoint: bool, first: i64) {
+    let mut tx = shop.pool().begin().await.unwrap();
+    if savepoint {
+        sqlx::raw_sql("savepoint a").execute(&mut *tx).await.unwrap();
+    }
+    for number in first..first + 4 {
+        let place = position.map(|position| position + number - first);
+        sqlx::query(AssertSqlSafe(format!(
+            "insert into pillarbox.outbox (txid, position, event_type, topic, key, payload) overriding system value \
+             values ({txid}, coalesce($1, nextval('pillarbox.outbox_position_seq')), 't', $2, '1', convert_to($3, 'utf8'))"
+        )))
+        .bind(place)
+        .bind(shop.topic())
+        .bind(number.to_string())
+        .execute(&mut *tx)
+        .await
+        .unwrap();
+    }
+    tx.commit().await.unwrap();
+}
+
+const BEHIND: &str = "'5'::xid8";
+const AHEAD: &str = "(pg_current_xact_id()::text::bigint + 5000000)::text::xid8";
+
+#[tokio::test]
+async fn foreign_rows_are_shipped_whenever_and_wherever_they_arrive() {
+    let shop = shop().await;
+    sqlx::query("select setval('pillarbox.outbox_position_seq', 1000)")
+        .execute(shop.pool())
+        .await
+        .unwrap();
+    spend(shop.pool(), 100).await;
+    load(&shop, BEHIND, None, false, 1).await;
+    load(&shop, AHEAD, None, true, 5).await;
+    let relay = shop.start(shop.config());
+    until_all_of(&shop, 1..=8).await;
+    // While it runs: behind what was shipped, above it, and far above the sequence.
+    let mut next = 9;
+    for (position, savepoint) in [
+        (None, false),
+        (None, true),
+        (Some(10), false),
+        (Some(20), true),
+        (Some(5_000), false),
+        (Some(700), false),
+    ] {
+        for txid in [BEHIND, AHEAD] {
+            let position = position.map(|position| position + if txid == AHEAD { 5 } else { 0 });
+            load(&shop, txid, position, savepoint, next).await;
+            next += 4;
+        }
+        // Ordinary ones between them, whose positions the sequence gives.
+        insert(shop.pool(), &shop.topic(), next..=next + 4).await;
+        next += 5;
+    }
+    until_all_of(&shop, 1..=next - 1).await;
+    // And a second time, when everything is at rest.
+    load(&shop, BEHIND, Some(40), false, next).await;
+    load(&shop, AHEAD, Some(50), false, next + 4).await;
+    until_all_of(&shop, 1..=next + 7).await;
+    shop.shipped().await;
+    relay.stop().await;
+}
+
+#[tokio::test]
+async fn rows_under_savepoints_are_shipped_once_also_beside_an_open_transaction() {
+    let shop = shop().await;
+    let mut open = shop.pool().begin().await.unwrap();
+    sqlx::query("select pg_current_xact_id()::text").fetch_one(&mut *open).await.unwrap();
+    let relay = shop.start(shop.config());
+    for number in 0..60_i64 {
+        let mut tx = shop.pool().begin().await.unwrap();
+        for part in 0..2 {
+            sqlx::raw_sql("savepoint a").execute(&mut *tx).await.unwrap();
+            shop.insert(&mut tx, &(number % 5).to_string(), &format!("{number}.{part}")).await;
+            if part == 1 && number % 3 == 0 {
+                sqlx::raw_sql("rollback to savepoint a").execute(&mut *tx).await.unwrap();
+            }
+        }
+        tx.commit().await.unwrap();
+        if number == 30 {
+            shop.until_messages(31 + 20).await;
+        }
+    }
+    shop.until_messages(60 + 40).await;
+    shop.insert(&mut open, "late", "late").await;
+    open.commit().await.unwrap();
+    shop.until_messages(101).await;
+    shop.shipped().await;
+    relay.stop().await;
+    shop.assert_each_once_in_order().await;
+}
+
+#[tokio::test]
+async fn a_sequence_that_was_set_back_hides_nothing() {
+    let shop = shop().await;
+    insert(shop.pool(), &shop.topic(), 1..=50).await;
+    let relay = shop.start(shop.config());
+    until_all_of(&shop, 1..=50).await;
+    // While it runs, and then while it does not: the table is emptied, and the positions begin again.
+    sqlx::raw_sql("truncate pillarbox.outbox restart identity").execute(shop.pool()).await.unwrap();
+    insert(shop.pool(), &shop.topic(), 51..=60).await;
+    until_all_of(&shop, 1..=60).await;
+    relay.stop().await;
+    sqlx::raw_sql("truncate pillarbox.outbox restart identity").execute(shop.pool()).await.unwrap();
+    insert(shop.pool(), &shop.topic(), 61..=120).await;
+    let relay = shop.start(shop.config());
+    until_all_of(&shop, 1..=120).await;
+    relay.stop().await;
+}
+
+#[tokio::test]
+async fn retention_keeps_what_was_loaded_until_it_is_shipped() {
+    let shop = shop().await;
+    let config = || RelayConfig { retention_s: 1, ..shop.config() };
+    spend(shop.pool(), 100).await;
+    insert(shop.pool(), &shop.topic(), 1..=20).await;
+    let relay = shop.start(config());
+    until_all_of(&shop, 1..=20).await;
+    let empty = || async { shop.number("select count(*) from pillarbox.outbox").await };
+    let removed = eventually("old rows to go", Duration::from_secs(60), async || {
+        Ok::<_, String>((empty().await == 0).then_some(()))
+    });
+    removed.await.unwrap();
+    // At a position that retention passed long ago, with an id that every checkpoint sees.
+    load(&shop, BEHIND, Some(3), false, 21).await;
+    until_all_of(&shop, 1..=24).await;
+    relay.stop().await;
+}
+
+#[tokio::test]
+async fn a_subscription_brings_its_rows_while_the_relay_runs() {
+    let publisher = Postgres::options().own_identity().setting("wal_level", "logical").start();
+    let publisher = publisher.await.unwrap();
+    let from = publisher.create_database("shop").await.unwrap();
+    let shop = shop().await;
+    pillarbox_outbox::migrate(&from.pool).await.unwrap();
+    spend(&from.pool, 2_000).await;
+    insert(&from.pool, &shop.topic(), 1..=100).await;
+    let (_subscriber, to) = cluster(0).await;
+    pillarbox_outbox::migrate(&to.pool).await.unwrap();
+    // Positions of its own first, so that what comes lies behind them.
+    insert(&to.pool, &shop.topic(), 1_001..=1_150).await;
+    sqlx::raw_sql("delete from pillarbox.outbox where position <= 120")
+        .execute(&to.pool)
+        .await
+        .unwrap();
+    let relay = shop.start(config(&shop, &to.url));
+    until_all_of(&shop, 1_121..=1_150).await;
+
+    sqlx::raw_sql("create publication events for table pillarbox.outbox")
+        .execute(&from.pool)
+        .await
+        .unwrap();
+    let subscribe =
+        format!("create subscription events connection '{}' publication events", from.url);
+    sqlx::raw_sql(AssertSqlSafe(subscribe)).execute(&to.pool).await.unwrap();
+    until_all_of(&shop, 1..=100).await;
+    // Streamed, after the first copy, between local events.
+    for number in 0..5 {
+        insert(&from.pool, &shop.topic(), 101 + number * 10..=110 + number * 10).await;
+        insert(&to.pool, &shop.topic(), 1_151 + number * 10..=1_160 + number * 10).await;
+    }
+    until_all_of(&shop, 1..=150).await;
+    until_all_of(&shop, 1_121..=1_200).await;
+    relay.stop().await;
+    let own: i64 =
+        sqlx::query_scalar("select count(*) from pillarbox.outbox where txid::xid <> xmin")
+            .fetch_one(&to.pool)
+            .await
+            .unwrap();
+    assert_eq!(own, 0, "the rows carry ids of the cluster that they are in");
+    // In the order of the publisher's commits.
+    let replicated: Vec<i64> = shop
+        .stored()
+        .await
+        .iter()
+        .filter_map(|stored| stored.payload.parse().ok())
+        .filter(|number| *number <= 150)
+        .collect();
+    assert!(replicated.is_sorted(), "{replicated:?}");
+    let drop = "alter subscription events disable; alter subscription events set (slot_name = none); \
+                drop subscription events";
+    for statement in drop.split(';') {
+        sqlx::query(AssertSqlSafe(statement.to_owned())).execute(&to.pool).await.unwrap();
+    }
+    let slot: String = sqlx::query("select slot_name::text from pg_replication_slots")
+        .fetch_one(&from.pool)
+        .await
+        .unwrap()
+        .get(0);
+    assert!(!slot.is_empty());
+}
