@@ -278,8 +278,7 @@ impl Lease {
             from = old.system_identifier,
             to = self.system_identifier,
             ships_everything = cursor.before.is_none(),
-            "this is another database cluster than the cursor's; reading the outbox from its start, without what \
-             had been shipped"
+            "this is another database cluster than the cursor's; rebased the cursor: it starts without what had been shipped"
         );
         Ok(cursor)
     }
