@@ -84,8 +84,8 @@ impl InboxError {
         move |source| {
             let code = source.as_database_error().and_then(|error| error.code());
             match code.as_deref() {
-                // The statement_timeout, while it waited for another transaction or a busy database.
-                Some("57014") => Self::Slow { doing },
+                // The statement_timeout or lock_timeout, while it waited for another transaction or a busy database.
+                Some("57014" | "55P03") => Self::Slow { doing },
                 _ => Self::Database { doing, source },
             }
         }

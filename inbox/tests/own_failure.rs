@@ -8,15 +8,18 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
 use pillarbox_event::{Event, RawEvent};
-use pillarbox_inbox::consumer::State;
+use pillarbox_inbox::consumer::{State, Watch};
 use pillarbox_inbox::{
-    BatchHandler, Consumer, ConsumerConfig, Handler, HandlerError, Order, Received, Router, Tx,
+    BatchHandler, Consumer, ConsumerConfig, Handler, HandlerError, InboxLayer, Order, Received,
+    Router, Tx, handler_fn,
 };
 use pillarbox_testkit::{Nats, Postgres, Servers, eventually};
 use sqlx::postgres::{PgConnectOptions, PgPoolOptions};
 use sqlx::{AssertSqlSafe, PgPool};
 use support::{DEADLINE, OrderPlaced, Shop, Started, number, record, until};
+use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
+use tower::{Layer, ServiceExt};
 
 /// How an event breaks what it needs.
 #[derive(Clone, Copy, Debug)]
@@ -417,4 +420,79 @@ async fn an_event_that_the_encoding_of_the_database_refuses_is_given_up() {
         started.stop().await;
     }
     pool.close().await;
+}
+
+async fn until_handled_without_a_pause(status: &mut Watch, events: u64) {
+    until("the others to be handled", status, |status| {
+        assert!(!matches!(status.state, State::Paused { .. }), "{status:?}");
+        status.totals.handled >= events
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn an_event_that_is_in_work_elsewhere_delays_only_itself_under_a_lock_timeout() {
+    struct Holds(Arc<Notify>, Arc<Notify>);
+    impl Handler<Received<OrderPlaced>> for Holds {
+        async fn handle(
+            &self,
+            tx: &mut Tx,
+            placed: Received<OrderPlaced>,
+        ) -> Result<(), HandlerError> {
+            self.0.notify_one();
+            self.1.notified().await;
+            record(tx, placed).await
+        }
+    }
+    let shop = Shop::open().await;
+    let held = shop.event(BAD, 1);
+    let (begun, go_on) = (Arc::new(Notify::new()), Arc::new(Notify::new()));
+    let router = Router::new().on(Holds(begun.clone(), go_on.clone()));
+    let inbox = InboxLayer::new(shop.pool().clone(), "payments").unwrap().layer(router);
+    let elsewhere = tokio::spawn(inbox.oneshot(held.clone().into()));
+    begun.notified().await;
+
+    let options: PgConnectOptions = shop.scope.database_url().parse().unwrap();
+    let options = options.options([("lock_timeout", "50")]);
+    let pool = PgPoolOptions::new().connect_with(options).await.unwrap();
+    let router = Router::new().on(handler_fn(record));
+    let (started, mut status) = shop.start_on(&pool, shop.config(), router);
+    shop.send(&held).await;
+    shop.until("select count(*) from pillarbox.inbox_failure where outages > 2", 1).await;
+    for order in 8..=20 {
+        shop.send(&shop.event(order, 1)).await;
+    }
+    until_handled_without_a_pause(&mut status, 13).await;
+    go_on.notify_one();
+    elsewhere.await.unwrap().unwrap();
+    shop.drained().await;
+    started.stop().await;
+    shop.assert_each_once_in_order(14).await;
+}
+
+#[tokio::test]
+async fn a_letter_that_cannot_be_written_delays_only_its_own_event() {
+    let shop = Shop::open().await;
+    sqlx::raw_sql(
+        "create function refuse() returns trigger language plpgsql as \
+         $$ begin raise exception 'no letters of this key'; end $$; \
+         create trigger refuse before insert on pillarbox.inbox_dead_letter \
+         for each row when (new.key = '7') execute function refuse()",
+    )
+    .execute(shop.pool())
+    .await
+    .unwrap();
+    let webhook = Webhook(HandlerError::permanent);
+    let (started, mut status) =
+        shop.start_on(shop.pool(), shop.config(), Router::new().on(webhook));
+    shop.send(&shop.event(BAD, 1)).await;
+    until("a failure", &mut status, |status| status.totals.failures > 2).await;
+    send(&shop).await;
+    until_handled_without_a_pause(&mut status, 38).await;
+    sqlx::raw_sql("drop trigger refuse on pillarbox.inbox_dead_letter")
+        .execute(shop.pool())
+        .await
+        .unwrap();
+    shop.until("select count(*) from pillarbox.inbox_dead_letter", 3).await;
+    started.stop().await;
 }

@@ -9,7 +9,7 @@
 //! | a database was not reached | another one: an outage of this event | everybody's |
 //! | a connection broke | excused twice, then the event's | everybody's |
 //! | a server has run out of something | excused 20 times, then the event's | everybody's |
-//! | the inbox waited too long for a row | excused 20 times, then the event's | everybody's |
+//! | the inbox waited too long for a row | in work elsewhere: an outage of this event | everybody's |
 //! | the handler took too long | the event's | everybody's |
 //!
 //! Without asking, a conflict is excused 20 times, and a transaction that was left idle twice. An outage that a
@@ -114,9 +114,10 @@ impl Finding {
             },
             Self::Failed(Sign::Idle) => Blame::Excused(BREAKS),
             _ if !well => Blame::Everybody,
-            Self::Failed(Sign::Unreached) => Blame::Elsewhere,
+            // Who is slow while the database is well is another transaction that has the event in work.
+            Self::Failed(Sign::Unreached) | Self::SlowDatabase => Blame::Elsewhere,
             Self::Failed(Sign::Broken) => Blame::Excused(BREAKS),
-            Self::Failed(Sign::Exhausted) | Self::SlowDatabase => Blame::Excused(CONFLICTS),
+            Self::Failed(Sign::Exhausted) => Blame::Excused(CONFLICTS),
             Self::SlowHandler => Blame::Event,
         }
     }

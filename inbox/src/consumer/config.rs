@@ -249,6 +249,10 @@ impl ConsumerConfig {
         Duration::from_millis(u64::try_from(handling + waits).unwrap_or(u64::MAX))
     }
 
+    pub(super) fn max_backoff(&self) -> Duration {
+        Duration::from_millis(self.max_backoff_ms)
+    }
+
     pub(super) fn max_outage(&self) -> Duration {
         Duration::from_secs(self.max_outage_s)
     }

@@ -17,7 +17,7 @@ use super::{BoxError, ConsumerConfig};
 use crate::batch::{End, RunBatch};
 use crate::delivery::{Delivery, Outcome};
 use crate::error::{InboxError, full_text};
-use crate::failure::{HandlerError, MAX_RETRY_AFTER, is_of_data};
+use crate::failure::{HandlerError, MAX_RETRY_AFTER, Sign, is_of_data, sign_of};
 use crate::store::{Burial, Store, Stored};
 
 /// The longest wait between failures that are not counted.
@@ -110,7 +110,7 @@ where
                 if matches!(stored, Ok(Stored::Now)) {
                     tracing::error!(consumer = name, letter, error, "not an event; a dead letter");
                 }
-                self.rules.buried(stored, letter, "undecodable")
+                self.rules.buried(stored, letter, "undecodable").await
             }
         }
     }
@@ -416,7 +416,28 @@ impl Rules {
         if is_of_data(error) {
             return self.bury(event, "permanent", text, 1).await;
         }
-        Verdict::Environment(full_text(error))
+        self.unwritten(event.id().as_str(), error).await
+    }
+
+    /// What becomes of the event could not be written. While the database is well, that is this event's trouble alone.
+    async fn unwritten(&self, id: &str, error: &sqlx::Error) -> Verdict {
+        let text = full_text(error);
+        if self.store.well().await.is_none() {
+            return Verdict::Environment(text);
+        }
+        let wait = match sign_of(error) {
+            // The statement was refused, and will be again.
+            Sign::Sure(_) => self.config.max_backoff(),
+            _ => self.backoff(1),
+        };
+        tracing::error!(
+            consumer = self.config.name,
+            event_id = id,
+            error = text,
+            ?wait,
+            "what became of an event could not be written; it is tried again"
+        );
+        Verdict::Retry(wait)
     }
 
     /// How long until the next attempt, after this many.
@@ -442,11 +463,16 @@ impl Rules {
         if matches!(stored, Ok(Stored::Now | Stored::Before)) {
             self.ended(event);
         }
-        self.buried(stored, event.id().as_str(), reason)
+        self.buried(stored, event.id().as_str(), reason).await
     }
 
     /// What follows from the attempt to store a letter.
-    fn buried(&self, stored: Result<Stored, sqlx::Error>, letter: &str, reason: &str) -> Verdict {
+    async fn buried(
+        &self,
+        stored: Result<Stored, sqlx::Error>,
+        letter: &str,
+        reason: &str,
+    ) -> Verdict {
         match stored {
             Ok(Stored::Now) => {
                 self.reporter.meter.dead_letter(reason);
@@ -459,13 +485,13 @@ impl Rules {
                 self.reporter.error(Some(letter), &error);
                 Verdict::Retry(self.backoff(MANY))
             }
-            Err(error) => Verdict::Environment(full_text(&error)),
+            Err(error) => self.unwritten(letter, &error).await,
         }
     }
 
     /// The wait after this many failed attempts.
     fn backoff(&self, attempts: u32) -> Duration {
-        let most = Duration::from_millis(self.config.max_backoff_ms);
+        let most = self.config.max_backoff();
         ExponentialBuilder::new()
             .with_min_delay(Duration::from_millis(self.config.backoff_ms))
             .with_max_delay(most)
