@@ -6,8 +6,8 @@
 //!
 //! All names begin with `pillarbox_inbox_`, all units are base units, and every number has the label `consumer`.
 //! Counters and the histogram are about this process. The gauges of the lag are about the durable consumer, and
-//! so the same in every process that serves it, but for the age, which is that of what a process holds: take their
-//! maximum, not their sum.
+//! so the same in every process that serves it, but for the age, which is that of the oldest event that a process holds or,
+//! if it holds none, of the oldest that the stream has for it: take their maximum, not their sum.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -71,7 +71,7 @@ metrics! {
     REDELIVERED = Gauge "pillarbox_inbox_redelivered_events"
         "Events among the unacknowledged that were delivered more than once.";
     OLDEST_AGE = Gauge "pillarbox_inbox_oldest_unhandled_age_seconds"
-        "Age of the oldest event that this process holds and has not handled, by its time in the stream; 0 without one.";
+        "Age of the oldest unhandled event by its time in the stream; 0 if nothing is unhandled, NaN if it is not known.";
     PAUSED = Gauge "pillarbox_inbox_paused"
         "1 while this process handles nothing because the database or the broker is away, 0 otherwise.";
     PARTITIONS = Gauge "pillarbox_inbox_held_partitions"
@@ -216,7 +216,8 @@ impl Meter {
         gauge(PENDING).set(number(lag.pending));
         gauge(ACK_PENDING).set(number(lag.ack_pending));
         gauge(REDELIVERED).set(number(lag.redelivered));
-        gauge(OLDEST_AGE).set(lag.oldest_age_seconds.unwrap_or(0.0));
+        // Unknown is not 0, which would tell that all is well.
+        gauge(OLDEST_AGE).set(lag.oldest_age_seconds.unwrap_or(f64::NAN));
     }
 
     pub(crate) fn totals(&self) -> Totals {

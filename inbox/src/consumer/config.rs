@@ -6,6 +6,7 @@ use pillarbox_event::partition;
 use serde::{Deserialize, Serialize};
 
 use super::ConsumerError;
+use super::subjects::overlap;
 
 /// The longest duration that a setting in milliseconds may have: a day.
 const LONGEST_MS: u64 = 86_400_000;
@@ -137,6 +138,15 @@ impl ConsumerConfig {
         }
         if self.filter_subjects.iter().any(String::is_empty) {
             return fail("filter_subjects", "a subject is empty");
+        }
+        for (at, one) in self.filter_subjects.iter().enumerate() {
+            if let Some(other) =
+                self.filter_subjects[at + 1..].iter().find(|other| overlap(one, other))
+            {
+                let problem =
+                    format!("{one} and {other} overlap: a subject may be in one of them only");
+                return Err(ConsumerError::Config { key: "filter_subjects", problem });
+            }
         }
         if self.partitions > partition::MOST {
             return fail("partitions", "it is at most 1024");

@@ -5,11 +5,12 @@
 
 use async_nats::jetstream;
 use async_nats::jetstream::consumer::pull::Config;
-use async_nats::jetstream::consumer::{AckPolicy, Consumer, DeliverPolicy, PriorityPolicy};
+use async_nats::jetstream::consumer::{AckPolicy, DeliverPolicy, Info, PriorityPolicy};
 use async_nats::jetstream::context::{ConsumerInfoErrorKind, GetStreamErrorKind};
 use async_nats::jetstream::stream::{ConsumerCreateStrictErrorKind, Stream};
 use pillarbox_event::Partition;
 
+use super::difference::{DESCRIPTION, Difference, difference};
 use super::{ConsumerConfig, ConsumerError};
 use crate::error::full_text;
 
@@ -116,22 +117,26 @@ impl Durable {
         stream: &Stream,
         config: &ConsumerConfig,
         pinned: bool,
-    ) -> Result<Consumer<Config>, NotNow> {
-        let consumer = stream
-            .get_consumer::<Config>(&self.name)
-            .await
-            .map_err(|error| NotNow::Later(full_text(&*error)))?;
-        let wanted = self.wanted(config, pinned);
-        match difference(&consumer.cached_info().config, &wanted) {
-            None => Ok(consumer),
-            Some((field, found, expected)) => Err(NotNow::Never(ConsumerError::Differs {
-                stream: config.stream.clone(),
-                name: self.name.clone(),
-                field,
-                found,
-                expected,
-            })),
+    ) -> Result<Info, NotNow> {
+        let info = stream.consumer_info(&self.name).await;
+        let info = info.map_err(|error| NotNow::Later(full_text(&error)))?;
+        match self.difference(&info, config, pinned) {
+            None => Ok(info),
+            Some(differs) => Err(NotNow::Never(differs)),
         }
+    }
+
+    /// The first setting in which the durable on the server is not what it should be.
+    pub(super) fn difference(
+        &self,
+        info: &Info,
+        config: &ConsumerConfig,
+        pinned: bool,
+    ) -> Option<ConsumerError> {
+        let Difference { field, found, expected } =
+            difference(&info.config, &self.wanted(config, pinned))?;
+        let (stream, name) = (config.stream.clone(), self.name.clone());
+        Some(ConsumerError::Differs { stream, name, field, found, expected })
     }
 
     /// Whether there is one.
@@ -146,7 +151,7 @@ impl Durable {
     fn wanted(&self, config: &ConsumerConfig, pinned: bool) -> Config {
         Config {
             durable_name: Some(self.name.clone()),
-            description: Some("Pillarbox inbox".into()),
+            description: Some(DESCRIPTION.into()),
             ack_policy: AckPolicy::Explicit,
             ack_wait: config.ack_wait(),
             // Attempts are counted in the database.
@@ -178,43 +183,6 @@ pub(crate) fn partitions_of(durable: &str, consumer: &str) -> Option<u32> {
     let (number, of) = rest.strip_prefix("-p")?.split_once("of")?;
     let partition = Partition::new(number.parse().ok()?, of.parse().ok()?).ok()?;
     (name_of(consumer, partition) == durable).then_some(partition.of())
-}
-
-/// The first setting that is not as wanted: its name, what is there, what should be.
-fn difference(
-    found: &jetstream::consumer::Config,
-    wanted: &Config,
-) -> Option<(&'static str, String, String)> {
-    let subjects = |one: &str, many: &[String]| {
-        let mut all = many.to_vec();
-        if !one.is_empty() {
-            all.push(one.to_owned());
-        }
-        all.sort();
-        format!("{all:?}")
-    };
-    let settings = [
-        ("ack_policy", format!("{:?}", found.ack_policy), format!("{:?}", wanted.ack_policy)),
-        (
-            "filter_subjects",
-            subjects(&found.filter_subject, &found.filter_subjects),
-            subjects(&wanted.filter_subject, &wanted.filter_subjects),
-        ),
-        ("ack_wait", format!("{:?}", found.ack_wait), format!("{:?}", wanted.ack_wait)),
-        ("max_deliver", found.max_deliver.to_string(), wanted.max_deliver.to_string()),
-        ("max_ack_pending", found.max_ack_pending.to_string(), wanted.max_ack_pending.to_string()),
-        (
-            "priority_policy",
-            format!("{:?}", found.priority_policy),
-            format!("{:?}", wanted.priority_policy),
-        ),
-        (
-            "priority_timeout",
-            format!("{:?}", found.priority_timeout),
-            format!("{:?}", wanted.priority_timeout),
-        ),
-    ];
-    settings.into_iter().find(|(_, found, wanted)| found != wanted)
 }
 
 #[cfg(test)]

@@ -7,6 +7,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::task::{Context, Poll};
 use std::time::Duration;
 
+use async_nats::connection::State;
 use async_nats::jetstream;
 use async_nats::jetstream::stream::{RetentionPolicy, Stream as JetStream};
 use futures::Stream;
@@ -41,6 +42,8 @@ pub(super) struct Opener {
 #[derive(Debug, Default)]
 struct Said {
     endless: AtomicBool,
+    /// Whether a durable was read already. From then on nothing that others change ends the consumer.
+    begun: AtomicBool,
     old_server: AtomicBool,
 }
 
@@ -83,10 +86,10 @@ impl Opener {
         if !durable.exists(&stream).await? {
             prepare(&stream, &self.config, pinned).await?;
         }
-        let consumer = durable.find(&stream, &self.config, pinned).await?;
-        let found = self.unreadable.look(durable, consumer.cached_info()).await;
+        let info = durable.find(&stream, &self.config, pinned).await?;
+        let found = self.unreadable.look(durable, &info).await;
         let found = found.map_err(NotNow::Later)?;
-        let active = active_pin(consumer.cached_info());
+        let active = active_pin(&info);
         // With care it goes on under its pin.
         let careful = !found.is_empty();
         if !(careful && active.as_deref() == pin)
@@ -124,6 +127,8 @@ impl Opener {
                 "this nats-server is older than 2.14: after a crash or a lost connection, events of a key can come out of order"
             );
         }
+        self.said.begun.store(true, Ordering::Relaxed);
+        self.reporter.hindered(None);
         Ok(Box::new(subscription))
     }
 
@@ -148,6 +153,11 @@ impl Opener {
         Ok(())
     }
 
+    /// Whether it has read already: then what is wrong is waited out.
+    fn has_begun(&self) -> bool {
+        self.said.begun.load(Ordering::Relaxed)
+    }
+
     pub(super) fn pinned(&self) -> bool {
         self.config.order.keeps_keys() && self.client.is_server_compatible(2, 11, 0)
     }
@@ -158,7 +168,8 @@ impl Opener {
 
     /// Lets another process be active in these durables at once, rather than when the pin has expired.
     pub(super) async fn unpin(&self, durables: impl IntoIterator<Item = Durable>) {
-        if !self.pinned() {
+        // Without a connection nobody hears of it, and a stop would wait in vain.
+        if !self.pinned() || self.client.connection_state() != State::Connected {
             return;
         }
         let unpin = async {
@@ -239,7 +250,11 @@ impl Feeds {
                 sleep(wait).await;
                 Some(match opener.prepare().await {
                     Ok(()) => (News::Opened, None),
-                    Err(NotNow::Never(error)) => (News::Never(error), None),
+                    Err(NotNow::Never(error)) if !opener.has_begun() => (News::Never(error), None),
+                    Err(NotNow::Never(error)) => {
+                        let wait = waits.next();
+                        (News::Away(full_text(&error)), Some((waits, wait)))
+                    }
                     Err(NotNow::Later(reason)) => {
                         let wait = waits.next();
                         (News::Away(reason), Some((waits, wait)))
@@ -418,7 +433,13 @@ impl At {
                         let wait = waits.next();
                         (News::Away(reason), Self::Closed(waits, wait, pin))
                     }
-                    Err(NotNow::Never(error)) => (News::Never(error), Self::Over),
+                    Err(NotNow::Never(error)) if !opener.has_begun() => {
+                        (News::Never(error), Self::Over)
+                    }
+                    Err(NotNow::Never(error)) => {
+                        let wait = waits.next();
+                        (News::Away(full_text(&error)), Self::Closed(waits, wait, pin))
+                    }
                 }
             }
             Self::Open(mut subscription) => match subscription.next().await {

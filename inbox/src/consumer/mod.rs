@@ -8,12 +8,14 @@
 mod blame;
 mod claims;
 mod config;
+mod difference;
 pub(crate) mod durable;
 mod feed;
 mod incoming;
 mod lanes;
 mod letters;
 mod limit;
+mod measure;
 mod one_by_one;
 mod pause;
 mod pulse;
@@ -24,7 +26,9 @@ mod running;
 mod sabotage;
 mod share;
 pub mod status;
+mod stored;
 mod strays;
+mod subjects;
 mod subscription;
 mod suspects;
 mod unreadable;
@@ -326,12 +330,13 @@ impl Consumer {
         let reporter = self.reporter.clone();
         let _stopped = reporter.stopped_on_drop();
         let (jetstream, config) = (self.jetstream.clone(), self.config.clone());
+        let measured = measure::measure(&jetstream, &config, &reporter);
         let removing = keep_removing(self.store.clone(), config.retention());
         let store = self.store.clone();
         let strays = strays::look_out(&jetstream, &store, &config, &reporter);
         tokio::select! {
             ended = self.serve(service, batches, shutdown) => ended,
-            never = reporter.measure(&jetstream, &config) => match never {},
+            never = measured => match never {},
             never = removing => match never {},
             never = strays => match never {},
         }

@@ -18,30 +18,14 @@
 
 use std::collections::BTreeSet;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::Duration;
 
-use async_nats::jetstream;
-use futures::StreamExt;
 use serde::{Serialize, Serializer};
 use time::OffsetDateTime;
 use time::format_description::well_known::Rfc3339;
 use tokio::sync::watch;
-use tokio::time::{sleep, timeout};
 
-use super::ConsumerConfig;
-use super::durable::Durable;
-use super::subscription::active_pin;
 use crate::metrics::Meter;
 use crate::place::Place;
-
-/// How often the lag is asked for.
-const MEASURE_EVERY: Duration = Duration::from_secs(2);
-
-/// Of how many partitions at a time.
-const ASKED_AT_ONCE: usize = 16;
-
-/// How long the server may take to tell it.
-const PATIENCE: Duration = Duration::from_secs(5);
 
 /// How a consumer is, at a moment. Serialises to one flat object with `state` as a word.
 #[derive(Clone, Debug, PartialEq, Serialize)]
@@ -99,7 +83,8 @@ pub enum State {
         /// What failed.
         reason: String,
     },
-    /// It gets nothing from the broker. It goes on by itself.
+    /// It gets nothing from the broker, which is away, or where the durable consumer was changed or paused, or where no
+    /// message fits its filters. It goes on by itself.
     Waiting {
         /// What failed.
         reason: String,
@@ -134,9 +119,10 @@ pub struct Lag {
     pub ack_pending: u64,
     /// Those of them that were delivered more than once.
     pub redelivered: u64,
-    /// The age in seconds of the oldest unhandled event that this process holds, by its time in the stream; 0 if
-    /// nothing is unhandled, `None` if what is unhandled is not here. The active process holds the oldest of all;
-    /// with [`Order::None`](super::Order::None), take the maximum of the processes.
+    /// The age in seconds of the oldest unhandled event, by its time in the stream; 0 if nothing is unhandled. It is that
+    /// of the oldest event that this process holds, or, if it holds none, of the first message above the ack floor, for
+    /// which the server is asked. `None` if something is unhandled and the server does not tell. Take the maximum of the
+    /// processes.
     pub oldest_age_seconds: Option<f64>,
     /// When this was measured.
     #[serde(serialize_with = "rfc3339")]
@@ -238,9 +224,27 @@ struct View {
     active: Option<String>,
     partitions: Option<Partitions>,
     paused: Option<String>,
+    /// What keeps events from it, though it is connected.
+    hindered: Option<Hindrance>,
     stopped: bool,
     lag: Option<Lag>,
     last_error: Option<LastError>,
+}
+
+/// What keeps events from a consumer that is connected.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) enum Hindrance {
+    /// Nothing comes.
+    Nothing(String),
+    /// What comes is not what should: it is not to be read.
+    Differs(String),
+}
+
+impl Hindrance {
+    fn reason(&self) -> &str {
+        let (Self::Nothing(reason) | Self::Differs(reason)) = self;
+        reason
+    }
 }
 
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -252,11 +256,15 @@ enum Broker {
 
 impl View {
     fn state(&self) -> State {
+        let hindered = self.hindered.as_ref().map(Hindrance::reason);
         match (&self.broker, &self.paused) {
             _ if self.stopped => State::Stopped,
             (_, Some(reason)) => State::Paused { reason: reason.clone() },
             (Broker::Away(reason), None) => State::Waiting { reason: reason.clone() },
             (Broker::Unknown, None) => State::Starting,
+            (Broker::Connected, None) if hindered.is_some() => {
+                State::Waiting { reason: hindered.unwrap_or_default().to_owned() }
+            }
             (Broker::Connected, None) if self.reads_none() => State::StandingBy,
             (Broker::Connected, None) if !self.pinned => State::Active,
             (Broker::Connected, None) => match &self.active {
@@ -292,6 +300,7 @@ impl Reporter {
             active: None,
             partitions: None,
             paused: None,
+            hindered: None,
             stopped: false,
             lag: None,
             last_error: None,
@@ -369,7 +378,50 @@ impl Reporter {
         self.held().remove(place);
     }
 
-    fn oldest_age(&self) -> Option<f64> {
+    /// The pin that this process had last.
+    pub(super) fn pin(&self) -> Option<String> {
+        self.view.borrow().pin.clone()
+    }
+
+    /// Something on the server keeps events from this consumer, and what; or no more.
+    pub(super) fn hindered(&self, hindrance: Option<Hindrance>) {
+        if self.view.borrow().hindered == hindrance {
+            return;
+        }
+        let consumer = self.view.borrow().consumer.clone();
+        match hindrance.as_ref().map(Hindrance::reason) {
+            Some(reason) => {
+                tracing::warn!(consumer, reason, "gets no events");
+                self.error(None, reason);
+            }
+            None => tracing::info!(consumer, "nothing keeps events away any more"),
+        }
+        self.change(|view| view.hindered = hindrance);
+    }
+
+    /// Comes back when what is read is not what it should be. Safe to cancel.
+    pub(super) async fn differs(&self) {
+        let mut view = self.view.subscribe();
+        let differs = |view: &View| matches!(view.hindered, Some(Hindrance::Differs(_)));
+        if view.wait_for(differs).await.is_err() {
+            std::future::pending().await
+        }
+    }
+
+    /// A measured lag, and the pin of the active process, as it was when this process had the pin `before`.
+    pub(super) fn measured(&self, lag: Lag, active: Option<String>, before: &Option<String>) {
+        self.meter.lag(&lag);
+        self.change(|view| {
+            view.lag = Some(lag);
+            // Unless this process took over meanwhile, and the answer is from before.
+            if view.pin == *before {
+                view.active = active;
+            }
+        });
+    }
+
+    /// The age of the oldest event that this process holds.
+    pub(super) fn oldest_age(&self) -> Option<f64> {
         let stored = self.held().first().map(Place::stored)?;
         // Clocks may differ by more than it is old.
         Some(stored.elapsed().unwrap_or_default().as_secs_f64())
@@ -397,35 +449,6 @@ impl Reporter {
         self.change(|view| view.stopped = false);
         StoppedOnDrop(self.clone())
     }
-
-    /// Asks the server for the lag, again and again.
-    pub(super) async fn measure(
-        &self,
-        jetstream: &jetstream::Context,
-        config: &ConsumerConfig,
-    ) -> std::convert::Infallible {
-        loop {
-            let before = self.view.borrow().pin.clone();
-            match timeout(PATIENCE, measured(jetstream, config)).await {
-                Ok(Some((mut lag, active))) => {
-                    lag.oldest_age_seconds = match self.oldest_age() {
-                        None if lag.unhandled() == 0 => Some(0.0),
-                        age => age,
-                    };
-                    self.meter.lag(&lag);
-                    self.change(|view| {
-                        view.lag = Some(lag);
-                        // Unless this process took over meanwhile, and the answer is from before.
-                        if view.pin == before {
-                            view.active = active;
-                        }
-                    });
-                }
-                _ => tracing::debug!(consumer = config.name, "the lag is not known now"),
-            }
-            sleep(MEASURE_EVERY).await;
-        }
-    }
 }
 
 /// See [`Reporter::stopped_on_drop`].
@@ -437,34 +460,6 @@ impl Drop for StoppedOnDrop {
         self.0.held().clear();
         self.0.change(|view| view.stopped = true);
     }
-}
-
-/// The lag but for the age, and the pin of the process that is active.
-async fn measured(
-    jetstream: &jetstream::Context,
-    config: &ConsumerConfig,
-) -> Option<(Lag, Option<String>)> {
-    let stream = &jetstream.get_stream_no_info(&config.stream).await.ok()?;
-    let mut lag = Lag {
-        pending: 0,
-        ack_pending: 0,
-        redelivered: 0,
-        oldest_age_seconds: None,
-        measured_at: OffsetDateTime::now_utc(),
-    };
-    let mut active = None;
-    let infos = Durable::all(config)
-        .into_iter()
-        .map(|durable| async move { stream.consumer_info(&durable.name).await });
-    let mut infos = futures::stream::iter(infos).buffer_unordered(ASKED_AT_ONCE);
-    while let Some(info) = infos.next().await {
-        let info = info.ok()?;
-        lag.pending += info.num_pending;
-        lag.ack_pending += info.num_ack_pending as u64;
-        lag.redelivered += info.num_redelivered as u64;
-        active = active_pin(&info);
-    }
-    Some((lag, active))
 }
 
 fn rfc3339<S: Serializer>(time: &OffsetDateTime, serializer: S) -> Result<S::Ok, S::Error> {

@@ -307,6 +307,9 @@ impl Subscription {
                     self.reconnected().await?;
                     continue;
                 }
+                () = self.reporter.differs() => {
+                    return Err(Interrupted::new("the consumer on the server was changed"));
+                }
             };
             if self.connection.is_lost() {
                 // With an order everything comes again at once, and in order. Without, it would only after `ack_wait`:

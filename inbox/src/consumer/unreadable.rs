@@ -12,21 +12,18 @@
 
 use std::collections::BTreeSet;
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::{Duration, SystemTime};
+use std::time::Duration;
 
 use async_nats::jetstream;
 use async_nats::jetstream::consumer::Info;
-use async_nats::jetstream::response::Response;
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
-use serde::Deserialize;
-use time::OffsetDateTime;
-use time::format_description::well_known::Rfc3339;
 use tokio::time::Instant;
 
 use super::ConsumerConfig;
 use super::durable::Durable;
 use super::status::Reporter;
+use super::stored::{self, Stored};
 use crate::error::full_text;
 use crate::place::Place;
 use crate::store::{self, Store};
@@ -52,14 +49,6 @@ pub(super) struct Unreadable {
     known: Arc<Mutex<BTreeSet<Place>>>,
     /// When to look again, after a look that failed.
     not_before: Arc<Mutex<Option<Instant>>>,
-}
-
-/// A message as the stream stores it.
-struct Stored {
-    place: Place,
-    subject: String,
-    headers: Vec<u8>,
-    payload: Vec<u8>,
 }
 
 impl Unreadable {
@@ -97,14 +86,15 @@ impl Unreadable {
             let mut next = floor + 1;
             let mut looked = 0;
             while next <= last {
-                let stored = match self.stored(next, filter).await {
-                    Ok(Some(stored)) => stored,
-                    Ok(None) => break,
-                    Err(error) => {
-                        self.cannot_look(&error);
-                        break;
-                    }
-                };
+                let stored =
+                    match stored::first(&self.jetstream, &self.config.stream, next, filter).await {
+                        Ok(Some(stored)) => stored,
+                        Ok(None) => break,
+                        Err(error) => {
+                            self.cannot_look(&error);
+                            break;
+                        }
+                    };
                 let sequence = stored.place.sequence();
                 if sequence > last {
                     break;
@@ -156,31 +146,6 @@ impl Unreadable {
     fn waits(&self) -> bool {
         let not_before = *self.not_before.lock().unwrap_or_else(PoisonError::into_inner);
         not_before.is_some_and(|at| Instant::now() < at)
-    }
-
-    /// The first message of a filter from this sequence on.
-    async fn stored(&self, from: u64, filter: &str) -> Result<Option<Stored>, String> {
-        let subject = format!("STREAM.MSG.GET.{}", self.config.stream);
-        let question = serde_json::json!({ "seq": from, "next_by_subj": filter });
-        let answer: Response<Answer> =
-            self.jetstream.request(subject, &question).await.map_err(|error| full_text(&error))?;
-        let message = match answer {
-            Response::Ok(Answer { message }) => message,
-            Response::Err { error }
-                if error.error_code() == jetstream::ErrorCode::NO_MESSAGE_FOUND =>
-            {
-                return Ok(None);
-            }
-            Response::Err { error } => return Err(full_text(&error)),
-        };
-        let read = |text: Option<String>| STANDARD.decode(text.unwrap_or_default());
-        let (headers, payload) = (read(message.hdrs), read(message.data));
-        let time = OffsetDateTime::parse(&message.time, &Rfc3339);
-        let (Ok(headers), Ok(payload), Ok(time)) = (headers, payload, time) else {
-            return Err(format!("the server told message {} in a form unknown", message.seq));
-        };
-        let place = Place::new(&self.config.stream, message.seq, SystemTime::from(time));
-        Ok(Some(Stored { place, subject: message.subject, headers, payload }))
     }
 
     /// Writes it to the dead letters.
@@ -236,20 +201,6 @@ impl Unreadable {
         // A lost one is sent again with the next look.
         let _ = self.jetstream.client().publish(subject, answer.into()).await;
     }
-}
-
-#[derive(Deserialize)]
-struct Answer {
-    message: Message,
-}
-
-#[derive(Deserialize)]
-struct Message {
-    subject: String,
-    seq: u64,
-    hdrs: Option<String>,
-    data: Option<String>,
-    time: String,
 }
 
 /// Why async-nats would not hand this message on, if it would not.
