@@ -218,3 +218,70 @@ async fn of_two_processes_one_is_active_and_the_other_stands_by() {
     let gone = tokio::time::timeout(Duration::from_secs(1), third_status.until(|_| false)).await;
     assert_eq!(gone.unwrap(), None, "a consumer that is gone does not keep anyone waiting");
 }
+
+#[tokio::test]
+async fn events_that_wait_on_the_server_have_an_age_without_an_order_too() {
+    /// Gives every event back for a long time.
+    struct Away;
+    impl Handler<Received<OrderPlaced>> for Away {
+        async fn handle(&self, _: &mut Tx, _: Received<OrderPlaced>) -> Result<(), HandlerError> {
+            let away = HandlerError::outage("the provider is away");
+            Err(away.retry_after(Duration::from_secs(600)))
+        }
+    }
+    let shop = Shop::open().await;
+    for order in 0..200 {
+        shop.send(&shop.event(order, 1)).await;
+    }
+    let config = ConsumerConfig { name: "aged".into(), order: Order::None, ..shop.config() };
+    let (started, mut status) = start(&shop, config, Router::new().on(Away));
+    shop.until("select count(*) from pillarbox.inbox_failure", 200).await;
+    let mut measured = Vec::new();
+    until("a few measurements", &mut status, |status| {
+        let lag = status.lag.as_ref().filter(|lag| lag.unhandled() == 200);
+        if let Some(lag) = lag.filter(|lag| !measured.contains(&lag.measured_at)) {
+            assert!(measured.is_empty() || lag.oldest_age_seconds.unwrap() > 1.0, "{lag:?}");
+            measured.push(lag.measured_at);
+        }
+        measured.len() == 3
+    })
+    .await;
+    assert!(value(metrics::OLDEST_AGE, "aged", "").unwrap() > 1.0);
+    started.stop().await;
+}
+
+#[tokio::test]
+async fn a_stop_with_nothing_to_do_is_immediate() {
+    let shop = Shop::open().await;
+    for order in [Order::Key, Order::None] {
+        let config = ConsumerConfig { name: format!("{order:?}"), order, ..shop.config() };
+        let mut fastest = Duration::MAX;
+        // Another test may have the processor.
+        for _ in 0..5 {
+            let (started, mut status) =
+                start(&shop, config.clone(), Router::new().on(handler_fn(record)));
+            until("a subscription", &mut status, Status::is_well).await;
+            tokio::time::sleep(Duration::from_millis(300)).await;
+            let began = std::time::Instant::now();
+            started.stop().await;
+            fastest = fastest.min(began.elapsed());
+        }
+        assert!(fastest < Duration::from_millis(100), "{order:?}: {fastest:?}");
+    }
+}
+
+#[tokio::test]
+async fn a_stop_while_the_broker_is_away_waits_for_nobody() {
+    let servers =
+        Servers { postgres: Postgres::start().await.unwrap(), nats: Nats::start().await.unwrap() };
+    let shop = Shop::on(servers.scope().await.unwrap()).await;
+    let (started, mut status) = start(&shop, shop.config(), Router::new().on(handler_fn(record)));
+    until("a subscription", &mut status, Status::is_well).await;
+    servers.nats.kill().unwrap();
+    let is_waiting = |status: &Status| matches!(status.state, State::Waiting { .. });
+    until("waiting for the broker", &mut status, is_waiting).await;
+    let began = std::time::Instant::now();
+    started.stop().await;
+    // It was four seconds.
+    assert!(began.elapsed() < Duration::from_secs(1), "{:?}", began.elapsed());
+}

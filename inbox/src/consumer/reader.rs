@@ -114,13 +114,14 @@ impl Reader {
         }
     }
 
-    /// Sees what was sent off.
+    /// Sees what was sent off, where there is a connection for it.
     pub(super) async fn flush(&self) {
         let own = self.own.lock().await.clone();
-        if let Some(own) = own {
-            let _ = timeout(PATIENCE, own.flush()).await;
+        for client in own.iter().chain([&self.service]) {
+            if client.connection_state() == State::Connected {
+                let _ = timeout(PATIENCE, client.flush()).await;
+            }
         }
-        let _ = timeout(PATIENCE, self.service.flush()).await;
     }
 }
 
