@@ -1,4 +1,5 @@
 use crate::failure::{DEEPEST, Fault, HandlerError, Sign, is_of_data, sign_of};
+use crate::pooler::{Pooled, is_pooled};
 use crate::store::ENDED;
 
 /// What the inbox does first.
@@ -44,6 +45,9 @@ pub enum InboxError {
         /// Whether what it had written until then is committed, and with it the event's row in the inbox.
         committed: bool,
     },
+    /// The pool's sessions are shared with others, by a pooler in transaction mode.
+    #[error(transparent)]
+    Pooled(#[from] Pooled),
     /// The database did not answer in time. When the event was to be recorded, another transaction may be
     /// handling it.
     #[error("the database took too long to {doing}")]
@@ -82,6 +86,9 @@ impl InboxError {
 
     pub(crate) fn database(doing: &'static str) -> impl FnOnce(sqlx::Error) -> Self {
         move |source| {
+            if is_pooled(&source) {
+                return Self::Pooled(Pooled);
+            }
             let code = source.as_database_error().and_then(|error| error.code());
             match code.as_deref() {
                 // The statement_timeout or lock_timeout, while it waited for another transaction or a busy database.
@@ -123,7 +130,7 @@ impl InboxError {
             Self::Commit(source) => sign_of(source),
             Self::Slow { .. } => Sign::Sure(Fault::Environment),
             Self::Aborted | Self::InUse => Sign::Sure(Fault::Transient),
-            Self::Schema(_) | Self::Ended { .. } => Sign::Sure(Fault::Permanent),
+            Self::Schema(_) | Self::Ended { .. } | Self::Pooled(_) => Sign::Sure(Fault::Permanent),
         }
     }
 

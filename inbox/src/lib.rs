@@ -60,6 +60,7 @@
 //! | [`generation`] | building a projection again |
 //! | `http` | `IdempotencyLayer`: HTTP requests that take effect once (feature `http`) |
 //! | [`migrations`](mod@migrations) | the tables |
+//! | `pooler` | whether a pool's sessions are its own |
 //! | `retention` | removes what was handled long ago |
 //! | `place` | where a message is stored in a stream |
 //! | `store`, `kept`, `session`, `literal` | the statements, and the connections they run on |
@@ -86,6 +87,7 @@ pub mod metrics;
 pub mod migrations;
 #[cfg(feature = "jetstream")]
 mod place;
+mod pooler;
 mod retention;
 pub mod router;
 mod session;
@@ -105,4 +107,5 @@ pub use failure::{Fault, HandlerError, MAX_RETRY_AFTER};
 pub use handler::{Handler, Received, Tx, handler_fn};
 pub use layer::{Inbox, InboxLayer};
 pub use migrations::{migrate, migrate_schema, migrations};
+pub use pooler::Pooled;
 pub use router::Router;

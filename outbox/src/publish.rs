@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use pillarbox_event::{EventId, IntoEvent, RawEvent, header};
 use pillarbox_store::Schema;
-use sqlx::{AssertSqlSafe, Postgres, SqlSafeStr, SqlStr, Transaction};
+use sqlx::{AssertSqlSafe, Connection, Postgres, SqlSafeStr, SqlStr, Transaction};
 use uuid::Uuid;
 
 use crate::OutboxError;
@@ -47,7 +47,7 @@ pub struct Outbox {
 }
 
 const INSERT: &str = "insert into pillarbox.outbox (event_id, event_type, topic, key, headers, payload) \
-                      values ($1, $2, $3, $4, $5::pg_catalog.jsonb, $6)";
+                      values ($1, $2, $3, $4, $5::pg_catalog.jsonb, $6) returning $1";
 const INSERT_ALL: &str = include_str!("publish.sql");
 
 impl Outbox {
@@ -100,16 +100,20 @@ impl Outbox {
         event: impl IntoEvent,
     ) -> Result<EventId, OutboxError> {
         let row = self.row(event)?;
-        sqlx::query(self.insert.clone())
+        let written = sqlx::query_scalar(self.insert.clone())
+            .persistent(keeps_statements(tx))
             .bind(row.id)
             .bind(row.event.event_type())
             .bind(row.event.topic())
             .bind(row.event.key())
             .bind(row.headers)
             .bind(&row.event.payload()[..])
-            .execute(&mut **tx)
-            .await
-            .map_err(|source| not_written(&row.event, source))?;
+            .fetch_all(&mut **tx)
+            .await;
+        let written: Vec<Uuid> = written.map_err(|source| not_written(&row.event, source))?;
+        if written != [row.id] {
+            return Err(not_written(&row.event, another_statement()));
+        }
         Ok(row.event.id().clone())
     }
 
@@ -130,16 +134,20 @@ impl Outbox {
         let column = |read: fn(&Row) -> &str| {
             rows.iter().map(|row| read(row).to_owned()).collect::<Vec<_>>()
         };
-        sqlx::query(self.insert_all.clone())
+        let written = sqlx::query_scalar(self.insert_all.clone())
+            .persistent(keeps_statements(tx))
             .bind(rows.iter().map(|row| row.id).collect::<Vec<_>>())
             .bind(column(|row| row.event.event_type()))
             .bind(column(|row| row.event.topic()))
             .bind(rows.iter().map(|row| row.event.key().map(str::to_owned)).collect::<Vec<_>>())
             .bind(column(|row| &row.headers))
             .bind(rows.iter().map(|row| row.event.payload().to_vec()).collect::<Vec<_>>())
-            .execute(&mut **tx)
-            .await
-            .map_err(|source| not_written(&first.event, source))?;
+            .fetch_all(&mut **tx)
+            .await;
+        let written: Vec<Uuid> = written.map_err(|source| not_written(&first.event, source))?;
+        if written.len() != rows.len() || written.iter().any(|id| *id != first.id) {
+            return Err(not_written(&first.event, another_statement()));
+        }
         Ok(rows.iter().map(|row| row.event.id().clone()).collect())
     }
 
@@ -178,6 +186,21 @@ fn headers(event: &RawEvent) -> Result<String, OutboxError> {
         .collect();
     serde_json::to_string(&said)
         .map_err(|error| not_written(event, sqlx::Error::Encode(Box::new(error))))
+}
+
+/// Whether statements may be prepared under a name that outlives them. A connection that keeps none
+/// (`statement_cache_capacity(0)`) is one behind a pooler in transaction mode, where names meet those of others.
+fn keeps_statements(tx: &Transaction<'_, Postgres>) -> bool {
+    tx.cached_statements_size() > 0
+}
+
+/// The answer is not that of the statement that was sent.
+fn another_statement() -> sqlx::Error {
+    sqlx::Error::Protocol(
+        "another statement ran instead of this one: the connection goes through a pooler in transaction mode, and needs \
+         statement_cache_capacity(0) (docs/poolers.md); roll back"
+            .into(),
+    )
 }
 
 fn not_written(event: &RawEvent, source: sqlx::Error) -> OutboxError {

@@ -9,3 +9,4 @@ select event_id, event_type, topic, key, headers::pg_catalog.jsonb, payload
 from unnest($1::pg_catalog.uuid[], $2::pg_catalog.text[], $3::pg_catalog.text[], $4::pg_catalog.text[], $5::pg_catalog.text[], $6::pg_catalog.bytea[])
     with ordinality as event (event_id, event_type, topic, key, headers, payload, ordinality)
 order by ordinality
+returning $1[1]

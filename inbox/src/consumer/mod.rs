@@ -52,7 +52,7 @@ pub use status::{Lag, LastError, Partitions, State, Status, Totals, Watch};
 use crate::batch::{BatchHandler, Batches, One, RunBatch};
 use crate::dead_letter::DeadLetters;
 use crate::delivery::{Delivery, Handling, Outcome};
-use crate::error::InboxError;
+use crate::error::{InboxError, full_text};
 use crate::layer::InboxLayer;
 use crate::retention::keep_removing;
 use crate::router::Router;
@@ -66,6 +66,9 @@ use share::Share;
 use status::Reporter;
 use suspects::Suspects;
 use worker::{Rules, Worker};
+
+/// How long until a database that did not answer at the start is asked again.
+const ASK_AGAIN: Duration = Duration::from_millis(500);
 
 type BoxError = Box<dyn std::error::Error + Send + Sync>;
 
@@ -374,6 +377,9 @@ impl Consumer {
                 reporter: self.reporter.clone(),
             },
         };
+        if !self.has_own_sessions(&shutdown).await? {
+            return Ok(());
+        }
         let mut running = Running::new(worker, self.reader.clone());
         let ended = running.run(&mut share, &shutdown).await;
         running.finish().await;
@@ -382,6 +388,31 @@ impl Consumer {
             tracing::info!(consumer = self.config.name, "stopped");
         }
         ended
+    }
+}
+
+impl Consumer {
+    /// Waits until the database says that the pool's sessions are its own. `false` on shutdown.
+    async fn has_own_sessions(&self, shutdown: &CancellationToken) -> Result<bool, ConsumerError> {
+        loop {
+            let error = tokio::select! {
+                asked = self.store.has_own_sessions() => match asked {
+                    Ok(()) => break,
+                    Err(error) => InboxError::database("ask the database for its sessions")(error),
+                },
+                () = shutdown.cancelled() => return Ok(false),
+            };
+            if matches!(error, InboxError::Pooled(_)) {
+                return Err(error.into());
+            }
+            self.reporter.paused(Some(&full_text(&error)));
+            tokio::select! {
+                () = tokio::time::sleep(ASK_AGAIN) => {}
+                () = shutdown.cancelled() => return Ok(false),
+            }
+        }
+        self.reporter.paused(None);
+        Ok(true)
     }
 }
 

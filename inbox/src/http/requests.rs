@@ -40,6 +40,7 @@ pub struct StoredRequests {
     pool: PgPool,
     schema: Arc<str>,
     sessions: Arc<Sessions>,
+    own_sessions: crate::pooler::Sessions,
     statements: Arc<Statements>,
 }
 
@@ -108,6 +109,7 @@ impl StoredRequests {
             pool,
             schema: schema.into(),
             sessions: Arc::default(),
+            own_sessions: crate::pooler::Sessions::default(),
             statements: Arc::new(statements),
         }
     }
@@ -140,6 +142,7 @@ impl StoredRequests {
     pub(crate) async fn begin(&self, longest_idle: Duration) -> Result<Begun, sqlx::Error> {
         let longest = longest_idle.as_millis().clamp(1, i32::MAX as u128);
         let begin = format!("begin; set local idle_in_transaction_session_timeout = {longest}");
+        self.own_sessions.are_own(&self.pool).await?;
         Ok(Begun::new(self.pool.begin_with(AssertSqlSafe(begin)).await?))
     }
 

@@ -273,7 +273,13 @@ async fn roll_back_prepared(begun: &mut Begun, transaction: u64) -> Result<(), s
 impl Store {
     /// Opens a transaction.
     pub(crate) async fn begin(&self) -> Result<Begun, sqlx::Error> {
+        self.has_own_sessions().await?;
         Ok(Begun::new(self.pool.begin_with(self.statements.begin.clone()).await?))
+    }
+
+    /// Fails if the pool's sessions are shared with others. Asks once.
+    pub(crate) async fn has_own_sessions(&self) -> Result<(), sqlx::Error> {
+        self.own_sessions.are_own(&self.pool).await
     }
 
     /// Opens a transaction on a connection that was kept, and records the event in it, in [one trip](super::one_trip).

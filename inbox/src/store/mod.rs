@@ -49,6 +49,7 @@ pub(crate) struct Store {
     one_trip: Option<Arc<OneTrip>>,
     kept: Option<Arc<Kept>>,
     sessions: Arc<Sessions>,
+    own_sessions: crate::pooler::Sessions,
     /// Whether a key waits behind its dead letter.
     pub(crate) strict: bool,
     /// The stream that it reads, if it does.
@@ -203,6 +204,7 @@ impl Store {
             one_trip,
             kept: None,
             sessions: Arc::default(),
+            own_sessions: crate::pooler::Sessions::default(),
             strict: false,
             stream: None,
         })

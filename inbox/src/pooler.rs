@@ -1,0 +1,114 @@
+//! Whether a pool's sessions are its own.
+//!
+//! A pooler in transaction mode (PgBouncer's `pool_mode = transaction`) gives a server's session to another client after
+//! each transaction. What sqlx and the inbox prepare under a name then meets what others have prepared under the same
+//! name, and a statement runs that nobody sent: a claim once ran another one of two parameters. The inbox also sets,
+//! and takes away, what belongs to a session. So it refuses such a pool, before it has prepared anything.
+//!
+//! It asks over two connections of its own, by simple queries. A setting that was given when a connection was opened,
+//! and is there, proves a session of one's own: poolers do not pass it on. Where it is not, two connections that are
+//! open at once and have had the same server process, or one that has changed its process, prove the opposite.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use sqlx::postgres::PgConnectOptions;
+use sqlx::{ConnectOptions, Connection, PgConnection, PgPool};
+use tokio::sync::OnceCell;
+use tokio::time::timeout;
+
+/// How often two connections are compared. The order of the looks is irregular, so that a pooler that gives its
+/// connections in turns does not hide.
+const LOOKS: [bool; 12] =
+    [true, true, false, true, false, false, true, false, true, true, false, false];
+
+/// How long all of it may take.
+const PATIENCE: Duration = Duration::from_secs(10);
+
+const SHOW: &str = "select coalesce(pg_catalog.current_setting('pillarbox.direct', true), '')";
+
+/// Why a pool is refused.
+#[derive(Debug, thiserror::Error)]
+#[error(
+    "the pool's connections go through a connection pooler in transaction mode, in which statements and settings of \
+     different clients get mixed up; give the inbox a pool that connects to the database directly, or through a pooler \
+     in session mode (docs/poolers.md)"
+)]
+pub struct Pooled;
+
+/// What is known of a pool; asked for once.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Sessions(Arc<OnceCell<bool>>);
+
+impl Sessions {
+    /// Fails if the pool's sessions are shared, or if the database cannot be asked.
+    pub(crate) async fn are_own(&self, pool: &PgPool) -> Result<(), sqlx::Error> {
+        let ask = || async {
+            let asked = timeout(PATIENCE, own(&pool.connect_options())).await;
+            asked.unwrap_or(Err(sqlx::Error::PoolTimedOut))
+        };
+        match self.0.get_or_try_init(ask).await? {
+            true => Ok(()),
+            false => Err(sqlx::Error::Configuration(Box::new(Pooled))),
+        }
+    }
+}
+
+/// Whether an error says that a pool is refused.
+pub(crate) fn is_pooled(error: &sqlx::Error) -> bool {
+    matches!(error, sqlx::Error::Configuration(cause) if cause.is::<Pooled>())
+}
+
+async fn own(options: &PgConnectOptions) -> Result<bool, sqlx::Error> {
+    match shows_option(options).await {
+        Ok(true) => Ok(true),
+        // It is not passed on, or the pooler refuses it.
+        Ok(false) | Err(sqlx::Error::Database(_)) => compared(options).await,
+        Err(error) => Err(error),
+    }
+}
+
+async fn shows_option(options: &PgConnectOptions) -> Result<bool, sqlx::Error> {
+    let options = options.clone().options([("pillarbox.direct", "yes")]);
+    let mut connection = options.connect().await?;
+    let row = sqlx::raw_sql(SHOW).fetch_one(&mut connection).await?;
+    let shown = sqlx::Row::try_get::<&str, _>(&row, 0)? == "yes";
+    connection.close().await?;
+    Ok(shown)
+}
+
+async fn compared(options: &PgConnectOptions) -> Result<bool, sqlx::Error> {
+    let mut one = match options.connect().await {
+        Ok(one) => one,
+        // There is no connection to spare beside the pool's; claims are checked in any case.
+        Err(sqlx::Error::Database(error)) if error.code().as_deref() == Some("53300") => {
+            return Ok(true);
+        }
+        Err(error) => return Err(error),
+    };
+    let mut other = match options.connect().await {
+        Ok(other) => other,
+        Err(sqlx::Error::Database(error)) if error.code().as_deref() == Some("53300") => {
+            return Ok(true);
+        }
+        Err(error) => return Err(error),
+    };
+    let (mut first, mut second) = (None, None);
+    let mut own = true;
+    for which in LOOKS {
+        let (connection, known) =
+            if which { (&mut one, &mut first) } else { (&mut other, &mut second) };
+        let process = process(connection).await?;
+        own &= known.is_none_or(|known| known == process);
+        *known = Some(process);
+    }
+    own &= first != second;
+    one.close().await?;
+    other.close().await?;
+    Ok(own)
+}
+
+async fn process(connection: &mut PgConnection) -> Result<i32, sqlx::Error> {
+    let row = sqlx::raw_sql("select pg_catalog.pg_backend_pid()").fetch_one(connection).await?;
+    sqlx::Row::try_get(&row, 0)
+}
