@@ -62,7 +62,7 @@ shipped as (
     and not exists (
         select
         from pillarbox.outbox_dead_letter as letter
-        where letter.position = oldest.position and not letter.whole and letter.state in ('dead', 'parked')
+        where letter.position = outbox.position and not letter.whole and letter.state in ('dead', 'parked')
     )
 ),
 removed as (
