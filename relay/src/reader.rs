@@ -11,7 +11,7 @@ use crate::cursor::Cursor;
 use crate::health::Observer;
 use crate::message::{Form, Message};
 use crate::rows::{BadRow, Room};
-use crate::sink::Fault;
+use crate::sink::{Fault, too_large};
 use crate::source::{Page, Source};
 
 /// Of so many events of a page the way is measured.
@@ -92,13 +92,16 @@ pub(crate) fn batch(mut page: Page, form: &Form) -> Batch {
     for row in std::mem::take(&mut page.rows) {
         let (position, event_id) = (row.position, row.event_id);
         let key = form.keys_wait.then(|| row.key.clone()).flatten();
+        let mut refuse = |fault, error, key| {
+            let refused = Refused { position, event_id, fault, error };
+            bad.insert(position, BadRow { place: position, refused, key, lost: Vec::new() });
+        };
         match row.into_message(form) {
-            Ok(message) => messages.push(message),
-            Err(error) => {
-                let error = crate::error::full_text(&error);
-                let refused = Refused { position, event_id, fault: Fault::Invalid, error };
-                bad.insert(position, BadRow { place: position, refused, key, lost: Vec::new() });
-            }
+            Ok(message) => match too_large(&message, page.max_payload) {
+                None => messages.push(message),
+                Some(error) => refuse(Fault::TooLarge, error, key),
+            },
+            Err(error) => refuse(Fault::Invalid, crate::error::full_text(&error), key),
         }
     }
     let positions = messages.iter().map(|message| message.position).collect();

@@ -257,3 +257,28 @@ async fn in_a_strict_order_what_follows_a_bad_event_on_the_same_page_waits_behin
     assert_eq!(of_a, ["1", "3", "4"]);
     relay.stop().await;
 }
+
+#[tokio::test]
+async fn ten_legal_headers_that_are_too_many_together_hold_nobody_up() {
+    let shop = Shop::open().await;
+    run(
+        &shop,
+        format!(
+            "insert into pillarbox.outbox (event_type, topic, key, headers, payload) \
+             select 't', '{}', 'a', \
+                    case when i % 3 = 0 then '{{}}'::jsonb \
+                         else (select jsonb_object_agg('x-' || n, repeat('x', 8000)) from generate_series(1, 10) n) end, \
+                    convert_to(i::text, 'utf8') \
+             from generate_series(1, 300) i",
+            shop.topic()
+        ),
+    )
+    .await;
+    let relay = shop.start(shop.config());
+    shop.until_messages(100).await;
+    let dead = "select count(*) from pillarbox.outbox_dead_letter where reason = 'too_large' and error like '%65535%'";
+    until(&shop, "200 letters", dead, 200).await;
+    shop.shipped().await;
+    assert_eq!(shop.messages().await, 100);
+    relay.stop().await;
+}

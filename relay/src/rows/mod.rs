@@ -55,6 +55,11 @@ pub(crate) struct Filled {
 }
 
 impl Reading {
+    /// The largest payload that is read.
+    pub(crate) fn largest(&self) -> usize {
+        self.largest
+    }
+
     /// Fetches the rows of this page that came without their columns. They must be in the order of their positions.
     pub(crate) async fn fill(
         &self,

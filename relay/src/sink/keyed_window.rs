@@ -182,17 +182,25 @@ impl Sink for KeyedWindow {
 
 /// Refuses what the server would answer by closing the connection.
 pub(super) fn check_size(message: &Message, max_payload: usize) -> Result<(), SinkError> {
+    let Message { position, event_id, .. } = *message;
+    match too_large(message, max_payload) {
+        Some(error) => {
+            Err(SinkError::Message { position, event_id, fault: Fault::TooLarge, error })
+        }
+        None => Ok(()),
+    }
+}
+
+/// Why a message is too large for a server with this limit, if it is.
+pub(crate) fn too_large(message: &Message, max_payload: usize) -> Option<String> {
     let size = message.wire_size();
     let headers = size - message.payload.len();
-    let error = if size > max_payload {
-        format!(
+    if size > max_payload {
+        return Some(format!(
             "headers and payload are {size} bytes, and the server's max_payload is {max_payload}"
-        )
-    } else if headers > MAX_HEADERS {
+        ));
+    }
+    (headers > MAX_HEADERS).then(|| {
         format!("the headers are {headers} bytes, and JetStream stores {MAX_HEADERS} at the most")
-    } else {
-        return Ok(());
-    };
-    let Message { position, event_id, .. } = *message;
-    Err(SinkError::Message { position, event_id, fault: Fault::TooLarge, error })
+    })
 }

@@ -17,6 +17,7 @@ pub(crate) mod streams;
 pub use fast_ingest::FastIngest;
 pub use fault::Fault;
 pub use keyed_window::KeyedWindow;
+pub(crate) use keyed_window::too_large;
 pub use streams::Streams;
 
 use futures::future::BoxFuture;

@@ -33,6 +33,8 @@ pub(crate) struct Page {
     pub(crate) bad: Vec<BadRow>,
     /// The memory that it takes.
     pub(crate) room: Room,
+    /// The largest message that the broker takes.
+    pub(crate) max_payload: usize,
     /// The cursor before the window that this page belongs to.
     base: Arc<Cursor>,
     /// The window's end.
@@ -61,7 +63,9 @@ impl Page {
         let largest = rows.last().map(|row| row.position);
         let after = base.close(&window, largest, largest);
         let (bad, room) = (Vec::new(), Room::default());
-        Self { rows, bad, room, base: Arc::new(base), window: Arc::new(window), after, late: false }
+        let max_payload = usize::MAX;
+        let (base, window) = (Arc::new(base), Arc::new(window));
+        Self { rows, bad, room, max_payload, base, window, after, late: false }
     }
 }
 
@@ -310,7 +314,8 @@ impl Source {
             }
         };
         self.state = state;
-        Ok(Page { rows, bad, room, base, window, after, late: false })
+        let max_payload = self.reading.largest();
+        Ok(Page { rows, bad, room, max_payload, base, window, after, late: false })
     }
 
     /// Fetches the rows of a page as far as they fit.

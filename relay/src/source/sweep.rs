@@ -105,7 +105,8 @@ impl Source {
         let wal: String =
             self.statements.wal().fetch_one(&mut self.connection).await?.try_get(0)?;
         self.wait_for_flush(&wal).await?;
-        Ok(Some(Page { rows, bad, room, ..late_page(cursor, Cursor::clone(cursor)) }))
+        let max_payload = self.reading.largest();
+        Ok(Some(Page { rows, bad, room, max_payload, ..late_page(cursor, Cursor::clone(cursor)) }))
     }
 }
 
@@ -119,5 +120,6 @@ impl Sweep {
 fn late_page(base: &Arc<Cursor>, after: Cursor) -> Page {
     let (rows, bad, room) = (Vec::new(), Vec::new(), Room::default());
     let window = Arc::new(base.snapshot.clone());
-    Page { rows, bad, room, base: base.clone(), window, after, late: true }
+    let max_payload = usize::MAX;
+    Page { rows, bad, room, max_payload, base: base.clone(), window, after, late: true }
 }
