@@ -5,7 +5,7 @@
 //! what is due. A key goes on when nothing of it is dead or parked any more. All this happens in the shipper's
 //! one flow, so no later event of the key can overtake.
 
-use std::collections::HashSet;
+use std::collections::{HashMap, HashSet};
 use std::time::Duration;
 
 use async_nats::jetstream::Context;
@@ -20,10 +20,14 @@ use crate::message::{Form, Message};
 use crate::reader::{Batch, Refused};
 use crate::rows::BadRow;
 use crate::shipper::Interrupted;
-use crate::sink::{Fault, KeyedWindow, Sink, SinkFailure};
+use crate::sink::{Fault, KeyedWindow, Sink, SinkError, SinkFailure};
 
 /// So many of a page's events that cannot be sent are named in the log; the others are counted.
 const NAMED: usize = 10;
+/// How long a parked event that was not stored waits for its next try. The others go on without it.
+const AGAIN: Duration = Duration::from_secs(5);
+/// The same for one that got no answer, which costs the time that an answer may take.
+const AGAIN_UNANSWERED: Duration = Duration::from_secs(60);
 /// How often parked events are looked for.
 const INTERVAL: Duration = Duration::from_secs(1);
 
@@ -38,6 +42,10 @@ pub(crate) struct Parking {
     blocked: Option<HashSet<String>>,
     due_at: Instant,
     observer: Observer,
+    /// Letters whose events were not stored, and when they are tried again.
+    waiting: HashMap<i64, Instant>,
+    /// Why the last of them was not stored.
+    trouble: Option<String>,
 }
 
 impl Parking {
@@ -58,6 +66,8 @@ impl Parking {
             blocked: (config.order == Order::Strict).then(HashSet::new),
             due_at: Instant::now(),
             observer,
+            waiting: HashMap::new(),
+            trouble: None,
         };
         parking.ask_blocked().await?;
         Ok(parking)
@@ -128,16 +138,26 @@ impl Parking {
         }
     }
 
+    /// Why parked events are not stored, while some are not. That holds nothing else.
+    pub(crate) fn trouble(&self) -> Option<&str> {
+        self.trouble.as_deref()
+    }
+
     /// Ships the parked events that are due, and returns how many. Everything before must have been stored.
     pub(crate) async fn ship(&mut self) -> Result<u64, Interrupted> {
         let mut shipped = 0;
+        self.waiting.retain(|_, again_at| *again_at > Instant::now());
         loop {
             let largest = self.context.client().max_payload();
             let due = self.letters.ask(|due| Request::Due(largest, due)).await?;
-            if due.events.is_empty() && due.bad.is_empty() {
+            let sendable = self.sendable(due);
+            if sendable.letters.is_empty() && sendable.dead.is_empty() {
                 break;
             }
-            shipped += self.ship_some(due).await?;
+            shipped += self.ship_some(sendable).await?;
+        }
+        if self.waiting.is_empty() {
+            self.trouble = None;
         }
         self.ask_blocked().await?;
         self.due_at = Instant::now() + INTERVAL;
@@ -151,9 +171,11 @@ impl Parking {
         Ok(())
     }
 
-    /// Ships these, up to the first that the broker does not store. Those that cannot be sent are dead again.
-    async fn ship_some(&self, due: Due) -> Result<u64, Interrupted> {
-        let Sendable { mut letters, messages, mut dead } = self.sendable(due);
+    /// Ships these, up to the first that the broker does not store. Those that cannot be sent are dead again, and so is
+    /// one that the broker refuses for whatever reason: an operator may try it again. One without an answer or without
+    /// a stream waits, and holds nothing else.
+    async fn ship_some(&mut self, sendable: Sendable) -> Result<u64, Interrupted> {
+        let Sendable { mut letters, messages, mut dead } = sendable;
         let mut window = KeyedWindow::new(self.context.clone(), self.acknowledged.clone());
         let outcome = match window.store(messages).await {
             Ok(_) => window.flush().await,
@@ -163,9 +185,25 @@ impl Parking {
         if let Err(SinkFailure { stored, error }) = outcome {
             // The first that is not known to be stored is the one that failed.
             let stored = usize::try_from(stored).unwrap_or(usize::MAX);
-            match error.refused(self.no_stream).zip(letters.get(stored)) {
-                Some((refused, letter)) => dead.push((*letter, refused)),
-                None => held = Some(error),
+            match (letters.get(stored).copied(), error.refused(self.no_stream), error) {
+                (Some(letter), Some(refused), _) => dead.push((letter, refused)),
+                (
+                    Some(letter),
+                    None,
+                    SinkError::NotStored { position, event_id, refusal: Some(_), error },
+                ) => {
+                    dead.push((
+                        letter,
+                        Refused { position, event_id, fault: Fault::Refused, error },
+                    ));
+                }
+                (Some(letter), None, error) if error.position().is_some() => {
+                    let answered = matches!(error, SinkError::NoStream { heard: false, .. });
+                    let pause = if answered { AGAIN } else { AGAIN_UNANSWERED };
+                    self.waiting.insert(letter, Instant::now() + pause);
+                    self.trouble = Some(error.to_string());
+                }
+                (_, _, error) => held = Some(error),
             }
             letters.truncate(stored);
         }
@@ -188,6 +226,10 @@ impl Parking {
         let mut bad = due.bad.into_iter().peekable();
         for Parked { letter, row, attempts } in due.events {
             let place = (row.position, letter);
+            if self.waiting.contains_key(&letter) {
+                stopped.extend(row.key);
+                continue;
+            }
             while let Some(bad) = bad.next_if(|bad| (bad.refused.position, bad.place) < place) {
                 stopped.extend(bad.key);
                 sendable.dead.push((bad.place, bad.refused));

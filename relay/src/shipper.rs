@@ -121,7 +121,7 @@ impl Shipper {
                     self.observer.meter.rewound(error.kind());
                     start.after_refusal = matches!(error, SinkError::BatchRefused(_));
                     if !start.after_refusal {
-                        self.say_held(&mut hold, &error.to_string());
+                        say_held(&self.config.name, &self.observer, &mut hold, &error.to_string());
                     }
                     let verdict = hold.failed(&error);
                     if let Some(trial) = trial.filter(|trial| trial.is_of(error.position()))
@@ -138,13 +138,6 @@ impl Shipper {
                 () = self.shutdown.cancelled() => return Ok(()),
             }
         }
-    }
-
-    fn say_held(&self, hold: &mut Hold, reason: &str) {
-        if hold.holds(reason) {
-            tracing::warn!(relay = self.config.name, reason, "holding: events wait in the outbox");
-        }
-        self.observer.held(reason);
     }
 
     /// Finds out whose fault it is that a message was not stored alone. `true` if shipping goes on without a pause:
@@ -262,6 +255,9 @@ impl Shipper {
                     Ok(parked) => {
                         self.observer.meter.shipped(parked);
                         under_way.parked += parked;
+                        if let Some(reason) = parking.trouble() {
+                            say_held(&self.config.name, &self.observer, hold, reason);
+                        }
                     }
                     Err(interrupted) => break Err(interrupted),
                 }
@@ -286,7 +282,8 @@ impl Shipper {
                         break Err(interrupted);
                     }
                     // With nothing to ship, a while without a complaint has to do.
-                    if (under_way.has_stored() || looked) && hold.is_over(opened.elapsed()) {
+                    let well = under_way.has_stored() || looked;
+                    if well && parking.trouble().is_none() && hold.is_over(opened.elapsed()) {
                         self.observer.resumed();
                     }
                     tokio::select! {
@@ -336,7 +333,10 @@ impl Shipper {
             }
             hold.stored(under_way.stored - counted);
             counted = under_way.stored;
-            if under_way.has_stored() && hold.is_over(opened.elapsed()) {
+            if under_way.has_stored()
+                && parking.trouble().is_none()
+                && hold.is_over(opened.elapsed())
+            {
                 self.observer.resumed();
             }
         };
@@ -377,4 +377,12 @@ impl Shipper {
         ));
         Ok((reader, batches))
     }
+}
+
+/// Tells the log and the state why messages are not stored.
+fn say_held(relay: &str, observer: &Observer, hold: &mut Hold, reason: &str) {
+    if hold.holds(reason) {
+        tracing::warn!(relay, reason, "holding: events wait in the outbox");
+    }
+    observer.held(reason);
 }

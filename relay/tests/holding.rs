@@ -186,3 +186,44 @@ async fn an_event_that_is_refused_for_a_reason_nobody_knows_is_set_aside_once_ot
     assert_eq!(relay.said("the broker stores messages again"), 1);
     gateway.abort();
 }
+
+#[tokio::test]
+async fn a_dead_letter_that_is_retried_in_vain_holds_nothing_else() {
+    let shop = Shop::open().await;
+    let other = format!("other{}.placed", shop.scope.prefix());
+    let gate = format!("gate{}.placed", shop.scope.prefix());
+    let gateway = gateway(&shop, gate.clone()).await;
+    insert(&shop, &other, Some("1"), "{}").await;
+    insert(&shop, &gate, Some("2"), r#"{"refused": "yes"}"#).await;
+    insert(&shop, &gate, Some("3"), "{}").await;
+    let mut relay = Process::relay(&shop, &["--no-stream", "dead-letter"]);
+    let letters = "select count(*) from pillarbox.outbox_dead_letter where state = 'dead'";
+    eventually("two dead letters", DEADLINE, async || {
+        Ok::<_, String>((shop.number(letters).await == 2).then_some(()))
+    })
+    .await
+    .unwrap();
+    relay.kill();
+    // Now events without a stream are held, and those two are tried again.
+    let relay = Process::relay(&shop, &FREE);
+    let http = Endpoint::of(&relay).await;
+    http.until_ready(200).await;
+    sqlx::query("update pillarbox.outbox_dead_letter set state = 'parked'")
+        .execute(shop.pool())
+        .await
+        .unwrap();
+    http.until(r#"pillarbox_held{relay="default"}"#, 1.0).await;
+    let held = http.until_ready(503).await;
+    assert!(held["reason"].as_str().unwrap().contains(&other), "{held}");
+    shop.insert_many(50).await;
+    shop.until_messages(51).await;
+    assert_eq!(shop.number(letters).await, 1, "the refused one is dead again");
+    let config = stream::Config {
+        name: format!("{}OTHER", shop.stream),
+        subjects: vec![other],
+        ..Default::default()
+    };
+    shop.jetstream().await.create_stream(config).await.unwrap();
+    http.until_ready(200).await;
+    gateway.abort();
+}
