@@ -122,12 +122,17 @@ pub async fn retire(
             }
         }
     };
-    Ok(Retired {
+    let retired = Retired {
         consumer,
         inbox_rows: remove("inbox").await?,
         failures: remove("inbox_failure").await?,
         dead_letters: remove("inbox_dead_letter").await?,
-    })
+    };
+    // The name is a new one again, which has forgotten nothing.
+    let new = format!("delete from {}.inbox_forgotten where consumer = $1", config.schema);
+    let new = sqlx::query(AssertSqlSafe(new)).bind(&config.name);
+    new.execute(pool).await?;
+    Ok(retired)
 }
 
 /// Whether there was one.

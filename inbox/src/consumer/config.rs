@@ -67,6 +67,10 @@ pub struct ConsumerConfig {
     /// long as the stream keeps messages, and as retries can last, or an event could be handled twice: less is
     /// refused.
     pub retention_s: u64,
+    /// What to do if there is no durable consumer, and the stream holds messages that this consumer may have handled so
+    /// long ago that it has forgotten them. Only a stream without `max_age` comes to that. A consumer that has forgotten
+    /// nothing, a new one above all, reads everything.
+    pub after_loss: AfterLoss,
     /// The schema of the inbox tables.
     pub schema: String,
 }
@@ -85,6 +89,19 @@ pub enum Order {
     Strict,
     /// In any order. Several processes share the work.
     None,
+}
+
+/// What to do about a lost durable consumer, where what was handled is partly forgotten: see
+/// [`ConsumerConfig::after_loss`].
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+#[non_exhaustive]
+pub enum AfterLoss {
+    /// Read nothing, and say so.
+    #[default]
+    Refuse,
+    /// Read what is newer than all that was forgotten. What is older and was never handled is left out.
+    Remembered,
 }
 
 impl Order {
@@ -115,6 +132,7 @@ impl Default for ConsumerConfig {
             takeover_ms: 6_000,
             shutdown_timeout_ms: 10_000,
             retention_s: 7 * 86_400,
+            after_loss: AfterLoss::Refuse,
             schema: "pillarbox".into(),
         }
     }

@@ -34,6 +34,7 @@ pub(super) struct Opener {
     pub(super) config: Arc<ConsumerConfig>,
     pub(super) reporter: Reporter,
     pub(super) reader: Reader,
+    store: Store,
     unreadable: Unreadable,
     said: Arc<Said>,
 }
@@ -57,8 +58,17 @@ impl Opener {
         reader: Reader,
     ) -> Self {
         let unreadable =
-            Unreadable::new(jetstream.clone(), store, config.clone(), reporter.clone());
-        Self { client, jetstream, config, reporter, reader, unreadable, said: Arc::default() }
+            Unreadable::new(jetstream.clone(), store.clone(), config.clone(), reporter.clone());
+        Self {
+            client,
+            jetstream,
+            config,
+            reporter,
+            reader,
+            store,
+            unreadable,
+            said: Arc::default(),
+        }
     }
 
     /// The stream, whose settings fit the consumer's. Asked first: before it has answered, the server's version is
@@ -72,7 +82,7 @@ impl Opener {
     /// Sees to it that the consumer's durables are there.
     async fn prepare(&self) -> Result<(), NotNow> {
         let stream = self.stream().await?;
-        prepare(&stream, &self.config, self.pinned()).await
+        prepare(&stream, &self.config, &self.store, self.pinned()).await
     }
 
     /// `pin`: what this process was pinned as in its last subscription.
@@ -84,7 +94,7 @@ impl Opener {
         let stream = self.stream().await?;
         let (pinned, ordered) = (self.pinned(), self.ordered());
         if !durable.exists(&stream).await? {
-            prepare(&stream, &self.config, pinned).await?;
+            prepare(&stream, &self.config, &self.store, pinned).await?;
         }
         let info = durable.find(&stream, &self.config, pinned).await?;
         let found = self.unreadable.look(durable, &info).await;
@@ -145,9 +155,10 @@ impl Opener {
                 consumer = self.config.name,
                 stream = self.config.stream,
                 retention_s = self.config.retention_s,
-                "the stream keeps messages without a limit of age (max_age): one that is delivered again after \
-                 retention_s, to a durable consumer that was deleted and made anew for instance, would be handled a \
-                 second time; give the stream a max_age, or replay it under another consumer name only"
+                "the stream keeps messages without a limit of age (max_age), and the inbox forgets what it handled \
+                 after retention_s: if the durable consumer is ever deleted, this one will refuse to read from the \
+                 beginning what it may have handled and forgotten (after_loss); give the stream a max_age, or replay \
+                 it under another consumer name"
             );
         }
         Ok(())

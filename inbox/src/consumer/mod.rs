@@ -5,6 +5,7 @@
 //! the database is away nothing is started and nothing counted: the consumer pauses, looks whether it is back,
 //! and goes on.
 
+mod beginning;
 mod blame;
 mod claims;
 mod config;
@@ -45,7 +46,7 @@ use tokio_util::sync::CancellationToken;
 use tower_layer::Layer;
 use tower_service::Service;
 
-pub use config::{ConsumerConfig, Order};
+pub use config::{AfterLoss, ConsumerConfig, Order};
 pub(crate) use limit::TookTooLong;
 pub use status::{Lag, LastError, Partitions, State, Status, Totals, Watch};
 
@@ -102,6 +103,25 @@ pub enum ConsumerError {
         stream: String,
         /// How long that keeps messages, in seconds.
         max_age_s: u128,
+    },
+    /// The durable consumer is gone, and the stream holds what this consumer may have handled and forgotten.
+    #[error(
+        "consumer {name} of stream {stream} has no durable consumer any more, and forgot what it handled until \
+         {forgotten_s} s ago; the stream holds messages of that time (sequence {sequence}, stored {stored_s} s ago), \
+         which would take effect again. Make the durable consumer anew where it was (an operator: `nats consumer add`), \
+         or set after_loss = \"remembered\" to read only what is newer, or handle everything again under another name"
+    )]
+    Forgotten {
+        /// The consumer.
+        name: String,
+        /// The stream.
+        stream: String,
+        /// The sequence of its oldest message.
+        sequence: u64,
+        /// How long ago that was stored, in seconds.
+        stored_s: u64,
+        /// How long ago the newest event was handled that is forgotten, in seconds.
+        forgotten_s: u64,
     },
     /// There is a durable consumer of this name with another setting, and it is not changed behind its back.
     #[error(
@@ -245,7 +265,7 @@ impl Consumer {
     /// What was handled longer ago than `retention_s` is removed meanwhile.
     ///
     /// # Errors
-    /// [`ConsumerError::Differs`], [`ConsumerError::Retention`]; with partitions also [`ConsumerError::Unread`].
+    /// [`ConsumerError::Differs`], [`ConsumerError::Retention`], [`ConsumerError::Forgotten`]; with partitions also [`ConsumerError::Unread`].
     pub async fn run<S>(self, service: S, shutdown: CancellationToken) -> Result<(), ConsumerError>
     where
         S: Service<Handling, Response = (), Error: Into<BoxError>, Future: Send>

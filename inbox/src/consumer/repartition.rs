@@ -3,7 +3,8 @@
 //!
 //! With another number a key's events lie in another partition. So the durables of a new number are made only when
 //! those of the old one have been read to the end and nobody reads them any more; then the old ones go. The new ones
-//! begin at the stream's beginning, or as far back as the inbox remembers: what was handled is skipped.
+//! begin at the stream's beginning, or as far back as the inbox remembers (see `beginning.rs`): what was handled is
+//! skipped.
 //!
 //! ```text
 //!   old durables ── in use ──► wait
@@ -15,9 +16,6 @@
 //! Where the relay has begun with the new number, the old filters take events of that, too. A durable is read to the
 //! end if the first event that it has left was sent with the new number.
 
-use std::time::{Duration, SystemTime};
-
-use async_nats::jetstream::consumer::DeliverPolicy;
 use async_nats::jetstream::consumer::Info;
 use async_nats::jetstream::context::ConsumerInfoErrorKind;
 use async_nats::jetstream::message::StreamMessage;
@@ -25,17 +23,17 @@ use async_nats::jetstream::stream::{RawMessageErrorKind, RetentionPolicy, Stream
 use futures::TryStreamExt;
 use pillarbox_event::{Partition, header};
 
+use super::beginning::begin;
 use super::durable::{Durable, NotNow, partitions_of};
 use super::{ConsumerConfig, ConsumerError};
 use crate::error::full_text;
-
-/// By how much clocks may differ.
-const CLOCKS: Duration = Duration::from_secs(60);
+use crate::store::Store;
 
 /// Sees to it that the consumer's durables are there, and none of another number of partitions.
 pub(super) async fn prepare(
     stream: &Stream,
     config: &ConsumerConfig,
+    store: &Store,
     pinned: bool,
 ) -> Result<(), NotNow> {
     let mut missing = Vec::new();
@@ -69,9 +67,9 @@ pub(super) async fn prepare(
     if is_work_queue {
         remove(stream, config, &old).await?;
     }
-    let from = || begin(stream, config, old.is_empty() || is_work_queue);
+    let from = begin(stream, config, store, &missing, !old.is_empty()).await?;
     for durable in &missing {
-        durable.create(stream, config, pinned, from()).await?;
+        durable.create(stream, config, pinned, from).await?;
     }
     remove(stream, config, &old).await
 }
@@ -146,19 +144,6 @@ async fn goes_on_with(stream: &Stream, old: &Info, number: Option<u32>) -> bool 
     let said = first.as_ref().and_then(|first| first.headers.get(header::PARTITION));
     let sent_with = said.and_then(|said| said.as_str().parse::<Partition>().ok());
     number.is_some() && sent_with.map(Partition::of) == number
-}
-
-/// Where the new ones begin: at the beginning, or, if there were others, no further back than the inbox remembers.
-fn begin(stream: &Stream, config: &ConsumerConfig, first: bool) -> DeliverPolicy {
-    let max_age = stream.cached_info().config.max_age;
-    if first || !max_age.is_zero() {
-        return DeliverPolicy::All;
-    }
-    let back = config.retention().saturating_sub(CLOCKS);
-    match SystemTime::now().checked_sub(back) {
-        Some(time) => DeliverPolicy::ByStartTime { start_time: time.into() },
-        None => DeliverPolicy::All,
-    }
 }
 
 async fn remove(stream: &Stream, config: &ConsumerConfig, old: &[String]) -> Result<(), NotNow> {

@@ -8,6 +8,8 @@ mod reach;
 use std::borrow::Cow;
 use std::sync::Arc;
 use std::time::Duration;
+#[cfg(feature = "jetstream")]
+use std::time::SystemTime;
 
 use pillarbox_event::{Identity, RawEvent};
 use sqlx::postgres::PgRow;
@@ -91,6 +93,8 @@ struct Statements {
     find: SqlStr,
     retry: SqlStr,
     discard: SqlStr,
+    #[cfg(feature = "jetstream")]
+    forgotten: SqlStr,
     remove_old: SqlStr,
     forget_old: SqlStr,
     remove_resolved: SqlStr,
@@ -183,6 +187,10 @@ impl Store {
             discard: sql(
                 "update pillarbox.inbox_dead_letter set state = 'discarded', resolved_at = clock_timestamp() \
                  where consumer = $1 and position = $2 and state in ('dead', 'parked')",
+            ),
+            #[cfg(feature = "jetstream")]
+            forgotten: sql(
+                "select (select handled_at from pillarbox.inbox_forgotten where consumer = $1)",
             ),
             remove_old: sql(include_str!("remove_old.sql")),
             forget_old: sql(include_str!("forget_old.sql")),
@@ -296,6 +304,15 @@ impl Store {
     pub(crate) fn remove_old(&self) -> (SqlStr, [SqlStr; 2]) {
         let Statements { remove_old, forget_old, remove_resolved, .. } = &*self.statements;
         (remove_old.clone(), [forget_old.clone(), remove_resolved.clone()])
+    }
+
+    /// Until when something was handled that is forgotten. `None` if nothing is.
+    #[cfg(feature = "jetstream")]
+    pub(crate) async fn forgotten_until(&self) -> Result<Option<SystemTime>, sqlx::Error> {
+        let forgotten = sqlx::query(self.statements.forgotten.clone()).bind(&*self.consumer);
+        let row = forgotten.fetch_one(&self.pool).await?;
+        let handled_at: Option<time::OffsetDateTime> = row.try_get(0)?;
+        Ok(handled_at.map(SystemTime::from))
     }
 
     /// Whether the event is handled, or given up.

@@ -22,7 +22,16 @@ old as materialized (
 removed as (
     delete from pillarbox.inbox
     where ctid = any (array(select ctid from old))
-    returning 1
+    returning processed_at
+),
+-- What a durable that is made anew must not read again: see beginning.rs.
+forgotten as (
+    insert into pillarbox.inbox_forgotten as known (consumer, handled_at)
+    select $1, max(processed_at)
+    from removed
+    having count(*) > 0
+    on conflict (consumer) do update
+    set handled_at = greatest(known.handled_at, excluded.handled_at)
 )
 select
     (select mine from turn) as mine,

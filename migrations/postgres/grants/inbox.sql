@@ -8,6 +8,7 @@
 -- service's tables.
 grant usage on schema pillarbox to pillarbox_consumer;
 grant select, insert, update (processed_at), delete on pillarbox.inbox to pillarbox_consumer;
+grant select, insert, update, delete on pillarbox.inbox_forgotten to pillarbox_consumer;
 grant select, insert, update, delete on pillarbox.inbox_failure to pillarbox_consumer;
 grant select, insert, update, delete on pillarbox.inbox_dead_letter to pillarbox_consumer;
 -- Its processes tell one another which partitions each has.

@@ -30,6 +30,14 @@ create table if not exists pillarbox.inbox (
 );
 -- No index by age: old rows are removed by walking the table a piece at a time, which costs the insert nothing.
 
+-- For each consumer, when the newest of the events was handled that were removed from the inbox for their age. Written
+-- with their removal. What the stream stored until then may have been handled and forgotten: a durable consumer that
+-- is made anew must not read it again. No row: nothing was forgotten.
+create table if not exists pillarbox.inbox_forgotten (
+    consumer   text        not null primary key,
+    handled_at timestamptz not null
+);
+
 -- Events that failed and will be tried again. Written after the handler's rollback, removed with its
 -- success or with the dead letter. `outages` is how often somebody was away whom the handler needs, which is no
 -- attempt, and `outage_since` when that began. `uncounted` is how many other failures were not counted as attempts:
