@@ -7,13 +7,13 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use sqlx::{AssertSqlSafe, PgConnection, Row};
-use tokio::time::{Instant, sleep};
+use tokio::time::{Instant, sleep, timeout};
 
 use crate::config::RelayConfig;
 use crate::error::full_text;
-use crate::health::Observer;
+use crate::health::{Observer, Role};
 use crate::schema::in_schema;
-use crate::session::Database;
+use crate::session::{Database, Patience};
 use crate::sink::Fault;
 use crate::status::Status;
 
@@ -22,21 +22,35 @@ const INTERVAL: Duration = Duration::from_secs(2);
 /// Counting a long backlog takes a while; this many times as long is left in between.
 const REST: u32 = 20;
 
-/// Measures for as long as it is polled. Failures are left to the relay to report.
+/// How long a relay that connects is let go first: where the role may open few connections, shipping comes before
+/// measuring.
+const COURTESY: Duration = Duration::from_secs(5);
+
+/// Measures for as long as it is polled, and says when that fails.
 pub(crate) async fn measure(config: RelayConfig, database: Database, observer: Observer) {
+    let patience = Patience::default();
     let mut connection = None;
     let mut reasons = Fault::ALL.iter().map(Fault::to_string).collect();
+    let mut state = observer.state();
+    let _ = timeout(COURTESY, state.wait_for(|state| state.role != Role::Connecting)).await;
     loop {
         let asked = Instant::now();
-        let measured = once(&config, &database, &observer, connection.take(), &mut reasons).await;
-        match measured {
-            Ok(open) => connection = Some(open),
+        let once = once(&config, &database, &observer, connection.take(), &mut reasons);
+        let rest = match patience.wait(once).await {
+            Ok(open) => {
+                // A relay that connects may need it more.
+                connection = (!observer.is_connecting()).then_some(open);
+                observer.measured(None);
+                asked.elapsed() * REST
+            }
             Err(error) => {
                 let error = full_text(&error);
                 tracing::debug!(relay = config.name, error, "the backlog was not measured");
+                observer.measured(Some(error));
+                Duration::ZERO
             }
-        }
-        sleep(INTERVAL.max(asked.elapsed() * REST)).await;
+        };
+        sleep(INTERVAL.max(rest)).await;
     }
 }
 
@@ -78,9 +92,7 @@ async fn once(
 
 async fn connect(database: &Database) -> Result<PgConnection, sqlx::Error> {
     let mut connection = database.connect().await?;
-    // One core is enough for this, and it ends even if nobody waits for it any more.
-    sqlx::raw_sql("set max_parallel_workers_per_gather = 0; set statement_timeout = '60s'")
-        .execute(&mut connection)
-        .await?;
+    // One core is enough for this.
+    sqlx::raw_sql("set max_parallel_workers_per_gather = 0").execute(&mut connection).await?;
     Ok(connection)
 }

@@ -16,6 +16,7 @@ use pillarbox_event::partition;
 use pillarbox_store::Schema;
 use serde::{Deserialize, Serialize};
 
+pub(crate) use self::database::servers;
 pub use self::file::FileError;
 pub use self::keys::{KEYS, Key, Kind, Scope, key};
 pub use self::layers::{LoadError, ProgramConfig, Settings, Sources, Wanted};

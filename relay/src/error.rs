@@ -87,9 +87,7 @@ const TLS: Remedies = Remedies {
 impl RelayError {
     pub(crate) fn session(database_url: &str, error: SessionError) -> Self {
         match error {
-            SessionError::Url(source) => {
-                Self::Url { key: "database_url", source: Box::new(source) }
-            }
+            SessionError::Url(error) => Self::Config(error),
             SessionError::Connect { source, .. } => Self::connect(database_url, source),
             error => Self::Session(error),
         }

@@ -9,6 +9,9 @@
 //!
 //! Leading and standing by, a relay is ready, unless the broker is away or does not store what it is given.
 
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+
 use serde::Serialize;
 use time::OffsetDateTime;
 use tokio::sync::watch;
@@ -62,6 +65,9 @@ pub struct RelayState {
     /// another domain or account. If one of them loses events, that may go unnoticed.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub unwatched_streams: Vec<String>,
+    /// Why it is not known how many events wait, while that is so.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub unmeasured: Option<String>,
 }
 
 impl RelayState {
@@ -86,7 +92,11 @@ impl RelayState {
         if !self.broker_connected {
             return Some("the connection to the broker is lost".into());
         }
-        self.held.as_ref().map(|reason| format!("holding: {reason}"))
+        if let Some(reason) = &self.held {
+            return Some(format!("holding: {reason}"));
+        }
+        let unmeasured = self.unmeasured.as_ref()?;
+        Some(format!("it is not known how many events wait: {unmeasured}"))
     }
 }
 
@@ -95,6 +105,8 @@ impl RelayState {
 pub(crate) struct Observer {
     pub(crate) meter: Meter,
     state: watch::Sender<RelayState>,
+    /// Grows with whatever shows that the relay does its work.
+    progress: Arc<AtomicU64>,
 }
 
 impl Observer {
@@ -109,8 +121,10 @@ impl Observer {
             broker_connected: false,
             held: None,
             unwatched_streams: Vec::new(),
+            unmeasured: None,
         };
-        Self { meter: Meter::new(relay, outbox), state: watch::Sender::new(state) }
+        let meter = Meter::new(relay, outbox);
+        Self { meter, state: watch::Sender::new(state), progress: Arc::default() }
     }
 
     pub(crate) fn state(&self) -> watch::Receiver<RelayState> {
@@ -129,10 +143,56 @@ impl Observer {
 
     pub(crate) fn standing_by(&self, holder: Option<String>) {
         self.well(Role::StandingBy, None, holder);
+        // There is nothing else for it to do.
+        self.progressed();
+    }
+
+    /// Events were stored or set aside, or there are none, or another process leads: the one thing that ends a trouble.
+    /// Leading by itself is none, for a leader may fail at its first step each time.
+    pub(crate) fn progressed(&self) {
+        self.progress.fetch_add(1, Ordering::Relaxed);
+        if self.state.borrow().trouble.is_none() {
+            return;
+        }
+        {
+            let RelayState { relay, role, epoch, .. } = &*self.state.borrow();
+            tracing::info!(relay, "the trouble is over");
+            // Not said with each lease that was taken in vain.
+            if *role == Role::Leading {
+                tracing::info!(relay, epoch, "leading");
+            }
+        }
+        self.meter.database_up(true);
+        self.change(|state| state.trouble = None);
+    }
+
+    /// A number that grows with each progress.
+    pub(crate) fn progress(&self) -> u64 {
+        self.progress.load(Ordering::Relaxed)
+    }
+
+    pub(crate) fn in_trouble(&self) -> bool {
+        self.state.borrow().trouble.is_some()
+    }
+
+    /// Whether the relay still connects, or cannot.
+    pub(crate) fn is_connecting(&self) -> bool {
+        self.state.borrow().role == Role::Connecting
+    }
+
+    /// The backlog is known, or not, and why.
+    pub(crate) fn measured(&self, failed: Option<String>) {
+        self.meter.backlog_known(failed.is_none());
+        self.change(|state| state.unmeasured = failed);
     }
 
     /// The relay waits, and will connect again.
     pub(crate) fn trouble(&self, error: &RelayError) {
+        let text = full_text(error);
+        if self.state.borrow().trouble.as_ref() != Some(&text) {
+            let relay = &self.state.borrow().relay;
+            tracing::warn!(relay, error = text, "waiting: events stay in the outbox");
+        }
         self.meter.leader(false);
         self.meter.held(false);
         match error {
@@ -143,7 +203,7 @@ impl Observer {
         self.change(|state| {
             state.role = Role::Connecting;
             (state.epoch, state.holder, state.held) = (None, None, None);
-            state.trouble = Some(full_text(error));
+            state.trouble = Some(text);
         });
     }
 
@@ -177,6 +237,7 @@ impl Observer {
 
     /// All of a page is stored. `created` are the times of some of its events.
     pub(crate) fn page_stored(&self, created: &[OffsetDateTime], given: Instant) {
+        self.progressed();
         self.meter.published(given.elapsed());
         let now = OffsetDateTime::now_utc();
         for created in created {
@@ -185,11 +246,12 @@ impl Observer {
     }
 
     fn well(&self, role: Role, epoch: Option<i64>, holder: Option<String>) {
-        self.meter.database_up(true);
+        if !self.in_trouble() {
+            self.meter.database_up(true);
+        }
         self.meter.leader(role == Role::Leading);
         self.change(|state| {
             (state.role, state.epoch) = (role, epoch);
-            state.trouble = None;
             // Somebody else may have been faster, and the name not known yet.
             if holder.is_some() || role == Role::Leading {
                 state.holder = holder;
@@ -242,6 +304,7 @@ mod tests {
             broker_connected: true,
             held: None,
             unwatched_streams: Vec::new(),
+            unmeasured: None,
         }
     }
 
@@ -256,10 +319,26 @@ mod tests {
             (RelayState { broker_connected: false, ..ready() }, "broker"),
             (RelayState { held: Some("full".into()), ..ready() }, "holding: full"),
             (RelayState { trouble: Some("no database".into()), ..ready() }, "no database"),
+            (RelayState { unmeasured: Some("no answer".into()), ..ready() }, "no answer"),
         ] {
             let said = state.not_ready().unwrap();
             assert!(said.contains(reason), "{said}");
         }
+    }
+
+    #[tokio::test]
+    async fn a_trouble_lasts_until_there_is_progress_and_not_until_the_next_lease() {
+        let observer = Observer::new("default", "shop/pillarbox");
+        let state = observer.state();
+        observer.trouble(&RelayError::Database(sqlx::Error::PoolTimedOut));
+        observer.leading(2);
+        assert!(!state.borrow().is_ready() && state.borrow().trouble.is_some());
+        let before = observer.progress();
+        observer.progressed();
+        assert!(state.borrow().trouble.is_none() && observer.progress() > before);
+        observer.trouble(&RelayError::Database(sqlx::Error::PoolTimedOut));
+        observer.standing_by(Some("a".into()));
+        assert!(state.borrow().trouble.is_none(), "whoever stands by has nothing else to do");
     }
 
     #[tokio::test]

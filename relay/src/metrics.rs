@@ -56,6 +56,8 @@ metrics! {
         "Committed events that have not been shipped, as of the saved cursor.";
     BACKLOG_AGE = Gauge "pillarbox_backlog_oldest_age_seconds"
         "Age of the oldest event in the backlog by the database's clock; 0 without a backlog.";
+    BACKLOG_KNOWN = Gauge "pillarbox_backlog_known"
+        "1 while the backlog was measured when it was last due, 0 before the first time and after a failure.";
     COMMIT_TO_ACK = Histogram "pillarbox_commit_to_ack_seconds"
         "From an event's created_at to the broker's acknowledgement, for up to 16 events of each page.";
     SHIPPED = Counter "pillarbox_shipped_events_total"
@@ -163,6 +165,7 @@ impl Meter {
             again: Arc::default(),
             labels,
         };
+        gauge!(BACKLOG_KNOWN.name, meter.labels.iter()).set(0.0);
         // Counters that are born with their first event hide that event from `increase`.
         for reason in
             ["unavailable", "no_stream", "refused", "batch_refused", "reconnected", "forgotten"]
@@ -189,6 +192,16 @@ impl Meter {
         let gauge = |metric: Metric| gauge!(metric.name, self.labels.iter());
         gauge(BACKLOG_EVENTS).set(number(events));
         gauge(BACKLOG_AGE).set(oldest_age_seconds);
+    }
+
+    /// What is not known is not a number: an old one would tell that all is well.
+    pub(crate) fn backlog_known(&self, known: bool) {
+        gauge!(BACKLOG_KNOWN.name, self.labels.iter()).set(flag(known));
+        if !known {
+            for metric in [BACKLOG_EVENTS, BACKLOG_AGE] {
+                gauge!(metric.name, self.labels.iter()).set(f64::NAN);
+            }
+        }
     }
 
     pub(crate) fn unresolved(&self, reason: &str, events: i64) {

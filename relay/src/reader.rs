@@ -11,6 +11,7 @@ use crate::cursor::Cursor;
 use crate::health::Observer;
 use crate::message::{Form, Message};
 use crate::rows::{BadRow, Room};
+use crate::session::Patience;
 use crate::sink::{Fault, too_large};
 use crate::source::{Page, Source};
 
@@ -59,14 +60,17 @@ pub(crate) async fn read(
     idle_interval: Duration,
     batches: mpsc::Sender<Batch>,
     observer: Observer,
+    patience: Patience,
 ) -> Result<(), sqlx::Error> {
     const SHORTEST: Duration = Duration::from_millis(1);
     let mut pause = SHORTEST;
+    let memory = source.memory();
     loop {
         let asked = Instant::now();
-        let page = source.next().await?;
+        let page = patience.wait_unless(|| memory.is_waited_for(), source.next()).await?;
         observer.meter.polled(asked.elapsed());
         let Some(page) = page else {
+            observer.progressed();
             tokio::select! {
                 () = tokio::time::sleep(pause) => {}
                 () = batches.closed() => return Ok(()),

@@ -7,7 +7,7 @@ use std::time::Duration;
 use sqlx::{AssertSqlSafe, PgConnection, Row};
 use tokio::sync::watch;
 use tokio::task::JoinSet;
-use tokio::time::{Instant, sleep, sleep_until};
+use tokio::time::{Instant, sleep, sleep_until, timeout};
 use tokio_util::sync::CancellationToken;
 
 use crate::backlog::measure;
@@ -15,19 +15,23 @@ use crate::backoff::Backoff;
 use crate::broker::Broker;
 use crate::config::{ConfigError, RelayConfig, without_secrets};
 use crate::cursor::Cursor;
-use crate::error::{RelayError, full_text};
+use crate::error::RelayError;
 use crate::health::{Observer, RelayState};
 use crate::lease::{Acquired, Lease, LeaseError, Registry};
 use crate::letters::Letters;
 use crate::retention::remove_old_rows;
 use crate::sabotage::Protections;
-use crate::session::{Database, SessionError};
+use crate::session::{Database, Patience, SessionError, limited};
 use crate::share::Share;
 use crate::shipper::Shipper;
 
 /// The server ends a statement that nobody waits for any more after this long, if it does not notice earlier that
 /// the client is gone.
 const ABANDONED: Duration = Duration::from_secs(600);
+/// How long the database may take to answer where there is nothing to wait for.
+const ANSWER: Duration = Duration::from_secs(10);
+/// How long the last words to the database may take after the shutdown timeout.
+const LAST_WRITES: Duration = Duration::from_secs(2);
 /// The cursor is written at most this often.
 const SAVE_INTERVAL: Duration = Duration::from_millis(100);
 /// How often a standby looks whether the lease is free, at the longest.
@@ -42,6 +46,8 @@ pub struct Relay {
     database: Database,
     share: Arc<Share>,
     observer: Observer,
+    /// How long reading waits for the database, over all sessions.
+    patience: Patience,
     protections: Protections,
 }
 
@@ -76,7 +82,14 @@ impl Relay {
                 .statement_timeout(ABANDONED);
         let outbox = format!("{}/{}", database.name(), config.schema);
         let observer = Observer::new(&config.name, &outbox);
-        Ok(Self { config, database, share, observer, protections: Protections::default() })
+        Ok(Self {
+            config,
+            database,
+            share,
+            observer,
+            patience: Patience::default(),
+            protections: Protections::default(),
+        })
     }
 
     /// Takes a protection away, for a fault run that shows that it would be noticed. Loses events.
@@ -101,37 +114,53 @@ impl Relay {
     /// is shipped again by whoever takes over.
     ///
     /// # Errors
-    /// Only before the first event: [`RelayError::Url`], and [`RelayError::Session`] where the connection leads through
-    /// a pooler in transaction mode; others only with `fail_fast`.
+    /// Only before the first event: [`RelayError::Config`], and [`RelayError::Session`] where the connection leads
+    /// through a pooler in transaction mode; others only with `fail_fast`.
     pub async fn run(self, shutdown: CancellationToken) -> Result<(), RelayError> {
         let _stopped = self.observer.until_dropped();
+        let overdue = async {
+            shutdown.cancelled().await;
+            sleep(self.config.shutdown_timeout() + LAST_WRITES).await;
+        };
+        tokio::select! {
+            ended = self.sessions(&shutdown) => ended,
+            () = overdue => {
+                tracing::warn!(
+                    relay = self.config.name,
+                    "stopped without an answer of the database; the lease expires by itself"
+                );
+                Ok(())
+            }
+        }
+    }
+
+    /// One session after another. Only progress makes the next wait short again: a leader that fails at its first step
+    /// would otherwise take the lease many times a second.
+    async fn sessions(&self, shutdown: &CancellationToken) -> Result<(), RelayError> {
         let mut measuring = JoinSet::new();
         measuring.spawn(measure(self.config.clone(), self.database.clone(), self.observer.clone()));
         let mut broker = None;
-        let mut health = Health { backoff: Backoff::new(), trouble: None, started: false };
+        let (mut backoff, mut started) = (Backoff::new(), false);
         loop {
-            let error = tokio::select! {
-                ended = self.session(&mut broker, &mut health, &shutdown) => match ended {
-                    Ok(Ended::Stopped) => return Ok(()),
-                    Ok(Ended::HandedOver) => {
-                        self.observer.standing_by(None);
-                        continue;
-                    }
-                    Err(error) => error,
-                },
+            let before = self.observer.progress();
+            let error = match self.session(&mut broker, &mut started, shutdown).await {
+                Ok(Ended::Stopped) => return Ok(()),
+                Ok(Ended::HandedOver) => {
+                    self.observer.standing_by(None);
+                    continue;
+                }
+                Err(error) => error,
             };
             let pooled = matches!(error, RelayError::Session(SessionError::Pooled { .. }));
-            if error.is_final()
-                || (pooled && !health.started)
-                || (self.config.fail_fast && !health.started)
-            {
+            if error.is_final() || (!started && (pooled || self.config.fail_fast)) {
                 return Err(error);
             }
+            if self.observer.progress() != before {
+                backoff = Backoff::new();
+            }
             self.observer.trouble(&error);
-            health.report(&self.config.name, &error);
-            tokio::select! {
-                () = sleep(health.backoff.wait()) => {}
-                () = shutdown.cancelled() => return Ok(()),
+            if unless_stopped(shutdown, sleep(backoff.wait())).await.is_none() {
+                return Ok(());
             }
         }
     }
@@ -140,13 +169,14 @@ impl Relay {
     async fn session(
         &self,
         broker: &mut Option<Broker>,
-        health: &mut Health,
+        started: &mut bool,
         shutdown: &CancellationToken,
     ) -> Result<Ended, RelayError> {
-        let mut registry = tokio::select! {
-            registry = self.register(broker) => registry?,
-            () = shutdown.cancelled() => return Ok(Ended::Stopped),
+        let Some(registered) = unless_stopped(shutdown, self.register(broker)).await else {
+            return Ok(Ended::Stopped);
         };
+        let (mut registry, reading) = registered?;
+        let mut reading = Some(reading);
         let Some(broker) = broker.clone() else {
             return Ok(Ended::Stopped);
         };
@@ -157,27 +187,50 @@ impl Relay {
         loop {
             if attend_at <= Instant::now() {
                 attend_at = Instant::now() + third;
-                least = registry.attend(self.share.leads()).await?;
+                let attended = registry.attend(self.share.leads());
+                let Some(attended) = unless_stopped(shutdown, attended).await else {
+                    return Ok(Ended::Stopped);
+                };
+                least = attended?;
             }
-            let holder = registry.held_by_another().await?;
-            if holder.is_none() && least.is_some_and(|least| least < self.share.leads()) {
+            let Some(holder) = unless_stopped(shutdown, registry.held_by_another()).await else {
+                return Ok(Ended::Stopped);
+            };
+            if holder?.is_some() {
+                // A standby needs one connection.
+                reading = None;
+                free_since = None;
+            } else if least.is_some_and(|least| least < self.share.leads()) {
                 // A less busy process may want it.
                 if free_since.get_or_insert_with(Instant::now).elapsed() < COURTESY {
-                    sleep(STANDBY_INTERVAL / 5).await;
+                    if unless_stopped(shutdown, sleep(STANDBY_INTERVAL / 5)).await.is_none() {
+                        return Ok(Ended::Stopped);
+                    }
                     continue;
                 }
             } else {
                 free_since = None;
+                if reading.is_none() {
+                    // Whoever cannot read does not take the lease from somebody who can.
+                    let Some(opened) = unless_stopped(shutdown, self.database.connect()).await
+                    else {
+                        return Ok(Ended::Stopped);
+                    };
+                    reading = Some(opened.map_err(|error| self.session_error(error))?);
+                }
             }
-            let free_in = match registry.acquire().await? {
+            let Some(acquired) = unless_stopped(shutdown, registry.acquire()).await else {
+                return Ok(Ended::Stopped);
+            };
+            let free_in = match acquired? {
                 Acquired::Leader { lease, cursor } => {
-                    health.well(&self.config.name);
+                    *started = true;
                     self.observer.leading(lease.epoch());
-                    return self.lead(lease, *cursor, broker, shutdown).await;
+                    return self.lead(lease, *cursor, broker, reading, shutdown).await;
                 }
                 Acquired::Standby { registry: again, holder, free_in } => {
                     registry = again;
-                    health.well(&self.config.name);
+                    *started = true;
                     self.observer.standing_by(holder.clone());
                     if !standing_by {
                         tracing::info!(relay = self.config.name, holder, "standing by");
@@ -188,31 +241,35 @@ impl Relay {
             };
             // Not a moment later than the lease may expire.
             let look_in = STANDBY_INTERVAL.min(third).min(free_in + Duration::from_millis(5));
-            tokio::select! {
-                () = sleep(look_in) => {}
-                () = shutdown.cancelled() => {
-                    registry.leave().await?;
-                    return Ok(Ended::Stopped);
-                }
+            if unless_stopped(shutdown, sleep(look_in)).await.is_none() {
+                // Others forget it by themselves, if it cannot say so.
+                let _ = timeout(self.config.shutdown_timeout().min(LAST_WRITES), registry.leave())
+                    .await;
+                return Ok(Ended::Stopped);
             }
         }
     }
 
-    /// Connects to the broker and to the database, and makes sure that this is a primary with an outbox.
-    async fn register(&self, broker: &mut Option<Broker>) -> Result<Registry, RelayError> {
-        let (mut connection, _) = self
-            .database
-            .direct()
-            .await
-            .map_err(|error| RelayError::session(&self.config.database_url, error))?;
+    /// Connects to the broker and to the database, and makes sure that this is a primary with an outbox. The second
+    /// connection is the one that a leader reads on.
+    async fn register(
+        &self,
+        broker: &mut Option<Broker>,
+    ) -> Result<(Registry, PgConnection), RelayError> {
+        let (mut connection, reading) =
+            self.database.direct().await.map_err(|error| self.session_error(error))?;
         self.check(&mut connection).await?;
         if broker.is_none() {
             *broker = Some(Broker::connect(&self.config, &self.observer).await?);
         }
         let RelayConfig { schema, name, .. } = &self.config;
         let registry =
-            Registry::open(connection, schema, name, &self.share.holder, self.config.lease());
-        Ok(registry.await?.under(self.protections))
+            Registry::new(connection, schema, name, &self.share.holder, self.config.lease());
+        Ok((registry.under(self.protections), reading))
+    }
+
+    fn session_error(&self, error: SessionError) -> RelayError {
+        RelayError::session(&self.config.database_url, error)
     }
 
     async fn check(&self, connection: &mut PgConnection) -> Result<(), RelayError> {
@@ -222,7 +279,8 @@ impl Relay {
             "select pg_is_in_recovery(), to_regclass('{schema}.outbox') is not null \
              and to_regclass('{schema}.relay') is not null"
         );
-        let row = sqlx::query(AssertSqlSafe(sql)).fetch_one(connection).await?;
+        let query = sqlx::query(AssertSqlSafe(sql));
+        let row = limited(ANSWER, query.fetch_one(connection)).await?;
         let (in_recovery, migrated): (bool, bool) = (row.try_get(0)?, row.try_get(1)?);
         if in_recovery {
             return Err(RelayError::Standby { url });
@@ -233,27 +291,59 @@ impl Relay {
         Ok(())
     }
 
-    /// Ships while the lease holds. The only writer of the cursor.
+    /// Ships while the lease holds, and gives it up at the end, whatever that is: another process may be able to do what
+    /// this one cannot.
     async fn lead(
         &self,
         mut lease: Lease,
         cursor: Cursor,
         broker: Broker,
+        reading: Option<PgConnection>,
         shutdown: &CancellationToken,
     ) -> Result<Ended, RelayError> {
+        let led = self.ship_under(&mut lease, cursor, broker, reading, shutdown).await;
+        let released = lease.release(shutdown.is_cancelled());
+        match led {
+            Ok(()) => released.await?,
+            Err(error) => {
+                // It expires by itself, if that cannot be said.
+                let _ = timeout(ANSWER, released).await;
+                return Err(error);
+            }
+        }
+        if !self.observer.in_trouble() {
+            tracing::info!(relay = self.config.name, "stopped");
+        }
+        Ok(if shutdown.is_cancelled() { Ended::Stopped } else { Ended::HandedOver })
+    }
+
+    /// The only writer of the cursor.
+    async fn ship_under(
+        &self,
+        lease: &mut Lease,
+        cursor: Cursor,
+        broker: Broker,
+        reading: Option<PgConnection>,
+        shutdown: &CancellationToken,
+    ) -> Result<(), RelayError> {
         let _leading = self.share.lead();
         let stop = shutdown.child_token();
-        tracing::info!(
-            relay = self.config.name,
-            epoch = lease.epoch(),
-            holder = self.share.holder,
-            "leading"
-        );
+        // Not again and again, if the trouble has been told.
+        if !self.observer.in_trouble() {
+            tracing::info!(
+                relay = self.config.name,
+                epoch = lease.epoch(),
+                holder = self.share.holder,
+                "leading"
+            );
+        }
         let (progress, mut reached) = watch::channel(cursor);
         let (letters, mut requests) = Letters::channel();
         let shipper = Shipper {
             config: self.config.clone(),
             database: self.database.clone(),
+            reading,
+            patience: self.patience.clone(),
             broker,
             progress,
             letters,
@@ -322,33 +412,18 @@ impl Relay {
         }
         let cursor = reached.borrow().clone();
         lease.save(&cursor).await?;
-        lease.release(shutdown.is_cancelled()).await?;
-        tracing::info!(relay = self.config.name, "stopped");
-        Ok(if shutdown.is_cancelled() { Ended::Stopped } else { Ended::HandedOver })
+        Ok(())
     }
 }
 
-/// What has been said about the relay's troubles, so that each is said once.
-struct Health {
-    backoff: Backoff,
-    trouble: Option<String>,
-    started: bool,
-}
-
-impl Health {
-    fn report(&mut self, relay: &str, error: &RelayError) {
-        let text = full_text(error);
-        if self.trouble.as_ref() != Some(&text) {
-            tracing::warn!(relay, error = text, "waiting: events stay in the outbox");
-            self.trouble = Some(text);
-        }
-    }
-
-    fn well(&mut self, relay: &str) {
-        self.started = true;
-        self.backoff = Backoff::new();
-        if self.trouble.take().is_some() {
-            tracing::info!(relay, "the trouble is over");
-        }
+/// Waits for something, or until the relay is told to stop: `None`.
+async fn unless_stopped<T>(
+    shutdown: &CancellationToken,
+    work: impl Future<Output = T>,
+) -> Option<T> {
+    tokio::select! {
+        biased;
+        () = shutdown.cancelled() => None,
+        done = work => Some(done),
     }
 }

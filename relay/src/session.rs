@@ -11,13 +11,15 @@
 
 use std::fmt;
 use std::io;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
 use sqlx::postgres::{PgConnectOptions, PgPool, PgPoolOptions};
 use sqlx::{AssertSqlSafe, ConnectOptions, Connection, Executor, PgConnection, Row};
 use tokio::time::timeout;
 
-use crate::config::without_secrets;
+use crate::config::{self, ConfigError, without_secrets};
 
 /// How long the database may take to let a new connection in and to set it up.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
@@ -30,7 +32,8 @@ const TRIES: usize = 5;
 /// A database, and how its connections are opened.
 #[derive(Clone)]
 pub struct Database {
-    options: PgConnectOptions,
+    /// The servers that the URL names, in its order.
+    servers: Vec<PgConnectOptions>,
     url: String,
     statement_timeout: Duration,
 }
@@ -40,8 +43,8 @@ pub struct Database {
 #[non_exhaustive]
 pub enum SessionError {
     /// The URL is not one.
-    #[error("database_url cannot be used")]
-    Url(#[source] sqlx::Error),
+    #[error(transparent)]
+    Url(ConfigError),
     /// The database did not let it in.
     #[error("no connection to the database at {url}")]
     Connect {
@@ -74,10 +77,8 @@ pub enum SessionError {
 impl From<SessionError> for sqlx::Error {
     fn from(error: SessionError) -> Self {
         match error {
-            SessionError::Url(source)
-            | SessionError::Connect { source, .. }
-            | SessionError::Settings { source, .. } => source,
-            pooled @ SessionError::Pooled { .. } => Self::config(pooled),
+            SessionError::Connect { source, .. } | SessionError::Settings { source, .. } => source,
+            error => Self::config(error),
         }
     }
 }
@@ -95,9 +96,15 @@ impl Database {
     /// # Errors
     /// [`SessionError::Url`].
     pub fn new(url: &str, application: &str) -> Result<Self, SessionError> {
-        let options: PgConnectOptions = url.parse().map_err(SessionError::Url)?;
-        let options = options.application_name(application).disable_statement_logging();
-        Ok(Self { options, url: without_secrets(url), statement_timeout: Duration::ZERO })
+        let servers = config::servers(url).map_err(SessionError::Url)?;
+        let named = |options: PgConnectOptions| {
+            options.application_name(application).disable_statement_logging()
+        };
+        Ok(Self {
+            servers: servers.into_iter().map(named).collect(),
+            url: without_secrets(url),
+            statement_timeout: Duration::ZERO,
+        })
     }
 
     /// Has the server end statements that run for this long; zero, as it is unless said, lets them run.
@@ -109,7 +116,10 @@ impl Database {
 
     /// The database's name.
     pub fn name(&self) -> &str {
-        self.options.get_database().unwrap_or_else(|| self.options.get_username())
+        // They differ in host and port alone.
+        self.servers
+            .first()
+            .map_or("", |server| server.get_database().unwrap_or_else(|| server.get_username()))
     }
 
     /// Opens a connection. One that [`direct`](Self::direct) has not been asked for first may lead into a pooler.
@@ -117,7 +127,7 @@ impl Database {
     /// # Errors
     /// [`SessionError::Connect`], [`SessionError::Settings`].
     pub async fn connect(&self) -> Result<PgConnection, SessionError> {
-        let mut connection = self.open().await?;
+        let (mut connection, _) = self.open().await?;
         self.prepare(&mut connection).await?;
         Ok(connection)
     }
@@ -127,7 +137,8 @@ impl Database {
     /// # Errors
     /// [`SessionError`].
     pub async fn direct(&self) -> Result<(PgConnection, PgConnection), SessionError> {
-        let (mut one, mut other) = (self.open().await?, self.open().await?);
+        let (mut one, server) = self.open().await?;
+        let mut other = self.open_on(server).await?;
         self.look_for_pooler(&mut one, &mut other).await?;
         self.prepare(&mut one).await?;
         self.prepare(&mut other).await?;
@@ -140,8 +151,13 @@ impl Database {
     /// # Errors
     /// [`SessionError`].
     pub async fn one_direct(&self) -> Result<PgConnection, SessionError> {
-        let mut one = self.open().await?;
-        match self.open().await {
+        Ok(self.first_direct().await?.0)
+    }
+
+    /// As [`one_direct`](Self::one_direct), and the server that it is on.
+    async fn first_direct(&self) -> Result<(PgConnection, &PgConnectOptions), SessionError> {
+        let (mut one, server) = self.open().await?;
+        match self.open_on(server).await {
             Ok(mut other) => {
                 self.look_for_pooler(&mut one, &mut other).await?;
                 // It has served its purpose, however it ends.
@@ -151,7 +167,7 @@ impl Database {
             Err(error) => return Err(error),
         }
         self.prepare(&mut one).await?;
-        Ok(one)
+        Ok((one, server))
     }
 
     /// A pool of connections that stay with this client.
@@ -160,7 +176,7 @@ impl Database {
     /// [`SessionError`].
     pub async fn pool(&self, connections: u32) -> Result<PgPool, SessionError> {
         // A pool by itself tries for half a minute, and then does not say what was wrong.
-        let first = self.one_direct().await?;
+        let (first, server) = self.first_direct().await?;
         let _ = limited(CONNECT_TIMEOUT, first.close()).await;
         let database = self.clone();
         PgPoolOptions::new()
@@ -170,15 +186,49 @@ impl Database {
                 let database = database.clone();
                 Box::pin(async move { Ok(database.prepare(connection).await?) })
             })
-            .connect_with(self.options.clone())
+            .connect_with(server.clone())
             .await
-            .map_err(|source| SessionError::Connect { url: self.url.clone(), source })
+            .map_err(|error| self.not_connected(error))
     }
 
-    async fn open(&self) -> Result<PgConnection, SessionError> {
-        limited(CONNECT_TIMEOUT, self.options.connect())
-            .await
-            .map_err(|source| SessionError::Connect { url: self.url.clone(), source })
+    /// Connects to the first server that is a primary. Where none is, to the first that answers: what it is good for
+    /// is for others to say.
+    async fn open(&self) -> Result<(PgConnection, &PgConnectOptions), SessionError> {
+        let (mut standby, mut failed) = (None, None);
+        for server in &self.servers {
+            let opened = async {
+                let mut connection = self.open_on(server).await?;
+                let primary = self.servers.len() == 1 || self.is_primary(&mut connection).await?;
+                Ok((connection, primary))
+            };
+            match opened.await {
+                Ok((connection, true)) => return Ok((connection, server)),
+                Ok((connection, false)) => drop(standby.get_or_insert((connection, server))),
+                Err(error) => drop(failed.get_or_insert(error)),
+            }
+        }
+        match (standby, failed) {
+            (Some(standby), _) => Ok(standby),
+            (None, Some(error)) => Err(error),
+            (None, None) => {
+                Err(self
+                    .not_connected(sqlx::Error::Configuration("the URL names no server".into())))
+            }
+        }
+    }
+
+    async fn open_on(&self, server: &PgConnectOptions) -> Result<PgConnection, SessionError> {
+        limited(CONNECT_TIMEOUT, server.connect()).await.map_err(|error| self.not_connected(error))
+    }
+
+    async fn is_primary(&self, connection: &mut PgConnection) -> Result<bool, SessionError> {
+        let asked = sqlx::raw_sql("select not pg_catalog.pg_is_in_recovery()");
+        let row = limited(CONNECT_TIMEOUT, connection.fetch_one(asked)).await;
+        row.and_then(|row| row.try_get(0)).map_err(|error| self.not_connected(error))
+    }
+
+    fn not_connected(&self, source: sqlx::Error) -> SessionError {
+        SessionError::Connect { url: self.url.clone(), source }
     }
 
     /// Sets everything that the statements rest on. Without prepared statements, which a pooler would keep.
@@ -224,7 +274,7 @@ impl Database {
         match limited(CONNECT_TIMEOUT, look).await {
             Ok(false) => Ok(()),
             Ok(true) => Err(SessionError::Pooled { url: self.url.clone() }),
-            Err(source) => Err(SessionError::Connect { url: self.url.clone(), source }),
+            Err(error) => Err(self.not_connected(error)),
         }
     }
 }
@@ -256,9 +306,80 @@ pub async fn limited<T>(
 ) -> Result<T, sqlx::Error> {
     match timeout(limit, work).await {
         Ok(result) => result,
-        Err(_) => Err(sqlx::Error::Io(io::Error::new(
-            io::ErrorKind::TimedOut,
-            format!("the database did not answer within {limit:?}"),
-        ))),
+        Err(_) => Err(no_answer(limit)),
+    }
+}
+
+fn no_answer(limit: Duration) -> sqlx::Error {
+    let text = format!("the database did not answer within {limit:?}");
+    sqlx::Error::Io(io::Error::new(io::ErrorKind::TimedOut, text))
+}
+
+/// How long to wait for statements that may take long, and by which a connection that swallows everything must be
+/// told from a database that is slow: twice as long after each wait in vain, and from the beginning after an answer.
+/// So a hanging connection is noticed soon, and a slow statement is not ended for ever. All clones wait alike.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Patience(Arc<AtomicU32>);
+
+impl Patience {
+    const SHORTEST: Duration = Duration::from_secs(15);
+    const DOUBLINGS: u32 = 5;
+    const LOOK: Duration = Duration::from_secs(1);
+
+    fn limit(&self) -> Duration {
+        Self::SHORTEST * 2_u32.pow(self.0.load(Ordering::Relaxed).min(Self::DOUBLINGS))
+    }
+
+    /// Waits for an answer.
+    pub(crate) async fn wait<T>(
+        &self,
+        work: impl Future<Output = Result<T, sqlx::Error>>,
+    ) -> Result<T, sqlx::Error> {
+        self.wait_unless(|| false, work).await
+    }
+
+    /// Waits for work that waits for something else at times, which does not count.
+    pub(crate) async fn wait_unless<T>(
+        &self,
+        elsewhere: impl Fn() -> bool,
+        work: impl Future<Output = Result<T, sqlx::Error>>,
+    ) -> Result<T, sqlx::Error> {
+        let limit = self.limit();
+        let mut work = std::pin::pin!(work);
+        let mut waited = Duration::ZERO;
+        let result = loop {
+            match timeout(Self::LOOK, &mut work).await {
+                Ok(result) => break result,
+                Err(_) if elsewhere() => waited = Duration::ZERO,
+                Err(_) => waited += Self::LOOK,
+            }
+            if waited >= limit {
+                self.0.fetch_add(1, Ordering::Relaxed);
+                return Err(no_answer(limit));
+            }
+        };
+        if result.is_ok() {
+            self.0.store(0, Ordering::Relaxed);
+        }
+        result
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test(start_paused = true)]
+    async fn patience_doubles_after_a_wait_in_vain_and_is_what_it_was_after_an_answer() {
+        let patience = Patience::default();
+        let mut limits = Vec::new();
+        for _ in 0..8 {
+            limits.push(patience.limit().as_secs());
+            let waited = patience.wait(std::future::pending::<Result<(), _>>()).await;
+            assert!(matches!(waited, Err(sqlx::Error::Io(_))));
+        }
+        assert_eq!(limits, [15, 30, 60, 120, 240, 480, 480, 480]);
+        patience.wait(async { Ok(()) }).await.unwrap();
+        assert_eq!(patience.limit(), Patience::SHORTEST);
     }
 }

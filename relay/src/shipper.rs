@@ -30,7 +30,7 @@ use crate::message::Form;
 use crate::parking::{Parking, say_dead};
 use crate::reader::{self, Batch, Refused};
 use crate::sabotage::Protections;
-use crate::session::Database;
+use crate::session::{Database, Patience};
 use crate::sink::{KeyedWindow, SinkError};
 use crate::source::Source;
 
@@ -47,6 +47,9 @@ const PROOF: Duration = Duration::from_millis(500);
 pub(crate) struct Shipper {
     pub(crate) config: RelayConfig,
     pub(crate) database: Database,
+    /// The first connection to read on; later ones are opened when they are needed.
+    pub(crate) reading: Option<PgConnection>,
+    pub(crate) patience: Patience,
     pub(crate) broker: Broker,
     /// Where the relay stands; whoever holds the other end saves it.
     pub(crate) progress: watch::Sender<Cursor>,
@@ -184,6 +187,7 @@ impl Shipper {
         let (cursor, refused) = &*what;
         say_dead(&self.config.name, refused);
         self.observer.meter.dead_letter(refused.fault);
+        self.observer.progressed();
         let cursor = cursor.clone();
         self.letters.ask(|done| Request::SetAside(what, done)).await?;
         self.progress.send_replace(cursor);
@@ -227,7 +231,10 @@ impl Shipper {
             self.observer.clone(),
         )
         .await?;
-        let connection = self.database.connect().await.map_err(sqlx::Error::from)?;
+        let connection = match self.reading.take() {
+            Some(connection) => connection,
+            None => self.database.connect().await.map_err(sqlx::Error::from)?,
+        };
         let (mut reader, mut batches) = self.open_reader(connection).await?;
         let mut parking = Parking::open(
             &self.config,
@@ -374,6 +381,7 @@ impl Shipper {
             self.config.idle_interval(),
             sender,
             self.observer.clone(),
+            self.patience.clone(),
         ));
         Ok((reader, batches))
     }

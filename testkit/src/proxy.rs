@@ -34,6 +34,10 @@ struct Shared {
     /// The text whose answer is to be cut off.
     cut_where_asked: Mutex<Option<Vec<u8>>>,
     delay: watch::Sender<Duration>,
+    /// Connections up to this number pass nothing on.
+    swallowing: watch::Sender<u64>,
+    /// The text after which a connection passes nothing on.
+    swallow_where_said: Mutex<Option<Vec<u8>>>,
     connections: AtomicU64,
     cuts_at_reply: AtomicU64,
 }
@@ -63,9 +67,24 @@ struct Said {
     text: Mutex<Vec<u8>>,
     /// The next reply is swallowed.
     doomed: AtomicBool,
+    /// The number of the connection.
+    number: u64,
+    /// Nothing is passed on any more.
+    swallowed: AtomicBool,
 }
 
 impl Said {
+    /// Whether this connection passes nothing on any more.
+    fn is_swallowed(&self, shared: &Shared) -> bool {
+        if self.swallowed.load(Ordering::SeqCst) || self.number <= *shared.swallowing.borrow() {
+            return true;
+        }
+        let mut mark = shared.swallow_where_said.lock().unwrap_or_else(PoisonError::into_inner);
+        let text = self.text.lock().unwrap_or_else(PoisonError::into_inner);
+        let marked = mark.take_if(|mark| contains(&text, mark)).is_some();
+        self.swallowed.fetch_or(marked, Ordering::SeqCst) || marked
+    }
+
     fn hear(&self, piece: &[u8], shared: &Shared) {
         let mut text = self.text.lock().unwrap_or_else(PoisonError::into_inner);
         let room = REMEMBERED.saturating_sub(text.len());
@@ -101,6 +120,8 @@ impl Proxy {
             cut_where_said: Mutex::new(None),
             cut_where_asked: Mutex::new(None),
             delay: watch::Sender::new(Duration::ZERO),
+            swallowing: watch::Sender::new(0),
+            swallow_where_said: Mutex::new(None),
             connections: AtomicU64::new(0),
             cuts_at_reply: AtomicU64::new(0),
         });
@@ -150,6 +171,20 @@ impl Proxy {
     /// Passes bytes on again.
     pub fn flow(&self) {
         self.shared.stalled.send_replace(false);
+    }
+
+    /// Swallows what comes on the connections that are open now, in both directions and for good, without closing
+    /// them: as when the other end's machine has lost its power. New connections are not concerned.
+    pub fn swallow(&self) {
+        self.shared.swallowing.send_replace(self.connections());
+    }
+
+    /// As [`swallow`](Self::swallow), of the next connection that speaks and on which the client has once said `text`,
+    /// which must not be empty: within its first 64 KiB, and as plain bytes.
+    pub fn swallow_where_said(&self, text: &str) {
+        let mut mark =
+            self.shared.swallow_where_said.lock().unwrap_or_else(PoisonError::into_inner);
+        *mark = Some(text.as_bytes().to_vec());
     }
 
     /// Passes every piece on so much later, in both directions. Zero: at once.
@@ -209,11 +244,11 @@ async fn pass(client: TcpStream, target: SocketAddr, shared: Arc<Shared>) {
     let Ok(server) = TcpStream::connect(target).await else {
         return;
     };
-    shared.connections.fetch_add(1, Ordering::SeqCst);
+    let number = shared.connections.fetch_add(1, Ordering::SeqCst) + 1;
     let _ = (client.set_nodelay(true), server.set_nodelay(true));
     let (client_read, client_write) = client.into_split();
     let (server_read, server_write) = server.into_split();
-    let said = Said::default();
+    let said = Said { number, ..Said::default() };
     tokio::select! {
         _ = copy(client_read, server_write, &shared, &said, false) => {}
         _ = copy(server_read, client_write, &shared, &said, true) => {}
@@ -237,6 +272,9 @@ async fn copy(
         }
         if !replies {
             said.hear(&buffer[..read], shared);
+        }
+        if said.is_swallowed(shared) {
+            continue;
         }
         // The sender lives as long as the proxy.
         if stalled.wait_for(|stalled| !stalled).await.is_err() {

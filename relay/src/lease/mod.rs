@@ -25,6 +25,10 @@ use tokio::time::Instant;
 use crate::cursor::Cursor;
 use crate::sabotage::{Protection, Protections};
 use crate::schema::in_schema;
+use crate::session::limited;
+
+const SHORTEST_LIMIT: Duration = Duration::from_secs(2);
+const LONGEST_LIMIT: Duration = Duration::from_secs(10);
 
 /// A statement with the relay's name bound first.
 pub(crate) type Statement = Query<'static, Postgres, PgArguments>;
@@ -84,26 +88,21 @@ pub(crate) enum LeaseError {
 }
 
 impl Registry {
-    pub(crate) async fn open(
-        mut connection: PgConnection,
+    pub(crate) fn new(
+        connection: PgConnection,
         schema: &str,
         relay: &str,
         holder: &str,
         length: Duration,
-    ) -> Result<Self, sqlx::Error> {
-        sqlx::raw_sql(
-            "set synchronous_commit = on; set default_transaction_isolation = 'read committed'",
-        )
-        .execute(&mut connection)
-        .await?;
-        Ok(Self {
+    ) -> Self {
+        Self {
             connection,
             schema: schema.to_owned(),
             relay: relay.to_owned(),
             holder: holder.to_owned(),
             length,
             protections: Protections::default(),
-        })
+        }
     }
 
     /// The same under these protections.
@@ -113,13 +112,12 @@ impl Registry {
 
     /// Says that this process is there and leads so many outboxes. Answers the least that another leads.
     pub(crate) async fn attend(&mut self, leads: i32) -> Result<Option<i32>, LeaseError> {
-        let row = sqlx::query(self.sql(include_str!("attend.sql")))
+        let query = sqlx::query(self.sql(include_str!("attend.sql")))
             .bind(&self.relay)
             .bind(&self.holder)
             .bind(leads)
-            .bind(milliseconds(self.length))
-            .fetch_one(&mut self.connection)
-            .await?;
+            .bind(milliseconds(self.length));
+        let row = limited(self.limit(), query.fetch_one(&mut self.connection)).await?;
         Ok(row.try_get("least")?)
     }
 
@@ -127,8 +125,14 @@ impl Registry {
     pub(crate) async fn leave(&mut self) -> Result<(), LeaseError> {
         let text = "delete from pillarbox.relay_member where relay = $1 and holder = $2";
         let query = sqlx::query(self.sql(text)).bind(&self.relay).bind(&self.holder);
-        query.execute(&mut self.connection).await?;
+        limited(self.limit(), query.execute(&mut self.connection)).await?;
         Ok(())
+    }
+
+    /// How long a statement may take: none of them has anything to wait for, except where somebody locks the relay's
+    /// tables.
+    fn limit(&self) -> Duration {
+        self.length.clamp(SHORTEST_LIMIT, LONGEST_LIMIT)
     }
 
     /// Asks for the lease. With it comes the cursor; one of another cluster is rebased first.
@@ -139,13 +143,12 @@ impl Registry {
             return Ok(Acquired::Standby { registry: self, holder, free_in });
         }
         let asked = Instant::now();
-        let row = sqlx::query(self.sql(include_str!("acquire.sql")))
+        let query = sqlx::query(self.sql(include_str!("acquire.sql")))
             .bind(&self.relay)
             .bind(&self.holder)
             .bind(milliseconds(self.length))
-            .bind(json(&Cursor::start(&system_identifier), &self.relay)?)
-            .fetch_optional(&mut self.connection)
-            .await?;
+            .bind(json(&Cursor::start(&system_identifier), &self.relay)?);
+        let row = limited(self.limit(), query.fetch_optional(&mut self.connection)).await?;
         let Some(row) = row else {
             // Somebody else was faster.
             let free_in = self.length;
@@ -171,11 +174,8 @@ impl Registry {
         let text = "select holder, extract(epoch from expires_at - clock_timestamp())::float8 \
                     from pillarbox.relay \
                     where name = $1 and holder <> $2 and expires_at >= clock_timestamp()";
-        let row = sqlx::query(self.sql(text))
-            .bind(&self.relay)
-            .bind(&self.holder)
-            .fetch_optional(&mut self.connection)
-            .await?;
+        let query = sqlx::query(self.sql(text)).bind(&self.relay).bind(&self.holder);
+        let row = limited(self.limit(), query.fetch_optional(&mut self.connection)).await?;
         row.map(|row| {
             let left = Duration::try_from_secs_f64(row.try_get(1)?).unwrap_or_default();
             Ok((row.try_get(0)?, left))
@@ -184,10 +184,8 @@ impl Registry {
     }
 
     async fn system_identifier(&mut self) -> Result<String, sqlx::Error> {
-        sqlx::query("select system_identifier::text from pg_control_system()")
-            .fetch_one(&mut self.connection)
-            .await?
-            .try_get(0)
+        let query = sqlx::query("select system_identifier::text from pg_control_system()");
+        limited(self.limit(), query.fetch_one(&mut self.connection)).await?.try_get(0)
     }
 
     fn sql(&self, text: &str) -> SqlStr {

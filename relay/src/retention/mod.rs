@@ -14,10 +14,12 @@ use crate::config::RelayConfig;
 use crate::error::full_text;
 use crate::health::Observer;
 use crate::schema::in_schema;
-use crate::session::Database;
+use crate::session::{Database, limited};
 use crate::source::visibility::spliced;
 
 const BATCH_ROWS: i64 = 2000;
+/// A batch takes a bounded time whatever it finds.
+const LIMIT: Duration = Duration::from_secs(60);
 const LONGEST_INTERVAL: Duration = Duration::from_secs(30);
 
 /// Leaves the disk to others in between.
@@ -78,7 +80,7 @@ async fn run(
         Ok(removed)
     };
     let removed = removed.await;
-    sqlx::Connection::close(connection).await?;
+    limited(LIMIT, sqlx::Connection::close(connection)).await?;
     removed
 }
 
@@ -90,7 +92,7 @@ async fn remove_letters(
 ) -> Result<(), sqlx::Error> {
     loop {
         let batch = sqlx::query(sql.clone()).bind(relay).bind(seconds);
-        if batch.execute(&mut *connection).await?.rows_affected() == 0 {
+        if limited(LIMIT, batch.execute(&mut *connection)).await?.rows_affected() == 0 {
             return Ok(());
         }
         sleep(BREATH).await;
@@ -105,12 +107,8 @@ async fn remove(
 ) -> Result<i64, sqlx::Error> {
     let (mut behind, mut removed) = (0_i64, 0_i64);
     loop {
-        let row = sqlx::query(sql.clone())
-            .bind(behind)
-            .bind(seconds)
-            .bind(BATCH_ROWS)
-            .fetch_one(&mut *connection)
-            .await?;
+        let batch = sqlx::query(sql.clone()).bind(behind).bind(seconds).bind(BATCH_ROWS);
+        let row = limited(LIMIT, batch.fetch_one(&mut *connection)).await?;
         let (rows, looked_at, last): (i64, i64, Option<i64>) =
             (row.try_get(0)?, row.try_get(1)?, row.try_get(2)?);
         removed += rows;

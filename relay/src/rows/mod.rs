@@ -26,7 +26,7 @@ use sqlx::{PgConnection, SqlStr};
 use crate::message::Row;
 use alone::Alone;
 pub(crate) use entry::{BadRow, Entry, is_of_data, read as read_entry};
-pub(crate) use room::Room;
+pub(crate) use room::{Memory, Room};
 pub(crate) use select::{Compression, Select, Table};
 
 /// What a page weighs, in bytes.

@@ -14,12 +14,12 @@ use std::time::Duration;
 
 use sqlx::postgres::PgRow;
 use sqlx::{PgConnection, Row as _};
-use tokio::sync::Semaphore;
 
 use crate::cursor::{Cursor, Snapshot};
 use crate::message::Row;
 use crate::rows::{
-    BadRow, Compression, Entry, Filled, PAGE_BYTES, Reading, Room, Table, is_of_data, read_entry,
+    BadRow, Compression, Entry, Filled, Memory, PAGE_BYTES, Reading, Room, Table, is_of_data,
+    read_entry,
 };
 use crate::sabotage::{Protection, Protections};
 use sql::Statements;
@@ -77,7 +77,7 @@ pub(crate) struct Source {
     reading: Reading,
     size: PageSize,
     /// The memory for all that is read and not stored yet.
-    all: Arc<Semaphore>,
+    all: Arc<Memory>,
     state: State,
     sweep: Sweep,
     protections: Protections,
@@ -189,6 +189,11 @@ impl Source {
             closed.floor = closed.high;
         }
         closed
+    }
+
+    /// What is read takes it until it is stored.
+    pub(crate) fn memory(&self) -> Arc<Memory> {
+        self.all.clone()
     }
 
     /// The next page, or `None` if nothing is new. A page may be empty: then it only ends its window.
