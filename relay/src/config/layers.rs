@@ -345,14 +345,17 @@ impl Settings {
     fn refuse_twins(&self) -> Result<(), LoadError> {
         let mut seen = BTreeSet::new();
         for RelayConfig { database_url, schema, name, .. } in &self.outboxes {
-            let database = match database_url.parse::<PgConnectOptions>() {
-                Ok(options) => format!(
+            let place = |server: &PgConnectOptions| {
+                format!(
                     "{}:{}:{}/{}",
-                    options.get_socket().map(|path| path.display().to_string()).unwrap_or_default(),
-                    options.get_host(),
-                    options.get_port(),
-                    options.get_database().unwrap_or_else(|| options.get_username())
-                ),
+                    server.get_socket().map(|path| path.display().to_string()).unwrap_or_default(),
+                    server.get_host(),
+                    server.get_port(),
+                    server.get_database().unwrap_or_else(|| server.get_username())
+                )
+            };
+            let database = match database::servers(database_url) {
+                Ok(servers) => servers.iter().map(place).collect::<Vec<_>>().join(","),
                 Err(_) => database_url.clone(),
             };
             if !seen.insert((database, schema, name)) {
