@@ -324,6 +324,14 @@ async fn a_subscription_brings_its_rows_while_the_relay_runs() {
     }
     until_all_of(&shop, 1..=150).await;
     until_all_of(&shop, 1_121..=1_200).await;
+    // What the publisher removes has the position of another event here.
+    let here = "select count(*) from pillarbox.outbox";
+    let before: i64 = sqlx::query_scalar(here).fetch_one(&to.pool).await.unwrap();
+    sqlx::raw_sql("delete from pillarbox.outbox").execute(&from.pool).await.unwrap();
+    insert(&from.pool, &shop.topic(), 2_001..=2_001).await;
+    until_all_of(&shop, 2_001..=2_001).await;
+    let after: i64 = sqlx::query_scalar(here).fetch_one(&to.pool).await.unwrap();
+    assert_eq!(after, before + 1, "a subscription removes nothing");
     relay.stop().await;
     let own: i64 =
         sqlx::query_scalar("select count(*) from pillarbox.outbox where txid::xid <> xmin")

@@ -91,6 +91,29 @@ end
 $$;
 alter table pillarbox.outbox enable replica trigger outbox_replicated;
 
+-- What the publisher removes, when its own retention is over, it names by position. Here another event may have that
+-- position, one that has not been shipped. So a subscription changes and removes nothing: retention does that here.
+create or replace function pillarbox.outbox_kept() returns trigger
+language plpgsql
+set search_path = pg_catalog, pg_temp
+as $$
+begin
+    return null;
+end
+$$;
+
+do $$
+begin
+    if not exists (
+        select from pg_trigger where tgrelid = 'pillarbox.outbox'::regclass and tgname = 'outbox_kept'
+    ) then
+        create trigger outbox_kept before update or delete on pillarbox.outbox
+        for each row execute function pillarbox.outbox_kept();
+    end if;
+end
+$$;
+alter table pillarbox.outbox enable replica trigger outbox_kept;
+
 -- One row for each relay name: its cursor, and the lease that says which process may move it.
 create table if not exists pillarbox.relay (
     name       text        primary key,

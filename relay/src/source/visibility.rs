@@ -5,8 +5,8 @@
 //!
 //! - Where `t` is `x`, the row's transaction wrote it itself, and `t` alone decides. That is nearly every row.
 //! - Otherwise it was written under a savepoint (then `t` is `x`'s transaction, and older), or it was loaded, and `t` is
-//!   another cluster's. If the statement's own snapshot cannot see `t`, though it sees the row, `t` is certainly
-//!   another cluster's, ahead of this one's. Behind, nothing tells it from a savepoint's.
+//!   another cluster's. Above `x` it is certainly that, since a transaction is never younger than its subtransactions.
+//!   Below, nothing tells it from a savepoint's.
 //!
 //! So there are two rules for the rows where they differ. Both are exact for rows written under a savepoint, but for
 //! the case below, and both believe a snapshot to have seen a row whose `x` is older than everything that the snapshot
@@ -83,8 +83,7 @@ fn seen(arguments: &[&str]) -> String {
     format!(
         "(case when {OWN} then pg_visible_in_snapshot(outbox.txid, {s}) \
          else {x} < pg_snapshot_xmin({s}) or (pg_visible_in_snapshot({x}, {s}) and (\
-         pg_visible_in_snapshot(outbox.txid, {s}) \
-         or not pg_visible_in_snapshot(outbox.txid, (select pg_current_snapshot())))) end)"
+         outbox.txid > {x} or pg_visible_in_snapshot(outbox.txid, {s}))) end)"
     )
 }
 
