@@ -4,7 +4,7 @@ delete from pillarbox.inbox_request
 where ctid = any (array(
     select ctid
     from pillarbox.inbox_request
-    where answered_at < now() - make_interval(secs => $1)
+    where answered_at < now() - ($1::float8 operator(pg_catalog.*) interval '1 second')
     order by answered_at
     limit $2
     for update skip locked

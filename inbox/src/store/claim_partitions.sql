@@ -14,7 +14,7 @@
 with others as materialized (
     select process, partitions, sharing, held
     from pillarbox.inbox_process
-    where consumer = $1 and process <> $2 and seen_at > clock_timestamp() - $4 * interval '1 millisecond'
+    where consumer = $1 and process <> $2 and seen_at > clock_timestamp() - ($4::bigint::float8 operator(pg_catalog.*) interval '1 millisecond')
 ),
 stranger as materialized (
     select partitions from others where partitions <> $3 limit 1
@@ -55,7 +55,7 @@ told as (
 ),
 forgotten as (
     delete from pillarbox.inbox_process
-    where consumer = $1 and process <> $2 and seen_at <= clock_timestamp() - $4 * interval '1 millisecond'
+    where consumer = $1 and process <> $2 and seen_at <= clock_timestamp() - ($4::bigint::float8 operator(pg_catalog.*) interval '1 millisecond')
 )
 select (select partitions from stranger), share.size, now_held.held
 from share, now_held

@@ -6,7 +6,7 @@
 -- Of each key the first one only, so that its order holds whoever takes them; with a strict order none while an
 -- earlier one is dead. Nobody else takes them before `due_at`; a process that dies leaves them until then.
 update pillarbox.inbox_dead_letter as letter
-set due_at = clock_timestamp() + $3 * interval '1 millisecond'
+set due_at = clock_timestamp() + ($3::bigint::float8 operator(pg_catalog.*) interval '1 millisecond')
 from (
     select position
     from pillarbox.inbox_dead_letter as first

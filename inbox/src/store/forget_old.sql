@@ -6,7 +6,7 @@ where
         array(
             select event_id
             from pillarbox.inbox_failure
-            where consumer = $1 and last_failed_at < clock_timestamp() - $2 * interval '1 second'
+            where consumer = $1 and last_failed_at < clock_timestamp() - ($2::bigint::float8 operator(pg_catalog.*) interval '1 second')
             limit 1000
             for update skip locked
         )

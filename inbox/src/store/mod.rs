@@ -167,7 +167,7 @@ impl Store {
             due: sql(include_str!("due.sql")),
             #[cfg(feature = "jetstream")]
             rest: sql("update pillarbox.inbox_dead_letter \
-                 set due_at = clock_timestamp() + $3 * interval '1 millisecond' \
+                 set due_at = clock_timestamp() + ($3::bigint::float8 operator(pg_catalog.*) interval '1 millisecond') \
                  where consumer = $1 and coalesce(identity, event_id) = $2 and event_type is not null \
                  and state = 'parked'"),
             #[cfg(feature = "jetstream")]

@@ -15,7 +15,7 @@ old as materialized (
         ctid >= format('(%s,0)', $3::bigint)::tid
         and ctid < format('(%s,0)', $4::bigint)::tid
         and consumer = $1
-        and processed_at < clock_timestamp() - $2 * interval '1 second'
+        and processed_at < clock_timestamp() - ($2::bigint::float8 operator(pg_catalog.*) interval '1 second')
         and (select mine from turn)
     for update skip locked
 ),

@@ -9,7 +9,7 @@ where
             where
                 consumer = $1
                 and state in ('retried', 'discarded')
-                and coalesce(resolved_at, dead_at) < clock_timestamp() - $2 * interval '1 second'
+                and coalesce(resolved_at, dead_at) < clock_timestamp() - ($2::bigint::float8 operator(pg_catalog.*) interval '1 second')
             limit 1000
             for update skip locked
         )
