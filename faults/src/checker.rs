@@ -297,7 +297,7 @@ fn cursor(history: &History, found: &mut Vec<Violation>) {
             owner = Some(write.backend);
         } else if owner != Some(write.backend) {
             found.push(Violation::Unfenced { epoch: write.epoch, at: write.at });
-        } else if write.high < high {
+        } else if write.back {
             let lost = history.losses.iter().any(|loss| {
                 loss.began <= write.at && loss.discovered.is_none_or(|at| write.at <= at)
             });

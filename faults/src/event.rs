@@ -29,6 +29,16 @@ pub enum Kind {
     TooLarge,
     /// Its row is no event.
     NoEvent,
+    /// A column of its row holds what the relay cannot read.
+    Unreadable,
+    /// Its headers are larger than the broker takes, each of them being fine.
+    Swollen,
+    /// Its handler ends the transaction, and says that all is well.
+    Ender,
+    /// Its handler leaves a role, settings and a lock behind on the connection, and takes effect.
+    Litterer,
+    /// Its handler ends the database's process behind its connection.
+    BackendKiller,
 }
 
 /// Where a committed event ends.
@@ -46,9 +56,14 @@ impl Kind {
     /// Where it ends.
     pub fn fate(self) -> Fate {
         match self {
-            Self::Plain => Fate::Effect,
-            Self::Undecodable | Self::Refused | Self::Stubborn | Self::Killer => Fate::DeadInInbox,
-            Self::TooLarge | Self::NoEvent => Fate::DeadInOutbox,
+            Self::Plain | Self::Litterer => Fate::Effect,
+            Self::Undecodable
+            | Self::Refused
+            | Self::Stubborn
+            | Self::Killer
+            | Self::Ender
+            | Self::BackendKiller => Fate::DeadInInbox,
+            Self::TooLarge | Self::NoEvent | Self::Unreadable | Self::Swollen => Fate::DeadInOutbox,
         }
     }
 }
@@ -120,7 +135,10 @@ pub async fn draw(
 }
 
 async fn publish(tx: &mut Transaction<'_, Postgres>, id: Uuid, draw: &Draw) -> anyhow::Result<()> {
-    if matches!(draw.kind, Kind::Plain | Kind::Refused | Kind::Stubborn | Kind::Killer) {
+    if !matches!(
+        draw.kind,
+        Kind::Undecodable | Kind::NoEvent | Kind::TooLarge | Kind::Unreadable | Kind::Swollen
+    ) {
         let event = RawEvent::from_parts(
             id.into(),
             Draw::TYPE.to_owned(),
@@ -133,14 +151,22 @@ async fn publish(tx: &mut Transaction<'_, Postgres>, id: Uuid, draw: &Draw) -> a
         return Ok(());
     }
     // What no careful writer would write.
+    let none = || "{}".to_owned();
     let (headers, payload) = match draw.kind {
-        Kind::NoEvent => (r#"{"a": 1}"#, b"{}".to_vec()),
-        Kind::TooLarge => ("{}", vec![b' '; 2 * crate::world::MAX_PAYLOAD]),
-        _ => ("{}", b"not JSON".to_vec()),
+        Kind::NoEvent => (r#"{"a": 1}"#.to_owned(), b"{}".to_vec()),
+        Kind::TooLarge => (none(), vec![b' '; 2 * crate::world::MAX_PAYLOAD]),
+        Kind::Swollen => {
+            let headers: BTreeMap<String, String> =
+                (0..7).map(|n| (format!("x-large-{n}"), "x".repeat(9_000))).collect();
+            (serde_json::to_string(&headers)?, b"{}".to_vec())
+        }
+        Kind::Unreadable => (none(), b"{}".to_vec()),
+        _ => (none(), b"not JSON".to_vec()),
     };
+    let created_at = if draw.kind == Kind::Unreadable { "infinity" } else { "now" };
     sqlx::query(
-        "insert into pillarbox.outbox (event_id, event_type, topic, key, headers, payload) \
-         values ($1, $2, $3, $4, $5::text::jsonb, $6)",
+        "insert into pillarbox.outbox (event_id, event_type, topic, key, headers, payload, created_at) \
+         values ($1, $2, $3, $4, $5::text::jsonb, $6, $7::text::timestamptz)",
     )
     .bind(id)
     .bind(Draw::TYPE)
@@ -148,6 +174,7 @@ async fn publish(tx: &mut Transaction<'_, Postgres>, id: Uuid, draw: &Draw) -> a
     .bind(&draw.key)
     .bind(headers)
     .bind(payload)
+    .bind(created_at)
     .execute(&mut **tx)
     .await?;
     Ok(())

@@ -103,7 +103,7 @@ async fn outbox(world: &World, history: &mut History) -> anyhow::Result<()> {
     let rows = concat!(
         "select event_id::text, reason, error, ",
         micros!("dead_at"),
-        " from pillarbox.outbox_dead_letter"
+        " from pillarbox.outbox_dead_letter where state <> 'retried'"
     );
     for row in sqlx::query(rows).fetch_all(&world.outbox).await? {
         history.dead.push(Dead {
@@ -117,7 +117,7 @@ async fn outbox(world: &World, history: &mut History) -> anyhow::Result<()> {
     let rows = concat!(
         "select ",
         micros!("at"),
-        ", backend, took, epoch, coalesce(holder, ''), high from cursor_write order by number"
+        ", backend, took, epoch, coalesce(holder, ''), high, back from cursor_write order by number"
     );
     for row in sqlx::query(rows).fetch_all(&world.outbox).await? {
         history.cursor.push(CursorWrite {
@@ -127,6 +127,7 @@ async fn outbox(world: &World, history: &mut History) -> anyhow::Result<()> {
             epoch: row.try_get(3)?,
             holder: row.try_get(4)?,
             high: row.try_get(5)?,
+            back: row.try_get(6)?,
         });
     }
     Ok(())
@@ -153,7 +154,7 @@ async fn inbox(world: &World, history: &mut History) -> anyhow::Result<()> {
     let rows = concat!(
         "select consumer, event_id, reason, error, ",
         micros!("dead_at"),
-        " from pillarbox.inbox_dead_letter"
+        " from pillarbox.inbox_dead_letter where state <> 'retried'"
     );
     for row in sqlx::query(rows).fetch_all(&world.inbox).await? {
         history.dead.push(Dead {

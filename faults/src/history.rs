@@ -146,6 +146,8 @@ pub struct CursorWrite {
     pub holder: String,
     /// The largest position shipped, as it was written.
     pub high: i64,
+    /// Whether the cursor was further before; also within a window, where `high` stands still.
+    pub back: bool,
 }
 
 /// The broker has lost what it had acknowledged.

@@ -30,6 +30,7 @@
 //! | [`story`] | what befell one event |
 //! | [`report`] | the counts and the verdict |
 
+mod broker;
 pub mod checker;
 pub mod event;
 pub mod fault;

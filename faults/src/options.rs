@@ -40,6 +40,18 @@ pub struct Options {
     /// How long everything may take, in seconds, to come to rest after the last fault
     #[arg(long, default_value_t = 120)]
     pub patience: u64,
+    /// Keys wait behind their dead letters, which somebody discards after a while
+    #[arg(long)]
+    pub strict: bool,
+    /// Into how many partitions the relays put the keys, which two processes of `ledger` share; 1: none
+    #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..=64))]
+    pub partitions: u32,
+    /// Writers and consumers reach the database through a PgBouncer in transaction mode, where there is one
+    #[arg(long)]
+    pub pooler: bool,
+    /// The broker is a cluster of three with a stream of three replicas; its store is not put back
+    #[arg(long)]
+    pub cluster: bool,
     /// Keep the journals and logs of all processes in this folder
     #[arg(long)]
     pub keep: Option<PathBuf>,
@@ -74,6 +86,10 @@ impl Default for Options {
             keys: 24,
             pause_ms: 80,
             patience: 120,
+            strict: false,
+            partitions: 1,
+            pooler: false,
+            cluster: false,
             keep: None,
             switched_off: None,
         }

@@ -157,5 +157,15 @@ fn command(options: &Options, seed: u64) -> String {
             command.push_str(&format!(" --{name} {value}"));
         }
     }
+    for (name, on) in
+        [("strict", options.strict), ("pooler", options.pooler), ("cluster", options.cluster)]
+    {
+        if on {
+            command.push_str(&format!(" --{name}"));
+        }
+    }
+    if options.partitions > 1 {
+        command.push_str(&format!(" --partitions {}", options.partitions));
+    }
     command
 }

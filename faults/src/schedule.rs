@@ -121,6 +121,15 @@ fn draw(kind: &str, random: &mut StdRng) -> Fault {
         "poison-killer" => Fault::Poison(Kind::Killer),
         "poison-too-large" => Fault::Poison(Kind::TooLarge),
         "poison-no-event" => Fault::Poison(Kind::NoEvent),
+        "poison-unreadable" => Fault::Poison(Kind::Unreadable),
+        "poison-swollen" => Fault::Poison(Kind::Swollen),
+        "poison-ender" => Fault::Poison(Kind::Ender),
+        "poison-litterer" => Fault::Poison(Kind::Litterer),
+        "poison-backend-killer" => Fault::Poison(Kind::BackendKiller),
+        "foreign-rows" => {
+            Fault::ForeignRows(if random.random_bool(0.5) { 1_000_000 } else { -1_000_000 })
+        }
+        "change-cluster" => Fault::ChangeCluster,
         _ if kind.starts_with("kill") => Fault::Kill(target(kind), ms(0, 1_200)),
         _ if kind.starts_with("pause") => Fault::Pause(target(kind), ms(200, 4_500)),
         _ if kind.starts_with("restart") => Fault::Restart(target(kind)),
@@ -132,6 +141,10 @@ fn draw(kind: &str, random: &mut StdRng) -> Fault {
         _ if kind.starts_with("stall") => {
             let (target, still) = (target(kind), ms(200, 3_000));
             Fault::Stall(target, side(target, random), still)
+        }
+        _ if kind.starts_with("swallow") => {
+            let target = target(kind);
+            Fault::Swallow(target, side(target, random))
         }
         _ => {
             let (target, each, last) = (target(kind), ms(5, 60), ms(1_000, 3_000));

@@ -358,6 +358,7 @@ mod tests {
         tells(&story(&history), &["a1 given up by the relay (too_large): so it said"]);
         let mut history = cursor_of_two();
         history.cursor[3].high = 1;
+        history.cursor[3].back = true;
         assert!(end(&history).contains("went back from 2 to 1"));
         history.losses.push(Loss { began: 4, discovered: None, how: "wiped".into() });
         assert!(end(&history).contains("wiped, and the relay did not notice"));

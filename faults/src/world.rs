@@ -8,11 +8,13 @@ use std::time::Duration;
 use anyhow::Context;
 use async_nats::jetstream::{self, consumer, stream};
 use futures::StreamExt;
-use pillarbox_relay::{RelayConfig, SinkChoice};
-use pillarbox_testkit::{Nats, Postgres, Proxy};
+use pillarbox_relay::{Order as RelayOrder, RelayConfig, SinkChoice};
+use pillarbox_testkit::pgbouncer::PoolMode;
+use pillarbox_testkit::{PgBouncer, Postgres, Proxy};
 use sqlx::PgPool;
 use tokio::sync::Mutex;
 
+use crate::broker::Broker;
 use crate::fault::Target;
 use crate::history::{Loss, Made, Stored};
 use crate::journal::{At, Journal};
@@ -30,7 +32,10 @@ pub(crate) struct World {
     /// Journals and logs.
     pub(crate) folder: PathBuf,
     pub(crate) postgres: Mutex<Postgres>,
-    pub(crate) nats: Mutex<Nats>,
+    pub(crate) nats: Mutex<Broker>,
+    /// Writers and consumers go through it, if there is one.
+    pooler: Option<PgBouncer>,
+    pub(crate) strict: bool,
     /// The database of the outbox.
     pub(crate) outbox: PgPool,
     /// The database of the inbox.
@@ -66,8 +71,18 @@ impl World {
         folder: PathBuf,
     ) -> anyhow::Result<Self> {
         let postgres = Postgres::options().setting("max_connections", "90");
-        let nats = Nats::options().config(&format!("max_payload: {MAX_PAYLOAD}"));
-        let (postgres, nats) = tokio::try_join!(postgres.start(), nats.start())?;
+        let limit = format!("max_payload: {MAX_PAYLOAD}");
+        let nats = Broker::start(options.cluster, &limit);
+        let (postgres, nats) =
+            tokio::try_join!(async { anyhow::Ok(postgres.start().await?) }, nats)?;
+        let pooler = match options.pooler {
+            true => PgBouncer::options().mode(PoolMode::Transaction).start(&postgres).await?,
+            false => None,
+        };
+        anyhow::ensure!(
+            pooler.is_some() == options.pooler,
+            "--pooler needs PgBouncer, and there is none"
+        );
         let outbox = postgres.create_database("service").await?;
         let inbox = postgres.create_database("consumers").await?;
         pillarbox_outbox::migrate(&outbox.pool).await?;
@@ -87,6 +102,8 @@ impl World {
             inbox: inbox.pool,
             postgres: Mutex::new(postgres),
             nats: Mutex::new(nats),
+            pooler,
+            strict: options.strict,
             relays: Vec::new(),
             consumers: Vec::new(),
             writers: Vec::new(),
@@ -110,9 +127,10 @@ impl World {
     ) -> anyhow::Result<()> {
         let off = options.switched_off;
         let ports = (self.postgres.lock().await.port(), self.nats.lock().await.port());
-        let make = async |name: String, role: &dyn Fn(&Ways) -> Role| {
+        let pooler = self.pooler.as_ref().map(PgBouncer::port);
+        let make = async |name: String, pooled: bool, role: &dyn Fn(&Ways) -> Role| {
             let ways = Ways {
-                database: Proxy::to_port(ports.0).await?,
+                database: Proxy::to_port(pooler.filter(|_| pooled).unwrap_or(ports.0)).await?,
                 broker: Proxy::to_port(ports.1).await?,
                 ports,
             };
@@ -130,13 +148,15 @@ impl World {
                         lease_ms: 1_500,
                         ack_timeout_ms: 2_000,
                         // Both ways of storing have their turn.
+                        order: if options.strict { RelayOrder::Strict } else { RelayOrder::Key },
+                        partitions: options.partitions,
                         sink: if number == 1 { SinkChoice::KeyedWindow } else { SinkChoice::Auto },
                         ..RelayConfig::default()
                     }),
                     switched_off: off,
                 })
             };
-            relays.push(make(format!("relay{number}"), &role).await?);
+            relays.push(make(format!("relay{number}"), false, &role).await?);
         }
         for group in Group::ALL {
             for number in 0..group.processes() {
@@ -146,10 +166,13 @@ impl World {
                         database_url: ways.to_database(inbox_url),
                         nats_url: ways.to_broker(&self.nats_url),
                         stream: STREAM.into(),
+                        strict: options.strict,
+                        partitions: options.partitions,
+                        pooled: pooler.is_some(),
                         without_dedup: off == Some(SwitchedOff::Dedup),
                     })
                 };
-                consumers.push(make(format!("{}{number}", group.name()), &role).await?);
+                consumers.push(make(format!("{}{number}", group.name()), true, &role).await?);
             }
         }
         for number in 0..options.writers {
@@ -160,9 +183,10 @@ impl World {
                     sessions: 2,
                     keys: options.keys,
                     pause_ms: options.pause_ms,
+                    pooled: pooler.is_some(),
                 })
             };
-            writers.push(make(format!("writer{number}"), &role).await?);
+            writers.push(make(format!("writer{number}"), true, &role).await?);
         }
         (self.relays, self.consumers, self.writers) = (relays, consumers, writers);
         Ok(())
@@ -227,7 +251,8 @@ impl World {
     }
 
     pub(crate) async fn jetstream(&self) -> anyhow::Result<jetstream::Context> {
-        Ok(jetstream::new(async_nats::connect(&self.nats_url).await?))
+        let servers: Vec<&str> = self.nats_url.split(',').collect();
+        Ok(jetstream::new(async_nats::connect(servers).await?))
     }
 
     pub(crate) async fn create_stream(&self) -> anyhow::Result<()> {
@@ -235,6 +260,7 @@ impl World {
             name: STREAM.into(),
             subjects: vec!["faults.>".into()],
             allow_batch_publish: true,
+            num_replicas: self.nats.lock().await.replicas(),
             ..Default::default()
         };
         self.jetstream().await?.create_stream(config).await?;
@@ -245,9 +271,19 @@ impl World {
     pub(crate) async fn durables(&self) -> anyhow::Result<Vec<(Group, consumer::Info)>> {
         let stream = self.jetstream().await?.get_stream(STREAM).await?;
         let mut all = Vec::new();
-        for group in Group::ALL {
-            all.push((group, stream.consumer_info(group.name()).await?));
+        let mut names = stream.consumer_names();
+        while let Some(name) = names.next().await {
+            let name = name?;
+            // With partitions there is one for each, with its number behind the name.
+            let of = |group: &Group| {
+                let rest = name.strip_prefix(group.name());
+                rest.is_some_and(|rest| rest.is_empty() || rest.starts_with("-p"))
+            };
+            if let Some(group) = Group::ALL.into_iter().find(of) {
+                all.push((group, stream.consumer_info(&name).await?));
+            }
         }
+        anyhow::ensure!(all.len() >= Group::ALL.len(), "not every consumer has begun");
         Ok(all)
     }
 

@@ -24,18 +24,26 @@ impl NatsCluster {
     /// # Errors
     /// Any [`TestkitError`].
     pub async fn start() -> Result<Self, TestkitError> {
+        Self::start_with("").await
+    }
+
+    /// The same with these lines in the configuration of each server.
+    ///
+    /// # Errors
+    /// Any [`TestkitError`].
+    pub async fn start_with(config: &str) -> Result<Self, TestkitError> {
         // The ports of the routes must be known to all before the first starts, and may be taken meanwhile.
-        let mut last = Self::try_start().await;
+        let mut last = Self::try_start(config).await;
         for _ in 0..2 {
             if last.is_ok() {
                 break;
             }
-            last = Self::try_start().await;
+            last = Self::try_start(config).await;
         }
         last
     }
 
-    async fn try_start() -> Result<Self, TestkitError> {
+    async fn try_start(config: &str) -> Result<Self, TestkitError> {
         let mut ports = [0; NODES];
         for port in &mut ports {
             *port = free_port()?;
@@ -51,7 +59,7 @@ impl NatsCluster {
                 routes.join(", ")
             );
             // JetStream answers only when most of the nodes are up.
-            Nats::options().config(&lines).closed().start()
+            Nats::options().config(config).config(&lines).closed().start()
         };
         let (first, second, third) = tokio::try_join!(node(0), node(1), node(2))?;
         let cluster = Self { nodes: vec![first, second, third] };

@@ -189,6 +189,7 @@ pub(crate) fn cursor_of_two() -> History {
         epoch,
         holder: id("somebody"),
         high,
+        back: false,
     };
     let mut history = well();
     history.cursor = vec![
@@ -211,8 +212,11 @@ fn a_cursor_moved_by_who_no_longer_leads_is_found() {
 #[test]
 fn a_cursor_goes_back_for_a_loss_and_for_nothing_else() {
     let mut history = cursor_of_two();
-    history.cursor[3].high = 1;
-    assert_eq!(check(&history), [Violation::MovedBack { from: 2, to: 1, at: 4 }]);
+    // Also within a window, where the highest position stands still.
+    for high in [1, 2] {
+        history.cursor[3] = CursorWrite { high, back: true, ..history.cursor[3].clone() };
+        assert_eq!(check(&history), [Violation::MovedBack { from: 2, to: high, at: 4 }]);
+    }
     history.losses = vec![Loss { began: 4, discovered: Some(4), how: id("wiped") }];
     assert_eq!(check(&history), []);
     history.losses[0].discovered = None;

@@ -32,10 +32,10 @@ pub(super) async fn wipe(world: &World) -> anyhow::Result<String> {
 pub(super) async fn put_back(world: &World, age: Duration) -> anyhow::Result<String> {
     let backup = {
         let mut nats = world.nats.lock().await;
-        nats.stop().await?;
-        let backup = nats.folder().join("backup");
+        let (store, backup) = nats.store()?;
+        nats.server().stop().await?;
         let _ = std::fs::remove_dir_all(&backup);
-        copy(&nats.store_dir(), &backup)?;
+        copy(&store, &backup)?;
         nats.restart().await?;
         backup
     };
@@ -46,9 +46,10 @@ pub(super) async fn put_back(world: &World, age: Duration) -> anyhow::Result<Str
     let began = now();
     {
         let mut nats = world.nats.lock().await;
-        nats.stop().await?;
-        std::fs::remove_dir_all(nats.store_dir())?;
-        copy(&backup, &nats.store_dir())?;
+        let (store, _) = nats.store()?;
+        nats.server().stop().await?;
+        std::fs::remove_dir_all(&store)?;
+        copy(&backup, &store)?;
         nats.restart().await?;
     }
     if last_sequence(world).await? >= before {

@@ -74,6 +74,13 @@ pub(super) async fn stall(
     Ok(process.name.clone())
 }
 
+/// Nothing is mended: who waits on such a connection must give it up.
+pub(super) async fn swallow(world: &World, target: Target, side: Side) -> anyhow::Result<String> {
+    let process = world.pick(target).await;
+    proxy(process, side).swallow();
+    Ok(process.name.clone())
+}
+
 pub(super) async fn slow(
     world: &World,
     target: Target,

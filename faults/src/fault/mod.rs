@@ -1,6 +1,7 @@
 //! The faults, and how each is made.
 
 mod broker_data;
+mod cluster;
 mod connections;
 mod lease;
 mod processes;
@@ -39,6 +40,8 @@ pub const KINDS: &[&str] = &[
     "stall-relay",
     "stall-consumer",
     "stall-writer",
+    "swallow-relay",
+    "swallow-consumer",
     "slow-relay",
     "slow-consumer",
     "slow-writer",
@@ -57,6 +60,13 @@ pub const KINDS: &[&str] = &[
     "poison-killer",
     "poison-too-large",
     "poison-no-event",
+    "poison-unreadable",
+    "poison-swollen",
+    "poison-ender",
+    "poison-litterer",
+    "poison-backend-killer",
+    "foreign-rows",
+    "change-cluster",
 ];
 
 /// A process that something happens to.
@@ -109,6 +119,8 @@ pub enum Fault {
     CutCommit(Target),
     /// Nothing passes for a while, and nothing is closed.
     Stall(Target, Side, Duration),
+    /// The connections that are open pass nothing on any more, and are never closed.
+    Swallow(Target, Side),
     /// Every piece is passed on so much later, for a while.
     Slow(Target, Side, Duration, Duration),
     /// Somebody else takes the lease, and lets it expire after a while.
@@ -129,6 +141,10 @@ pub enum Fault {
     ExhaustConnections(Duration),
     /// An event of this kind.
     Poison(Kind),
+    /// Committed rows that carry transaction ids of another cluster, by so much ahead of this one's; below: behind.
+    ForeignRows(i64),
+    /// The cursor is of another cluster, as after a dump and a restore.
+    ChangeCluster,
 }
 
 impl Fault {
@@ -144,6 +160,7 @@ impl Fault {
             Self::Cut(target, ..) => format!("cut-{target}"),
             Self::CutCommit(target) => format!("cut-commit-{target}"),
             Self::Stall(target, ..) => format!("stall-{target}"),
+            Self::Swallow(target, _) => format!("swallow-{target}"),
             Self::Slow(target, ..) => format!("slow-{target}"),
             Self::StealLease(_) => "steal-lease".into(),
             Self::SkewLease(by) if *by < 0 => "skew-lease-back".into(),
@@ -160,13 +177,20 @@ impl Fault {
             Self::Poison(Kind::Killer) => "poison-killer".into(),
             Self::Poison(Kind::TooLarge) => "poison-too-large".into(),
             Self::Poison(Kind::NoEvent | Kind::Plain) => "poison-no-event".into(),
+            Self::Poison(Kind::Unreadable) => "poison-unreadable".into(),
+            Self::Poison(Kind::Swollen) => "poison-swollen".into(),
+            Self::Poison(Kind::Ender) => "poison-ender".into(),
+            Self::Poison(Kind::Litterer) => "poison-litterer".into(),
+            Self::Poison(Kind::BackendKiller) => "poison-backend-killer".into(),
+            Self::ForeignRows(_) => "foreign-rows".into(),
+            Self::ChangeCluster => "change-cluster".into(),
         }
     }
 
     /// Whether nothing may happen beside it, until the relay has noticed: a loss that the leader cannot notice,
     /// because it died within seconds of it, is not promised to be made good.
     pub fn loses_data(&self) -> bool {
-        matches!(self, Self::WipeStream | Self::PutBackStream(_))
+        matches!(self, Self::WipeStream | Self::PutBackStream(_) | Self::ChangeCluster)
     }
 
     /// Makes it, and mends what it broke. Returns what it hit. An error says that it missed: another fault was in
@@ -184,6 +208,7 @@ impl Fault {
             Self::Stall(target, side, still) => {
                 connections::stall(world, target, side, still).await
             }
+            Self::Swallow(target, side) => connections::swallow(world, target, side).await,
             Self::Slow(target, side, each, last) => {
                 connections::slow(world, target, side, each, last).await
             }
@@ -196,6 +221,8 @@ impl Fault {
             Self::Overtake(later) => transactions::overtake(world, later).await,
             Self::ExhaustConnections(held) => transactions::exhaust(world, held).await,
             Self::Poison(kind) => transactions::poison(world, kind).await,
+            Self::ForeignRows(ahead) => cluster::foreign_rows(world, ahead).await,
+            Self::ChangeCluster => cluster::change(world).await,
         }
     }
 }
@@ -223,7 +250,13 @@ impl fmt::Display for Fault {
                 write!(f, " to the {side} by {} ms for {} ms", ms(each), ms(last))
             }
             Self::SkewLease(by) => write!(f, " by {by} ms"),
-            Self::Restart(_) | Self::CutCommit(_) | Self::WipeStream | Self::Poison(_) => Ok(()),
+            Self::Swallow(_, side) => write!(f, " from the {side}"),
+            Self::ForeignRows(ahead) => write!(f, " with ids ahead by {ahead}"),
+            Self::Restart(_)
+            | Self::CutCommit(_)
+            | Self::WipeStream
+            | Self::ChangeCluster
+            | Self::Poison(_) => Ok(()),
         }
     }
 }

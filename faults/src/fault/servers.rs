@@ -17,7 +17,8 @@ pub(super) async fn kill(world: &World, server: Server, down: Duration) -> anyho
         }
         Server::Nats => {
             let mut nats = world.nats.lock().await;
-            nats.kill()?;
+            nats.choose().await;
+            nats.server().kill()?;
             sleep(down).await;
             nats.restart().await?;
         }
@@ -38,10 +39,11 @@ pub(super) async fn pause(
             postgres.resume()?;
         }
         Server::Nats => {
-            let nats = world.nats.lock().await;
-            nats.pause()?;
+            let mut nats = world.nats.lock().await;
+            nats.choose().await;
+            nats.server().pause()?;
             sleep(still).await;
-            nats.resume()?;
+            nats.server().resume()?;
         }
     }
     Ok(server.to_string())
@@ -61,7 +63,8 @@ pub(super) async fn restart(
         }
         Server::Nats => {
             let mut nats = world.nats.lock().await;
-            nats.stop().await?;
+            nats.choose().await;
+            nats.server().stop().await?;
             sleep(down).await;
             nats.restart().await?;
         }

@@ -70,22 +70,25 @@ pub(super) async fn exhaust(world: &World, held: Duration) -> anyhow::Result<Str
 }
 
 /// A key that nobody else draws from.
-async fn new_key(world: &World) -> anyhow::Result<String> {
+pub(super) async fn new_key(world: &World) -> anyhow::Result<String> {
     let key = world.long_key();
     sqlx::query("insert into counter (key) values ($1)").bind(&key).execute(&world.outbox).await?;
     Ok(key)
 }
 
 /// A transaction of a fault, which notes down, like a writer, what becomes of it.
-struct Written<'w> {
+pub(super) struct Written<'w> {
     world: &'w World,
-    tx: Transaction<'w, Postgres>,
+    pub(super) tx: Transaction<'w, Postgres>,
     name: String,
 }
 
 impl<'w> Written<'w> {
     /// Begins one, and takes its id.
-    async fn begin(world: &'w World, connection: &'w mut PgConnection) -> anyhow::Result<Self> {
+    pub(super) async fn begin(
+        world: &'w World,
+        connection: &'w mut PgConnection,
+    ) -> anyhow::Result<Self> {
         let name = world.transaction_name();
         world.journal.note(WriterNote::Begun { tx: name.clone() })?;
         let mut tx = connection.begin().await?;
@@ -93,14 +96,14 @@ impl<'w> Written<'w> {
         Ok(Self { world, tx, name })
     }
 
-    async fn draw(&mut self, key: &str, kinds: &[Kind]) -> anyhow::Result<Vec<Drawn>> {
+    pub(super) async fn draw(&mut self, key: &str, kinds: &[Kind]) -> anyhow::Result<Vec<Drawn>> {
         let events = draw(&mut self.tx, Some(key), kinds).await?;
         let drew = WriterNote::Drew { tx: self.name.clone(), events: events.clone() };
         self.world.journal.note(drew)?;
         Ok(events)
     }
 
-    async fn commit(self) -> anyhow::Result<()> {
+    pub(super) async fn commit(self) -> anyhow::Result<()> {
         let Self { world, tx, name } = self;
         world.journal.note(match tx.commit().await {
             Ok(()) => WriterNote::Committed { tx: name },

@@ -7,7 +7,7 @@ use pillarbox_inbox::{
     BatchHandler, Consumer, ConsumerConfig, Handler, HandlerError, Order, Received, Router, Tx,
 };
 use serde::{Deserialize, Serialize};
-use sqlx::postgres::PgPoolOptions;
+use sqlx::postgres::{PgConnectOptions, PgPoolOptions};
 use tokio::time::{interval, sleep};
 use tokio_util::sync::CancellationToken;
 
@@ -25,6 +25,12 @@ pub struct ConsumerRole {
     pub nats_url: String,
     /// The stream.
     pub stream: String,
+    /// Whether a key waits behind its dead letter.
+    pub strict: bool,
+    /// Into how many partitions the relays put the keys.
+    pub partitions: u32,
+    /// Whether the database is behind a pooler that hands out connections for a transaction at a time.
+    pub pooled: bool,
     /// Whether it handles what it has handled before.
     pub without_dedup: bool,
 }
@@ -64,11 +70,16 @@ impl Group {
         if self == Self::Import { 1 } else { 2 }
     }
 
-    fn config(self, stream: String) -> ConsumerConfig {
+    fn config(self, role: &ConsumerRole) -> ConsumerConfig {
         ConsumerConfig {
-            stream,
+            stream: role.stream.clone(),
             name: self.name().to_owned(),
-            order: if self.keeps_order() { Order::Key } else { Order::None },
+            order: match (self.keeps_order(), role.strict) {
+                (true, true) => Order::Strict,
+                (true, false) => Order::Key,
+                (false, _) => Order::None,
+            },
+            partitions: if self == Self::Ledger { role.partitions } else { 1 },
             concurrency: 4,
             prefetch: 64,
             batch_size: 25,
@@ -106,16 +117,20 @@ impl ConsumerRole {
         journal: Journal,
         stop: CancellationToken,
     ) -> anyhow::Result<()> {
+        let mut database: PgConnectOptions = self.database_url.parse()?;
+        if self.pooled {
+            database = database.statement_cache_capacity(0);
+        }
         let pool = PgPoolOptions::new()
             .max_connections(6)
             .acquire_timeout(Duration::from_secs(2))
-            .connect_lazy(&self.database_url)?;
+            .connect_lazy_with(database);
         let client = async_nats::ConnectOptions::new().retry_on_initial_connect();
         let client = client.connect(&self.nats_url).await?;
         let journal = Arc::new(journal);
         let enter =
             Enter { group: self.group, process: process.to_owned(), journal: journal.clone() };
-        let consumer = Consumer::new(client, pool, self.group.config(self.stream))?;
+        let consumer = Consumer::new(client, pool, self.group.config(&self))?;
         let consumer = if self.without_dedup { consumer.without_dedup() } else { consumer };
         let status = consumer.status();
         let running = async {
@@ -167,6 +182,21 @@ impl Enter {
             Kind::Killer => {
                 sleep(Duration::from_millis(20)).await;
                 std::process::abort();
+            }
+            // Each of these is a handler that does what it must not.
+            Kind::Ender => {
+                sqlx::raw_sql("rollback").execute(&mut **tx).await?;
+                return Ok(());
+            }
+            Kind::BackendKiller => {
+                let end = "select pg_terminate_backend(pg_backend_pid())";
+                sqlx::query(end).execute(&mut **tx).await?;
+            }
+            Kind::Litterer => {
+                let litter = "set search_path = pg_temp; set statement_timeout = '1ms'; set role pg_monitor; \
+                              select pg_try_advisory_lock(7); reset role; reset search_path; reset statement_timeout; \
+                              set session lock_timeout = '1ms'; create temporary table if not exists inbox (x int)";
+                sqlx::raw_sql(litter).execute(&mut **tx).await?;
             }
             _ => {}
         }

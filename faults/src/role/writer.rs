@@ -5,6 +5,7 @@ use std::time::Duration;
 use rand::rngs::StdRng;
 use rand::{RngExt, SeedableRng};
 use serde::{Deserialize, Serialize};
+use sqlx::postgres::PgConnectOptions;
 use sqlx::{Connection, PgConnection};
 use tokio::task::JoinSet;
 use tokio::time::sleep;
@@ -26,6 +27,8 @@ pub struct WriterRole {
     pub keys: u32,
     /// The longest pause between two transactions of a session, in milliseconds.
     pub pause_ms: u64,
+    /// Whether the database is behind a pooler that hands out connections for a transaction at a time.
+    pub pooled: bool,
 }
 
 /// What a writer notes down.
@@ -104,7 +107,11 @@ struct Session {
 impl Session {
     async fn run(mut self, stop: CancellationToken) -> anyhow::Result<()> {
         while !stop.is_cancelled() {
-            let connected = PgConnection::connect(&self.role.database_url);
+            let mut database: PgConnectOptions = self.role.database_url.parse()?;
+            if self.role.pooled {
+                database = database.statement_cache_capacity(0);
+            }
+            let connected = PgConnection::connect_with(&database);
             if let Ok(Ok(mut connection)) = tokio::time::timeout(PATIENCE, connected).await {
                 while !stop.is_cancelled() {
                     self.transactions += 1;
