@@ -19,7 +19,8 @@ create table cursor_write (
     back    boolean     not null
 );
 
-create function note_cursor_write() returns trigger language plpgsql as $$
+-- The relay resolves no name through `public`, so the function says where its table is.
+create function note_cursor_write() returns trigger language plpgsql set search_path = public as $$
 declare
     back boolean;
 begin
