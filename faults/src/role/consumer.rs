@@ -125,7 +125,9 @@ impl ConsumerRole {
             .max_connections(6)
             .acquire_timeout(Duration::from_secs(2))
             .connect_lazy_with(database);
-        let client = async_nats::ConnectOptions::new().retry_on_initial_connect();
+        let client = async_nats::ConnectOptions::new()
+            .retry_on_initial_connect()
+            .ping_interval(Duration::from_secs(4));
         let client = client.connect(&self.nats_url).await?;
         let journal = Arc::new(journal);
         let enter =
@@ -231,6 +233,10 @@ impl BatchHandler<Draw> for Enter {
     async fn handle(&self, tx: &mut Tx, events: &[Received<Draw>]) -> Result<(), HandlerError> {
         for event in events {
             self.enter(tx, event).await?;
+            // What it wrote behind that would be no transaction's.
+            if event.kind == Kind::Ender {
+                break;
+            }
         }
         Ok(())
     }

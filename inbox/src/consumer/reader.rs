@@ -24,6 +24,10 @@ use crate::error::full_text;
 /// How long making a connection may take, and how long one that is well may take to answer.
 const PATIENCE: Duration = Duration::from_secs(5);
 
+/// How often the broker is asked for a sign of life, so that a connection that swallows what is sent is found out within
+/// seconds.
+const PING_INTERVAL: Duration = Duration::from_secs(4);
+
 /// How to make a connection.
 #[derive(Clone, Debug)]
 pub(super) struct How {
@@ -101,7 +105,10 @@ impl Reader {
         }
         let inbox = self.service.new_inbox();
         let (prefix, _) = inbox.rsplit_once('.')?;
-        let options = ConnectOptions::new().name(&*self.name).custom_inbox_prefix(prefix);
+        let options = ConnectOptions::new()
+            .name(&*self.name)
+            .custom_inbox_prefix(prefix)
+            .ping_interval(PING_INTERVAL);
         Some(How { options, servers })
     }
 

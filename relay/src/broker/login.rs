@@ -2,6 +2,7 @@
 
 use std::fmt;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use async_nats::rustls::pki_types::pem::PemObject;
 use async_nats::rustls::pki_types::{CertificateDer, PrivateKeyDer};
@@ -57,6 +58,11 @@ impl Login {
     }
 }
 
+/// How often the broker is asked for a sign of life. A connection that swallows what is sent, as after a cable was pulled,
+/// counts as lost when two questions have had no answer; the client's own interval of a minute would keep the relay
+/// waiting for three.
+const PING_INTERVAL: Duration = Duration::from_secs(4);
+
 /// Options with login and TLS, and who will log in.
 pub(super) async fn options(
     config: &NatsConfig,
@@ -73,6 +79,7 @@ pub(super) async fn options(
     if config.tls_first {
         options = options.tls_first();
     }
+    options = options.ping_interval(PING_INTERVAL);
     if let Some(prefix) = &config.inbox_prefix {
         options = options.custom_inbox_prefix(prefix.clone());
     }
