@@ -63,7 +63,7 @@
 //! | `pooler` | whether a pool's sessions are its own |
 //! | `retention` | removes what was handled long ago |
 //! | `place` | where a message is stored in a stream |
-//! | `store`, `kept`, `session`, `literal` | the statements, and the connections they run on |
+//! | `store`, `kept`, `session` | the statements, and the connections they run on |
 
 #[cfg(feature = "jetstream")]
 pub mod batch;
@@ -81,7 +81,6 @@ pub mod handler;
 pub mod http;
 mod kept;
 pub mod layer;
-mod literal;
 #[cfg(feature = "jetstream")]
 pub mod metrics;
 pub mod migrations;

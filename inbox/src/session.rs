@@ -18,7 +18,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use sqlx::postgres::PgRow;
 use sqlx::{AssertSqlSafe, PgConnection, Row};
 
-use crate::literal::hex_text;
+use pillarbox_store::literal::hex_text;
 
 /// Backends that are remembered. Beyond it everything is forgotten, and read again.
 const MOST: usize = 1024;

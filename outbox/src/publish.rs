@@ -5,7 +5,8 @@ use std::sync::Arc;
 
 use pillarbox_event::{EventId, IntoEvent, RawEvent, header};
 use pillarbox_store::Schema;
-use sqlx::{AssertSqlSafe, Connection, Postgres, SqlSafeStr, SqlStr, Transaction};
+use pillarbox_store::literal::{hex_bytes, hex_text};
+use sqlx::{AssertSqlSafe, Connection, Postgres, Row as _, SqlSafeStr, SqlStr, Transaction};
 use uuid::Uuid;
 
 use crate::OutboxError;
@@ -100,16 +101,27 @@ impl Outbox {
         event: impl IntoEvent,
     ) -> Result<EventId, OutboxError> {
         let row = self.row(event)?;
-        let written = sqlx::query_scalar(self.insert.clone())
-            .persistent(keeps_statements(tx))
-            .bind(row.id)
-            .bind(row.event.event_type())
-            .bind(row.event.topic())
-            .bind(row.event.key())
-            .bind(row.headers)
-            .bind(&row.event.payload()[..])
-            .fetch_all(&mut **tx)
-            .await;
+        let written = if keeps_statements(tx) {
+            sqlx::query_scalar(self.insert.clone())
+                .bind(row.id)
+                .bind(row.event.event_type())
+                .bind(row.event.topic())
+                .bind(row.event.key())
+                .bind(row.headers)
+                .bind(&row.event.payload()[..])
+                .fetch_all(&mut **tx)
+                .await
+        } else {
+            let values = [
+                uuid_literal(&row),
+                hex_text(row.event.event_type()),
+                hex_text(row.event.topic()),
+                row.event.key().map_or_else(|| "null".to_owned(), hex_text),
+                hex_text(&row.headers),
+                hex_bytes(row.event.payload()),
+            ];
+            ask(tx, self.insert.as_str(), &values).await
+        };
         let written: Vec<Uuid> = written.map_err(|source| not_written(&row.event, source))?;
         if written != [row.id] {
             return Err(not_written(&row.event, another_statement()));
@@ -134,16 +146,30 @@ impl Outbox {
         let column = |read: fn(&Row) -> &str| {
             rows.iter().map(|row| read(row).to_owned()).collect::<Vec<_>>()
         };
-        let written = sqlx::query_scalar(self.insert_all.clone())
-            .persistent(keeps_statements(tx))
-            .bind(rows.iter().map(|row| row.id).collect::<Vec<_>>())
-            .bind(column(|row| row.event.event_type()))
-            .bind(column(|row| row.event.topic()))
-            .bind(rows.iter().map(|row| row.event.key().map(str::to_owned)).collect::<Vec<_>>())
-            .bind(column(|row| &row.headers))
-            .bind(rows.iter().map(|row| row.event.payload().to_vec()).collect::<Vec<_>>())
-            .fetch_all(&mut **tx)
-            .await;
+        let written = if keeps_statements(tx) {
+            sqlx::query_scalar(self.insert_all.clone())
+                .bind(rows.iter().map(|row| row.id).collect::<Vec<_>>())
+                .bind(column(|row| row.event.event_type()))
+                .bind(column(|row| row.event.topic()))
+                .bind(rows.iter().map(|row| row.event.key().map(str::to_owned)).collect::<Vec<_>>())
+                .bind(column(|row| &row.headers))
+                .bind(rows.iter().map(|row| row.event.payload().to_vec()).collect::<Vec<_>>())
+                .fetch_all(&mut **tx)
+                .await
+        } else {
+            let array = |literal: &dyn Fn(&Row) -> String| {
+                format!("(array[{}])", rows.iter().map(literal).collect::<Vec<_>>().join(","))
+            };
+            let values = [
+                array(&uuid_literal),
+                array(&|row| hex_text(row.event.event_type())),
+                array(&|row| hex_text(row.event.topic())),
+                array(&|row| row.event.key().map_or_else(|| "null".to_owned(), hex_text)),
+                array(&|row| hex_text(&row.headers)),
+                array(&|row| hex_bytes(row.event.payload())),
+            ];
+            ask(tx, self.insert_all.as_str(), &values).await
+        };
         let written: Vec<Uuid> = written.map_err(|source| not_written(&first.event, source))?;
         if written.len() != rows.len() || written.iter().any(|id| *id != first.id) {
             return Err(not_written(&first.event, another_statement()));
@@ -188,8 +214,42 @@ fn headers(event: &RawEvent) -> Result<String, OutboxError> {
         .map_err(|error| not_written(event, sqlx::Error::Encode(Box::new(error))))
 }
 
-/// Whether statements may be prepared under a name that outlives them. A connection that keeps none
-/// (`statement_cache_capacity(0)`) is one behind a pooler in transaction mode, where names meet those of others.
+/// Runs a statement as a simple query, with these values for its parameters: in one round trip, and without preparing
+/// it under any name.
+async fn ask(
+    tx: &mut Transaction<'_, Postgres>,
+    statement: &str,
+    values: &[String],
+) -> Result<Vec<Uuid>, sqlx::Error> {
+    let mut text =
+        String::with_capacity(statement.len() + values.iter().map(String::len).sum::<usize>());
+    let statement: String = statement
+        .lines()
+        .filter(|line| !line.starts_with("--"))
+        .map(|line| format!("{line}\n"))
+        .collect();
+    let mut rest = &*statement;
+    while let Some((before, after)) = rest.split_once('$') {
+        text.push_str(before);
+        let digits = after.len() - after.trim_start_matches(|c: char| c.is_ascii_digit()).len();
+        let (number, behind) = after.split_at(digits);
+        let value =
+            number.parse::<usize>().ok().and_then(|number| values.get(number.checked_sub(1)?));
+        text.push_str(value.map_or("null", |value| value));
+        rest = behind;
+    }
+    text.push_str(rest);
+    let rows = sqlx::raw_sql(AssertSqlSafe(text)).fetch_all(&mut **tx).await?;
+    rows.iter().map(|row| row.try_get(0)).collect()
+}
+
+fn uuid_literal(row: &Row) -> String {
+    format!("'{}'::pg_catalog.uuid", row.id)
+}
+
+/// Whether this connection keeps prepared statements. One that keeps none (`statement_cache_capacity(0)`) is one behind
+/// a pooler in transaction mode, where the names of statements meet those of others; one that has prepared nothing yet
+/// cannot be told from it.
 fn keeps_statements(tx: &Transaction<'_, Postgres>) -> bool {
     tx.cached_statements_size() > 0
 }

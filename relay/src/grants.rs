@@ -258,8 +258,8 @@ mod tests {
                 && line.contains(" on pillarbox.")
                 && line.contains("to pillarbox_relay")
         });
-        assert_eq!(statements.count(), 8, "each is on one line, and for one role");
-        assert_eq!(needs.len(), 23);
+        assert_eq!(statements.count(), 7, "each is on one line, and for one role");
+        assert_eq!(needs.len(), 22);
     }
 
     #[test]

@@ -5,8 +5,10 @@
 //! | module | concept |
 //! |---|---|
 //! | [`schema`] | the schema that the tables live in, and its name in statements |
+//! | [`literal`] | values in the text of a simple query |
 //! | [`migrations`] | creating and updating the tables |
 
+pub mod literal;
 pub mod migrations;
 pub mod schema;
 

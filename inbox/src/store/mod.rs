@@ -13,12 +13,14 @@ use std::time::SystemTime;
 
 use pillarbox_event::{Identity, RawEvent};
 use sqlx::postgres::PgRow;
-use sqlx::{AssertSqlSafe, PgExecutor, PgPool, Row, SqlSafeStr, SqlStr};
+use sqlx::{
+    AssertSqlSafe, ConnectOptions as _, Connection as _, PgExecutor, PgPool, Row, SqlSafeStr,
+    SqlStr,
+};
 
 use crate::error::InboxError;
 use crate::failure::is_of_data;
 use crate::kept::Kept;
-use crate::literal::hex_text;
 use crate::migrations::check_schema;
 use crate::session::Sessions;
 pub(crate) use begun::{Begun, Claim, ENDED, Fate};
@@ -26,6 +28,7 @@ pub(crate) use begun::{Begun, Claim, ENDED, Fate};
 pub(crate) use letters::Unreadable;
 pub(crate) use letters::{Burial, Stored};
 use one_trip::OneTrip;
+use pillarbox_store::literal::hex_text;
 #[cfg(feature = "jetstream")]
 pub(crate) use reach::ServerRun;
 
@@ -310,7 +313,15 @@ impl Store {
     #[cfg(feature = "jetstream")]
     pub(crate) async fn forgotten_until(&self) -> Result<Option<SystemTime>, sqlx::Error> {
         let forgotten = sqlx::query(self.statements.forgotten.clone()).bind(&*self.consumer);
-        let row = forgotten.fetch_one(&self.pool).await?;
+        // Handlers may have every connection of the pool in use.
+        let asked = async {
+            let mut connection = self.pool.connect_options().connect().await?;
+            let row = forgotten.fetch_one(&mut connection).await?;
+            connection.close().await?;
+            Ok::<_, sqlx::Error>(row)
+        };
+        let late = || sqlx::Error::Io(std::io::ErrorKind::TimedOut.into());
+        let row = tokio::time::timeout(ANSWER_TIMEOUT, asked).await.map_err(|_| late())??;
         let handled_at: Option<time::OffsetDateTime> = row.try_get(0)?;
         Ok(handled_at.map(SystemTime::from))
     }

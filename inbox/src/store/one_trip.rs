@@ -5,13 +5,13 @@
 //! is kept prepares it by SQL, with the first event that begins there, and finds out how long its statements may take.
 //! What was prepared stays on the connection when it goes back to the pool, under a name that is made of the text.
 //!
-//! A simple query has no parameters: names and ids travel as digits, see [`literal`](crate::literal).
+//! A simple query has no parameters: names and ids travel as digits, see [`literal`](pillarbox_store::literal).
 
 use std::hash::{DefaultHasher, Hasher};
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use super::without_comments;
-use crate::literal::hex_text;
+use pillarbox_store::literal::hex_text;
 
 /// See the [module](self).
 #[derive(Debug)]

@@ -57,11 +57,16 @@ pub(super) struct Hold {
     proven: HashSet<u64>,
     stored_at: Option<Instant>,
     reasons: HashSet<String>,
+    /// How many events were stored for the first time since the log last said that they are not.
+    progress: u64,
     calm: Duration,
     over_at: Option<Instant>,
     /// Events that go out again on purpose: until they have, storing them is no progress.
     owed: u64,
 }
+
+/// So many events stored between two times of trouble make the second one news.
+const MUCH: u64 = 100;
 
 /// The event that is not stored.
 struct Suspect {
@@ -81,6 +86,7 @@ impl Hold {
             proven: HashSet::new(),
             stored_at: None,
             reasons: HashSet::new(),
+            progress: 0,
             calm: CALM.0,
             over_at: None,
             owed: 0,
@@ -117,6 +123,7 @@ impl Hold {
         self.stored_at = Some(Instant::now());
         if count > self.owed {
             self.backoff = Backoff::new();
+            self.progress += count - self.owed;
         }
         self.owed = self.owed.saturating_sub(count);
     }
@@ -171,6 +178,11 @@ impl Hold {
 
     /// Takes note of why messages are not stored. `true` if the log is to say it.
     pub(super) fn holds(&mut self, reason: &str) -> bool {
+        if self.progress >= MUCH {
+            // Between two times of trouble the broker took many events: that is a change, and is said again.
+            self.reasons.clear();
+        }
+        self.progress = 0;
         if self.reasons.is_empty() {
             let relapse = self.over_at.is_some_and(|over_at| over_at.elapsed() < 10 * self.calm);
             self.calm = if relapse { (self.calm * 2).min(CALM.1) } else { CALM.0 };

@@ -4,6 +4,7 @@
 //! its previous one is stored. Full speed when keys vary; a run of one key goes at one round trip each.
 
 use std::collections::{HashSet, VecDeque};
+use std::time::Duration;
 
 use async_nats::Subject;
 use async_nats::jetstream::context::{PublishAckFuture, PublishError, PublishErrorKind};
@@ -11,6 +12,7 @@ use async_nats::jetstream::message::PublishMessage;
 use async_nats::jetstream::publish::PublishAck;
 use async_nats::jetstream::{self, Context};
 use futures::future::BoxFuture;
+use tokio::time::timeout;
 use uuid::Uuid;
 
 use super::fault::Blame;
@@ -22,6 +24,8 @@ use crate::message::Message;
 
 /// The most bytes of headers that JetStream stores with a message.
 const MAX_HEADERS: usize = 65_535;
+/// How long the broker may take to say which stream takes a subject, once it has left a message without an answer.
+const QUESTION: Duration = Duration::from_millis(500);
 /// The most messages under way at a time.
 const WINDOW: usize = 1024;
 
@@ -135,7 +139,12 @@ impl KeyedWindow {
                 };
             }
         };
-        let stream = match stream_of(&self.context, position, event_id, subject).await {
+        let asked = stream_of(&self.context, position, event_id, subject);
+        let Ok(asked) = timeout(QUESTION, asked).await else {
+            // Nobody answers anything: that is the broker's trouble, and no word about the event.
+            return SinkError::Unavailable(full_text(&error));
+        };
+        let stream = match asked {
             Ok(stream) => stream,
             Err(SinkError::NoStream { position, event_id, subject, .. }) => {
                 // Through a mapping, or in another domain, a stream takes subjects that the API does not tell of.

@@ -6,16 +6,29 @@
 //! So nothing is quoted. A text travels as hexadecimal digits, which mean the same under every setting.
 
 /// An expression of type text.
-pub(crate) fn hex_text(text: &str) -> String {
+pub fn hex_text(text: &str) -> String {
     let mut digits = String::with_capacity(2 * text.len() + 64);
-    digits.push_str("pg_catalog.convert_from(pg_catalog.decode('");
-    for byte in text.bytes() {
+    digits.push_str("pg_catalog.convert_from(");
+    push_bytes(&mut digits, text.as_bytes());
+    digits.push_str(", 'UTF8')");
+    digits
+}
+
+/// An expression of type bytea.
+pub fn hex_bytes(bytes: &[u8]) -> String {
+    let mut digits = String::with_capacity(2 * bytes.len() + 40);
+    push_bytes(&mut digits, bytes);
+    digits
+}
+
+fn push_bytes(to: &mut String, bytes: &[u8]) {
+    to.push_str("pg_catalog.decode('");
+    for byte in bytes {
         for digit in [byte >> 4, byte & 15] {
-            digits.push(char::from_digit(u32::from(digit), 16).unwrap_or('0'));
+            to.push(char::from_digit(u32::from(digit), 16).unwrap_or('0'));
         }
     }
-    digits.push_str("', 'hex'), 'UTF8')");
-    digits
+    to.push_str("', 'hex')");
 }
 
 #[cfg(test)]
