@@ -122,8 +122,9 @@ impl Shipper {
                 Interrupted::Broker(error) => {
                     self.broker.forget_streams();
                     self.observer.meter.rewound(error.kind());
-                    start.after_refusal = matches!(error, SinkError::BatchRefused(_));
-                    if !start.after_refusal {
+                    let refused = matches!(error, SinkError::BatchRefused(_));
+                    start.after_refusal = refused || matches!(error, SinkError::BatchSilent(_));
+                    if !refused {
                         say_held(&self.config.name, &self.observer, &mut hold, &error.to_string());
                     }
                     let verdict = hold.failed(&error);

@@ -238,8 +238,8 @@ fn failed(error: FastPublishError) -> SinkError {
     match error.kind() {
         // A full stream forgets a batch, or never knows it, and gives no reason, and a message that gets no answer
         // leaves the whole batch without one: one by one it shows.
+        FastPublishErrorKind::Timeout => SinkError::BatchSilent(full_text(&error)),
         FastPublishErrorKind::FlowError
-        | FastPublishErrorKind::Timeout
         | FastPublishErrorKind::NotEnabled
         | FastPublishErrorKind::UnknownBatchId => SinkError::BatchRefused(full_text(&error)),
         _ => SinkError::Unavailable(full_text(&error)),

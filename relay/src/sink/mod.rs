@@ -98,6 +98,9 @@ pub enum SinkError {
     /// A batch was refused without saying for which message. Store them one by one to find out.
     #[error("the broker refused a batch: {0}")]
     BatchRefused(String),
+    /// A batch has no answer: the broker may be away, or one of its messages gets none. Store them one by one to find out.
+    #[error("the broker does not store messages now: {0}")]
+    BatchSilent(String),
     /// This message can never be stored.
     #[error("event {event_id} at position {position} cannot be stored ({fault}): {error}")]
     Message {
@@ -140,7 +143,10 @@ impl SinkError {
             Self::NoStream { position, .. }
             | Self::NotStored { position, .. }
             | Self::Message { position, .. } => Some(*position),
-            Self::Unavailable(_) | Self::WentBack { .. } | Self::BatchRefused(_) => None,
+            Self::Unavailable(_)
+            | Self::WentBack { .. }
+            | Self::BatchRefused(_)
+            | Self::BatchSilent(_) => None,
         }
     }
 
@@ -153,6 +159,7 @@ impl SinkError {
             Self::NotStored { refusal: None, .. } => "unavailable",
             Self::WentBack { .. } => "forgotten",
             Self::BatchRefused(_) => "batch_refused",
+            Self::BatchSilent(_) => "unavailable",
             Self::Message { .. } => "message",
         }
     }
