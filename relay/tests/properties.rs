@@ -151,7 +151,10 @@ fn value(key: &'static Key, fine: bool) -> BoxedStrategy<toml::Value> {
             "nats_url" => text("(nats|tls)://[a-z]{1,8}:[1-9][0-9]{1,3}(,nats://[a-z]{1,8}:4222)?"),
             // No word of SQL begins with it.
             "schema" => text("x[a-z0-9_]{0,20}"),
-            "nats.inbox_prefix" => text("[a-zA-Z0-9_-]{1,20}(\\.[a-z0-9]{1,5})?"),
+            "nats.inbox_prefix" | "nats.api_prefix" => {
+                text("[a-zA-Z0-9_-]{1,20}(\\.[a-z0-9]{1,5})?")
+            }
+            "nats.jetstream_domain" => text("[a-zA-Z0-9_-]{1,20}"),
             "name" => text("[^\\p{Cc}]{1,30}"),
             "source" => text("/[^\\p{Cc}]{0,30}"),
             "http" => text("(off|127\\.0\\.0\\.1:[1-9][0-9]{3})"),
@@ -166,7 +169,8 @@ fn settings(fine: bool) -> impl Strategy<Value = BTreeMap<&'static str, toml::Va
     let plain: Vec<&'static Key> = KEYS
         .iter()
         .filter(|key| !fine || !matches!(key.kind, Kind::File | Kind::Secret))
-        .filter(|key| !fine || key.name != "nats.user")
+        // A prefix and a domain say the same, and exclude each other.
+        .filter(|key| !fine || !["nats.user", "nats.jetstream_domain"].contains(&key.name))
         .collect();
     let most = if fine { plain.len() } else { 2 };
     let one = select(plain).prop_flat_map(move |key| (Just(key.name), value(key, fine)));
