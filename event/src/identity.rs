@@ -5,7 +5,7 @@
 //!
 //! | the message | its identity |
 //! |---|---|
-//! | shipped by a relay ([`header::OUTBOX`]) | its id, a UUID, whatever source it names |
+//! | shipped by a relay ([`header::OUTBOX`](crate::header::OUTBOX)) | its id, a UUID, whatever source it names |
 //! | names no source; its id has at most 36 bytes and does not begin with `~` | its id |
 //! | any other | `~` and 35 characters of the SHA-256 of source and id |
 //!
