@@ -13,10 +13,7 @@ use std::time::SystemTime;
 
 use pillarbox_event::{Identity, RawEvent};
 use sqlx::postgres::PgRow;
-use sqlx::{
-    AssertSqlSafe, ConnectOptions as _, Connection as _, PgExecutor, PgPool, Row, SqlSafeStr,
-    SqlStr,
-};
+use sqlx::{AssertSqlSafe, PgExecutor, PgPool, Row, SqlSafeStr, SqlStr};
 
 use crate::error::InboxError;
 use crate::failure::is_of_data;
@@ -313,6 +310,7 @@ impl Store {
     #[cfg(feature = "jetstream")]
     pub(crate) async fn forgotten_until(&self) -> Result<Option<SystemTime>, sqlx::Error> {
         let forgotten = sqlx::query(self.statements.forgotten.clone()).bind(&*self.consumer);
+        use sqlx::{ConnectOptions as _, Connection as _};
         // Handlers may have every connection of the pool in use.
         let asked = async {
             let mut connection = self.pool.connect_options().connect().await?;

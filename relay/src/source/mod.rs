@@ -186,7 +186,9 @@ impl Source {
     ) -> Cursor {
         let mut closed = base.close(window, largest, sequence);
         if !self.protections.hold(Protection::Floor) {
-            closed.floor = closed.high;
+            // Neither does the sequence bound it.
+            closed.high = closed.top;
+            closed.floor = closed.top;
         }
         closed
     }
