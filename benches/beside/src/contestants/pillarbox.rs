@@ -50,7 +50,8 @@ impl Contestant for Pillarbox {
     }
 
     async fn prepare(&self, site: &Site) -> Result<()> {
-        Ok(pillarbox_outbox::migrate(&site.pool).await?)
+        pillarbox_outbox::migrate(&site.pool).await?;
+        Ok(())
     }
 
     async fn write(&self, site: &Site, key: i32, due: i64) -> Result<Open> {
