@@ -347,14 +347,25 @@ impl Rules {
                 self.suspects.ended(&identity);
                 let wait = self.wait(error, outage.0);
                 let error = text.as_str();
-                tracing::warn!(
-                    consumer = name,
-                    event_id = id,
-                    event_type,
-                    error,
-                    ?wait,
-                    "an outage: the event waits, and no attempt is counted"
-                );
+                if outage.0 <= 1 {
+                    tracing::warn!(
+                        consumer = name,
+                        event_id = id,
+                        event_type,
+                        error,
+                        ?wait,
+                        "an outage: the event waits, and no attempt is counted"
+                    );
+                } else {
+                    // The first one told; the metrics count the others.
+                    tracing::debug!(
+                        consumer = name,
+                        event_id = id,
+                        error,
+                        ?wait,
+                        "still an outage"
+                    );
+                }
                 Verdict::Retry(wait)
             }
             Blame::EventForGood => {
@@ -399,15 +410,26 @@ impl Rules {
             return self.bury(event, "attempts", text, attempts).await;
         }
         let wait = self.wait(error, attempts);
-        tracing::warn!(
-            consumer = name,
-            event_id = id,
-            event_type,
-            attempts,
-            error = text,
-            ?wait,
-            "an attempt failed"
-        );
+        if attempts <= 1 {
+            tracing::warn!(
+                consumer = name,
+                event_id = id,
+                event_type,
+                error = text,
+                ?wait,
+                "an attempt failed: the event is tried again"
+            );
+        } else {
+            // The first one told, and the last one will; the metrics count the others.
+            tracing::debug!(
+                consumer = name,
+                event_id = id,
+                attempts,
+                error = text,
+                ?wait,
+                "an attempt failed"
+            );
+        }
         Verdict::Retry(wait)
     }
 
