@@ -1,5 +1,7 @@
 //! The service with Pillarbox. Marked with a number is what was added.
 
+use std::time::Duration;
+
 use async_nats::jetstream::{self, stream};
 use axum::http::StatusCode;
 use axum::routing::post;
@@ -63,6 +65,8 @@ pub async fn start(work: &Work) -> anyhow::Result<Router> {
     let stream = stream::Config {
         name: STREAM.into(),
         subjects: vec!["orders.>".into()],
+        // Less than the inbox remembers: what the stream repeats is still known there.
+        max_age: Duration::from_secs(24 * 60 * 60),
         allow_batch_publish: true,
         ..stream::Config::default()
     };

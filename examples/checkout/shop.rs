@@ -1,5 +1,7 @@
 //! The ground the services stand on: a Postgres with a database for each, and a broker with one stream.
 
+use std::time::Duration;
+
 use anyhow::Context as _;
 use async_nats::jetstream::stream::{Config, Stream};
 use async_nats::jetstream::{self, Context};
@@ -58,6 +60,8 @@ impl Shop {
             .create_stream(Config {
                 name: STREAM.into(),
                 subjects: vec!["orders.>".into(), "payments.>".into(), "inventory.>".into()],
+                // Less than the inboxes remember: what the stream repeats is still known there.
+                max_age: Duration::from_secs(24 * 60 * 60),
                 // Lets the relays use the server's fast ingest.
                 allow_batch_publish: true,
                 ..Config::default()
