@@ -90,8 +90,8 @@ impl Parking {
         if bad.is_empty() && self.blocked.as_ref().is_none_or(HashSet::is_empty) {
             return Ok(());
         }
-        self.say_bad(&bad);
         let mut aside: Vec<Aside> = Vec::with_capacity(bad.len());
+        let refused: Vec<Refused> = bad.iter().map(|bad| bad.refused.clone()).collect();
         let mut bad = bad.into_iter().peekable();
         let mut parked = 0;
         batch.messages.retain(|message| {
@@ -116,24 +116,28 @@ impl Parking {
         }
         batch.positions = batch.messages.iter().map(|message| message.position).collect();
         tracing::debug!(relay = self.relay, events = parked, "parked behind dead letters");
-        self.letters.ask(|done| Request::Keep(aside, done)).await
+        let new: HashSet<i64> =
+            self.letters.ask(|new| Request::Keep(aside, new)).await?.into_iter().collect();
+        // A page is read again and again while the relay holds, with what is aside already.
+        self.say_bad(refused.iter().filter(|refused| new.contains(&refused.position)).collect());
+        Ok(())
     }
 
     /// Tells the log of events that cannot be sent: of some by name, and of many how many.
-    fn say_bad(&self, bad: &[BadRow]) {
-        for bad in bad {
-            self.observer.meter.dead_letter(bad.refused.fault);
+    fn say_bad(&self, refused: Vec<&Refused>) {
+        for refused in &refused {
+            self.observer.meter.dead_letter(refused.fault);
         }
-        for bad in bad.iter().take(NAMED) {
-            say_dead(&self.relay, &bad.refused);
+        for refused in refused.iter().take(NAMED) {
+            say_dead(&self.relay, refused);
         }
-        if let (Some(next), Some(last)) = (bad.get(NAMED), bad.last()) {
+        if let (Some(next), Some(last)) = (refused.get(NAMED), refused.last()) {
             tracing::error!(
                 relay = self.relay,
-                events = bad.len() - NAMED,
-                from = next.refused.position,
-                to = last.refused.position,
-                "more events that can never be shipped; moving them to the dead letters"
+                events = refused.len() - NAMED,
+                from = next.position,
+                to = last.position,
+                "more events that can never be shipped; they are dead letters now"
             );
         }
     }
@@ -213,8 +217,9 @@ impl Parking {
             self.letters.ask(|done| Request::Shipped(letters, done)).await?;
         }
         for (letter, refused) in dead {
-            say_dead(&self.relay, &refused);
+            let said = refused.clone();
             self.letters.ask(|done| Request::DeadAgain(letter, refused, done)).await?;
+            say_dead(&self.relay, &said);
         }
         held.map_or(Ok(shipped), |error| Err(error.into()))
     }
@@ -276,7 +281,7 @@ fn block(blocked: &mut Option<HashSet<String>>, bad: &BadRow) {
     }
 }
 
-/// Tells the log of an event that goes to the dead letters.
+/// Tells the log of an event that is among the dead letters now.
 pub(crate) fn say_dead(relay: &str, refused: &Refused) {
     tracing::error!(
         relay,
@@ -284,6 +289,6 @@ pub(crate) fn say_dead(relay: &str, refused: &Refused) {
         position = refused.position,
         reason = %refused.fault,
         error = refused.error,
-        "this event can never be shipped; moving it to the dead letters"
+        "this event can never be shipped; it is a dead letter now"
     );
 }

@@ -33,7 +33,7 @@ pub(crate) struct Batch {
 }
 
 /// An event that can never be stored.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(crate) struct Refused {
     pub(crate) position: i64,
     pub(crate) event_id: uuid::Uuid,

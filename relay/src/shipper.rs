@@ -185,12 +185,12 @@ impl Shipper {
     }
 
     async fn set_aside(&mut self, what: Box<(Cursor, Refused)>) -> Result<(), LeaseError> {
-        let (cursor, refused) = &*what;
-        say_dead(&self.config.name, refused);
-        self.observer.meter.dead_letter(refused.fault);
+        let (cursor, refused) = what.as_ref().clone();
+        if self.letters.ask(|new| Request::SetAside(what, new)).await? {
+            say_dead(&self.config.name, &refused);
+            self.observer.meter.dead_letter(refused.fault);
+        }
         self.observer.progressed();
-        let cursor = cursor.clone();
-        self.letters.ask(|done| Request::SetAside(what, done)).await?;
         self.progress.send_replace(cursor);
         Ok(())
     }

@@ -52,33 +52,36 @@ impl Aside {
 
 impl Lease {
     /// Sets events aside, and moves the cursor if there is one, in one statement. If a copy cannot be made of one of
-    /// them, each is copied by itself, and of that one only what can be.
+    /// them, each is copied by itself, and of that one only what can be. Returns the positions of those that were not
+    /// aside already.
     pub(super) async fn set_aside(
         &mut self,
         cursor: Option<String>,
         events: Vec<Aside>,
-    ) -> Result<(), LeaseError> {
+    ) -> Result<Vec<i64>, LeaseError> {
         match self.write_letters(cursor.clone(), &events).await {
             Err(LeaseError::Database(error)) if is_of_data(&error) => {}
             done => return done,
         }
+        let mut new = Vec::new();
         for event in events {
             // The cursor moves last.
-            match self.write_letters(None, std::slice::from_ref(&event)).await {
+            new.extend(match self.write_letters(None, std::slice::from_ref(&event)).await {
                 Err(LeaseError::Database(error)) if is_of_data(&error) => {
-                    self.write_letters(None, &[event.least()]).await?;
+                    self.write_letters(None, &[event.least()]).await?
                 }
                 done => done?,
-            }
+            });
         }
-        self.write_letters(cursor, &[]).await
+        self.write_letters(cursor, &[]).await?;
+        Ok(new)
     }
 
     async fn write_letters(
         &mut self,
         cursor: Option<String>,
         events: &[Aside],
-    ) -> Result<(), LeaseError> {
+    ) -> Result<Vec<i64>, LeaseError> {
         let all = |read: fn(&Aside) -> String| events.iter().map(read).collect::<Vec<_>>();
         let query = self
             .query(include_str!("set_aside.sql"))
@@ -100,7 +103,7 @@ impl Lease {
                 "these events were to be set aside, and are not in the outbox any more: somebody deleted them"
             );
         }
-        Ok(())
+        Ok(row.try_get(2)?)
     }
 
     /// The event of a parked letter could not be stored.

@@ -34,10 +34,11 @@ pub(crate) use aside::Aside;
 /// What the shipper asks of the leader. Each is answered when it is written.
 #[derive(Debug)]
 pub(crate) enum Request {
-    /// Write this cursor, and a dead letter for the event before it.
-    SetAside(Box<(Cursor, Refused)>, oneshot::Sender<()>),
-    /// Set these events aside, and leave the cursor where it is.
-    Keep(Vec<Aside>, oneshot::Sender<()>),
+    /// Write this cursor, and a dead letter for the event before it. Answered with whether it is a new one.
+    SetAside(Box<(Cursor, Refused)>, oneshot::Sender<bool>),
+    /// Set these events aside, and leave the cursor where it is. Answered with the positions of those that were not
+    /// aside already.
+    Keep(Vec<Aside>, oneshot::Sender<Vec<i64>>),
     /// Which keys wait?
     Blocked(oneshot::Sender<HashSet<String>>),
     /// Which parked events are to be shipped now? The largest payload that the broker takes.
@@ -105,12 +106,11 @@ impl Lease {
             Request::SetAside(what, done) => {
                 let (cursor, refused) = *what;
                 let cursor = self.json(&cursor)?;
-                self.set_aside(Some(cursor), vec![Aside::dead(refused)]).await?;
-                let _ = done.send(());
+                let new = self.set_aside(Some(cursor), vec![Aside::dead(refused)]).await?;
+                let _ = done.send(!new.is_empty());
             }
             Request::Keep(events, done) => {
-                self.set_aside(None, events).await?;
-                let _ = done.send(());
+                let _ = done.send(self.set_aside(None, events).await?);
             }
             Request::Blocked(keys) => {
                 let _ = keys.send(self.blocked().await?);

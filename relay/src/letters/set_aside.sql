@@ -90,6 +90,7 @@ again as (
         resolved_at = null
     from known
     where letter.letter = known.letter and letter.state = 'retried'
+    returning letter.position
 ),
 kept as (
     insert into pillarbox.outbox_dead_letter (
@@ -102,7 +103,9 @@ kept as (
     from event
     where not exists (select from known where known.position = event.position)
     order by position
+    returning position
 )
 select
     (select count(*) from held) as held,
-    array(select given.position from given where not exists (select from event where event.position = given.position)) as gone
+    array(select given.position from given where not exists (select from event where event.position = given.position)) as gone,
+    array(select position from kept union all select position from again) as new
