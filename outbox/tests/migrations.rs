@@ -147,3 +147,36 @@ async fn tables_of_a_newer_program_are_told_from_those_of_this_one() {
     let migrated = migrate(scope.pool()).await.unwrap();
     assert_eq!(migrated, Migrated { applied: Vec::new(), newer: vec![97] });
 }
+
+#[tokio::test]
+async fn what_can_never_be_shipped_is_refused_where_it_is_written() {
+    let scope = servers().await.unwrap().scope().await.unwrap();
+    migrate(scope.pool()).await.unwrap();
+    let insert = async |columns: &str, values: &str| {
+        let sql = format!(
+            "insert into pillarbox.outbox (event_type, topic, {columns}) overriding system value \
+             values ('t', 'a', {values})"
+        );
+        sqlx::query(AssertSqlSafe(sql)).execute(scope.pool()).await.map(|_| ())
+    };
+    for (columns, refused, taken) in [
+        ("payload, position", "'', 0", "'', 1"),
+        ("payload, position", "'', -9223372036854775808", "'', 9223372036854775807"),
+        ("payload, key", "'', repeat('k', 65537)", "'', repeat('k', 65536)"),
+        ("payload, headers", "'', '[]'", "'', '{}'"),
+        (
+            "payload, headers",
+            "'', jsonb_build_object('a', repeat('x', 1048576))",
+            "'', jsonb_build_object('a', repeat('x', 1000000))",
+        ),
+        (
+            "payload",
+            "decode(repeat('00', 67108865), 'hex')",
+            "decode(repeat('00', 67108864), 'hex')",
+        ),
+    ] {
+        let error = insert(columns, refused).await.unwrap_err();
+        assert!(error.to_string().contains("violates check constraint"), "{columns}: {error}");
+        insert(columns, taken).await.unwrap();
+    }
+}

@@ -23,10 +23,11 @@ $$;
 -- The relay never updates these rows. Any language may insert (event_type, topic, key, headers, payload).
 --
 -- The checks on sizes refuse what no broker can ever store: nats-server takes messages up to 64 MiB and JetStream
--- headers up to 64 KiB. They are generous, so that a broker's own limits decide about the rest.
+-- headers up to 64 KiB. They are generous, so that a broker's own limits decide about the rest. A position is above
+-- zero, where every cursor begins: a row below it, which `overriding system value` can bring, would never be read.
 create table if not exists pillarbox.outbox (
     txid       xid8        not null default pg_current_xact_id(),
-    position   bigint      generated always as identity (cache 1) primary key,
+    position   bigint      generated always as identity (cache 1) primary key check (position > 0),
     event_id   uuid        not null default gen_random_uuid(),
     event_type text        not null check (event_type <> ''),
     topic      text        not null check (topic <> ''),
