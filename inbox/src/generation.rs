@@ -107,8 +107,9 @@ pub async fn retire(
     let consumer = remove_consumer(jetstream, config).await?;
     let remove = async |table: &str| -> Result<u64, sqlx::Error> {
         let sql = format!(
-            "delete from {schema}.{table} where consumer = $1 and event_id in \
-             (select event_id from {schema}.{table} where consumer = $1 limit $2)",
+            "delete from {schema}.{table} \
+             where consumer operator(pg_catalog.=) $1 and event_id operator(pg_catalog.=) any \
+             (select event_id from {schema}.{table} where consumer operator(pg_catalog.=) $1 limit $2)",
             schema = config.schema
         );
         let sql = AssertSqlSafe(Arc::<str>::from(sql)).into_sql_str();
@@ -129,7 +130,10 @@ pub async fn retire(
         dead_letters: remove("inbox_dead_letter").await?,
     };
     // The name is a new one again, which has forgotten nothing.
-    let new = format!("delete from {}.inbox_forgotten where consumer = $1", config.schema);
+    let new = format!(
+        "delete from {}.inbox_forgotten where consumer operator(pg_catalog.=) $1",
+        config.schema
+    );
     let new = sqlx::query(AssertSqlSafe(new)).bind(&config.name);
     new.execute(pool).await?;
     Ok(retired)

@@ -263,7 +263,8 @@ impl Claim {
         );
         let mut tx = connection.begin_with(AssertSqlSafe(begin)).await?;
         sqlx::query(
-            "select pg_advisory_xact_lock(hashtextextended('pillarbox.inbox_process ' || $1, 0))",
+            "select pg_catalog.pg_advisory_xact_lock(\
+             pg_catalog.hashtextextended('pillarbox.inbox_process ' operator(pg_catalog.||) $1, 0))",
         )
         .bind(&self.consumer)
         .execute(&mut *tx)

@@ -4,4 +4,4 @@
 -- older than the lock: an answer committed in between would not be seen, and the request would run twice.
 select fingerprint, status, header_names, header_values, body
 from pillarbox.inbox_request
-where scope = $1 and key = $2
+where scope operator(pg_catalog.=) $1 and key operator(pg_catalog.=) $2

@@ -1,10 +1,12 @@
 -- Removes up to $2 requests that were answered more than $1 seconds ago, the oldest first. Rows that another
 -- one is removing are passed over.
 delete from pillarbox.inbox_request
-where ctid = any (array(
+where ctid operator(pg_catalog.=) any (array(
     select ctid
     from pillarbox.inbox_request
-    where answered_at < now() - ($1::float8 operator(pg_catalog.*) interval '1 second')
+    where answered_at operator(pg_catalog.<) (
+        pg_catalog.now() operator(pg_catalog.-) ($1::double precision operator(pg_catalog.*) interval '1 second')
+    )
     order by answered_at
     limit $2
     for update skip locked

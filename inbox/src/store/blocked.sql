@@ -4,7 +4,7 @@
 select distinct key
 from pillarbox.inbox_dead_letter
 where
-    consumer = $1
-    and key = any ($2)
-    and state in ('dead', 'parked')
-    and ($3::text is null or stream is null or stream = $3)
+    consumer operator(pg_catalog.=) $1
+    and key operator(pg_catalog.=) any ($2)
+    and state operator(pg_catalog.=) any ('{dead,parked}')
+    and ($3::pg_catalog.text is null or stream is null or stream operator(pg_catalog.=) $3)

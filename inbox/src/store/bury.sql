@@ -19,7 +19,7 @@ unclaimed as (
 ),
 failure as (
     delete from pillarbox.inbox_failure
-    where consumer = $1 and event_id = $2
+    where consumer operator(pg_catalog.=) $1 and event_id operator(pg_catalog.=) $2
     returning first_failed_at
 ),
 buried as (
@@ -27,8 +27,8 @@ buried as (
         (consumer, identity, event_id, stream, event_type, topic, key, headers, payload,
          reason, error, attempts, first_failed_at)
     select
-        $1, nullif($2, $3), $3, $4, $5, $6, $7, $8::text::jsonb, $9, $10, $11, $12,
-        coalesce((select first_failed_at from failure), clock_timestamp())
+        $1, case when $2 operator(pg_catalog.<>) $3 then $2 end, $3, $4, $5, $6, $7, $8::pg_catalog.text::pg_catalog.jsonb, $9, $10, $11, $12,
+        coalesce((select first_failed_at from failure), pg_catalog.clock_timestamp())
     from unclaimed
     on conflict (consumer, coalesce(identity, event_id)) where event_type is not null do update
     set
@@ -37,7 +37,7 @@ buried as (
         error = excluded.error,
         attempts = excluded.attempts,
         first_failed_at = excluded.first_failed_at,
-        dead_at = clock_timestamp(),
+        dead_at = pg_catalog.clock_timestamp(),
         state = 'dead',
         resolved_at = null
     returning event_id
@@ -48,17 +48,17 @@ dead_again as (
         state = 'dead',
         reason = $10,
         error = $11,
-        attempts = attempts + $12,
-        dead_at = clock_timestamp(),
+        attempts = attempts operator(pg_catalog.+) $12,
+        dead_at = pg_catalog.clock_timestamp(),
         due_at = null
     where
-        consumer = $1
-        and coalesce(identity, event_id) = $2
+        consumer operator(pg_catalog.=) $1
+        and coalesce(identity, event_id) operator(pg_catalog.=) $2
         and event_type is not null
-        and state = 'parked'
+        and state operator(pg_catalog.=) 'parked'
         and not exists (select from claimed)
     returning event_id
 )
 select
     exists (select from buried) or exists (select from dead_again) as stored,
-    exists (select from pillarbox.inbox where consumer = $1 and event_id = $2) as there
+    exists (select from pillarbox.inbox where consumer operator(pg_catalog.=) $1 and event_id operator(pg_catalog.=) $2) as there

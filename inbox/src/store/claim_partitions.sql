@@ -11,38 +11,56 @@
 -- free, and what others have taken meanwhile is theirs. Whoever runs this holds a lock on the consumer, so nobody
 -- else takes anything at the same time. It only says who is to read: that two who read at once turn nothing around
 -- is the broker's part (see subscription.rs).
-with others as materialized (
+with alive as materialized (
+    select
+        pg_catalog.clock_timestamp()
+        operator(pg_catalog.-) ($4::bigint::double precision operator(pg_catalog.*) interval '1 millisecond')
+        as silent_since
+),
+others as materialized (
     select process, partitions, sharing, held
     from pillarbox.inbox_process
-    where consumer = $1 and process <> $2 and seen_at > clock_timestamp() - ($4::bigint::float8 operator(pg_catalog.*) interval '1 millisecond')
+    where
+        consumer operator(pg_catalog.=) $1
+        and process operator(pg_catalog.<>) $2
+        and seen_at operator(pg_catalog.>) (select silent_since from alive)
 ),
 stranger as materialized (
-    select partitions from others where partitions <> $3 limit 1
+    select partitions from others where partitions operator(pg_catalog.<>) $3 limit 1
 ),
 sharers as materialized (
-    select count(*)::integer + 1 as number, count(*) filter (where process < $2) as before
+    select
+        pg_catalog.count(*)::integer operator(pg_catalog.+) 1 as number,
+        pg_catalog.count(*) filter (where process operator(pg_catalog.<) $2) as before
     from others
     where sharing
 ),
 share as materialized (
     select
-        case when $6 then $3 / number + case when before < $3 % number then 1 else 0 end else 0 end as size
+        case when $6 then
+            ($3 operator(pg_catalog./) number)
+            operator(pg_catalog.+) case
+                when before operator(pg_catalog.<) ($3 operator(pg_catalog.%) number) then 1 else 0
+            end
+        else 0 end as size
     from sharers
 ),
 kept as materialized (
     select number
-    from unnest($5::integer[]) as number
-    where not exists (select from others where number = any (others.held))
+    from pg_catalog.unnest($5::integer[]) as number
+    where not exists (select from others where number operator(pg_catalog.=) any (others.held))
 ),
 taken as materialized (
     select number
-    from generate_series(0, $3 - 1) as number
-    where number <> all ($5) and not exists (select from others where number = any (others.held))
+    from pg_catalog.generate_series(0, $3 operator(pg_catalog.-) 1) as number
+    where
+        number operator(pg_catalog.<>) all ($5)
+        and not exists (select from others where number operator(pg_catalog.=) any (others.held))
     order by number
-    limit greatest(0, (select size from share) - (select count(*) from kept))
+    limit greatest(0, (select size from share) operator(pg_catalog.-) (select pg_catalog.count(*) from kept))
 ),
 now_held as materialized (
-    select coalesce(array_agg(number order by number), '{}') as held
+    select coalesce(pg_catalog.array_agg(number order by number), '{}') as held
     from (select number from kept union all select number from taken) as both_kinds
 ),
 told as (
@@ -51,11 +69,18 @@ told as (
     from now_held
     where not exists (select from stranger)
     on conflict (consumer, process) do update
-    set partitions = excluded.partitions, sharing = excluded.sharing, held = excluded.held, seen_at = clock_timestamp()
+    set
+        partitions = excluded.partitions,
+        sharing = excluded.sharing,
+        held = excluded.held,
+        seen_at = pg_catalog.clock_timestamp()
 ),
 forgotten as (
     delete from pillarbox.inbox_process
-    where consumer = $1 and process <> $2 and seen_at <= clock_timestamp() - ($4::bigint::float8 operator(pg_catalog.*) interval '1 millisecond')
+    where
+        consumer operator(pg_catalog.=) $1
+        and process operator(pg_catalog.<>) $2
+        and seen_at operator(pg_catalog.<=) (select silent_since from alive)
 )
 select (select partitions from stranger), share.size, now_held.held
 from share, now_held

@@ -4,8 +4,8 @@ insert into pillarbox.inbox_failure as failure (consumer, event_id, attempts, un
 values ($1, $2, 0, 1, $3, $4, $5)
 on conflict (consumer, event_id) do update
 set
-    uncounted = failure.uncounted + 1,
+    uncounted = failure.uncounted operator(pg_catalog.+) 1,
     started = 0,
     last_error = excluded.last_error,
-    last_failed_at = clock_timestamp()
+    last_failed_at = pg_catalog.clock_timestamp()
 returning uncounted

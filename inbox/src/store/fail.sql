@@ -4,12 +4,13 @@ insert into pillarbox.inbox_failure as failure (consumer, event_id, attempts, la
 values ($1, $2, 1, $3, $4, $5)
 on conflict (consumer, event_id) do update
 set
-    attempts = failure.attempts + 1,
+    attempts = failure.attempts operator(pg_catalog.+) 1,
     started = 0,
     last_error = excluded.last_error,
     first_failed_at = case
-        when failure.attempts + failure.outages + failure.uncounted = 0 then clock_timestamp()
+        when failure.attempts operator(pg_catalog.=) 0 and failure.outages operator(pg_catalog.=) 0 and failure.uncounted operator(pg_catalog.=) 0
+            then pg_catalog.clock_timestamp()
         else failure.first_failed_at
     end,
-    last_failed_at = clock_timestamp()
+    last_failed_at = pg_catalog.clock_timestamp()
 returning attempts

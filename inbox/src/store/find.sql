@@ -4,18 +4,20 @@
 select *
 from pillarbox.inbox_dead_letter
 where
-    consumer = $1
-    and ($4::text is null or stream is null or stream = $4)
+    consumer operator(pg_catalog.=) $1
+    and ($4::pg_catalog.text is null or stream is null or stream operator(pg_catalog.=) $4)
     and (
-        position = $3
-        or event_id = $2
-        or identity = $2
+        position operator(pg_catalog.=) $3
+        or event_id operator(pg_catalog.=) $2
+        or identity operator(pg_catalog.=) $2
         or (
             event_type is null
             and exists (
                 select
-                from jsonb_each_text(headers) as header
-                where lower(header.key) in ('ce-id', 'nats-msg-id') and header.value = $2
+                from pg_catalog.jsonb_each_text(headers) as header
+                where
+                    pg_catalog.lower(header.key) operator(pg_catalog.=) any ('{ce-id,nats-msg-id}')
+                    and header.value operator(pg_catalog.=) $2
             )
         )
     )

@@ -1,4 +1,18 @@
 //! The inbox's statements, for one consumer in one schema.
+//!
+//! They run on the service's own connections, and some of them in the transaction that a handler gets next. So the
+//! `search_path` is the service's, and it may name a schema that other roles may write to: an operator that such a role
+//! puts there would run with the service's rights. Setting another path around the inbox's statements would cost round
+//! trips, and would reach the service's triggers. So each statement itself says that its operators, functions and types
+//! are those of `pg_catalog`:
+//!
+//! - `a operator(pg_catalog.=) b`. Operators that are written so all bind alike, from left to right, whatever their
+//!   name; so brackets say what belongs together.
+//! - no `in (…)`, `nullif`, `is distinct from`, `between`, `like`: they look `=` and the like up by the path.
+//! - types that are words of the grammar (`bigint`, `integer`, `interval`, `double precision`) are always those of
+//!   `pg_catalog`; others (`text`, `jsonb`) are written with it.
+//!
+//! `tests/search_path/` reads every statement, and lays traps for them.
 
 mod begun;
 mod letters;
@@ -158,51 +172,54 @@ impl Store {
             #[cfg(feature = "jetstream")]
             claim_all: sql(include_str!("claim_all.sql")),
             #[cfg(feature = "jetstream")]
-            unclaim: sql("delete from pillarbox.inbox where consumer = $1 and event_id = any ($2)"),
+            unclaim: sql("delete from pillarbox.inbox \
+                 where consumer operator(pg_catalog.=) $1 and event_id operator(pg_catalog.=) any ($2)"),
             #[cfg(feature = "jetstream")]
-            forget_all: sql(
-                "delete from pillarbox.inbox_failure where consumer = $1 and event_id = any ($2)",
-            ),
+            forget_all: sql("delete from pillarbox.inbox_failure \
+                 where consumer operator(pg_catalog.=) $1 and event_id operator(pg_catalog.=) any ($2)"),
             #[cfg(feature = "jetstream")]
             due: sql(include_str!("due.sql")),
             #[cfg(feature = "jetstream")]
             rest: sql("update pillarbox.inbox_dead_letter \
-                 set due_at = clock_timestamp() + ($3::bigint::float8 operator(pg_catalog.*) interval '1 millisecond') \
-                 where consumer = $1 and coalesce(identity, event_id) = $2 and event_type is not null \
-                 and state = 'parked'"),
+                 set due_at = pg_catalog.clock_timestamp() operator(pg_catalog.+) \
+                 ($3::bigint::double precision operator(pg_catalog.*) interval '1 millisecond') \
+                 where consumer operator(pg_catalog.=) $1 and coalesce(identity, event_id) operator(pg_catalog.=) $2 \
+                 and event_type is not null and state operator(pg_catalog.=) 'parked'"),
             #[cfg(feature = "jetstream")]
             set_aside: sql(include_str!("set_aside.sql")),
             #[cfg(feature = "jetstream")]
             spoil: sql("update pillarbox.inbox_dead_letter \
-                 set state = 'dead', reason = 'undecodable', error = $3, dead_at = clock_timestamp(), due_at = null \
-                 where consumer = $1 and position = $2 and state = 'parked'"),
+                 set state = 'dead', reason = 'undecodable', error = $3, dead_at = pg_catalog.clock_timestamp(), due_at = null \
+                 where consumer operator(pg_catalog.=) $1 and position operator(pg_catalog.=) $2 \
+                 and state operator(pg_catalog.=) 'parked'"),
             letters: sql("select * from pillarbox.inbox_dead_letter \
-                 where consumer = $1 and position > $2 and state in ('dead', 'parked') \
-                 and ($4::text is null or stream is null or stream = $4) order by position limit $3"),
+                 where consumer operator(pg_catalog.=) $1 and position operator(pg_catalog.>) $2 \
+                 and state operator(pg_catalog.=) any ('{dead,parked}') \
+                 and ($4::pg_catalog.text is null or stream is null or stream operator(pg_catalog.=) $4) \
+                 order by position limit $3"),
             find: sql(include_str!("find.sql")),
             retry: sql("update pillarbox.inbox_dead_letter set state = 'parked' \
-                 where consumer = $1 and ($2::bigint is null or position = $2) \
-                 and ($3::text is null or stream is null or stream = $3) \
-                 and state = 'dead' and event_type is not null"),
-            discard: sql(
-                "update pillarbox.inbox_dead_letter set state = 'discarded', resolved_at = clock_timestamp() \
-                 where consumer = $1 and position = $2 and state in ('dead', 'parked')",
-            ),
+                 where consumer operator(pg_catalog.=) $1 and ($2::bigint is null or position operator(pg_catalog.=) $2) \
+                 and ($3::pg_catalog.text is null or stream is null or stream operator(pg_catalog.=) $3) \
+                 and state operator(pg_catalog.=) 'dead' and event_type is not null"),
+            discard: sql("update pillarbox.inbox_dead_letter \
+                 set state = 'discarded', resolved_at = pg_catalog.clock_timestamp() \
+                 where consumer operator(pg_catalog.=) $1 and position operator(pg_catalog.=) $2 \
+                 and state operator(pg_catalog.=) any ('{dead,parked}')"),
             #[cfg(feature = "jetstream")]
-            forgotten: sql(
-                "select (select handled_at from pillarbox.inbox_forgotten where consumer = $1)",
-            ),
+            forgotten: sql("select (select handled_at from pillarbox.inbox_forgotten \
+                 where consumer operator(pg_catalog.=) $1)"),
             remove_old: sql(include_str!("remove_old.sql")),
             forget_old: sql(include_str!("forget_old.sql")),
             remove_resolved: sql(include_str!("remove_resolved.sql")),
             #[cfg(feature = "jetstream")]
-            is_handled: sql(
-                "select exists (select from pillarbox.inbox where consumer = $1 and event_id = $2)",
-            ),
+            is_handled: sql("select exists (select from pillarbox.inbox \
+                 where consumer operator(pg_catalog.=) $1 and event_id operator(pg_catalog.=) $2)"),
             #[cfg(feature = "jetstream")]
             claim_partitions: sql(include_str!("claim_partitions.sql")),
             #[cfg(feature = "jetstream")]
-            leave: sql("delete from pillarbox.inbox_process where consumer = $1 and process = $2"),
+            leave: sql("delete from pillarbox.inbox_process \
+                 where consumer operator(pg_catalog.=) $1 and process operator(pg_catalog.=) $2"),
         };
         let statements = Arc::new(statements);
         Ok(Self {

@@ -15,8 +15,8 @@ parked as (
         (consumer, identity, event_id, stream, event_type, topic, key, headers, payload,
          reason, error, attempts, first_failed_at, state)
     select
-        $1, nullif($2, $3), $3, $4, $5, $6, $7, $8::text::jsonb, $9,
-        'parked', 'an earlier event of its key is a dead letter', 0, clock_timestamp(), 'parked'
+        $1, case when $2 operator(pg_catalog.<>) $3 then $2 end, $3, $4, $5, $6, $7, $8::pg_catalog.text::pg_catalog.jsonb, $9,
+        'parked', 'an earlier event of its key is a dead letter', 0, pg_catalog.clock_timestamp(), 'parked'
     from claimed
     -- A letter of old that was resolved so long ago that the event was forgotten.
     on conflict (consumer, coalesce(identity, event_id)) where event_type is not null do update
@@ -24,7 +24,7 @@ parked as (
         stream = excluded.stream,
         reason = excluded.reason,
         error = excluded.error,
-        dead_at = clock_timestamp(),
+        dead_at = pg_catalog.clock_timestamp(),
         state = 'parked',
         due_at = null,
         resolved_at = null
@@ -32,4 +32,4 @@ parked as (
 )
 select
     exists (select from parked) as stored,
-    exists (select from pillarbox.inbox where consumer = $1 and event_id = $2) as there
+    exists (select from pillarbox.inbox where consumer operator(pg_catalog.=) $1 and event_id operator(pg_catalog.=) $2) as there

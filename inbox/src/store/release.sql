@@ -4,26 +4,32 @@
 -- behind which it was parked.
 with released as (
     update pillarbox.inbox_dead_letter as letter
-    set state = 'retried', resolved_at = clock_timestamp()
+    set state = 'retried', resolved_at = pg_catalog.clock_timestamp()
     where
-        consumer = $1
-        and coalesce(identity, event_id) = $2
+        consumer operator(pg_catalog.=) $1
+        and coalesce(identity, event_id) operator(pg_catalog.=) $2
         and event_type is not null
-        and state in ('dead', 'parked')
+        and state operator(pg_catalog.=) any ('{dead,parked}')
         and not exists (
             select
             from pillarbox.inbox_dead_letter as earlier
             where
-                earlier.consumer = letter.consumer
-                and earlier.key = letter.key
-                and earlier.stream is not distinct from letter.stream
-                and earlier.position < letter.position
-                and (earlier.state = 'parked' or (($3 or letter.reason = 'parked') and earlier.state = 'dead'))
+                earlier.consumer operator(pg_catalog.=) letter.consumer
+                and earlier.key operator(pg_catalog.=) letter.key
+                and (earlier.stream operator(pg_catalog.=) letter.stream or (earlier.stream is null and letter.stream is null))
+                and earlier.position operator(pg_catalog.<) letter.position
+                and (
+                    earlier.state operator(pg_catalog.=) 'parked'
+                    or (
+                        ($3 or letter.reason operator(pg_catalog.=) 'parked')
+                        and earlier.state operator(pg_catalog.=) 'dead'
+                    )
+                )
         )
     returning position
 ),
 unmarked as (
     delete from pillarbox.inbox
-    where consumer = $1 and event_id = $2 and exists (select from released)
+    where consumer operator(pg_catalog.=) $1 and event_id operator(pg_catalog.=) $2 and exists (select from released)
 )
 select exists (select from released)

@@ -6,34 +6,41 @@
 -- index by age, for which every insert would pay. Nobody is waited for: a row that is in use is left for the next
 -- time. One process at a time removes; it says so, with how many rows went and how large the table is.
 with turn as materialized (
-    select pg_try_advisory_xact_lock(hashtextextended('pillarbox.inbox ' || $1, 0)) as mine
+    select
+        pg_catalog.pg_try_advisory_xact_lock(
+            pg_catalog.hashtextextended('pillarbox.inbox ' operator(pg_catalog.||) $1, 0)
+        ) as mine
 ),
 old as materialized (
     select inbox.ctid
     from pillarbox.inbox
     where
-        ctid >= format('(%s,0)', $3::bigint)::tid
-        and ctid < format('(%s,0)', $4::bigint)::tid
-        and consumer = $1
-        and processed_at < clock_timestamp() - ($2::bigint::float8 operator(pg_catalog.*) interval '1 second')
+        ctid operator(pg_catalog.>=) pg_catalog.format('(%s,0)', $3::bigint)::pg_catalog.tid
+        and ctid operator(pg_catalog.<) pg_catalog.format('(%s,0)', $4::bigint)::pg_catalog.tid
+        and consumer operator(pg_catalog.=) $1
+        and processed_at operator(pg_catalog.<) (
+            pg_catalog.clock_timestamp()
+            operator(pg_catalog.-) ($2::bigint::double precision operator(pg_catalog.*) interval '1 second')
+        )
         and (select mine from turn)
     for update skip locked
 ),
 removed as (
     delete from pillarbox.inbox
-    where ctid = any (array(select ctid from old))
+    where ctid operator(pg_catalog.=) any (array(select ctid from old))
     returning processed_at
 ),
 -- What a durable that is made anew must not read again: see beginning.rs.
 forgotten as (
     insert into pillarbox.inbox_forgotten as known (consumer, handled_at)
-    select $1, max(processed_at)
+    select $1, pg_catalog.max(processed_at)
     from removed
-    having count(*) > 0
+    having pg_catalog.count(*) operator(pg_catalog.>) 0
     on conflict (consumer) do update
     set handled_at = greatest(known.handled_at, excluded.handled_at)
 )
 select
     (select mine from turn) as mine,
-    (select count(*) from removed) as removed,
-    pg_relation_size('pillarbox.inbox') / current_setting('block_size')::bigint as blocks
+    (select pg_catalog.count(*) from removed) as removed,
+    pg_catalog.pg_relation_size('pillarbox.inbox')
+    operator(pg_catalog./) pg_catalog.current_setting('block_size')::bigint as blocks

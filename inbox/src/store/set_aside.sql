@@ -9,7 +9,7 @@ with stored as (
     insert into pillarbox.inbox_dead_letter
         (consumer, event_id, stream, stream_sequence, stored_at, topic, headers, payload,
          reason, error, attempts, first_failed_at)
-    values ($1, $2, $3, $4, $5, $6, $7::text::jsonb, $8, 'undecodable', $9, 0, clock_timestamp())
+    values ($1, $2, $3, $4, $5, $6, $7::pg_catalog.text::pg_catalog.jsonb, $8, 'undecodable', $9, 0, pg_catalog.clock_timestamp())
     on conflict do nothing
     returning position
 )
@@ -19,9 +19,9 @@ select
         select
         from pillarbox.inbox_dead_letter
         where
-            consumer = $1
-            and stream = $3
-            and stream_sequence = $4
-            and stored_at = $5
+            consumer operator(pg_catalog.=) $1
+            and stream operator(pg_catalog.=) $3
+            and stream_sequence operator(pg_catalog.=) $4
+            and stored_at operator(pg_catalog.=) $5
             and event_type is null
     ) as there

@@ -2,7 +2,13 @@
 with ended as (
     update pillarbox.inbox_failure
     set started = 0
-    where consumer = $1 and event_id = any ($2) and attempts + outages + uncounted > 0
+    where
+        consumer operator(pg_catalog.=) $1
+        and event_id operator(pg_catalog.=) any ($2)
+        and attempts operator(pg_catalog.+) outages operator(pg_catalog.+) uncounted operator(pg_catalog.>) 0
 )
 delete from pillarbox.inbox_failure
-where consumer = $1 and event_id = any ($2) and attempts + outages + uncounted = 0
+where
+    consumer operator(pg_catalog.=) $1
+    and event_id operator(pg_catalog.=) any ($2)
+    and attempts operator(pg_catalog.+) outages operator(pg_catalog.+) uncounted operator(pg_catalog.=) 0
