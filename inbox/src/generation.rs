@@ -130,12 +130,14 @@ pub async fn retire(
         dead_letters: remove("inbox_dead_letter").await?,
     };
     // The name is a new one again, which has forgotten nothing.
-    let new = format!(
-        "delete from {}.inbox_forgotten where consumer operator(pg_catalog.=) $1",
-        config.schema
-    );
-    let new = sqlx::query(AssertSqlSafe(new)).bind(&config.name);
-    new.execute(pool).await?;
+    for table in ["inbox_forgotten", "inbox_own_death"] {
+        let new = format!(
+            "delete from {}.{table} where consumer operator(pg_catalog.=) $1",
+            config.schema
+        );
+        let new = sqlx::query(AssertSqlSafe(new)).bind(&config.name);
+        new.execute(pool).await?;
+    }
     Ok(retired)
 }
 

@@ -391,7 +391,7 @@ impl Consumer {
             batches,
             rules: Rules {
                 store: self.store.clone(),
-                suspects: Suspects::new(self.store.clone()),
+                suspects: Suspects::new(self.store.clone(), self.config.handler_timeout()),
                 breakers: Breakers::new(self.store.clone()),
                 config: self.config.clone(),
                 reporter: self.reporter.clone(),

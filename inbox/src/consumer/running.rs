@@ -523,6 +523,12 @@ where
                 self.alone.push_back((lane, held));
                 return;
             }
+            if let Verdict::HeldBack(wait) = verdict {
+                // Whatever the order: another process would take this one for dead.
+                at = at.max(now + wait);
+                back.push(Held { alone: false, singly: true, ..held });
+                continue;
+            }
             let place = match &held.origin {
                 Origin::Stream { place, .. } => place.clone(),
                 // Whatever became of it stands in the table.
@@ -558,7 +564,7 @@ where
                     back.push(Held { singly: true, ..held });
                     continue;
                 }
-                Verdict::Alone | Verdict::Behind => {
+                Verdict::Alone | Verdict::Behind | Verdict::HeldBack(_) => {
                     back.push(held);
                     continue;
                 }

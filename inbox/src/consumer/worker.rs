@@ -26,6 +26,9 @@ const LONGEST_EXCUSED_WAIT: Duration = Duration::from_secs(1);
 /// An outage that counts was met more often than this.
 const LEAST_OUTAGES: u32 = 10;
 
+/// How much longer than it is held back a parked event is left to this process.
+const HELD_LONGER: Duration = Duration::from_secs(60);
+
 /// So many attempts that the wait after them is a long one.
 const MANY: u32 = 10;
 
@@ -40,6 +43,8 @@ pub(super) enum Verdict {
     Retry(Duration),
     /// Try again with nothing beside it.
     Alone,
+    /// Not run, because it may kill the process, or another one may that is being found out: ask again after this long.
+    HeldBack(Duration),
     /// Nothing can be handled now.
     Environment(String),
     /// Not run, because an event before it in its lane failed: comes again behind that one.
@@ -167,13 +172,15 @@ where
         };
         // Marked as begun each time, because no redelivery tells that a process died of it.
         if let Some(verdict) = self.rules.begin_again(event, alone).await {
+            if let Verdict::HeldBack(wait) = &verdict {
+                // By this process, and by no other one meanwhile.
+                self.rules.rest(event, *wait + HELD_LONGER).await;
+            }
             return verdict;
         }
         let verdict = self.run(event, true, alone).await;
-        if let Verdict::Retry(wait) = &verdict
-            && let Err(error) = self.rules.store.rest(event.identity().as_str(), *wait).await
-        {
-            tracing::debug!(event_id = %event.id(), %error, "a parked event waits longer than it should");
+        if let Verdict::Retry(wait) = &verdict {
+            self.rules.rest(event, *wait).await;
         }
         verdict
     }
@@ -241,8 +248,10 @@ impl Rules {
                 );
                 Some(Verdict::Alone)
             }
-            Ok(Ruling::Kills) => {
-                let error = "three processes died while they handled this event, the third while it handled nothing else";
+            Ok(Ruling::Wait(wait)) => Some(Verdict::HeldBack(wait)),
+            Ok(Ruling::Kills(deaths)) => {
+                let error = "a process died each time it handled this event, the last time while it handled nothing \
+                             else, and lives without it";
                 tracing::error!(
                     consumer = name,
                     event_id = id,
@@ -250,12 +259,19 @@ impl Rules {
                     error,
                     "a dead letter"
                 );
-                Some(self.bury(event, "kills", error, 3).await)
+                Some(self.bury(event, "kills", error, deaths).await)
             }
             Err(error) => {
                 let text = full_text(&error);
                 Some(self.unrecorded(event, &text, &error).await)
             }
+        }
+    }
+
+    /// Has a parked event wait.
+    async fn rest(&self, event: &RawEvent, wait: Duration) {
+        if let Err(error) = self.store.rest(event.identity().as_str(), wait).await {
+            tracing::debug!(event_id = %event.id(), %error, "a parked event waits longer than it should, or less long");
         }
     }
 

@@ -125,8 +125,14 @@ struct Statements {
 pub(crate) enum Marked {
     /// It is handled already, and was not marked.
     Handled,
-    /// So many beginnings had no end.
-    Started(u32),
+    /// How far it was under suspicion, and for how long it had been so far.
+    Started {
+        /// See `mark.sql`.
+        step: u32,
+        lasted: Duration,
+        /// Whether a process of the consumer died for reasons of its own of late.
+        own_deaths: bool,
+    },
 }
 
 impl Store {
@@ -372,8 +378,15 @@ impl Store {
             .bind(source)
             .fetch_one(&self.pool)
             .await?;
-        let (handled, started): (bool, i32) = (row.try_get(0)?, row.try_get(1)?);
-        Ok(if handled { Marked::Handled } else { Marked::Started(started.unsigned_abs()) })
+        if row.try_get(0)? {
+            return Ok(Marked::Handled);
+        }
+        let (step, seconds): (i32, f64) = (row.try_get(1)?, row.try_get(2)?);
+        Ok(Marked::Started {
+            step: step.unsigned_abs(),
+            lasted: Duration::try_from_secs_f64(seconds).unwrap_or_default(),
+            own_deaths: row.try_get(3)?,
+        })
     }
 
     /// Marked events have ended, without a failure to be counted.

@@ -12,16 +12,21 @@ const TOLD: &str = "PILLARBOX_TEST_CONSUMER";
 
 /// The body of the test `child`: a consumer, if this process is to be one.
 pub async fn consume(router: Router) {
-    let Ok(told) = std::env::var(TOLD) else {
-        return;
-    };
+    if let Some((consumer, _, _)) = consumer().await {
+        consumer.run(router, CancellationToken::new()).await.unwrap();
+    }
+}
+
+/// The consumer that this process is to be, if it is to be one, with its pool and its settings.
+pub async fn consumer() -> Option<(Consumer, sqlx::PgPool, ConsumerConfig)> {
+    let told = std::env::var(TOLD).ok()?;
     super::log();
     let (nats, database, config): (String, String, ConsumerConfig) =
         serde_json::from_str(&told).unwrap();
     let client = async_nats::connect(nats).await.unwrap();
     let pool = sqlx::PgPool::connect(&database).await.unwrap();
-    let consumer = Consumer::new(client, pool, config).unwrap();
-    consumer.run(router, CancellationToken::new()).await.unwrap();
+    let consumer = Consumer::new(client, pool.clone(), config.clone()).unwrap();
+    Some((consumer, pool, config))
 }
 
 pub struct Process(pub Child);

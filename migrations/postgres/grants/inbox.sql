@@ -10,6 +10,7 @@ grant usage on schema pillarbox to pillarbox_consumer;
 grant select, insert, update (processed_at), delete on pillarbox.inbox to pillarbox_consumer;
 grant select, insert, update, delete on pillarbox.inbox_forgotten to pillarbox_consumer;
 grant select, insert, update, delete on pillarbox.inbox_failure to pillarbox_consumer;
+grant select, insert, update, delete on pillarbox.inbox_own_death to pillarbox_consumer;
 grant select, insert, update, delete on pillarbox.inbox_dead_letter to pillarbox_consumer;
 -- Its processes tell one another which partitions each has.
 grant select, insert, update, delete on pillarbox.inbox_process to pillarbox_consumer;

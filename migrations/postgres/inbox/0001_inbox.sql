@@ -41,8 +41,9 @@ create table if not exists pillarbox.inbox_forgotten (
 -- Events that failed and will be tried again. Written after the handler's rollback, removed with its
 -- success or with the dead letter. `outages` is how often somebody was away whom the handler needs, which is no
 -- attempt, and `outage_since` when that began. `uncounted` is how many other failures were not counted as attempts:
--- conflicts, and connections that the event may have broken itself. `started` is how often an event that was delivered
--- before was begun without an end being recorded, which is what an event leaves behind that kills the process.
+-- conflicts, and connections that the event may have broken itself. `started` is how far an event that was delivered
+-- before is under suspicion of killing its process: 0 not at all, 1 in work, 2 and 4 in work alone, 3 and 5 held back to
+-- see whether the process lives without it; `started_at` is since when.
 -- `event_id` is the identity, as in the inbox; `id` and `source` are its own where that is another text.
 create table if not exists pillarbox.inbox_failure (
     consumer        text        not null,
@@ -53,11 +54,19 @@ create table if not exists pillarbox.inbox_failure (
     outages         integer     not null default 0 check (outages >= 0),
     outage_since    timestamptz null,
     uncounted       integer     not null default 0 check (uncounted >= 0),
-    started         integer     not null default 0 check (started >= 0),
+    started         integer     not null default 0 check (started between 0 and 5),
+    started_at      timestamptz null,
     last_error      text        not null,
     first_failed_at timestamptz not null default clock_timestamp(),
     last_failed_at  timestamptz not null default clock_timestamp(),
     primary key (consumer, event_id)
+);
+
+-- For each consumer, when one of its processes last died for reasons of its own: while the event that was suspected was
+-- not in work. For a day it then takes more to take an event for one that kills its process.
+create table if not exists pillarbox.inbox_own_death (
+    consumer text        not null primary key,
+    died_at  timestamptz not null
 );
 
 -- Events that were given up, whole, so that they can be looked at and tried again.
