@@ -16,7 +16,7 @@ fuzz_target!(|text: &str| {
         let again = serde_json::from_str::<Cursor>(&column);
         assert_eq!(again.expect("what was written can be read"), cursor);
         if let Some(window) = &cursor.window {
-            let closed = cursor.close(&window.snapshot, Some(window.position));
+            let closed = cursor.close(&window.snapshot, Some(window.position), None);
             assert_eq!((closed.floor, closed.window), (cursor.high, None));
         }
     }
