@@ -196,17 +196,18 @@ const MARKS: usize = 6;
 /// A floor, and the snapshot with which the scan left the positions up to it behind. It tells a sweep what is new there.
 ///
 /// A row at or below `floor` that `snapshot` cannot see was put there since, by other means than the sequence: rows
-/// of running transactions that drew their positions from it lie above, or the transaction is listed. Of several marks
-/// the one with the lowest floor at or above a position tells of it.
+/// of running transactions that drew their positions from it lie above, or the transaction is listed, with the position
+/// above which they lie. Of several marks the one with the lowest floor at or above a position tells of it.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub struct Mark {
     /// The cursor's snapshot.
     pub snapshot: Snapshot,
     /// The cursor's floor.
     pub floor: i64,
-    /// The transactions that the cursor listed as in flight.
+    /// The transactions that the cursor listed as in flight, each with a position at or below which the sequence gave it
+    /// none. What it has there all the same is late, whoever put it there.
     #[serde(default)]
-    pub in_flight: Vec<Xid>,
+    pub in_flight: BTreeMap<Xid, i64>,
 }
 
 /// A window under way: its end, and how far it has been shipped.
@@ -266,7 +267,7 @@ impl Cursor {
         Mark {
             snapshot: self.snapshot.clone(),
             floor: self.floor,
-            in_flight: self.in_flight.keys().copied().collect(),
+            in_flight: self.in_flight.clone(),
         }
     }
 
@@ -436,7 +437,10 @@ mod tests {
         assert_eq!(first.marks, []);
         let second = first.close(&snapshot("30:40:33"), Some(200), SEQUENCE);
         assert_eq!(second.marks, [second.mark()]);
-        assert_eq!((second.mark().floor, second.mark().in_flight), (100, vec![33]));
+        assert_eq!(
+            (second.mark().floor, second.mark().in_flight),
+            (100, BTreeMap::from([(33, 0)]))
+        );
         let third = second.close(&snapshot("50:60:"), Some(300), SEQUENCE);
         assert_eq!(floors(&third), [100, 200]);
         // The same floor again moves no mark.

@@ -223,6 +223,159 @@ async fn foreign_rows_are_shipped_whenever_and_wherever_they_arrive() {
     relay.stop().await;
 }
 
+/// A relay that runs, and whose scan has left the positions up to 1000 behind.
+async fn far_ahead(shop: &Shop) -> support::Started {
+    sqlx::query("select setval('pillarbox.outbox_position_seq', 1000)")
+        .execute(shop.pool())
+        .await
+        .unwrap();
+    let relay = shop.start(shop.config());
+    for first in [1, 11] {
+        insert(shop.pool(), &shop.topic(), first..=first + 9).await;
+        until_all_of(shop, 1..=first + 9).await;
+    }
+    let floor = "select coalesce(max((cursor ->> 'floor')::bigint), 0) from pillarbox.relay where name = 'default'";
+    let behind = eventually("the floor to rise", Duration::from_secs(60), async || {
+        match shop.number(floor).await {
+            floor if floor > 1_000 => Ok(Some(())),
+            floor => Err(format!("it is {floor}")),
+        }
+    });
+    behind.await.unwrap();
+    relay
+}
+
+/// Puts an event at a position that the scan has left behind, together with a letter of the same position and id.
+async fn late_with_a_letter(shop: &Shop, number: i64, letter: Letter) {
+    let Letter { relay, state, written } = letter;
+    let mut tx = shop.pool().begin().await.unwrap();
+    sqlx::query(
+        "insert into pillarbox.outbox (position, event_type, topic, key, payload) overriding system value \
+         values ($1, 't', $2, '1', convert_to($1::text, 'utf8'))",
+    )
+    .bind(number)
+    .bind(shop.topic())
+    .execute(&mut *tx)
+    .await
+    .unwrap();
+    sqlx::query(
+        "insert into pillarbox.outbox_dead_letter (position, relay, event_id, event_type, topic, key, headers, payload, \
+             created_at, reason, error, attempts, state) \
+         select position, $2, event_id, event_type, topic, key, headers, payload, created_at + $3::text::interval, \
+             'too_large', 'it was too large', 1, $4 \
+         from pillarbox.outbox where position = $1",
+    )
+    .bind(number)
+    .bind(relay)
+    .bind(written)
+    .bind(state)
+    .execute(&mut *tx)
+    .await
+    .unwrap();
+    tx.commit().await.unwrap();
+}
+
+/// Whose letter it is, what became of its event, and when that was written beside the row.
+struct Letter {
+    relay: &'static str,
+    state: &'static str,
+    written: &'static str,
+}
+
+#[tokio::test]
+async fn a_letter_of_another_relay_does_not_hide_a_late_row() {
+    let shop = shop().await;
+    let relay = far_ahead(&shop).await;
+    for (number, state) in [(101, "dead"), (102, "discarded"), (103, "parked")] {
+        late_with_a_letter(&shop, number, Letter { relay: "other", state, written: "0" }).await;
+    }
+    until_all_of(&shop, 101..=103).await;
+    relay.stop().await;
+}
+
+#[tokio::test]
+async fn an_old_letter_does_not_hide_a_late_row_at_its_place() {
+    let shop = shop().await;
+    let relay = far_ahead(&shop).await;
+    // Of an earlier life of the table.
+    for (number, written) in [(101, "-1 day"), (102, "1 microsecond"), (103, "-100000 days")] {
+        let letter = Letter { relay: "default", state: "dead", written };
+        late_with_a_letter(&shop, number, letter).await;
+    }
+    // Of the same event, which the relay had shipped in the meantime: it goes back behind that only if the broker has
+    // lost something.
+    let letter = Letter { relay: "default", state: "retried", written: "0" };
+    late_with_a_letter(&shop, 104, letter).await;
+    until_all_of(&shop, 101..=104).await;
+    // And one that is set aside stays so.
+    for (number, state) in [(201, "dead"), (202, "discarded")] {
+        let letter = Letter { relay: "default", state, written: "0" };
+        late_with_a_letter(&shop, number, letter).await;
+    }
+    late_with_a_letter(&shop, 203, Letter { relay: "other", state: "dead", written: "0" }).await;
+    until_all_of(&shop, 203..=203).await;
+    relay.stop().await;
+    let stored: BTreeSet<String> = shop.stored().await.into_iter().map(|s| s.payload).collect();
+    assert!(!stored.contains("201") && !stored.contains("202"), "{stored:?}");
+}
+
+/// A restore in one transaction takes long, and writes at positions that the relay has passed.
+#[tokio::test]
+async fn a_long_transaction_hides_nothing_that_it_writes_at_low_positions() {
+    let shop = shop().await;
+    let relay = far_ahead(&shop).await;
+    // It has its id, and all that the relay does next lists it.
+    let mut long = shop.pool().begin().await.unwrap();
+    let own: String = sqlx::query_scalar("select pg_current_xact_id()::text")
+        .fetch_one(&mut *long)
+        .await
+        .unwrap();
+    let listed = "select count(*) from pillarbox.relay where strpos(cursor #>> '{marks,0,in_flight}', $1) > 0";
+    let mut next = 21;
+    let seen = eventually("the lowest mark to list it", Duration::from_secs(60), async || {
+        insert(shop.pool(), &shop.topic(), next..=next).await;
+        next += 1;
+        let marks: i64 = sqlx::query_scalar(listed).bind(&own).fetch_one(shop.pool()).await?;
+        Ok::<_, sqlx::Error>((marks > 0).then_some(()))
+    });
+    seen.await.unwrap();
+    until_all_of(&shop, 1..=next - 1).await;
+    // With its own id, with another cluster's, and, in another transaction, with the id that is its own.
+    let mut short = shop.pool().begin().await.unwrap();
+    for (position, txid) in [(10, own.as_str()), (11, "5"), (12, "99999999999"), (20, &own)] {
+        let tx = if position == 20 { &mut short } else { &mut long };
+        sqlx::query(
+            "insert into pillarbox.outbox (txid, position, event_type, topic, payload) overriding system value \
+             values ($1::text::xid8, $2, 't', $3, convert_to('low ' || $2, 'utf8'))",
+        )
+        .bind(txid)
+        .bind(position)
+        .bind(shop.topic())
+        .execute(&mut **tx)
+        .await
+        .unwrap();
+    }
+    short.commit().await.unwrap();
+    // Ordinary ones of the same transaction, with and without a savepoint.
+    shop.insert(&mut long, "k", "ordinary 1").await;
+    sqlx::raw_sql("savepoint a").execute(&mut *long).await.unwrap();
+    shop.insert(&mut long, "k", "ordinary 2").await;
+    long.commit().await.unwrap();
+    let wanted = ["low 10", "low 11", "low 12", "low 20", "ordinary 1", "ordinary 2"];
+    let shipped = eventually("all of it to be stored", Duration::from_secs(60), async || {
+        // There is always something new, so that the cursor moves on.
+        insert(shop.pool(), &shop.topic(), next..=next).await;
+        next += 1;
+        let stored: Vec<_> = shop.stored().await.into_iter().map(|s| s.payload).collect();
+        let missing: Vec<_> = wanted.iter().filter(|w| !stored.iter().any(|s| s == **w)).collect();
+        if missing.is_empty() { Ok(Some(stored)) } else { Err(format!("{missing:?}")) }
+    });
+    let stored = shipped.await.unwrap();
+    let ordinary: Vec<_> = stored.iter().filter(|s| s.starts_with("ordinary")).collect();
+    assert_eq!(ordinary, ["ordinary 1", "ordinary 2"], "each once, in order");
+    relay.stop().await;
+}
+
 #[tokio::test]
 async fn rows_under_savepoints_are_shipped_once_also_beside_an_open_transaction() {
     let shop = shop().await;

@@ -123,7 +123,7 @@ async fn an_open_transaction_delays_nothing_but_itself() {
     shop.assert_each_once_in_order().await;
 }
 
-/// Twelve writers, seeded. The seed of a failure is in its message.
+/// Twelve writers and one who loads rows, seeded. The seed of a failure is in its message.
 #[tokio::test]
 async fn random_histories_are_shipped_whole_once_and_in_the_order_of_commits() {
     let seed = match std::env::var("PILLARBOX_SEED") {
@@ -133,6 +133,11 @@ async fn random_histories_are_shipped_whole_once_and_in_the_order_of_commits() {
     println!("seed {seed}: PILLARBOX_SEED={seed} runs it again");
     let shop = Shop::open().await;
     counters(&shop, 6).await;
+    // Positions that the sequence gives nobody: a load may use them.
+    sqlx::query("select setval('pillarbox.outbox_position_seq', 1000)")
+        .execute(shop.pool())
+        .await
+        .unwrap();
     // Small pages and a short poll make many windows; a restart in between resumes inside one.
     let config = RelayConfig { page_rows: 17, idle_interval_ms: 2, ..shop.config() };
     let mut relay = shop.start(config.clone());
@@ -145,6 +150,8 @@ async fn random_histories_are_shipped_whole_once_and_in_the_order_of_commits() {
         let (pool, topic) = (shop.pool().clone(), shop.topic());
         writers.spawn(write(pool, topic, StdRng::seed_from_u64(seed.wrapping_add(writer)), until));
     }
+    let loader = StdRng::seed_from_u64(seed.wrapping_add(12));
+    let loader = tokio::spawn(load(shop.pool().clone(), shop.topic(), loader, until));
     while Instant::now() + Duration::from_secs(2) < until {
         tokio::time::sleep(Duration::from_millis(700)).await;
         relay.stop().await;
@@ -153,7 +160,8 @@ async fn random_histories_are_shipped_whole_once_and_in_the_order_of_commits() {
     let committed: u64 = writers.join_all().await.into_iter().sum();
     shop.insert(&mut open, "open", "open/1").await;
     open.commit().await.unwrap();
-    let committed = committed + 1;
+    let loaded = loader.await.unwrap();
+    let committed = committed + 1 + loaded;
     shop.until_messages(committed).await;
     shop.shipped().await;
     relay.stop().await;
@@ -161,13 +169,14 @@ async fn random_histories_are_shipped_whole_once_and_in_the_order_of_commits() {
     let stored = shop.stored().await;
     assert_eq!(stored.len() as u64, committed, "seed {seed}: each committed event once");
     let mut last: HashMap<String, i64> = HashMap::new();
-    for stored in &stored {
+    // Of what is loaded, the order is not promised.
+    for stored in stored.iter().filter(|stored| stored.key.as_deref() != Some("loaded")) {
         let number: i64 = stored.payload.rsplit('/').next().unwrap().parse().unwrap();
         let key = stored.key.clone().unwrap();
         let before = last.insert(key.clone(), number).unwrap_or(0);
         assert_eq!(number, before + 1, "seed {seed}: key {key} after number {before}");
     }
-    println!("{committed} events, {} keys", last.len());
+    println!("{committed} events, {loaded} of them loaded, {} keys", last.len());
 }
 
 /// Commits or rolls back transactions of one to four events, and returns how many events it committed.
@@ -197,6 +206,52 @@ async fn write(pool: PgPool, topic: String, mut random: StdRng, until: Instant) 
         } else {
             tx.commit().await.unwrap();
             committed += events;
+        }
+    }
+    committed
+}
+
+/// Loads rows with another cluster's ids or its own, at the next position or at one that the relay has passed, and
+/// returns how many it committed.
+async fn load(pool: PgPool, topic: String, mut random: StdRng, until: Instant) -> u64 {
+    let mut low = (1..=999).rev();
+    let mut committed = 0;
+    while Instant::now() < until {
+        let mut tx = pool.begin().await.unwrap();
+        let savepoint = random.random_bool(0.3);
+        if savepoint {
+            sqlx::raw_sql("savepoint a").execute(&mut *tx).await.unwrap();
+        }
+        let rows = random.random_range(1..=3);
+        for row in 0..rows {
+            let txid = match random.random_range(0..3) {
+                0 => Some(random.random_range(3..100)),
+                1 => Some(random.random_range(1_000_000_000..2_000_000_000_i64)),
+                _ => None,
+            };
+            // A loaded row under a savepoint, below all that is read: see `visibility.rs`.
+            let position = low.next().filter(|_| !savepoint && random.random_bool(0.5));
+            sqlx::query(
+                "insert into pillarbox.outbox (txid, position, event_type, topic, key, payload) \
+                 overriding system value values (coalesce($1::text::xid8, pg_current_xact_id()), \
+                 coalesce($2, nextval('pillarbox.outbox_position_seq')), 't', $3, 'loaded', convert_to($4, 'utf8'))",
+            )
+            .bind(txid.map(|txid| txid.to_string()))
+            .bind(position)
+            .bind(&topic)
+            .bind(format!("loaded/{}", committed + row))
+            .execute(&mut *tx)
+            .await
+            .unwrap();
+        }
+        // Some stay open over many windows.
+        let open = if random.random_bool(0.1) { 600 } else { random.random_range(0..60) };
+        tokio::time::sleep(Duration::from_millis(open)).await;
+        if random.random_bool(0.2) {
+            tx.rollback().await.unwrap();
+        } else {
+            tx.commit().await.unwrap();
+            committed += rows;
         }
     }
     committed

@@ -37,7 +37,7 @@ fn cursor() -> impl Strategy<Value = Cursor> {
         btree_map(any::<u64>(), any::<i64>(), 0..4),
         option::of((snapshot(), any::<i64>())),
         option::of((snapshot(), vec((snapshot(), any::<i64>()), 0..3))),
-        vec((snapshot(), any::<i64>(), vec(any::<u64>(), 0..3)), 0..3),
+        vec((snapshot(), any::<i64>(), btree_map(any::<u64>(), any::<i64>(), 0..3)), 0..3),
     )
         .prop_map(|(cluster, snapshot, (high, floor), in_flight, window, before, marks)| {
             Cursor {

@@ -11,13 +11,4 @@ where
     and created_at >= $4::text::timestamptz
     and ($5::text is null or topic = $5)
     and ($6::text is null or key = $6)
-    and not exists (
-        select
-        from pillarbox.outbox_dead_letter as letter
-        where
-            letter.position = outbox.position
-            and letter.event_id = outbox.event_id
-            and letter.created_at = outbox.created_at
-            and letter.relay = $7
-            and letter.state <> 'retried'
-    )
+    and not :set_aside($7)

@@ -22,7 +22,7 @@ use crate::rows::{
     read_entry,
 };
 use crate::sabotage::{Protection, Protections};
-use sql::Statements;
+use sql::{Size, Statements};
 use sweep::Sweep;
 
 /// Rows to ship, in the order of their positions, and where the relay stands when it has.
@@ -207,9 +207,8 @@ impl Source {
                 let (base, window) = (base.clone(), window.clone());
                 let (position, last, sequence) = (*position, *last, *sequence);
                 let room = Room::of_a_page(&self.all).await;
-                let size = self.size.rows;
-                let page = |statements: &Statements, most| {
-                    statements.next_page(&base, &window, position, size, most)
+                let page = |statements: &Statements, size| {
+                    statements.next_page(&base, &window, position, size)
                 };
                 let answer = self.ask(page).await?;
                 let Answer { reach, entries, .. } = Answer::read(&answer)?;
@@ -249,11 +248,8 @@ impl Source {
         sequence: i64,
     ) -> Result<Option<Page>, sqlx::Error> {
         let room = Room::of_a_page(&self.all).await;
-        let size = self.size.rows;
-        let answer =
-            self.ask(|statements, most| statements.first_page(&cursor, size, most)).await?;
+        let answer = self.ask(|statements, size| statements.first_page(&cursor, size)).await?;
         let Answer { head, reach, entries } = Answer::read(&answer)?;
-        let head = Head::read(head)?;
         drop(answer);
         if entries.is_empty() && !reach.ends_before_the_last() {
             let closed = self.close(&cursor, &head.snapshot, None, Some(sequence));
@@ -279,12 +275,13 @@ impl Source {
     /// Asks for a page; without any columns if the database stumbles over them. Then each row is read by itself.
     async fn ask(
         &mut self,
-        page: impl Fn(&Statements, i64) -> sql::Statement<'static>,
+        page: impl Fn(&Statements, Size) -> sql::Statement<'static>,
     ) -> Result<Vec<PgRow>, sqlx::Error> {
-        let whole = page(&self.statements, self.size.each());
-        match whole.fetch_all(&mut self.connection).await {
+        let size = Size { rows: self.size.rows, most: self.size.each() };
+        match page(&self.statements, size).fetch_all(&mut self.connection).await {
             Err(error) if is_of_data(&error) => {
-                page(&self.statements, -1).fetch_all(&mut self.connection).await
+                let bare = page(&self.statements, Size { most: -1, ..size });
+                bare.fetch_all(&mut self.connection).await
             }
             answer => answer,
         }
@@ -380,14 +377,14 @@ impl Reach {
 }
 
 /// What a statement answered: the head, and the rows in the order of their positions.
-struct Answer<'r> {
-    head: &'r PgRow,
+struct Answer {
+    head: Head,
     reach: Reach,
     entries: Vec<Entry>,
 }
 
-impl<'r> Answer<'r> {
-    fn read(answer: &'r [PgRow]) -> Result<Self, sqlx::Error> {
+impl Answer {
+    fn read(answer: &[PgRow]) -> Result<Self, sqlx::Error> {
         let mut head = None;
         let mut entries = Vec::with_capacity(answer.len().saturating_sub(1));
         for row in answer {
@@ -403,10 +400,11 @@ impl<'r> Answer<'r> {
             entries.sort_by_key(Entry::position);
         }
         let reach = Reach { upto: head.try_get("upto")?, last: head.try_get("last")? };
-        Ok(Self { head, reach, entries })
+        Ok(Self { head: Head::read(head)?, reach, entries })
     }
 }
 
+/// The snapshot that a statement had, and whether all that it sees is on disk.
 struct Head {
     snapshot: Snapshot,
     wal: String,

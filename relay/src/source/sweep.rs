@@ -13,7 +13,6 @@ use std::collections::VecDeque;
 use std::sync::Arc;
 use std::time::Duration;
 
-use sqlx::Row as _;
 use tokio::time::Instant;
 
 use super::sql::Statements;
@@ -82,17 +81,16 @@ impl Source {
         };
         let (mark, position) = (mark.clone(), under_way.position);
         let mut room = Room::of_a_page(&self.all).await;
-        let size = self.size.rows;
-        let late =
-            |statements: &Statements, most| statements.late(cursor, &mark, position, size, most);
+        let late = |statements: &Statements, size| statements.late(cursor, &mark, position, size);
         let answer = self.ask(late).await?;
-        let Answer { reach, entries, .. } = Answer::read(&answer)?;
+        let Answer { head, reach, entries } = Answer::read(&answer)?;
         drop(answer);
         let first = entries.first().map(Entry::position);
         let Taken { rows, bad, largest, full } = self.take(entries, &mut room).await?;
         if let Some(under_way) = &mut self.sweep.under_way {
             under_way.position = largest.filter(|_| full).unwrap_or(reach.upto);
-            if under_way.position >= mark.floor {
+            let nothing_behind = !full && !reach.ends_before_the_last();
+            if nothing_behind || under_way.position >= mark.floor {
                 under_way.position = mark.floor;
                 under_way.against.pop_front();
             }
@@ -107,9 +105,9 @@ impl Source {
             last = largest,
             "found rows that came to positions behind the cursor; shipping them"
         );
-        let wal: String =
-            self.statements.wal().fetch_one(&mut self.connection).await?.try_get(0)?;
-        self.wait_for_flush(&wal).await?;
+        if !head.flushed {
+            self.wait_for_flush(&head.wal).await?;
+        }
         let max_payload = self.reading.largest();
         Ok(Some(Page { rows, bad, room, max_payload, ..late_page(cursor, Cursor::clone(cursor)) }))
     }

@@ -1,4 +1,5 @@
-//! Whether a snapshot can see a row, as a piece of SQL that is spliced into statements.
+//! Whether a snapshot can see a row, and what else is to be known of one, as pieces of SQL that are spliced into
+//! statements.
 //!
 //! `t` is the row's `txid`, `x` its system column `xmin` widened to 64 bits: the id under which somebody put it here,
 //! a subtransaction's where a savepoint was used. Statements speak of the table as `outbox`.
@@ -24,7 +25,11 @@
 /// - `:seen(S)` by whether the snapshot `S` could see the row,
 /// - `:surely_seen(S)` by the same where a mistake may only be made to the other side,
 /// - `:covered(R, S, P)` by whether the row was shipped in another cluster: `R` is [`Before::found`], `S` and `P`
-///   are arrays with what is in [`Before::shipped`].
+///   are arrays with what is in [`Before::shipped`],
+/// - `:awaited(X, L)` by whether the row may be of a transaction in `X` and lies above where that began to write, which
+///   is at the same place in `L`,
+/// - `:set_aside(N)` by whether the relay of this name has set the row aside, and it has not been shipped since. It is
+///   the same event if position, id and time are the same: positions and even ids come again when a table is emptied.
 ///
 /// [`Before::found`]: crate::cursor::Before::found
 /// [`Before::shipped`]: crate::cursor::Before::shipped
@@ -34,6 +39,8 @@ pub(crate) fn spliced(sql: &str) -> String {
         (":seen(", seen as fn(&[&str]) -> String),
         (":surely_seen(", surely_seen),
         (":covered(", covered),
+        (":awaited(", awaited),
+        (":set_aside(", set_aside),
     ] {
         while let Some((before, rest)) = text.split_once(mark) {
             let (arguments, after) = arguments(rest);
@@ -109,6 +116,26 @@ fn covered(arguments: &[&str]) -> String {
     )
 }
 
+fn awaited(arguments: &[&str]) -> String {
+    let argument = |place: usize| arguments.get(place).copied().unwrap_or("null");
+    let (xids, lows, x) = (argument(0), argument(1), put_here());
+    format!(
+        "exists (select from unnest({xids}, {lows}) as in_flight (xid, low) where in_flight.xid = outbox.txid \
+         and outbox.txid <= {x} and outbox.position > in_flight.low)"
+    )
+}
+
+fn set_aside(arguments: &[&str]) -> String {
+    let relay = arguments.first().copied().unwrap_or("null");
+    // Nulls as letters/set_aside.sql writes them.
+    format!(
+        "exists (select from pillarbox.outbox_dead_letter as letter where letter.position = outbox.position \
+         and letter.event_id = coalesce(outbox.event_id, '00000000-0000-0000-0000-000000000000'::uuid) \
+         and letter.created_at = coalesce(outbox.created_at, '-infinity'::timestamptz) \
+         and letter.relay = {relay} and letter.state <> 'retried')"
+    )
+}
+
 /// Read once for the statement, not once for each row.
 fn snapshot(argument: Option<&&str>) -> String {
     let argument = argument.copied().unwrap_or("null");
@@ -125,9 +152,13 @@ mod tests {
     #[test]
     fn every_mark_is_replaced_and_the_rest_stays() {
         let text = spliced(
-            "select a where not :seen($1) and :seen(horizon.snapshot) and :covered((select a from b), $3::text[], $4)",
+            "select a where not :seen($1) and :seen(horizon.snapshot) and :covered((select a from b), $3::text[], $4) \
+             and not :awaited($6, $7) and not :set_aside($5)",
         );
-        assert!(!text.contains(":seen") && !text.contains(":covered"), "{text}");
+        for mark in [":seen", ":covered", ":awaited", ":set_aside"] {
+            assert!(!text.contains(mark), "{mark}: {text}");
+        }
+        assert!(text.contains("letter.relay = $5"), "{text}");
         assert!(text.starts_with("select a where not (case when"), "{text}");
         assert!(text.contains("unnest($3::text[], $4)"), "{text}");
         assert!(text.contains("pg_visible_in_snapshot(outbox.txid, horizon.snapshot)"), "{text}");

@@ -2,9 +2,10 @@
 
 use std::fmt;
 
+use pillarbox_relay::cursor::{Cursor, Snapshot, Xid};
 use stateright::{Model, Property};
 
-use crate::postgres::{Fate, Postgres, name};
+use crate::postgres::{Carried, Fate, Postgres, Row, name};
 use crate::relay::Relay;
 use crate::rule::Rule;
 
@@ -21,6 +22,12 @@ pub struct Outbox {
     pub page_sizes: &'static [usize],
     /// How often the relay may die.
     pub crashes: u8,
+    /// Rows that somebody loads, at any time and at positions of any kind.
+    pub foreign: usize,
+    /// The ids that these carry.
+    pub carried: &'static [Carried],
+    /// Whether the outbox came from another cluster, with two rows and a cursor that has passed the first of them.
+    pub moved: bool,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
@@ -33,11 +40,17 @@ pub struct State {
 pub enum Action {
     Begin,
     Insert { transaction: usize, key: u8 },
+    Load { transaction: usize, carried: Xid, below: bool },
     End { transaction: usize, fate: Fate },
     Spend,
     Read { size: usize, save: bool },
+    BeginSweep,
+    EndSweep { save: bool },
     Crash { kept: usize },
 }
+
+/// The ids that restored rows carry: one that the old cluster's snapshot saw, and one that it did not.
+const RESTORED: [Xid; 2] = [10, 20];
 
 pub const LOST: &str = "no committed row is lost";
 pub const SNAPSHOT: &str = "what the cursor's snapshot sees has been shipped";
@@ -49,18 +62,39 @@ impl Model for Outbox {
     type Action = Action;
 
     fn init_states(&self) -> Vec<State> {
-        vec![State { postgres: Postgres::new(), relay: Relay::new(self.crashes) }]
+        let mut postgres = Postgres::new(self.foreign);
+        let relay = if self.moved {
+            let positions = postgres.restore(&RESTORED);
+            let shipped = &positions[..1];
+            let old: Snapshot = "15:15:".parse().unwrap();
+            let old = Cursor::start("old").close(&old, shipped.last().copied(), Some(i64::MAX));
+            let cursor = old.moved_to("", postgres.snapshot());
+            Relay::at(cursor, shipped.iter().copied().collect(), self.crashes)
+        } else {
+            Relay::new(self.crashes)
+        };
+        vec![State { postgres, relay }]
     }
 
     fn actions(&self, state: &State, actions: &mut Vec<Action>) {
         let State { postgres, relay } = state;
-        if postgres.begun() < self.transactions {
+        if postgres.begun() < self.transactions + usize::from(self.moved) {
             actions.push(Action::Begin);
         }
         for (transaction, rows) in postgres.running() {
             if postgres.written() < self.rows {
                 let free = postgres.free_keys(transaction, self.keys);
                 actions.extend(free.map(|key| Action::Insert { transaction, key }));
+            }
+            if postgres.loaded() < self.foreign {
+                for below in [false, true] {
+                    let loadable = postgres.loadable(transaction, below, self.carried);
+                    actions.extend(loadable.into_iter().map(|carried| Action::Load {
+                        transaction,
+                        carried,
+                        below,
+                    }));
+                }
             }
             // One without a row ends as if it were rolled back.
             if rows > 0 {
@@ -76,6 +110,17 @@ impl Model for Outbox {
                 actions.extend(saves.iter().map(|&save| Action::Read { size, save }));
             }
         }
+        if self.sweeps() {
+            let (begin, end) = relay.may_sweep();
+            if begin {
+                actions.push(Action::BeginSweep);
+            }
+            if end {
+                let saves: &[bool] =
+                    if relay.at_stake().is_some() { &[false, true] } else { &[false] };
+                actions.extend(saves.iter().map(|&save| Action::EndSweep { save }));
+            }
+        }
         if let Some(unsaved) = relay.at_stake() {
             actions.extend((0..=unsaved).map(|kept| Action::Crash { kept }));
         }
@@ -87,6 +132,9 @@ impl Model for Outbox {
         match action {
             Action::Begin => postgres.begin(),
             Action::Insert { transaction, key } => postgres.insert(transaction, key),
+            Action::Load { transaction, carried, below } => {
+                postgres.load(transaction, carried, below);
+            }
             Action::End { transaction, fate } => {
                 postgres.end(transaction, fate);
                 if self.rule != Rule::RolledBackSeen {
@@ -99,6 +147,8 @@ impl Model for Outbox {
                     return None;
                 }
             }
+            Action::BeginSweep => relay.begin_sweep(),
+            Action::EndSweep { save } => relay.end_sweep(postgres, self.rule, save),
             Action::Crash { kept } => relay.crash(kept),
         }
         Some(state)
@@ -108,18 +158,19 @@ impl Model for Outbox {
         vec![
             Property::always(LOST, |model: &Self, state: &State| {
                 let at_rest = state.postgres.running().next().is_none()
-                    && state.relay.is_at_rest(&state.postgres, model.rule);
+                    && state.relay.is_at_rest(&state.postgres, model.rule, model.sweeps());
                 !at_rest || state.unshipped().next().is_none()
             }),
             Property::always(SNAPSHOT, |_: &Self, state: &State| {
                 let seen = &state.relay.cursor().snapshot;
-                let unshipped = |(xid, fate, position)| {
+                // Where the sequence gives no position, the scan does not look: a sweep does, in time.
+                let unshipped = |(xid, row, fate): (Xid, Row, Fate)| {
                     fate == Fate::Committed
-                        && seen.has_finished(xid)
-                        && !state.relay.has_shipped(position)
+                        && Rule::Shipped.seen(seen, xid, row)
+                        && !state.postgres.is_free(row.position)
+                        && !state.relay.has_shipped(row.position)
                 };
-                let rows = state.postgres.rows();
-                !rows.map(|(xid, row, fate)| (xid, fate, row.position)).any(unshipped)
+                !state.postgres.rows().any(unshipped)
             }),
             Property::always(SHIPPED_RIGHT, |_: &Self, state: &State| {
                 state.relay.fault().is_none()
@@ -129,8 +180,8 @@ impl Model for Outbox {
                 "everything is written, ended and shipped",
                 |model: &Self, state: &State| {
                     state.postgres.written() == model.rows
-                        && state.postgres.committed().count() == model.rows
-                        && state.relay.is_at_rest(&state.postgres, model.rule)
+                        && state.postgres.committed().count() == model.all_rows()
+                        && state.relay.is_at_rest(&state.postgres, model.rule, model.sweeps())
                 },
             ),
             Property::sometimes(
@@ -146,6 +197,17 @@ impl Model for Outbox {
                 state.unshipped().any(|position| position <= floor)
             }),
         ]
+    }
+}
+
+impl Outbox {
+    /// Without loads there is nothing for a sweep to find, and it could make good for a wrong rule.
+    fn sweeps(&self) -> bool {
+        self.foreign > 0 && self.rule != Rule::NoSweep
+    }
+
+    fn all_rows(&self) -> usize {
+        self.rows + self.foreign + if self.moved { RESTORED.len() } else { 0 }
     }
 }
 
@@ -173,6 +235,10 @@ impl fmt::Display for Action {
             Self::Insert { transaction, key } => {
                 write!(f, "{} writes a row of key {key}", name(*transaction))
             }
+            Self::Load { transaction, carried, below } => {
+                let place = if *below { "below all positions" } else { "at the next position" };
+                write!(f, "{} loads a row {place}, carrying id {carried}", name(*transaction))
+            }
             Self::End { transaction, fate: Fate::RolledBack } => {
                 write!(f, "{} is rolled back", name(*transaction))
             }
@@ -181,6 +247,11 @@ impl fmt::Display for Action {
             Self::Read { size, save } => {
                 let save = if *save { ", and saves its cursor" } else { "" };
                 write!(f, "the relay reads a page of up to {size} and ships it{save}")
+            }
+            Self::BeginSweep => f.write_str("a sweep begins"),
+            Self::EndSweep { save } => {
+                let save = if *save { ", and the cursor is saved" } else { "" };
+                write!(f, "the sweep has looked at all and ends{save}")
             }
             Self::Crash { kept } => {
                 write!(f, "the relay dies; of what it had not saved, {kept} were stored")

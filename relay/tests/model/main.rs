@@ -33,10 +33,21 @@ mod rule;
 use check::{proved, refuted};
 use cursor::{LOST, Outbox, SHIPPED_RIGHT};
 use lease::{FORMER_WRITES_NOTHING, FORWARD, LeaseRule, ONE_SENDS, Relays, STORED};
+use postgres::Carried;
 use rule::Rule;
 
 fn outbox(rule: Rule) -> Outbox {
-    Outbox { rule, transactions: 3, rows: 3, keys: 2, page_sizes: &[1, 2], crashes: 0 }
+    Outbox {
+        rule,
+        transactions: 3,
+        rows: 3,
+        keys: 2,
+        page_sizes: &[1, 2],
+        crashes: 0,
+        foreign: 0,
+        carried: &[],
+        moved: false,
+    }
 }
 
 fn relays(rule: LeaseRule) -> Relays {
@@ -100,6 +111,57 @@ fn the_order_of_ids_turns_a_key_around() {
 #[test]
 fn the_snapshots_word_alone_ships_what_was_rolled_back() {
     refuted(outbox(Rule::RolledBackSeen), SHIPPED_RIGHT);
+}
+
+/// With a row that somebody loads.
+fn loading(rule: Rule) -> Outbox {
+    let carried = &[Carried::Behind, Carried::Ahead, Carried::Own, Carried::Running];
+    Outbox { transactions: 2, rows: 2, keys: 1, foreign: 1, carried, ..outbox(rule) }
+}
+
+/// Enough for a transaction that runs for long and loads a row then.
+fn with_a_long_load(rule: Rule) -> Outbox {
+    Outbox { transactions: 3, rows: 3, carried: &[Carried::Own], page_sizes: &[4], ..loading(rule) }
+}
+
+#[test]
+fn rows_that_are_loaded_at_any_time_are_not_lost() {
+    proved(loading(Rule::Shipped));
+}
+
+#[test]
+fn so_it_is_when_the_outbox_has_come_from_another_cluster() {
+    proved(Outbox { moved: true, rows: 1, ..loading(Rule::Shipped) });
+}
+
+#[test]
+#[ignore = "takes minutes, and wants --release"]
+fn so_it_is_with_more_that_is_loaded_and_a_relay_that_dies() {
+    proved(with_a_long_load(Rule::Shipped));
+    proved(Outbox { transactions: 3, ..loading(Rule::Shipped) });
+    proved(Outbox { foreign: 2, rows: 1, ..loading(Rule::Shipped) });
+    proved(Outbox { crashes: 1, rows: 1, ..loading(Rule::Shipped) });
+}
+
+#[test]
+fn a_carried_id_that_is_believed_hides_a_row() {
+    refuted(loading(Rule::CarriedIdBelieved), LOST);
+    refuted(loading(Rule::CarriedIdBelieved), SHIPPED_RIGHT);
+}
+
+#[test]
+fn without_a_sweep_a_row_at_a_low_position_is_lost() {
+    refuted(loading(Rule::NoSweep), LOST);
+}
+
+#[test]
+fn a_sweep_that_leaves_out_what_was_in_flight_loses_a_row() {
+    refuted(with_a_long_load(Rule::SweepLeavesInFlightOut), LOST);
+}
+
+#[test]
+fn what_an_old_snapshot_sees_was_not_shipped_if_it_came_later() {
+    refuted(Outbox { moved: true, ..loading(Rule::CoveredWheneverItCame) }, LOST);
 }
 
 #[test]

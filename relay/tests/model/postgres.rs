@@ -18,6 +18,10 @@ pub struct Postgres {
     /// The latest id of which the transaction has ended: what `xmax` goes by.
     latest_completed: Xid,
     next_position: Position,
+    /// Positions up to this one are drawn by nobody: loads may use them.
+    free: Position,
+    written: usize,
+    loaded: usize,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
@@ -34,16 +38,55 @@ pub enum Fate {
     RolledBack,
 }
 
-/// A row of the outbox, but for its `txid`.
+/// A row of the outbox.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct Row {
     pub position: Position,
     pub key: u8,
+    /// The `txid` of a row that was loaded, whatever that says. Others have their transaction's.
+    pub carried: Option<Xid>,
 }
 
+/// What a loaded row carries for an id.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Carried {
+    /// One of another cluster that is smaller than all that are given out here.
+    Behind,
+    /// One of another cluster, which this one has not come to.
+    Ahead,
+    /// Its own: the column was left out, and only the position is the loader's.
+    Own,
+    /// One that, by chance, another transaction has that runs here.
+    Running,
+}
+
+const BEHIND: Xid = 1;
+const AHEAD: Xid = 1_000;
+/// The keys of loaded rows begin here. Each is alone: nothing is promised of the order of what is loaded.
+const LOADED_KEYS: u8 = 100;
+
 impl Postgres {
-    pub fn new() -> Self {
-        Self { transactions: Vec::new(), latest_completed: 0, next_position: 1 }
+    /// One without rows. `free`: so many positions at the beginning are left out by the sequence.
+    pub fn new(free: usize) -> Self {
+        let free = Position::try_from(free).unwrap();
+        Self {
+            transactions: Vec::new(),
+            latest_completed: 0,
+            next_position: free + 1,
+            free,
+            written: 0,
+            loaded: 0,
+        }
+    }
+
+    /// Rows with these ids are restored from a dump, and the sequence with them.
+    pub fn restore(&mut self, carried: &[Xid]) -> Vec<Position> {
+        self.begin();
+        let number = self.begun() - 1;
+        let positions = carried.iter().map(|carried| self.load(number, *carried, false)).collect();
+        self.end(number, Fate::Committed);
+        self.loaded = 0;
+        positions
     }
 
     /// How many writers' transactions have taken an id.
@@ -53,7 +96,17 @@ impl Postgres {
 
     /// How many rows have been written, also by transactions that were rolled back.
     pub fn written(&self) -> usize {
-        usize::try_from(self.next_position - 1).unwrap()
+        self.written
+    }
+
+    /// How many rows have been loaded, also by transactions that were rolled back.
+    pub fn loaded(&self) -> usize {
+        self.loaded
+    }
+
+    /// Whether the sequence does not draw this position.
+    pub fn is_free(&self, position: Position) -> bool {
+        position <= self.free
     }
 
     /// The transactions that are running, by number, each with how many rows it has written.
@@ -71,7 +124,8 @@ impl Postgres {
     /// used yet the first only, as they are all alike.
     pub fn free_keys(&self, number: usize, keys: u8) -> impl Iterator<Item = u8> {
         let rows = || self.transactions.iter().flat_map(|t| &t.rows);
-        let unused = rows().map(|row| row.key + 1).max().unwrap_or(0);
+        let own = rows().filter(|row| row.carried.is_none());
+        let unused = own.map(|row| row.key + 1).max().unwrap_or(0);
         let locked = move |key| {
             self.transactions.iter().enumerate().any(|(other, t)| {
                 other != number
@@ -85,8 +139,51 @@ impl Postgres {
     /// A transaction locks the key, unless it has already, and writes a row for it. The position is drawn behind
     /// its id, and under the lock.
     pub fn insert(&mut self, number: usize, key: u8) {
-        self.transactions[number].rows.push(Row { position: self.next_position, key });
+        let position = self.draw();
+        self.transactions[number].rows.push(Row { position, key, carried: None });
+        self.written += 1;
+    }
+
+    /// The ids of these kinds that a row may carry which this transaction loads.
+    pub fn loadable(&self, number: usize, below: bool, kinds: &[Carried]) -> Vec<Xid> {
+        let others = || self.running().map(|(other, _)| id(other)).filter(|xid| *xid != id(number));
+        let ids = |kind: &Carried| match kind {
+            Carried::Behind => vec![BEHIND],
+            Carried::Ahead => vec![AHEAD],
+            // At the next position it would be an ordinary row.
+            Carried::Own => {
+                if below {
+                    vec![id(number)]
+                } else {
+                    Vec::new()
+                }
+            }
+            // Below, nothing tells it from a savepoint's: docs/model.md.
+            Carried::Running => {
+                if below {
+                    Vec::new()
+                } else {
+                    others().collect()
+                }
+            }
+        };
+        kinds.iter().flat_map(ids).collect()
+    }
+
+    /// A transaction loads a row with this id: at a position that the sequence gives, or `below` all of these. Answers
+    /// where it is.
+    pub fn load(&mut self, number: usize, carried: Xid, below: bool) -> Position {
+        let taken = Position::try_from(self.loaded).unwrap();
+        let position = if below { taken + 1 } else { self.draw() };
+        let key = LOADED_KEYS + u8::try_from(position).unwrap();
+        self.transactions[number].rows.push(Row { position, key, carried: Some(carried) });
+        self.loaded += 1;
+        position
+    }
+
+    fn draw(&mut self) -> Position {
         self.next_position += 1;
+        self.next_position - 1
     }
 
     /// A transaction commits or is rolled back; its locks are free.
@@ -121,7 +218,7 @@ impl Postgres {
         format!("{xmin}:{xmax}:{}", listed.join(",")).parse().unwrap()
     }
 
-    /// All rows with their `txid` and what became of them, in the order of ids.
+    /// All rows with the id that put them here (`xmin`) and what became of them, in the order of ids.
     pub fn rows(&self) -> impl Iterator<Item = (Xid, Row, Fate)> {
         let all = self.transactions.iter().enumerate();
         all.flat_map(|(number, t)| t.rows.iter().map(move |row| (id(number), *row, t.fate)))
@@ -147,8 +244,11 @@ impl fmt::Display for Postgres {
                 Fate::RolledBack => "was rolled back",
             };
             write!(f, "{} (id {}) {fate}", name(number), id(number))?;
-            for Row { position, key } in &transaction.rows {
-                write!(f, ", position {position} key {key}")?;
+            for Row { position, key, carried } in &transaction.rows {
+                match carried {
+                    Some(carried) => write!(f, ", position {position} carrying id {carried}")?,
+                    None => write!(f, ", position {position} key {key}")?,
+                }
             }
             f.write_str("; ")?;
         }

@@ -1,13 +1,13 @@
 //! The relay's way through the outbox: `source/mod.rs` with its SQL, on the cursor that it ships with.
 //!
-//! [`Cursor`] and [`Snapshot`] are the relay's own. What `first_page.sql` and `next_page.sql` answer is
+//! [`Cursor`] and [`Snapshot`] are the relay's own. What `first_page.sql`, `next_page.sql` and `late.sql` answer is
 //! computed from the modelled database.
 
 use std::collections::BTreeSet;
 use std::fmt;
 use std::sync::Arc;
 
-use pillarbox_relay::cursor::{Cursor, Snapshot, Xid};
+use pillarbox_relay::cursor::{Cursor, Mark, Snapshot, Xid};
 
 use crate::postgres::{Fate, Position, Postgres, Row};
 use crate::rule::Rule;
@@ -25,6 +25,7 @@ pub struct Relay {
     unsaved: Vec<(Position, bool)>,
     /// Shipped rows that a crash lets come again.
     again: BTreeSet<Position>,
+    sweep: Option<Arc<Sweep>>,
     crashes_left: u8,
     fault: Option<Fault>,
 }
@@ -45,12 +46,21 @@ enum Place {
     },
 }
 
+/// A sweep under way: `source/sweep.rs`.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+struct Sweep {
+    /// The cursor's when it began.
+    begun: Mark,
+    against: Vec<Mark>,
+}
+
 /// What a relay must not do.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Fault {
     /// It shipped a row whose transaction has not committed.
     Uncommitted(Position),
-    /// It shipped a row a second time, and not because of a crash.
+    /// It shipped a row a second time, and not because of a crash. A loaded one may come again while a transaction runs
+    /// that is older than the one that loaded it.
     Repeated(Position),
     /// It shipped a row before an earlier one of its key.
     OutOfOrder(Position),
@@ -59,13 +69,19 @@ pub enum Fault {
 impl Relay {
     /// One that has never run. `crashes`: how often it may die.
     pub fn new(crashes: u8) -> Self {
-        let start = Arc::new(Cursor::start(""));
+        Self::at(Cursor::start(""), BTreeSet::new(), crashes)
+    }
+
+    /// One that has a cursor already, and has shipped these.
+    pub fn at(cursor: Cursor, shipped: BTreeSet<Position>, crashes: u8) -> Self {
+        let start = Arc::new(cursor);
         Self {
             place: Place::at(&start),
             saved: start,
-            shipped: BTreeSet::new(),
+            shipped,
             unsaved: Vec::new(),
             again: BTreeSet::new(),
+            sweep: None,
             crashes_left: crashes,
             fault: None,
         }
@@ -135,15 +151,20 @@ impl Relay {
                 (cursor.clone(), Arc::new(window), rows, None)
             }
         };
-        for row in &rows {
-            self.ship(postgres, *row);
+        for (xid, row) in &rows {
+            self.ship(postgres, *xid, *row, &base.snapshot);
         }
         let full = rows.len() >= size;
-        let last = rows.last().map(|row| row.position).or(last);
+        let last = rows.last().map(|(_, row)| row.position).or(last);
         let after = match last {
             Some(position) if full => base.within(&window, position),
             _ => rule.close(&base, &window, last),
         };
+        self.go_on(after, save);
+        true
+    }
+
+    fn go_on(&mut self, after: Cursor, save: bool) {
         let after = Arc::new(after);
         self.place = Place::at(&after);
         if save {
@@ -151,7 +172,35 @@ impl Relay {
             self.unsaved.clear();
         }
         self.forget_what_no_crash_needs();
-        true
+    }
+
+    /// Whether a sweep may begin, and whether one may end.
+    pub fn may_sweep(&self) -> (bool, bool) {
+        match &self.place {
+            Place::Between { cursor, .. } => {
+                (self.sweep.is_none() && !cursor.marks.is_empty(), self.sweep.is_some())
+            }
+            Place::Within { .. } => (false, false),
+        }
+    }
+
+    /// A sweep begins: it remembers where the scan is.
+    pub fn begin_sweep(&mut self) {
+        let cursor = self.cursor();
+        let sweep = Sweep { begun: cursor.mark(), against: cursor.marks.clone() };
+        self.sweep = Some(Arc::new(sweep));
+    }
+
+    /// It has gone through the table, ships what it found, and ends.
+    pub fn end_sweep(&mut self, postgres: &Postgres, rule: Rule, save: bool) {
+        let Some(sweep) = self.sweep.take() else {
+            return;
+        };
+        let cursor = self.cursor().clone();
+        for (mark, xid, row) in late(postgres, rule, &cursor, &sweep.against) {
+            self.ship(postgres, xid, row, &mark.snapshot);
+        }
+        self.go_on(cursor.swept(sweep.begun.clone()), save);
     }
 
     fn found_nothing(&mut self, cursor: &Arc<Cursor>, now: &Snapshot, rule: Rule) {
@@ -165,8 +214,9 @@ impl Relay {
         self.place = Place::Between { cursor: Arc::new(cursor), spent, looked: None };
     }
 
-    fn ship(&mut self, postgres: &Postgres, row: Row) {
-        let Row { position, key } = row;
+    /// `base`: the snapshot that it was new to.
+    fn ship(&mut self, postgres: &Postgres, xid: Xid, row: Row, base: &Snapshot) {
+        let Row { position, key, carried } = row;
         let committed = || postgres.committed().filter(|other| other.key == key);
         if !committed().any(|other| other.position == position) {
             self.fault = Some(Fault::Uncommitted(position));
@@ -175,7 +225,8 @@ impl Relay {
             self.fault = Some(Fault::OutOfOrder(position));
         }
         let repeat = !self.shipped.insert(position);
-        if repeat && !self.again.remove(&position) {
+        let may_come_again = carried.is_some() && xid >= base.xmin();
+        if repeat && !self.again.remove(&position) && !may_come_again {
             self.fault = Some(Fault::Repeated(position));
         }
         self.unsaved.push((position, repeat));
@@ -191,6 +242,7 @@ impl Relay {
             }
         }
         self.place = Place::at(&self.saved);
+        self.sweep = None;
         self.crashes_left -= 1;
         self.forget_what_no_crash_needs();
     }
@@ -204,12 +256,15 @@ impl Relay {
     }
 
     /// Whether it would find nothing more, however often it looked, if nobody wrote any more.
-    pub fn is_at_rest(&self, postgres: &Postgres, rule: Rule) -> bool {
+    pub fn is_at_rest(&self, postgres: &Postgres, rule: Rule, sweeps: bool) -> bool {
         let Place::Between { cursor, spent: true, looked: None } = &self.place else {
             return false;
         };
         let now = postgres.snapshot();
-        cursor.floor == cursor.high && first_page(postgres, rule, cursor, &now, None, 1).is_empty()
+        cursor.floor == cursor.high
+            && first_page(postgres, rule, cursor, &now, None, 1).is_empty()
+            && self.sweep.is_none()
+            && (!sweeps || late(postgres, rule, cursor, &cursor.marks).is_empty())
     }
 }
 
@@ -249,14 +304,18 @@ fn first_page(
     now: &Snapshot,
     earlier: Option<&Snapshot>,
     size: usize,
-) -> Vec<Row> {
+) -> Vec<(Xid, Row)> {
     let judge = match rule {
         Rule::FinishedJudgedEarlier => earlier.unwrap_or(now),
         _ => now,
     };
     let finished = cursor.in_flight.iter().filter(|(xid, _)| judge.has_finished(**xid));
     let start = finished.map(|(_, low)| *low).fold(cursor.floor, Position::min);
-    let new = |xid, row: Row| row.position > start && !cursor.snapshot.has_finished(xid);
+    let new = |xid, row: Row| {
+        row.position > start
+            && !rule.surely_seen(&cursor.snapshot, xid, row)
+            && !rule.covered(cursor, xid, row)
+    };
     match rule {
         Rule::PositionAboveLast => {
             page(postgres, rule, size, now, |_, row| row.position > cursor.high)
@@ -273,10 +332,37 @@ fn next_page(
     window: &Snapshot,
     position: Position,
     size: usize,
-) -> Vec<Row> {
+) -> Vec<(Xid, Row)> {
     page(postgres, rule, size, window, |xid, row| {
-        row.position > position && !cursor.snapshot.has_finished(xid) && window.has_finished(xid)
+        row.position > position
+            && !rule.surely_seen(&cursor.snapshot, xid, row)
+            && rule.seen(window, xid, row)
+            && !rule.covered(cursor, xid, row)
     })
+}
+
+/// `late.sql`, for one mark after the other: the rows that are new at positions up to their floors.
+fn late<'m>(
+    postgres: &Postgres,
+    rule: Rule,
+    cursor: &Cursor,
+    against: &'m [Mark],
+) -> Vec<(&'m Mark, Xid, Row)> {
+    let (mut found, mut behind) = (Vec::new(), 0);
+    for mark in against {
+        let late = |xid: Xid, row: Row| {
+            let in_flight = mark.in_flight.get(&row.carried.unwrap_or(xid));
+            row.position > behind
+                && row.position <= mark.floor
+                && !rule.seen(&mark.snapshot, xid, row)
+                && !in_flight.is_some_and(|low| rule.left_to_scan(*low, xid, row))
+                && !rule.covered(cursor, xid, row)
+        };
+        let rows = page(postgres, rule, usize::MAX, &postgres.snapshot(), late);
+        found.extend(rows.into_iter().map(|(xid, row)| (mark, xid, row)));
+        behind = mark.floor;
+    }
+    found
 }
 
 /// The first rows that a statement sees and wants, in the order of their positions.
@@ -286,7 +372,7 @@ fn page(
     size: usize,
     now: &Snapshot,
     wanted: impl Fn(Xid, Row) -> bool,
-) -> Vec<Row> {
+) -> Vec<(Xid, Row)> {
     let sees = |xid, fate| match rule {
         // `pg_visible_in_snapshot` does not ask whether a transaction committed; the table's rows do.
         Rule::RolledBackSeen => now.has_finished(xid),
@@ -301,5 +387,5 @@ fn page(
         rows.sort_by_key(|(_, row)| row.position);
     }
     rows.truncate(size);
-    rows.into_iter().map(|(_, row)| row).collect()
+    rows
 }
