@@ -15,6 +15,10 @@
 //! Behind an event that failed, the later ones of its key are left out, and come again behind it. What failed is
 //! counted, tried again, and given up one by one, as without batches. A failure that is not the event's, a handler
 //! that takes too long, and a commit that fails undo the whole batch, and its events run one by one.
+//!
+//! A handler that ends the transaction may have written behind its end, where nothing can be undone. So it is not called
+//! again for the events that it had in hand: all of them are given up at once, for that reason. The others of the batch
+//! come again.
 
 use std::collections::{HashMap, HashSet};
 use std::future::Future;
@@ -217,9 +221,11 @@ where
             };
             return match fate {
                 Some(Fate::Committed) => {
-                    committed_by_handler(store, events, ends, &claimed).await.ok_or(error)
+                    let ended = committed_by_handler(store, &identities, ends, &claimed).await;
+                    ended.ok_or(error)
                 }
-                _ => Err(error),
+                Some(Fate::RolledBack | Fate::Prepared) => Ok(rolled_back_by_handler(ends)),
+                Some(Fate::Undone) | None => Err(error),
             };
         }
         let mut held_back = HashSet::new();
@@ -293,7 +299,7 @@ where
             let handled = match self.handle(begun, &events).await {
                 Ok(handled) => handled,
                 Err(error) => {
-                    // Asked for only if the handler has committed.
+                    // Asked for only if the handler has ended the transaction.
                     for place in places {
                         ends[place] = Some(End::Failed(InboxError::Ended { committed: true }));
                     }
@@ -368,12 +374,12 @@ where
 /// of all events. Those that it had not got yet are recorded no more, and come again. `None` if that failed.
 async fn committed_by_handler(
     store: &Store,
-    events: &[Arc<RawEvent>],
+    identities: &[Identity],
     ends: Vec<Option<End>>,
     claimed: &[usize],
 ) -> Option<Vec<End>> {
     let waiting = claimed.iter().filter(|place| ends[**place].is_none());
-    let waiting: Vec<&str> = waiting.map(|place| events[*place].id().as_str()).collect();
+    let waiting: Vec<&str> = waiting.map(|place| identities[*place].as_str()).collect();
     if !waiting.is_empty()
         && let Err(error) = store.unclaim(&store.pool, &waiting).await
     {
@@ -385,6 +391,20 @@ async fn committed_by_handler(
         return None;
     }
     Some(ends.into_iter().map(|end| end.unwrap_or(End::Behind)).collect())
+}
+
+/// What became of each event, when the handler has rolled back the transaction that it was given, and with it all rows.
+/// Those that it did not have in hand come again, also those that it had handled before.
+fn rolled_back_by_handler(ends: Vec<Option<End>>) -> Vec<End> {
+    let after = |end| match end {
+        Some(End::Failed(InboxError::Ended { .. })) => {
+            End::Failed(InboxError::Ended { committed: false })
+        }
+        Some(End::Failed(error)) => End::Failed(error),
+        Some(End::Well(Outcome::Duplicate)) => End::Well(Outcome::Duplicate),
+        Some(End::Well(_) | End::Behind) | None => End::Behind,
+    };
+    ends.into_iter().map(after).collect()
 }
 
 /// The open transaction, what is decided already, and what is known of failed attempts at what was recorded.

@@ -38,7 +38,7 @@ pub enum InboxError {
         if *.committed {
             "and what it had written until then is committed, with the event as handled"
         } else {
-            "and what it had written until then is undone"
+            "and what it had written until then is undone, while what it wrote afterwards may be there"
         }
     )]
     Ended {

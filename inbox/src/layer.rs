@@ -187,10 +187,7 @@ where
 /// that cannot be undone.
 async fn undone(begun: Option<Begun>, error: InboxError) -> InboxError {
     let Some(begun) = begun else { return error };
-    match begun.undo().await {
-        Some(Fate::Committed) => InboxError::Ended { committed: true },
-        _ => error,
-    }
+    begun.undo().await.and_then(Fate::ended).unwrap_or(error)
 }
 
 /// The span that a handler runs in, in the trace of its event. It shows what the log shows: no payload, and no

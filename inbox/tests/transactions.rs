@@ -3,6 +3,7 @@
 
 mod support;
 
+use pillarbox_event::RawEvent;
 use pillarbox_inbox::{
     BatchHandler, Consumer, ConsumerConfig, Delivery, Fault, Handler, HandlerError, InboxLayer,
     Outcome, Received, Router, Tx,
@@ -42,7 +43,6 @@ impl BatchHandler<OrderPlaced> for Ends {
         for event in events {
             record(tx, event.clone()).await?;
         }
-        // What is written behind a rollback, outside of any transaction, nobody can undo.
         if events.iter().any(|event| event.order == 2) {
             sqlx::raw_sql(self.sql).execute(&mut **tx).await?;
         }
@@ -157,6 +157,174 @@ async fn in_a_batch_it_is_a_letter_and_nothing_is_doubled_or_lost() {
         assert_eq!(shop.number(lost).await, 0, "{sql}");
         let doubled = "select count(*) - count(distinct event_id) from effects";
         assert_eq!(shop.number(doubled).await, 0, "{sql}");
+    }
+}
+
+/// What a handler does with its transaction, whether it fails then, and how many strays are there in the end.
+const STRAYS: [(&str, bool, i64); 7] = [
+    ("rollback; insert into effects (event_id) values ('stray')", false, 1),
+    ("rollback; insert into effects (event_id) values ('stray')", true, 1),
+    ("rollback; begin; insert into effects (event_id) values ('stray'); commit", false, 1),
+    ("rollback; begin; insert into effects (event_id) values ('stray'); commit; begin", true, 1),
+    ("commit; begin; insert into effects (event_id) values ('stray')", false, 0),
+    ("commit; begin; insert into effects (event_id) values ('stray')", true, 0),
+    ("savepoint mine; rollback; insert into effects (event_id) values ('stray')", true, 1),
+];
+
+/// Records, ends the transaction of order 2, and fails if told so.
+struct Strays {
+    sql: &'static str,
+    fails: bool,
+}
+
+impl BatchHandler<OrderPlaced> for Strays {
+    async fn handle(
+        &self,
+        tx: &mut Tx,
+        events: &[Received<OrderPlaced>],
+    ) -> Result<(), HandlerError> {
+        for event in events {
+            record(tx, event.clone()).await?;
+        }
+        if !events.iter().any(|event| event.order == 2) {
+            return Ok(());
+        }
+        sqlx::raw_sql(self.sql).execute(&mut **tx).await?;
+        if self.fails { Err(HandlerError::transient("so it is said")) } else { Ok(()) }
+    }
+}
+
+impl Handler<Received<OrderPlaced>> for Strays {
+    async fn handle(&self, tx: &mut Tx, placed: Received<OrderPlaced>) -> Result<(), HandlerError> {
+        BatchHandler::handle(self, tx, &[placed]).await
+    }
+}
+
+#[tokio::test]
+async fn what_is_written_behind_the_end_of_the_transaction_is_written_once() {
+    for batches in [true, false] {
+        for (sql, fails, strays) in STRAYS {
+            let shop = Shop::open().await;
+            for order in 0..5 {
+                shop.send(&shop.event(order, 1)).await;
+            }
+            let config = ConsumerConfig { batch_size: 50, batch_linger_ms: 200, ..shop.config() };
+            let consumer =
+                Consumer::new(shop.scope.nats().clone(), shop.pool().clone(), config).unwrap();
+            let shutdown = CancellationToken::new();
+            let handler = Strays { sql, fails };
+            let running = match batches {
+                true => tokio::spawn(consumer.run_batches(handler, shutdown.clone())),
+                false => tokio::spawn(consumer.run(Router::new().on(handler), shutdown.clone())),
+            };
+            shop.until("select count(*) from pillarbox.inbox", 5).await;
+            shop.drained().await;
+            shutdown.cancel();
+            running.await.unwrap().unwrap();
+            let what = format!("{sql}, fails: {fails}, in batches: {batches}");
+            let found = "select count(*) from effects where event_id = 'stray'";
+            assert_eq!(shop.number(found).await, strays, "{what}");
+            let letter = "select count(*) from pillarbox.inbox_dead_letter \
+                          where key = '2' and reason = 'permanent' \
+                          and error like '%the handler ended the transaction%'";
+            assert_eq!(shop.number(letter).await, 1, "{what}");
+            let doubled = "select count(*) - count(distinct event_id) from effects";
+            assert_eq!(shop.number(doubled).await, 0, "{what}");
+            let lost = "select count(*) from pillarbox.inbox where event_id not in \
+                        (select event_id from effects union all select event_id from pillarbox.inbox_dead_letter)";
+            assert_eq!(shop.number(lost).await, 0, "{what}");
+            if !batches {
+                let letters = "select count(*) from pillarbox.inbox_dead_letter";
+                assert_eq!(shop.number(letters).await, 1, "{what}: it holds only itself");
+            }
+        }
+    }
+}
+
+/// Fails for more than one event at a time, and commits the first.
+struct CommitsOne;
+
+impl BatchHandler<OrderPlaced> for CommitsOne {
+    async fn handle(
+        &self,
+        tx: &mut Tx,
+        events: &[Received<OrderPlaced>],
+    ) -> Result<(), HandlerError> {
+        let [event] = events else { return Err(HandlerError::transient("one at a time")) };
+        record(tx, event.clone()).await?;
+        if event.order == 0 {
+            sqlx::raw_sql("commit").execute(&mut **tx).await?;
+        }
+        Ok(())
+    }
+}
+
+#[tokio::test]
+async fn events_that_waited_in_a_batch_that_the_handler_committed_take_effect() {
+    let shop = Shop::open().await;
+    for order in 0..5 {
+        // With a source the inbox knows it by another text than its id.
+        let event = RawEvent::builder("order.placed", shop.event(order, 1).topic().to_owned())
+            .source("/elsewhere")
+            .key(order.to_string())
+            .payload(shop.event(order, 1).payload().clone());
+        shop.send(&event.build().unwrap()).await;
+    }
+    let config = ConsumerConfig { batch_size: 50, batch_linger_ms: 200, ..shop.config() };
+    let consumer = Consumer::new(shop.scope.nats().clone(), shop.pool().clone(), config).unwrap();
+    let shutdown = CancellationToken::new();
+    let running = tokio::spawn(consumer.run_batches(CommitsOne, shutdown.clone()));
+    shop.until("select count(*) from effects", 5).await;
+    shop.drained().await;
+    shutdown.cancel();
+    running.await.unwrap().unwrap();
+    shop.assert_each_once_in_order(5).await;
+}
+
+/// Passes over a failed statement, in a savepoint or without.
+struct PassesOver(&'static str);
+
+impl BatchHandler<OrderPlaced> for PassesOver {
+    async fn handle(
+        &self,
+        tx: &mut Tx,
+        events: &[Received<OrderPlaced>],
+    ) -> Result<(), HandlerError> {
+        for event in events {
+            record(tx, event.clone()).await?;
+            if event.order == 2 {
+                for sql in self.0.split(';') {
+                    let _ = sqlx::raw_sql(sql).execute(&mut **tx).await;
+                }
+            }
+        }
+        Ok(())
+    }
+}
+
+#[tokio::test]
+async fn a_failed_statement_that_a_batch_passes_over_is_seen_unless_a_savepoint_undid_it() {
+    for (sql, letters) in [
+        ("savepoint mine; insert into no_such_table values (1); rollback to savepoint mine", 0),
+        ("insert into no_such_table values (1)", 1),
+        ("savepoint mine; insert into no_such_table values (1); release savepoint mine", 1),
+    ] {
+        let shop = Shop::open().await;
+        for order in 0..5 {
+            shop.send(&shop.event(order, 1)).await;
+        }
+        let config = ConsumerConfig { batch_size: 50, batch_linger_ms: 200, ..shop.config() };
+        let consumer =
+            Consumer::new(shop.scope.nats().clone(), shop.pool().clone(), config).unwrap();
+        let shutdown = CancellationToken::new();
+        let running = tokio::spawn(consumer.run_batches(PassesOver(sql), shutdown.clone()));
+        shop.until("select count(*) from pillarbox.inbox", 5).await;
+        shop.drained().await;
+        shutdown.cancel();
+        running.await.unwrap().unwrap();
+        shop.assert_each_once_in_order(5 - letters).await;
+        let found = "select count(*) from pillarbox.inbox_dead_letter where key = '2'";
+        assert_eq!(shop.number(found).await, letters, "{sql}");
     }
 }
 

@@ -301,23 +301,22 @@ where
 }
 
 /// At once, so that a repeat that comes right after the answer is not told that this one still runs. Fails if the
-/// handler has committed, which cannot be undone.
+/// handler has ended the transaction, since what it did may be there.
 async fn roll_back(
     settings: &Settings,
     begun: Option<Begun>,
     identity: Option<&Identity>,
 ) -> Result<(), Refusal> {
     let Some(begun) = begun else { return Ok(()) };
-    match begun.undo().await {
-        Some(Fate::Committed) => {
-            let error = InboxError::Ended { committed: true };
+    match begun.undo().await.map(Fate::ended) {
+        Some(Some(error)) => {
             tracing::error!(error = full_text(&error), "a request was not undone");
             if let Some(identity) = identity {
                 keep_ended(settings, identity).await;
             }
             Err(Refusal::Ended)
         }
-        Some(_) => Ok(()),
+        Some(None) => Ok(()),
         None => {
             tracing::warn!("the rollback of a request takes long");
             Ok(())

@@ -5,6 +5,12 @@
 //! its row, or with half of its effects. So the claim says which transaction it is (`pg_current_xact_id()`), and the
 //! commit goes in one message behind a statement that fails in any other one, and outside of all. A savepoint of the
 //! inbox's own would prove the same, and cost each event a transaction id more.
+//!
+//! A handler that has ended its transaction may also fail. What it wrote before is undone then, or committed; what it
+//! wrote behind a rollback, outside of any transaction or in one of its own, is there for good, and would be written
+//! again with every try. So a rollback asks as well whether the transaction was still open: `rollback and chain` fails
+//! outside of any, and keeps the mark of the inbox's own, which is that it is `deferrable`. (That means nothing for a
+//! transaction that writes. A savepoint would tell the same, for a transaction id more.)
 
 #[cfg(feature = "jetstream")]
 use std::collections::HashMap;
@@ -24,8 +30,14 @@ use crate::session::{Session, Sessions};
 /// for; beyond this the pool does it, and what the session keeps stays.
 const UNDO_TIMEOUT: Duration = Duration::from_secs(30);
 
+/// What Postgres says outside of any transaction.
+const NO_TRANSACTION: &str = "25P01";
+
 /// How long an event's failure waits to hear what became of its transaction.
 const FATE_TIMEOUT: Duration = Duration::from_secs(1);
+
+/// Begins a transaction of the inbox's own.
+pub(crate) const BEGIN_MARKED: &str = "begin deferrable";
 
 /// The name in the error of a [proof](Mark::proof) that fails.
 pub(crate) const ENDED: &str = "pillarbox.the_handler_ended_the_transaction";
@@ -65,8 +77,21 @@ pub(crate) enum Fate {
     Undone,
     /// The handler had committed it.
     Committed,
+    /// The handler had rolled it back, and what it wrote afterwards may be there.
+    RolledBack,
     /// The handler had prepared it. It has been rolled back.
     Prepared,
+}
+
+impl Fate {
+    /// The failure that this is, whatever the handler said, if the handler had ended the transaction.
+    pub(crate) fn ended(self) -> Option<InboxError> {
+        match self {
+            Self::Undone => None,
+            Self::Committed => Some(InboxError::Ended { committed: true }),
+            Self::RolledBack | Self::Prepared => Some(InboxError::Ended { committed: false }),
+        }
+    }
 }
 
 impl Mark {
@@ -129,7 +154,7 @@ impl Begun {
             let code = error.as_database_error().and_then(|error| error.code());
             match code.as_deref() {
                 // There is no transaction, or no such savepoint in it.
-                Some("25P01" | "3B001") => InboxError::Ended { committed: false },
+                Some(NO_TRANSACTION | "3B001") => InboxError::Ended { committed: false },
                 Some("42704") => InboxError::commit(error),
                 _ => InboxError::database("roll back to a savepoint")(error),
             }
@@ -219,12 +244,20 @@ impl Begun {
 
 async fn undo(begun: &mut Begun) -> Fate {
     let Some(Mark { transaction, session }) = &begun.mark else { return Fate::Undone };
-    let text = format!(
-        "rollback; begin; select pg_catalog.pg_xact_status('{transaction}'::pg_catalog.xid8) as fate; {}{}commit; begin",
+    let clean = format!(
+        "begin; select pg_catalog.pg_xact_status('{transaction}'::pg_catalog.xid8) as fate; {}{}commit; begin",
         session.settle(),
         session.clear()
     );
-    let rows = match sqlx::raw_sql(AssertSqlSafe(text)).fetch_all(&mut *begun.tx).await {
+    let text = format!(
+        "rollback and chain; select pg_catalog.current_setting('transaction_deferrable') as marked; rollback; {clean}"
+    );
+    let mut undone = sqlx::raw_sql(AssertSqlSafe(text)).fetch_all(&mut *begun.tx).await;
+    let code = undone.as_ref().err().and_then(|error| error.as_database_error()?.code());
+    if code.as_deref() == Some(NO_TRANSACTION) {
+        undone = sqlx::raw_sql(AssertSqlSafe(clean)).fetch_all(&mut *begun.tx).await;
+    }
+    let rows = match undone {
         Ok(rows) => rows,
         Err(error) => {
             tracing::debug!(%error, "a transaction was not undone by its owner");
@@ -235,7 +268,8 @@ async fn undo(begun: &mut Begun) -> Fate {
     let fate = match fate {
         Some("committed") => Fate::Committed,
         Some("in progress") => Fate::Prepared,
-        _ => Fate::Undone,
+        _ if rows.iter().any(|row| matches!(row.try_get("marked"), Ok("on"))) => Fate::Undone,
+        _ => Fate::RolledBack,
     };
     if fate == Fate::Prepared {
         let transaction = *transaction;
