@@ -381,7 +381,7 @@ async fn committed_by_handler(
     let waiting = claimed.iter().filter(|place| ends[**place].is_none());
     let waiting: Vec<&str> = waiting.map(|place| identities[*place].as_str()).collect();
     if !waiting.is_empty()
-        && let Err(error) = store.unclaim(&store.pool, &waiting).await
+        && let Err(error) = store.unclaim_now(&waiting).await
     {
         tracing::error!(
             consumer = &*store.consumer, events = ?waiting, %error,

@@ -34,7 +34,7 @@ pub(crate) async fn remove_old(store: &Store, retention: Duration) -> Result<u64
             .bind(seconds)
             .bind(first)
             .bind(first + BLOCKS)
-            .fetch_one(&store.pool)
+            .fetch_one(store.pool().await?)
             .await?;
         let (mine, rows, blocks): (bool, i64, i64) =
             (row.try_get(0)?, row.try_get(1)?, row.try_get(2)?);
@@ -48,7 +48,7 @@ pub(crate) async fn remove_old(store: &Store, retention: Duration) -> Result<u64
     for others in others {
         loop {
             let batch = sqlx::query(others.clone()).bind(&*store.consumer).bind(seconds);
-            if batch.execute(&store.pool).await?.rows_affected() == 0 {
+            if batch.execute(store.pool().await?).await?.rows_affected() == 0 {
                 break;
             }
             sleep(BREATH).await;

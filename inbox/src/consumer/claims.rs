@@ -221,7 +221,8 @@ impl Claims {
         self.beating.shutdown().await;
         let leave = async {
             let left = sqlx::query(self.store.leave());
-            left.bind(&self.consumer).bind(&self.process).execute(&self.store.pool).await
+            let pool = self.store.pool().await?;
+            left.bind(&self.consumer).bind(&self.process).execute(pool).await
         };
         if !matches!(timeout(LEAVE_TIMEOUT, leave).await, Ok(Ok(_))) {
             tracing::debug!(
@@ -252,7 +253,7 @@ impl Claim {
         let began = Instant::now();
         let connection = match connection {
             Some(connection) => connection,
-            None => connection.insert(store.pool.acquire().await?.detach()),
+            None => connection.insert(store.pool().await?.acquire().await?.detach()),
         };
         let held: Vec<i32> =
             self.held.iter().filter_map(|held| i32::try_from(*held).ok()).collect();

@@ -377,6 +377,10 @@ impl Consumer {
             + Send
             + 'static,
     {
+        // Before anything is opened that asks the database or tells it something.
+        if !self.has_own_sessions(&shutdown).await? {
+            return Ok(());
+        }
         let opener = Opener::new(
             self.client.clone(),
             self.jetstream.clone(),
@@ -397,9 +401,6 @@ impl Consumer {
                 reporter: self.reporter.clone(),
             },
         };
-        if !self.has_own_sessions(&shutdown).await? {
-            return Ok(());
-        }
         let mut running = Running::new(worker, self.reader.clone());
         let ended = running.run(&mut share, &shutdown).await;
         running.finish().await;

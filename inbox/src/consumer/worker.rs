@@ -303,7 +303,7 @@ impl Rules {
         let id = event.id().as_str();
         self.reporter.meter.duplicate();
         tracing::debug!(consumer = self.config.name, event_id = id, "skipped a duplicate");
-        if let Err(error) = self.store.forget(&self.store.pool, event.identity().as_str()).await {
+        if let Err(error) = self.store.forget_now(event.identity().as_str()).await {
             tracing::debug!(consumer = self.config.name, event_id = id, %error, "a failure was left behind");
         }
     }

@@ -119,8 +119,10 @@ impl StoredRequests {
     /// are not held up, and several processes may do it at once. Cancelled, what is removed stays removed.
     ///
     /// # Errors
-    /// [`InboxError::Database`].
+    /// [`InboxError::Database`], and [`InboxError::Pooled`] behind a pooler in transaction mode.
     pub async fn remove_older_than(&self, age: Duration) -> Result<u64, InboxError> {
+        let own = self.own_sessions.are_own(&self.pool).await;
+        own.map_err(InboxError::database("remove old requests"))?;
         let mut all = 0;
         loop {
             let removed = sqlx::query(self.statements.remove.clone())

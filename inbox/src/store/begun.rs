@@ -307,8 +307,8 @@ async fn roll_back_prepared(begun: &mut Begun, transaction: u64) -> Result<(), s
 impl Store {
     /// Opens a transaction.
     pub(crate) async fn begin(&self) -> Result<Begun, sqlx::Error> {
-        self.has_own_sessions().await?;
-        Ok(Begun::new(self.pool.begin_with(self.statements.begin.clone()).await?))
+        let pool = self.pool().await?;
+        Ok(Begun::new(pool.begin_with(self.statements.begin.clone()).await?))
     }
 
     /// Fails if the pool's sessions are shared with others. Asks once.

@@ -77,7 +77,7 @@ impl Store {
     ) -> Result<Vec<DeadLetter>, sqlx::Error> {
         let letters = sqlx::query(self.statements.letters.clone());
         let letters = letters.bind(&*self.consumer).bind(after).bind(limit).bind(self.stream());
-        letters.fetch_all(&self.pool).await?.iter().map(read).collect()
+        letters.fetch_all(self.pool().await?).await?.iter().map(read).collect()
     }
 
     fn stream(&self) -> Option<&str> {
@@ -92,20 +92,21 @@ impl Store {
         };
         let found = sqlx::query(self.statements.find.clone()).bind(&*self.consumer);
         let found = found.bind(id).bind(position).bind(self.stream());
-        found.fetch_all(&self.pool).await?.iter().map(read).collect()
+        found.fetch_all(self.pool().await?).await?.iter().map(read).collect()
     }
 
     /// Parks a dead one, or all of them, for the consumer to handle. How many that is.
     pub(crate) async fn retry(&self, position: Option<i64>) -> Result<u64, sqlx::Error> {
         let retry = sqlx::query(self.statements.retry.clone());
         let retry = retry.bind(&*self.consumer).bind(position).bind(self.stream());
-        Ok(retry.execute(&self.pool).await?.rows_affected())
+        Ok(retry.execute(self.pool().await?).await?.rows_affected())
     }
 
     /// Marks one as not to be handled. `false` if it is not unresolved.
     pub(crate) async fn discard(&self, position: i64) -> Result<bool, sqlx::Error> {
         let discard = sqlx::query(self.statements.discard.clone());
-        let discarded = discard.bind(&*self.consumer).bind(position).execute(&self.pool).await?;
+        let discarded =
+            discard.bind(&*self.consumer).bind(position).execute(self.pool().await?).await?;
         Ok(discarded.rows_affected() == 1)
     }
 
@@ -173,7 +174,7 @@ impl Store {
             .bind(i64::try_from(lease.as_millis()).unwrap_or(i64::MAX))
             .bind(i64::try_from(most).unwrap_or(i64::MAX))
             .bind(self.stream())
-            .fetch_all(&self.pool)
+            .fetch_all(self.pool().await?)
             .await?;
         rows.iter().map(read).collect()
     }
@@ -183,7 +184,12 @@ impl Store {
     pub(crate) async fn rest(&self, identity: &str, wait: Duration) -> Result<(), sqlx::Error> {
         let wait = i64::try_from(wait.as_millis()).unwrap_or(i64::MAX);
         let rest = sqlx::query(self.statements.rest.clone());
-        rest.bind(&*self.consumer).bind(identity).bind(wait).execute(&self.pool).await.map(drop)
+        rest.bind(&*self.consumer)
+            .bind(identity)
+            .bind(wait)
+            .execute(self.pool().await?)
+            .await
+            .map(drop)
     }
 
     /// Gives the event up: a dead letter, and the event counts as handled.
@@ -204,7 +210,7 @@ impl Store {
         let identity = event.identity();
         let headers = event.headers().iter().map(|(name, value)| (&**name, &**value));
         // Without its letter the event does not count as handled.
-        let mut tx = self.pool.begin().await?;
+        let mut tx = self.pool().await?.begin().await?;
         let row = sqlx::query(self.statements.bury.clone())
             .bind(&*self.consumer)
             .bind(text(identity.as_str()))
@@ -256,7 +262,7 @@ impl Store {
             .bind(written(headers, text)?)
             .bind(payload)
             .bind(text(&storable(error)))
-            .fetch_one(&self.pool)
+            .fetch_one(self.pool().await?)
             .await?;
         Stored::read(&row)
     }
@@ -265,7 +271,7 @@ impl Store {
     #[cfg(feature = "jetstream")]
     pub(crate) async fn spoil(&self, position: i64, error: &str) -> Result<(), sqlx::Error> {
         let spoil = sqlx::query(self.statements.spoil.clone()).bind(&*self.consumer);
-        spoil.bind(position).bind(storable(error)).execute(&self.pool).await.map(drop)
+        spoil.bind(position).bind(storable(error)).execute(self.pool().await?).await.map(drop)
     }
 }
 

@@ -58,7 +58,8 @@ const MAX_ERROR_CHARS: usize = 8_000;
 /// Where a consumer keeps what it has handled. Cheap to clone.
 #[derive(Clone, Debug)]
 pub(crate) struct Store {
-    pub(crate) pool: PgPool,
+    /// Behind [`pool`](Self::pool), which looks first.
+    pool: PgPool,
     pub(crate) consumer: Arc<str>,
     statements: Arc<Statements>,
     /// `None` where nothing is kept.
@@ -286,7 +287,6 @@ impl Store {
         self.kept.as_ref()
     }
 
-    /// Removes what is known of failed attempts.
     /// The pool, once it is known that its sessions are its own: behind a pooler in transaction mode a statement may run
     /// that nobody sent.
     pub(crate) async fn pool(&self) -> Result<&PgPool, sqlx::Error> {
@@ -294,6 +294,7 @@ impl Store {
         Ok(&self.pool)
     }
 
+    /// Removes what is known of failed attempts.
     pub(crate) async fn forget(
         &self,
         executor: impl PgExecutor<'_>,
@@ -301,6 +302,12 @@ impl Store {
     ) -> Result<(), sqlx::Error> {
         let forget = sqlx::query(self.statements.forget.clone());
         forget.bind(&*self.consumer).bind(event_id).execute(executor).await.map(drop)
+    }
+
+    /// [`forget`](Self::forget) in a transaction of its own.
+    #[cfg(feature = "jetstream")]
+    pub(crate) async fn forget_now(&self, event_id: &str) -> Result<(), sqlx::Error> {
+        self.forget(self.pool().await?, event_id).await
     }
 
     /// Events that this transaction recorded are not handled after all.
@@ -312,6 +319,12 @@ impl Store {
     ) -> Result<(), sqlx::Error> {
         let unclaim = sqlx::query(self.statements.unclaim.clone());
         unclaim.bind(&*self.consumer).bind(event_ids).execute(executor).await.map(drop)
+    }
+
+    /// [`unclaim`](Self::unclaim) in a transaction of its own.
+    #[cfg(feature = "jetstream")]
+    pub(crate) async fn unclaim_now(&self, event_ids: &[&str]) -> Result<(), sqlx::Error> {
+        self.unclaim(self.pool().await?, event_ids).await
     }
 
     /// [`forget`](Self::forget) as the text of a simple query.
@@ -360,7 +373,7 @@ impl Store {
     #[cfg(feature = "jetstream")]
     pub(crate) async fn is_handled(&self, event_id: &str) -> Result<bool, sqlx::Error> {
         let handled = sqlx::query(self.statements.is_handled.clone());
-        handled.bind(&*self.consumer).bind(event_id).fetch_one(&self.pool).await?.try_get(0)
+        handled.bind(&*self.consumer).bind(event_id).fetch_one(self.pool().await?).await?.try_get(0)
     }
 
     /// The statement by which a process takes its share of the partitions.
@@ -385,7 +398,7 @@ impl Store {
             .bind(alone)
             .bind(id)
             .bind(source)
-            .fetch_one(&self.pool)
+            .fetch_one(self.pool().await?)
             .await?;
         if row.try_get(0)? {
             return Ok(Marked::Handled);
@@ -401,12 +414,12 @@ impl Store {
     /// Marked events have ended, without a failure to be counted.
     pub(crate) async fn unmark(&self, event_ids: &[String]) -> Result<(), sqlx::Error> {
         let unmark = sqlx::query(self.statements.unmark.clone());
-        unmark.bind(&*self.consumer).bind(event_ids).execute(&self.pool).await.map(drop)
+        unmark.bind(&*self.consumer).bind(event_ids).execute(self.pool().await?).await.map(drop)
     }
 
     /// Whether the database answers, before long.
     pub(crate) async fn answers(&self) -> bool {
-        let asked = sqlx::query("select 1").execute(&self.pool);
+        let asked = async { sqlx::query("select 1").execute(self.pool().await?).await };
         matches!(tokio::time::timeout(ANSWER_TIMEOUT, asked).await, Ok(Ok(_)))
     }
 
@@ -452,7 +465,7 @@ impl Store {
         let record = async |error: &str, id: Option<Cow<'_, str>>, source: Option<Cow<'_, str>>| {
             let record = sqlx::query(statement.clone()).bind(&*self.consumer);
             let record = record.bind(identity.as_str()).bind(error).bind(id).bind(source);
-            record.fetch_one(&self.pool).await
+            record.fetch_one(self.pool().await?).await
         };
         let error = storable(error);
         match record(&error, id.map(Cow::from), source.map(Cow::from)).await {
