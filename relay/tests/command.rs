@@ -5,6 +5,7 @@ mod support;
 
 use std::process::{Command, Output};
 
+use pillarbox_testkit::{Nats, Postgres, Servers};
 use support::{Process, Shop};
 
 fn pillarbox(arguments: &[&str]) -> Output {
@@ -251,4 +252,135 @@ fn no_level_of_the_log_shows_a_secret() {
         }
     }
     std::fs::remove_file(&password_file).unwrap();
+}
+
+/// The ways in which `RUST_LOG` can ask for everything, also of the parts that write secrets.
+const EVERYTHING: [&str; 4] = [
+    "trace",
+    "sqlx=trace,sqlx_postgres::options::pgpass=trace,async_nats=trace,async_nats::connection=trace",
+    "async_nats::connector[{attempt}]=trace,async_nats::connection[{connect_info}]=trace,trace",
+    "[connect]=trace,trace",
+];
+
+const PASSWORD: &str = "hunter2/+secret";
+
+/// The password in all the forms in which it travels: as it is, in a URL, in base64 at each alignment, in hexadecimal
+/// digits, and what md5 authentication stores, which is as good as the password.
+fn forms_of_the_password(md5: &str) -> Vec<String> {
+    let mut forms = vec![
+        "hunter2".to_owned(),
+        PASSWORD.to_owned(),
+        "hunter2%2F%2Bsecret".to_owned(),
+        data_encoding::HEXLOWER.encode(PASSWORD.as_bytes()),
+        md5.to_owned(),
+    ];
+    for before in ["", "x", "xx"] {
+        let text = data_encoding::BASE64.encode(format!("{before}{PASSWORD}").as_bytes());
+        // What stands at the edges depends on the neighbours.
+        forms.push(text[4..text.len() - 4].to_owned());
+    }
+    forms
+}
+
+#[tokio::test]
+async fn no_level_of_the_log_shows_a_password_that_is_sent() {
+    let servers = Servers {
+        postgres: Postgres::options()
+            .access("host all scram 127.0.0.1/32 scram-sha-256\nhost all old 127.0.0.1/32 md5")
+            .start()
+            .await
+            .unwrap(),
+        nats: Nats::start().await.unwrap(),
+    };
+    let scope = servers.scope().await.unwrap();
+    let users = format!("authorization {{ users = [{{ user: u, password: \"{PASSWORD}\" }}] }}");
+    let closed = Nats::options().closed().config(&users).start().await.unwrap();
+    pillarbox_outbox::migrate(scope.pool()).await.unwrap();
+    for sql in [
+        "set password_encryption = 'scram-sha-256'",
+        &format!("create role scram login superuser password '{PASSWORD}'"),
+        "set password_encryption = 'md5'",
+        &format!("create role old login superuser password '{PASSWORD}'"),
+        "reset password_encryption",
+    ] {
+        sqlx::raw_sql(sqlx::AssertSqlSafe(sql.to_owned())).execute(scope.pool()).await.unwrap();
+    }
+    let md5: String = sqlx::query_scalar("select md5($1 || 'old')")
+        .bind(PASSWORD)
+        .fetch_one(scope.pool())
+        .await
+        .unwrap();
+    let forms = forms_of_the_password(&md5);
+    let folder = tempfile::tempdir().unwrap();
+    let pgpass = folder.path().join("pgpass");
+    std::fs::write(&pgpass, format!("*:*:*:*:{PASSWORD}\n")).unwrap();
+    std::fs::set_permissions(&pgpass, std::os::unix::fs::PermissionsExt::from_mode(0o600)).unwrap();
+    let pgpass = pgpass.to_str().unwrap();
+    let url = |login: &str| scope.database_url().replace("//postgres@", &format!("//{login}@"));
+    let in_url = ("PGAPPNAME", "x");
+    let logins = [
+        ("scram:hunter2%2F%2Bsecret", in_url),
+        ("old:hunter2%2F%2Bsecret", in_url),
+        ("scram", ("PGPASSWORD", PASSWORD)),
+        ("scram", ("PGPASSFILE", pgpass)),
+    ];
+    let nats = format!("nats://u:{PASSWORD}@127.0.0.1:{}", closed.port())
+        .replace(PASSWORD, "hunter2%2F%2Bsecret");
+    let by_setting = format!("nats://127.0.0.1:{}", closed.port());
+    for (number, level) in EVERYTHING.into_iter().enumerate() {
+        for (login, (name, value)) in logins {
+            let mut command = Command::new(env!("CARGO_BIN_EXE_pillarbox"));
+            command
+                .args(["doctor", "--log-format", ["text", "json"][number % 2]])
+                .env("RUST_LOG", level)
+                .env("DATABASE_URL", url(login))
+                .env(name, value);
+            match name {
+                "PGPASSWORD" => command
+                    .env("NATS_URL", &by_setting)
+                    .env("NATS_USER", "u")
+                    .env("NATS_PASSWORD", PASSWORD),
+                _ => command.env("NATS_URL", &nats),
+            };
+            let output = command.output().unwrap();
+            let (shown, said) = (text(&output.stdout), text(&output.stderr));
+            for check in ["database.reachable", "broker.reachable"] {
+                let line = shown.lines().find(|line| line.contains(check)).unwrap();
+                assert!(line.contains("ok"), "{login} {name}: {line}");
+            }
+            assert!(said.contains("DEBUG"), "{level} is heard: {said}");
+            for form in &forms {
+                let lines: Vec<_> =
+                    said.lines().chain(shown.lines()).filter(|line| line.contains(form)).collect();
+                assert!(lines.is_empty(), "{level}, {login}, {name}: {form} in {lines:#?}");
+            }
+        }
+    }
+}
+
+#[test]
+fn a_password_file_that_is_not_used_because_others_may_read_it_is_named() {
+    let folder = tempfile::tempdir().unwrap();
+    let pgpass = folder.path().join("pgpass");
+    std::fs::write(&pgpass, "*:*:*:*:hunter2\n").unwrap();
+    let said = |mode: u32, url: &str| {
+        std::fs::set_permissions(&pgpass, std::os::unix::fs::PermissionsExt::from_mode(mode))
+            .unwrap();
+        let output = Command::new(env!("CARGO_BIN_EXE_pillarbox"))
+            .args(["config", "--database-url", url])
+            .env_remove("PGPASSWORD")
+            .env("PGPASSFILE", &pgpass)
+            .output()
+            .unwrap();
+        text(&output.stdout) + &text(&output.stderr)
+    };
+    let named = |said: &str| said.contains(&format!("chmod 600 {}", pgpass.display()));
+    for mode in [0o640, 0o604, 0o620, 0o602] {
+        let said = said(mode, "postgres://u@h/x");
+        assert!(named(&said) && !said.contains("hunter2"), "{mode:o}: {said}");
+    }
+    let used = said(0o600, "postgres://u@h/x");
+    assert!(!named(&used), "{used}");
+    let not_needed = said(0o644, "postgres://u:p@h/x");
+    assert!(!named(&not_needed), "{not_needed}");
 }

@@ -5,18 +5,23 @@ use std::io::{self, IsTerminal, Write};
 
 use clap::ValueEnum;
 use tracing::field::Field;
-use tracing_subscriber::EnvFilter;
 use tracing_subscriber::field::MakeExt;
+use tracing_subscriber::filter::{FilterExt, LevelFilter, filter_fn};
 use tracing_subscriber::fmt::format::{Writer, debug_fn};
+use tracing_subscriber::fmt::layer;
+use tracing_subscriber::layer::SubscriberExt;
+use tracing_subscriber::util::SubscriberInitExt;
+use tracing_subscriber::{EnvFilter, Layer};
 
 use super::terminal::{harmless, harmless_json};
 
 /// What is logged unless `RUST_LOG` says otherwise.
 const DEFAULT: &str = "info,async_nats=warn,jetstream_extra=warn,sqlx=warn";
 
-/// Parts of libraries that write passwords: the broker's URL with its login, at `debug`, and the lines of a
-/// password file that is malformed, at `warn`. Nothing that `RUST_LOG` says turns them on.
-const NEVER: [&str; 2] = ["async_nats::connector=off", "sqlx_postgres::options=off"];
+/// The beginnings of the names of those parts of libraries that write passwords: `async_nats::connector` the broker's
+/// URL with its login, at `debug`; `async_nats::connection` all of a login as it is sent, at `trace`;
+/// `sqlx_postgres::options` the lines of a password file that is malformed, at `warn`.
+const NEVER: [&str; 2] = ["async_nats::connect", "sqlx_postgres::options"];
 
 /// How log lines are written.
 #[derive(Clone, Copy, Debug, ValueEnum)]
@@ -31,17 +36,20 @@ pub(super) enum LogFormat {
 /// act on a terminal.
 pub(super) fn start(format: LogFormat) {
     let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new(DEFAULT));
-    let never = NEVER.iter().filter_map(|directive| directive.parse().ok());
-    let filter = never.fold(filter, EnvFilter::add_directive);
-    let log = tracing_subscriber::fmt().with_env_filter(filter).with_target(false);
-    match format {
-        LogFormat::Text => log
+    // A filter of its own: among the directives of one, the most specific wins, and `RUST_LOG` may be more specific.
+    let harmless =
+        filter_fn(|metadata| !NEVER.iter().any(|part| metadata.target().starts_with(part)))
+            .with_max_level_hint(LevelFilter::TRACE);
+    let log = match format {
+        LogFormat::Text => layer()
+            .with_target(false)
             .with_writer(io::stderr)
             .with_ansi(io::stderr().is_terminal())
             .fmt_fields(debug_fn(field).delimited(" "))
-            .init(),
-        LogFormat::Json => log.json().with_writer(JsonLine::default).init(),
-    }
+            .boxed(),
+        LogFormat::Json => layer().with_target(false).json().with_writer(JsonLine::default).boxed(),
+    };
+    tracing_subscriber::registry().with(log.with_filter(filter.and(harmless))).init();
 }
 
 fn field(to: &mut Writer<'_>, field: &Field, value: &dyn Debug) -> std::fmt::Result {

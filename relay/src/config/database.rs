@@ -73,6 +73,22 @@ pub(super) fn key_files(url: &str) -> impl Iterator<Item = PathBuf> {
     files(&format!("?{keys}")).into_iter().map(|(_, path)| path)
 }
 
+/// Whether neither the URL nor the environment has a password, so that it is looked for in files.
+pub(super) fn wants_password(url: &str) -> bool {
+    let login = url.split_once("//").and_then(|(_, rest)| rest.split_once('@'));
+    let in_login = login.is_some_and(|(login, _)| login.contains(':'));
+    let parameters = url.split_once('?').map_or("", |(_, parameters)| parameters);
+    let in_parameters = parameters.split('&').any(|parameter| parameter.starts_with("password="));
+    !in_login && !in_parameters && std::env::var_os("PGPASSWORD").is_none()
+}
+
+/// Where passwords are looked for.
+pub(super) fn password_files() -> Vec<PathBuf> {
+    let named = std::env::var_os("PGPASSFILE").map(PathBuf::from);
+    let own = std::env::home_dir().map(|home| home.join(".pgpass"));
+    named.into_iter().chain(own).collect()
+}
+
 pub(super) fn validate(url: &str) -> Result<(), ConfigError> {
     let fail = |problem| Err(ConfigError { key: "database_url", value: masked(url), problem });
     if !url.starts_with("postgres://") && !url.starts_with("postgresql://") {

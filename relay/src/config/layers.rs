@@ -257,7 +257,12 @@ impl Settings {
         {
             files.insert(file, "the settings");
         }
-        files.iter().filter_map(|(path, key)| exposed(path, key)).collect()
+        let mut said: Vec<String> =
+            files.iter().filter_map(|(path, key)| exposed(path, key)).collect();
+        if self.outboxes.iter().any(|outbox| database::wants_password(&outbox.database_url)) {
+            said.extend(database::password_files().iter().filter_map(|path| unused(path)));
+        }
+        said
     }
 
     /// Refuses settings in which an outbox has no database set.
@@ -518,6 +523,19 @@ fn exposed(path: &Path, key: &str) -> Option<String> {
     Some(format!(
         "every account of this machine can {what} {path} ({key}), which holds a secret: chmod o-rw {path}"
     ))
+}
+
+/// What is wrong with the permissions of a file of passwords, as `psql` reads one too: it is not used then.
+fn unused(path: &Path) -> Option<String> {
+    use std::os::unix::fs::PermissionsExt;
+    let mode = std::fs::metadata(path).ok()?.permissions().mode();
+    let path = path.display();
+    (mode & 0o077 != 0).then(|| {
+        format!(
+            "other accounts of this machine can read or change {path} (PGPASSFILE), so the passwords in it are not \
+             used: chmod 600 {path}"
+        )
+    })
 }
 
 #[cfg(test)]
