@@ -20,6 +20,9 @@ use tokio_util::sync::CancellationToken;
 
 const PERMISSIONS: &str = include_str!("../../docs/nats-permissions.conf");
 
+/// The relay's inbox prefix.
+const INBOX: (&str, &str) = ("NATS_INBOX_PREFIX", "_INBOX_relay");
+
 /// A database with the printed grants, and a broker with the documented permissions.
 struct Closed {
     scope: Scope,
@@ -83,7 +86,10 @@ impl Closed {
     }
 
     async fn client(&self, user: &str) -> async_nats_public::Client {
-        let inbox = if user == "payments" { "_INBOX_payments" } else { "_INBOX" };
+        let inbox = match user {
+            "admin" => "_INBOX".to_owned(),
+            user => format!("_INBOX_{user}"),
+        };
         ConnectOptions::with_user_and_password(user.into(), format!("{user}-pw"))
             .custom_inbox_prefix(inbox)
             .connect(self.nats.url())
@@ -93,7 +99,7 @@ impl Closed {
 
     fn relay(&self, more: &[&str], environment: &[(&str, &str)]) -> Process {
         let (database, nats) = (self.url("relay"), self.nats_url("relay"));
-        let mut all = vec![("DATABASE_URL", &*database), ("NATS_URL", &*nats)];
+        let mut all = vec![("DATABASE_URL", &*database), ("NATS_URL", &*nats), INBOX];
         all.extend(environment);
         Process::run(&[&["relay", "--lease-ms", "2000"], more].concat(), &all)
     }
@@ -103,6 +109,7 @@ impl Closed {
             .args(arguments)
             .env("DATABASE_URL", self.url(duty))
             .env("NATS_URL", self.nats_url("relay"))
+            .env(INBOX.0, INBOX.1)
             .output()
             .unwrap();
         let said = String::from_utf8_lossy(&output.stderr).into_owned();
@@ -110,7 +117,8 @@ impl Closed {
         String::from_utf8(output.stdout).unwrap()
     }
 
-    async fn consumer(&self, router: Router) -> Handling {
+    /// The consumer over this user's client.
+    async fn consumer_of(&self, user: &str) -> Consumer {
         let config = ConsumerConfig {
             stream: "ORDERS".into(),
             name: "payments".into(),
@@ -121,7 +129,13 @@ impl Closed {
             ..ConsumerConfig::default()
         };
         let pool = self.pool("consumer").await;
-        let consumer = Consumer::new(self.client("payments").await, pool, config).unwrap();
+        Consumer::new(self.client(user).await, pool, config).unwrap()
+    }
+
+    /// The consumer as it runs, on the durable that a deployment has made.
+    async fn consumer(&self, router: Router) -> Handling {
+        self.consumer_of("admin").await.prepare().await.unwrap();
+        let consumer = self.consumer_of("payments").await;
         let shutdown = CancellationToken::new();
         let running = tokio::spawn(consumer.run(router, shutdown.clone()));
         Handling { running, shutdown }
@@ -366,18 +380,27 @@ async fn no_part_may_do_another_s_work_on_the_broker() {
         ("relay", "$JS.API.CONSUMER.MSG.NEXT.ORDERS.payments"),
         ("payments", "orders.placed"),
         ("payments", "$JS.API.STREAM.DELETE.ORDERS"),
-        ("payments", "$JS.API.STREAM.MSG.GET.ORDERS"),
+        ("payments", "$JS.API.STREAM.MSG.GET.INVOICES"),
         ("payments", "$JS.API.CONSUMER.MSG.NEXT.ORDERS.shipping"),
         ("payments", "$JS.API.CONSUMER.DELETE.ORDERS.payments"),
+        // Each of them could name another user's inbox as the place to deliver to.
+        ("payments", "$JS.API.CONSUMER.CREATE.ORDERS.payments"),
+        ("payments", "$JS.API.CONSUMER.CREATE.ORDERS.payments.orders.placed"),
+        ("payments", "$JS.API.CONSUMER.DURABLE.CREATE.ORDERS.payments"),
+        ("payments", "$JS.API.CONSUMER.CREATE.ORDERS"),
     ];
     for (user, subject) in forbidden {
         let client = closed.client(user).await;
         client.publish(subject, "{}".into()).await.unwrap();
         client.flush().await.unwrap();
     }
-    for (user, subject) in
-        [("relay", "orders.>"), ("payments", "orders.>"), ("payments", "_INBOX.>")]
-    {
+    for (user, subject) in [
+        ("relay", "orders.>"),
+        ("relay", "_INBOX.>"),
+        ("payments", "orders.>"),
+        ("payments", "_INBOX.>"),
+        ("payments", "_INBOX_relay.>"),
+    ] {
         let client = closed.client(user).await;
         let _subscriber = client.subscribe(subject).await.unwrap();
         client.flush().await.unwrap();
@@ -395,12 +418,45 @@ async fn no_part_may_do_another_s_work_on_the_broker() {
             }
         }
         match log.matches("Subscription Violation").count() {
-            3 => Ok(Some(())),
+            5 => Ok(Some(())),
             found => Err(format!("{found} subscriptions refused:\n{log}")),
         }
     })
     .await
     .unwrap();
+}
+
+#[tokio::test]
+async fn a_consumer_that_may_not_make_its_durable_says_so_and_reads_once_it_is_made() {
+    let closed = Closed::open().await;
+    let writer = closed.pool("writer").await;
+    let mut tx = writer.begin().await.unwrap();
+    publish(&mut tx, event("orders.placed", "1", "one")).await.unwrap();
+    tx.commit().await.unwrap();
+    let _relay = closed.relay(&[], &[]);
+
+    let consumer = closed.consumer_of("payments").await;
+    let refused = consumer.prepare().await.unwrap_err().to_string();
+    assert!(refused.contains("$JS.API.CONSUMER.CREATE.ORDERS.payments"), "{refused}");
+    let status = consumer.status();
+    let shutdown = CancellationToken::new();
+    let router = Router::new().on(handler_fn(charge));
+    let running = tokio::spawn(consumer.run(router, shutdown.clone()));
+    let handling = Handling { running, shutdown };
+    eventually("the status to name the right that is missing", DEADLINE, async || {
+        let said = serde_json::to_string(&status.get()).unwrap();
+        let named = said.contains("CONSUMER.CREATE.ORDERS.payments");
+        if named { Ok(Some(())) } else { Err(said) }
+    })
+    .await
+    .unwrap();
+
+    // A deployment makes it, twice without harm; the consumer goes on by itself.
+    let deployment = closed.consumer_of("admin").await;
+    deployment.prepare().await.unwrap();
+    deployment.prepare().await.unwrap();
+    closed.until("select count(*) from charges", 1).await;
+    handling.stop().await;
 }
 
 /// Collects what is logged in this process.

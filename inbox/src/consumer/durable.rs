@@ -107,7 +107,14 @@ impl Durable {
             Ok(_) => Ok(()),
             // Another process was faster. Whether it is the same is seen when it is opened.
             Err(error) if error.kind() == ConsumerCreateStrictErrorKind::AlreadyExists => Ok(()),
-            Err(error) => Err(NotNow::Later(full_text(&error))),
+            Err(error) => Err(NotNow::Later(format!(
+                "stream {stream} has no durable consumer {name}, and it was not made: {error}. Without the right to ask \
+                 $JS.API.CONSUMER.CREATE.{stream}.{name} there is no answer: have a user make it that has this right \
+                 (Consumer::prepare)",
+                stream = config.stream,
+                name = self.name,
+                error = full_text(&error)
+            ))),
         }
     }
 

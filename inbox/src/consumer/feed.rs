@@ -85,6 +85,16 @@ impl Opener {
         prepare(&stream, &self.config, &self.store, self.pinned()).await
     }
 
+    /// As [`prepare`](Self::prepare), and checks all of them.
+    pub(super) async fn prepare_and_check(&self) -> Result<(), NotNow> {
+        self.prepare().await?;
+        let stream = self.stream().await?;
+        for durable in Durable::all(&self.config) {
+            durable.find(&stream, &self.config, self.pinned()).await?;
+        }
+        Ok(())
+    }
+
     /// `pin`: what this process was pinned as in its last subscription.
     async fn open(
         &self,

@@ -59,6 +59,7 @@ use crate::retention::keep_removing;
 use crate::router::Router;
 use crate::store::Store;
 use blame::Breakers;
+use durable::NotNow;
 use feed::Opener;
 use limit::Limit;
 use reader::{How, Reader};
@@ -139,6 +140,16 @@ pub enum ConsumerError {
         found: String,
         /// What was asked for.
         expected: String,
+    },
+    /// [`Consumer::prepare`] did not get what it asked the broker or the database for.
+    #[error("consumer {name} of stream {stream} is not prepared: {reason}")]
+    NotPrepared {
+        /// The stream.
+        stream: String,
+        /// The consumer.
+        name: String,
+        /// What happened.
+        reason: String,
     },
     /// There are events that were not handled before the number of partitions was changed.
     #[error(
@@ -253,6 +264,42 @@ impl Consumer {
     /// The [`InboxLayer`] that [`run`](Self::run) puts around its service, for [`run_service`](Self::run_service).
     pub fn layer(&self) -> InboxLayer {
         InboxLayer::of(self.store.clone())
+    }
+
+    /// Makes the durable consumers that are missing and checks those that are there, as [`run`](Self::run) does at its
+    /// start, and returns. For a deployment that has the right to create consumers on the broker: the service then
+    /// needs none, which matters because a consumer may be created so that it delivers to another user's inbox.
+    ///
+    /// It tries once, and takes up to some seconds for each question to the broker. Cancelled, it may have made some
+    /// of the durables; the next call makes the others.
+    ///
+    /// # Errors
+    /// [`ConsumerError::NotPrepared`] where the broker or the database does not do or tell what is needed,
+    /// [`ConsumerError::Inbox`] without a database or behind a pooler that shares its sessions; otherwise as
+    /// [`run`](Self::run).
+    pub async fn prepare(&self) -> Result<(), ConsumerError> {
+        let own = self.store.has_own_sessions().await;
+        own.map_err(InboxError::database("ask the database for its sessions"))?;
+        let prepared = self.opener().prepare_and_check().await;
+        prepared.map_err(|not| match not {
+            NotNow::Never(error) => error,
+            NotNow::Later(reason) => ConsumerError::NotPrepared {
+                stream: self.config.stream.clone(),
+                name: self.config.name.clone(),
+                reason,
+            },
+        })
+    }
+
+    fn opener(&self) -> Opener {
+        Opener::new(
+            self.client.clone(),
+            self.jetstream.clone(),
+            self.store.clone(),
+            self.config.clone(),
+            self.reporter.clone(),
+            self.reader.clone(),
+        )
     }
 
     /// Handles events with `service` until `shutdown` is cancelled, which lets running handlers finish, up to
@@ -381,15 +428,7 @@ impl Consumer {
         if !self.has_own_sessions(&shutdown).await? {
             return Ok(());
         }
-        let opener = Opener::new(
-            self.client.clone(),
-            self.jetstream.clone(),
-            self.store.clone(),
-            self.config.clone(),
-            self.reporter.clone(),
-            self.reader.clone(),
-        );
-        let mut share = Share::open(opener, self.store.clone(), &self.config);
+        let mut share = Share::open(self.opener(), self.store.clone(), &self.config);
         let worker = Worker {
             service,
             batches,
