@@ -94,5 +94,5 @@ pub use relay::Relay;
 #[doc(hidden)]
 pub use sabotage::Protection;
 pub use session::{Database, SessionError};
-pub use share::Relays;
+pub use share::{Notice, Relays};
 pub use status::Status;

@@ -187,7 +187,7 @@ impl Relay {
         loop {
             if attend_at <= Instant::now() {
                 attend_at = Instant::now() + third;
-                let attended = registry.attend(self.share.leads());
+                let attended = registry.attend(self.share.presence());
                 let Some(attended) = unless_stopped(shutdown, attended).await else {
                     return Ok(Ended::Stopped);
                 };
@@ -373,7 +373,7 @@ impl Relay {
                 () = sleep_until(renew_at) => {
                     lease.renew().await?;
                     renew_at = Instant::now() + third;
-                    let least = lease.attend(self.share.leads()).await?;
+                    let least = lease.attend(self.share.presence()).await?;
                     if self.share.hands_over(least, lease.length() / 2) {
                         tracing::info!(relay = self.config.name, "handing over to a less busy process");
                         stop.cancel();

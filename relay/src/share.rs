@@ -32,6 +32,34 @@ pub(crate) struct Share {
     pub(crate) holder: String,
     leads: AtomicI32,
     handed_over: Mutex<Option<Instant>>,
+    notice: Notice,
+}
+
+/// What is wrong with the process that relays run in, though they ship: for those who look at its outboxes. Cheap to
+/// clone; all clones are one.
+///
+/// Each relay tells it to its database with its next sign of life, at the latest after a third of the lease, and
+/// [`Status::notices`](crate::Status::notices) and `pillarbox doctor` show it.
+#[derive(Clone, Debug, Default)]
+pub struct Notice(Arc<Mutex<Option<String>>>);
+
+impl Notice {
+    /// Says what is wrong, in place of what was said before; `None`: nothing is. It must hold no secret.
+    pub fn set(&self, text: Option<String>) {
+        *self.0.lock().unwrap_or_else(PoisonError::into_inner) = text;
+    }
+
+    fn text(&self) -> Option<String> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+}
+
+/// What a process tells each of its outboxes about itself.
+#[derive(Debug)]
+pub(crate) struct Presence {
+    /// How many outboxes it leads.
+    pub(crate) leads: i32,
+    pub(crate) notice: Option<String>,
 }
 
 impl Share {
@@ -39,7 +67,16 @@ impl Share {
         let host = rustix::system::uname().nodename().to_string_lossy().into_owned();
         let run = uuid::Uuid::new_v4().simple().to_string();
         let holder = format!("{host}/{}/{}", std::process::id(), &run[..8]);
-        Arc::new(Self { holder, leads: AtomicI32::new(0), handed_over: Mutex::new(None) })
+        Arc::new(Self {
+            holder,
+            leads: AtomicI32::new(0),
+            handed_over: Mutex::new(None),
+            notice: Notice::default(),
+        })
+    }
+
+    pub(crate) fn presence(&self) -> Presence {
+        Presence { leads: self.leads(), notice: self.notice.text() }
     }
 
     /// How many outboxes this process leads.
@@ -82,6 +119,7 @@ impl Drop for Leading {
 #[derive(Debug)]
 pub struct Relays {
     relays: Vec<Relay>,
+    notice: Notice,
 }
 
 impl Relays {
@@ -95,7 +133,12 @@ impl Relays {
             .into_iter()
             .map(|config| Relay::sharing(config, share.clone()))
             .collect::<Result<_, _>>()?;
-        Ok(Self { relays })
+        Ok(Self { relays, notice: share.notice.clone() })
+    }
+
+    /// Where whoever embeds the relays says what is wrong with the process beside them.
+    pub fn notice(&self) -> Notice {
+        self.notice.clone()
     }
 
     /// The relays, for looking at them.

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 use sqlx::{AssertSqlSafe, PgConnection, Row, SqlSafeStr};
 
 use crate::cursor::Cursor;
@@ -32,8 +32,20 @@ pub struct Status {
     /// The streams that acknowledged events and that the JetStream API did not show at the newest checkpoint: they
     /// were deleted, or lie in another domain or account. If one of them loses events, that may go unnoticed.
     pub unwatched_streams: Vec<String>,
+    /// What processes that lead or stand by say is wrong with them, though events are shipped.
+    pub notices: Vec<ProcessNotice>,
     /// Where it stands.
     pub cursor: Option<Cursor>,
+}
+
+/// What a process says is wrong with it; see [`Notice`](crate::Notice).
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[non_exhaustive]
+pub struct ProcessNotice {
+    /// The process, as host/process/run.
+    pub holder: String,
+    /// What is wrong.
+    pub notice: String,
 }
 
 impl Status {
@@ -54,11 +66,12 @@ impl Status {
             .bind(relay)
             .fetch_one(connection)
             .await?;
+        let undecodable = |error| sqlx::Error::Decode(Box::new(error));
         let cursor: Option<String> = row.try_get("cursor")?;
-        let cursor = cursor
-            .map(|text| serde_json::from_str(&text))
-            .transpose()
-            .map_err(|error| sqlx::Error::Decode(Box::new(error)))?;
+        let cursor =
+            cursor.map(|text| serde_json::from_str(&text)).transpose().map_err(undecodable)?;
+        let notices: String = row.try_get("notices")?;
+        let notices = serde_json::from_str(&notices).map_err(undecodable)?;
         Ok(Self {
             relay: relay.to_owned(),
             backlog_events: row.try_get("events")?,
@@ -69,6 +82,7 @@ impl Status {
             heartbeat_age_seconds: row.try_get("heartbeat_age")?,
             dead_letters: row.try_get("dead_letters")?,
             unwatched_streams: row.try_get("unwatched_streams")?,
+            notices,
             cursor,
         })
     }

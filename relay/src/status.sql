@@ -89,6 +89,25 @@ select
             lateral jsonb_each(newest.streams) as mark (name, stood)
         where not (mark.stood ->> 'shown')::boolean
         order by mark.name
-    ) as unwatched_streams
+    ) as unwatched_streams,
+    -- What processes that live say is wrong with them. They say it anew with each third of the lease.
+    (
+        select
+            coalesce(
+                jsonb_agg(
+                    jsonb_build_object('holder'::text, member.holder, 'notice'::text, member.notice)
+                    order by member.holder
+                ),
+                '[]'
+            )::text
+        from pillarbox.relay_member as member
+        where
+            member.relay = $1
+            and member.notice is not null
+            and (
+                member.seen_at > clock_timestamp() - interval '1 minute'
+                or (relay.alive and member.holder = relay.holder)
+            )
+    ) as notices
 from backlog
 left join relay on true

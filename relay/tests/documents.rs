@@ -193,6 +193,16 @@ fn the_manifests_for_kubernetes_start_what_there_is() {
     assert_eq!(relay["livenessProbe"]["httpGet"]["path"].as_str(), Some("/healthz"));
     assert_eq!(relay["readinessProbe"]["httpGet"]["path"].as_str(), Some("/readyz"));
     let labels = &deployment["spec"]["template"]["metadata"]["labels"];
+    // The policy is for these pods, lets in who scrapes this port, and nobody else.
+    let policy = yaml("ops/kubernetes/networkpolicy.yaml");
+    assert_eq!(policy["kind"].as_str(), Some("NetworkPolicy"));
+    assert_eq!(policy["spec"]["podSelector"]["matchLabels"], *labels);
+    assert_eq!(texts(&policy["spec"]["policyTypes"]), ["Ingress"]);
+    let ingress = policy["spec"]["ingress"].as_vec().unwrap();
+    assert_eq!(ingress.len(), 1);
+    assert!(ingress[0]["from"][0]["namespaceSelector"]["matchLabels"].as_hash().is_some());
+    assert_eq!(ingress[0]["ports"][0]["port"], relay["ports"][0]["name"]);
+    assert_eq!(ingress[0]["ports"].as_vec().unwrap().len(), 1);
     for (path, selector) in [
         ("ops/kubernetes/poddisruptionbudget.yaml", "matchLabels"),
         ("ops/kubernetes/servicemonitor.yaml", "matchLabels"),

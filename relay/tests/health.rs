@@ -3,11 +3,16 @@
 
 mod support;
 
+use std::time::{Duration, Instant};
+
 use pillarbox_relay::Role;
-use pillarbox_testkit::{Nats, Postgres, Servers};
+use pillarbox_testkit::{Nats, Postgres, Servers, eventually};
 use rustix::process::Signal;
 use support::http::Endpoint;
 use support::{DEADLINE, Process, Shop};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpStream;
+use tokio::task::JoinSet;
 
 const FREE: &[&str] = &["--http", "127.0.0.1:0"];
 
@@ -105,15 +110,75 @@ async fn a_relay_that_stops_is_alive_and_not_ready() {
     assert!(http.ask("GET", "/healthz").await.is_err(), "the endpoints end with the process");
 }
 
+/// What `pillarbox status` prints.
+async fn status(shop: &Shop) -> String {
+    let output = tokio::process::Command::new(env!("CARGO_BIN_EXE_pillarbox"))
+        .arg("status")
+        .env("DATABASE_URL", shop.scope.database_url())
+        .output()
+        .await
+        .unwrap();
+    assert!(output.status.success(), "{output:?}");
+    String::from_utf8(output.stdout).unwrap()
+}
+
 #[tokio::test]
-async fn an_address_that_is_taken_ends_the_start_and_is_named() {
+async fn a_relay_whose_address_is_taken_ships_says_so_and_takes_the_address_when_it_is_free() {
     let shop = Shop::open().await;
     let taken = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = taken.local_addr().unwrap().to_string();
-    let mut relay = Process::relay(&shop, &["--http", &address]);
-    assert_eq!(relay.ended().await, 1);
-    relay.until_said(&format!("http = \"{address}\" cannot be used")).await;
-    relay.until_said("PILLARBOX_HTTP").await;
+    shop.insert_many(100).await;
+    let relay = Process::relay(&shop, &["--http", &address]);
+    shop.shipped().await;
+    const LINE: &str = "no endpoints: this address cannot be listened on";
+    relay.until_said(LINE).await;
+    eventually("the status to tell", DEADLINE, async || {
+        let said = status(&shop).await;
+        let wanted = format!("http = {address:?} cannot be listened on: Address already in use");
+        if said.contains(&wanted) { Ok(Some(())) } else { Err(said) }
+    })
+    .await
+    .unwrap();
+    let findings = pillarbox_relay::doctor::Doctor::new(shop.config()).examine().await;
+    let finding = findings.iter().find(|finding| finding.check == "outbox.processes").unwrap();
+    assert!(finding.message.contains(&address), "{finding:?}");
+    assert_eq!(relay.said(LINE), 1, "one line for many tries");
+    drop(taken);
+    let http = Endpoint::of(&relay).await;
+    assert_eq!(http.0, address);
+    http.until_ready(200).await;
+    // What was counted before is there.
+    http.until(r#"pillarbox_shipped_events_total{relay="default"}"#, 100.0).await;
+    eventually("the status to forget it", DEADLINE, async || {
+        let said = status(&shop).await;
+        if said.contains("notice") { Err(said) } else { Ok(Some(())) }
+    })
+    .await
+    .unwrap();
+}
+
+#[tokio::test]
+async fn addresses_that_this_machine_lacks_or_does_not_allow_stop_no_shipping_either() {
+    let shop = Shop::open().await;
+    // Of a network for documents, which no machine has.
+    for (number, address) in (1..).zip(["192.0.2.1:9464", "[2001:db8::1]:9464"]) {
+        shop.insert_many(100).await;
+        let mut relay = Process::relay(&shop, &["--http", address]);
+        relay.until_said("no endpoints").await;
+        shop.until_messages(100 * number).await;
+        relay.signal(Signal::TERM);
+        assert_eq!(relay.ended().await, 0);
+    }
+}
+
+#[tokio::test]
+async fn an_address_that_can_never_be_one_ends_the_start_and_is_named() {
+    let shop = Shop::open().await;
+    for address in ["no-such-host.invalid:9464", "127.0.0.1", "127.0.0.1:99999"] {
+        let mut relay = Process::relay(&shop, &["--http", address]);
+        assert_eq!(relay.ended().await, 1);
+        relay.until_said(&format!("http = \"{address}\" cannot be used")).await;
+    }
 }
 
 #[tokio::test]
@@ -155,4 +220,111 @@ async fn whoever_embeds_a_relay_can_watch_its_state() {
     shutdown.cancel();
     running.await.unwrap().unwrap();
     assert_eq!(state.borrow().role, Role::Stopped);
+}
+
+/// What somebody does who wants to hold the endpoints.
+#[derive(Clone, Copy, Debug)]
+enum Holds {
+    NeverSends,
+    SendsHalfAHead,
+    PipelinesAndNeverReads,
+    SendsAByteASecond,
+}
+
+impl Holds {
+    /// Until the connection is closed.
+    async fn hold(self, address: String) -> std::io::Result<()> {
+        let mut stream = TcpStream::connect(&address).await?;
+        match self {
+            Self::NeverSends => {}
+            Self::SendsHalfAHead => stream.write_all(b"GET /healthz HTTP/1.1\r\nhost: h").await?,
+            Self::PipelinesAndNeverReads => loop {
+                stream.write_all(&b"GET /metrics HTTP/1.1\r\nhost: h\r\n\r\n".repeat(100)).await?;
+            },
+            Self::SendsAByteASecond => {
+                for byte in b"GET /healthz HTTP/1.1\r\nhost: a-host-whose-name-does-not-end" {
+                    stream.write_all(&[*byte]).await?;
+                    tokio::time::sleep(Duration::from_secs(1)).await;
+                }
+            }
+        }
+        stream.read_to_end(&mut Vec::new()).await?;
+        Ok(())
+    }
+}
+
+/// The most memory that a process has taken, in kB.
+fn peak(relay: &Process) -> u64 {
+    let status = std::fs::read_to_string(format!("/proc/{}/status", relay.id())).unwrap();
+    let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:")).unwrap();
+    line.split_whitespace().next().unwrap().parse().unwrap()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn nobody_keeps_healthz_from_answering() {
+    let shop = Shop::open().await;
+    let relay = Process::relay(&shop, FREE);
+    let http = Endpoint::of(&relay).await;
+    http.until_ready(200).await;
+    http.scrape().await;
+    let before = peak(&relay);
+    for holds in [
+        Holds::NeverSends,
+        Holds::SendsHalfAHead,
+        Holds::PipelinesAndNeverReads,
+        Holds::SendsAByteASecond,
+    ] {
+        let mut holding = JoinSet::new();
+        // More than may be open at a time.
+        for _ in 0..400 {
+            let address = http.0.clone();
+            // Whoever is shut out comes again.
+            holding.spawn(async move {
+                loop {
+                    let _ = holds.hold(address.clone()).await;
+                    tokio::time::sleep(Duration::from_millis(500)).await;
+                }
+            });
+        }
+        for _ in 0..20 {
+            let answer = tokio::time::timeout(Duration::from_secs(1), http.ask("GET", "/healthz"));
+            let answer = answer.await.unwrap_or_else(|_| panic!("{holds:?}: no answer in 1 s"));
+            assert_eq!(answer.unwrap().status, 200, "{holds:?}");
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
+        // Metrics are not kept from anybody either.
+        assert_eq!(http.get("/metrics").await.status, 200, "{holds:?}");
+    }
+    let grown = peak(&relay).saturating_sub(before);
+    assert!(grown < 32 * 1024, "{grown} kB more");
+    shop.insert_many(10).await;
+    shop.shipped().await;
+}
+
+#[tokio::test]
+async fn a_connection_ends_after_its_time_and_the_oldest_when_there_are_too_many() {
+    let shop = Shop::open().await;
+    let relay = Process::relay(&shop, FREE);
+    let http = Endpoint::of(&relay).await;
+    let closed = async |mut stream: TcpStream| {
+        // Closed, or reset.
+        let _ = stream.read_to_end(&mut Vec::new()).await;
+        Instant::now()
+    };
+    let started = Instant::now();
+    let mut alone = TcpStream::connect(&http.0).await.unwrap();
+    alone.write_all(b"GET /healthz HTTP/1.1\r\nhost").await.unwrap();
+    let ended = tokio::time::timeout(DEADLINE, closed(alone)).await.unwrap();
+    let lasted = ended - started;
+    assert!((Duration::from_secs(4)..Duration::from_secs(12)).contains(&lasted), "{lasted:?}");
+
+    let started = Instant::now();
+    let oldest = TcpStream::connect(&http.0).await.unwrap();
+    let mut others = Vec::new();
+    for _ in 0..256 {
+        others.push(TcpStream::connect(&http.0).await.unwrap());
+    }
+    let lasted = tokio::time::timeout(DEADLINE, closed(oldest)).await.unwrap() - started;
+    assert!(lasted < Duration::from_secs(4), "closed when its time was over: {lasted:?}");
+    assert_eq!(http.get("/healthz").await.status, 200);
 }

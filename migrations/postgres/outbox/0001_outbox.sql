@@ -131,12 +131,13 @@ comment on column pillarbox.relay.epoch is
     'Grows with each change of holder; a write that names an older epoch changes nothing.';
 
 -- The processes that serve a relay name, leading or standing by, and how many outboxes each of them leads: by
--- this they share several outboxes evenly.
+-- this they share several outboxes evenly. `notice` says what is wrong with a process that ships nevertheless.
 create table if not exists pillarbox.relay_member (
     relay   text        not null,
     holder  text        not null,
     leads   integer     not null,
     seen_at timestamptz not null,
+    notice  text        null,
     primary key (relay, holder)
 );
 

@@ -30,11 +30,12 @@ impl Relay {
         for warning in settings.exposed_files() {
             tracing::warn!("{warning}");
         }
-        let http = Http::bind(&settings.program.http).await?;
+        let http = Http::new(&settings.program.http).await?;
         let relays = Relays::new(settings.outboxes)?;
         let mut serving = JoinSet::new();
         if let Some(http) = http {
-            serving.spawn(http.serve(relays.each().iter().map(OneRelay::state).collect()));
+            let states = relays.each().iter().map(OneRelay::state).collect();
+            serving.spawn(http.serve(states, relays.notice()));
         }
         let shutdown = CancellationToken::new();
         let running = relays.run(shutdown.clone());

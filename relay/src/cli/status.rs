@@ -73,6 +73,9 @@ fn text(status: &Status, others: &[String]) -> String {
         let streams = status.unwatched_streams.join(", ");
         lines.push(("not watched", format!("{streams} (the JetStream API does not show it)")));
     }
+    for said in &status.notices {
+        lines.push(("notice", format!("{}: {}", said.holder, said.notice)));
+    }
     if let Some(Cursor { high, floor, snapshot, .. }) = &status.cursor {
         let text = format!("position {high}, floor {floor}, snapshot {snapshot}");
         lines.push(("cursor", text));

@@ -244,6 +244,23 @@ async fn lease(doctor: &Doctor, connection: &mut PgConnection, report: &mut Repo
     } else {
         report.ok("outbox.backlog", waiting);
     }
+    processes(&status, report);
+}
+
+/// What the relay's processes say of themselves.
+fn processes(status: &Status, report: &mut Report) {
+    const CHECK: &str = "outbox.processes";
+    if status.notices.is_empty() {
+        report.ok(CHECK, "no process of the relay says that something is wrong with it");
+        return;
+    }
+    let notices: Vec<String> =
+        status.notices.iter().map(|said| format!("{}: {}", said.holder, said.notice)).collect();
+    report.warn(
+        CHECK,
+        format!("events are shipped, but {}", notices.join("; ")),
+        "mend it on the host that is named; the process tries again by itself",
+    );
 }
 
 /// Rows stay until every relay has shipped them, also one that is never coming back.

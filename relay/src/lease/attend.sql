@@ -1,12 +1,15 @@
--- Says that this process is there, and how many outboxes it leads; answers the least that a living other leads.
+-- Says that this process is there, how many outboxes it leads, and what is wrong with it beside shipping; answers the
+-- least that a living other leads.
 --
 --   $1 relay name      $2 holder      $3 outboxes it leads      $4 the lease's length in milliseconds
+--   $5 what is wrong with the process, or null
 --
 -- Who has not been seen for a lease is not counted, and for ten is forgotten.
 with here as (
-    insert into pillarbox.relay_member (relay, holder, leads, seen_at)
-    values ($1, $2, $3, clock_timestamp())
-    on conflict (relay, holder) do update set leads = excluded.leads, seen_at = excluded.seen_at
+    insert into pillarbox.relay_member (relay, holder, leads, notice, seen_at)
+    values ($1, $2, $3, $5, clock_timestamp())
+    on conflict (relay, holder) do update
+    set leads = excluded.leads, notice = excluded.notice, seen_at = excluded.seen_at
 ),
 gone as (
     delete from pillarbox.relay_member

@@ -26,6 +26,7 @@ use crate::cursor::Cursor;
 use crate::sabotage::{Protection, Protections};
 use crate::schema::in_schema;
 use crate::session::limited;
+use crate::share::Presence;
 
 const SHORTEST_LIMIT: Duration = Duration::from_secs(2);
 const LONGEST_LIMIT: Duration = Duration::from_secs(10);
@@ -110,13 +111,15 @@ impl Registry {
         Self { protections, ..self }
     }
 
-    /// Says that this process is there and leads so many outboxes. Answers the least that another leads.
-    pub(crate) async fn attend(&mut self, leads: i32) -> Result<Option<i32>, LeaseError> {
+    /// Says that this process is there, and what it says of itself. Answers the least number of outboxes that another
+    /// process leads.
+    pub(crate) async fn attend(&mut self, presence: Presence) -> Result<Option<i32>, LeaseError> {
         let query = sqlx::query(self.sql(include_str!("attend.sql")))
             .bind(&self.relay)
             .bind(&self.holder)
-            .bind(leads)
-            .bind(milliseconds(self.length));
+            .bind(presence.leads)
+            .bind(milliseconds(self.length))
+            .bind(presence.notice);
         let row = limited(self.limit(), query.fetch_one(&mut self.connection)).await?;
         Ok(row.try_get("least")?)
     }
@@ -227,9 +230,9 @@ impl Lease {
     }
 
     /// See [`Registry::attend`].
-    pub(crate) async fn attend(&mut self, leads: i32) -> Result<Option<i32>, LeaseError> {
+    pub(crate) async fn attend(&mut self, presence: Presence) -> Result<Option<i32>, LeaseError> {
         let until = self.valid_until();
-        match tokio::time::timeout_at(until, self.registry.attend(leads)).await {
+        match tokio::time::timeout_at(until, self.registry.attend(presence)).await {
             Ok(least) => least,
             Err(_) => Err(LeaseError::Expired),
         }
