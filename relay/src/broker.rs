@@ -15,7 +15,7 @@ pub use self::error::BrokerError;
 use crate::checkpoint::{Acknowledged, Api};
 use crate::config::{NatsConfig, RelayConfig, SinkChoice, without_secrets};
 use crate::health::Observer;
-use crate::sink::{FastIngest, KeyedWindow, Sink, Streams};
+use crate::sink::{FastIngest, FirstSends, KeyedWindow, Sink, Streams};
 
 /// How long one server may take to let the client in.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
@@ -29,6 +29,8 @@ pub(crate) struct Broker {
     ack_timeout: Duration,
     streams: Streams,
     acknowledged: Acknowledged,
+    /// For the sinks that are opened.
+    pub(crate) first_sends: Option<FirstSends>,
     /// How often it has been connected.
     pub(crate) connections: Arc<AtomicU64>,
 }
@@ -77,6 +79,7 @@ impl Broker {
             ack_timeout: config.ack_timeout(),
             streams,
             acknowledged: Acknowledged::through(domain),
+            first_sends: None,
             connections,
         })
     }
@@ -89,9 +92,11 @@ impl Broker {
         if fast {
             let acknowledged = self.acknowledged.clone();
             let (timeout, streams) = (self.ack_timeout, &mut self.streams);
-            Box::new(FastIngest::new(context, timeout, streams, acknowledged, after_refusal))
+            let sink = FastIngest::new(context, timeout, streams, acknowledged, after_refusal);
+            Box::new(sink.watching(self.first_sends.clone()))
         } else {
-            Box::new(KeyedWindow::new(context, self.acknowledged.clone()))
+            let sink = KeyedWindow::new(context, self.acknowledged.clone());
+            Box::new(sink.watching(self.first_sends.clone()))
         }
     }
 

@@ -70,6 +70,8 @@ metrics! {
         "Events set aside because they can never be stored, by reason.";
     UNRESOLVED = Gauge "pillarbox_dead_letters_unresolved"
         "Events set aside and neither retried nor discarded yet, by reason.";
+    SWALLOWED = Counter "pillarbox_duplicate_ids_total"
+        "Events that a stream dropped because another event has their id; found where each message is acknowledged.";
     LEADER = Gauge "pillarbox_leader"
         "1 in the process that ships, 0 in one that stands by or waits.";
     EPOCH = Gauge "pillarbox_epoch"
@@ -120,6 +122,7 @@ pub(crate) struct Meter {
     commit_to_ack: Histogram,
     shipped: Counter,
     redelivered: Counter,
+    swallowed: Counter,
     leader: Gauge,
     epoch: Gauge,
     takeovers: Counter,
@@ -150,6 +153,7 @@ impl Meter {
             commit_to_ack: histogram(COMMIT_TO_ACK),
             shipped: counter(SHIPPED),
             redelivered: counter(REDELIVERED),
+            swallowed: counter(SWALLOWED),
             leader: gauge(LEADER),
             epoch: gauge(EPOCH),
             takeovers: counter(TAKEOVERS),
@@ -232,6 +236,10 @@ impl Meter {
 
     pub(crate) fn dead_letter(&self, fault: Fault) {
         self.by_reason(DEAD_LETTERS, &fault.to_string()).increment(1);
+    }
+
+    pub(crate) fn swallowed(&self) {
+        self.swallowed.increment(1);
     }
 
     pub(crate) fn took_lease(&self, epoch: i64) {

@@ -31,7 +31,7 @@ use crate::parking::{Parking, say_dead};
 use crate::reader::{self, Batch, Refused};
 use crate::sabotage::Protections;
 use crate::session::{Database, Patience};
-use crate::sink::{KeyedWindow, SinkError};
+use crate::sink::{FirstSends, KeyedWindow, SinkError, swallowed};
 use crate::source::Source;
 
 use self::hold::{Hold, Verdict};
@@ -96,6 +96,11 @@ impl Shipper {
     ///
     /// Dropping the future stops it at once; what was under way is shipped again from the saved cursor.
     pub(crate) async fn run(mut self) -> Result<(), LeaseError> {
+        let (first_sends, suspects) = FirstSends::above(self.progress.borrow().high);
+        self.broker.first_sends = Some(first_sends);
+        let mut looking = JoinSet::new();
+        let (relay, observer) = (self.config.name.clone(), self.observer.clone());
+        looking.spawn(swallowed::look_at(suspects, self.broker.api(), relay, observer));
         let mut hold = Hold::new();
         let mut start = Start::default();
         loop {

@@ -152,3 +152,83 @@ async fn what_is_sent_again_and_what_is_removed_is_counted() {
     http.until(r#"pillarbox_held{relay="default"}"#, 0.0).await;
     http.until(r#"pillarbox_retention_deleted_rows_total{relay="default"}"#, 150.0).await;
 }
+
+/// Publishes an event under an id that is given.
+async fn insert_as(shop: &Shop, id: uuid::Uuid, payload: &str) {
+    sqlx::query(
+        "insert into pillarbox.outbox (event_id, event_type, topic, payload) \
+         values ($1, 'order.placed', $2, convert_to($3, 'utf8'))",
+    )
+    .bind(id)
+    .bind(shop.topic())
+    .bind(payload)
+    .execute(shop.pool())
+    .await
+    .unwrap();
+}
+
+#[tokio::test]
+async fn an_event_that_is_dropped_because_its_id_was_used_before_is_counted_and_named() {
+    let shop = Shop::open().await;
+    let relay = Process::relay(&shop, FREE);
+    let http = Endpoint::of(&relay).await;
+    let swallowed = r#"pillarbox_duplicate_ids_total{relay="default"}"#;
+    let used = uuid::Uuid::new_v4();
+    insert_as(&shop, used, "one").await;
+    shop.shipped().await;
+    assert_eq!(http.scrape().await.get(swallowed), 0.0);
+    insert_as(&shop, used, "two").await;
+    http.until(swallowed, 1.0).await;
+    const LINE: &str = "this event is not in the stream";
+    relay.until_said(LINE).await;
+    let line = relay.lines.lock().unwrap().iter().find(|line| line.contains(LINE)).unwrap().clone();
+    assert!(line.contains(&used.to_string()) && line.contains(&shop.topic()), "{line}");
+
+    // Two of one id within a page, and one more of the first: counted, and not said each time.
+    let twice = uuid::Uuid::new_v4();
+    let mut tx = shop.pool().begin().await.unwrap();
+    for payload in ["three", "four"] {
+        sqlx::query(
+            "insert into pillarbox.outbox (event_id, event_type, topic, payload) \
+             values ($1, 'order.placed', $2, convert_to($3, 'utf8'))",
+        )
+        .bind(twice)
+        .bind(shop.topic())
+        .bind(payload)
+        .execute(&mut *tx)
+        .await
+        .unwrap();
+    }
+    tx.commit().await.unwrap();
+    insert_as(&shop, used, "five").await;
+    http.until(swallowed, 3.0).await;
+    assert_eq!(relay.said(LINE), 1, "{:#?}", relay.lines.lock().unwrap());
+    assert_eq!(shop.messages().await, 2);
+}
+
+#[tokio::test]
+async fn an_event_that_is_sent_again_is_no_alarm() {
+    let shop = Shop::open().await;
+    let mut first = Process::relay(&shop, FREE);
+    Endpoint::of(&first).await;
+    for number in 0..20 {
+        shop.insert_one("1", &number.to_string()).await;
+    }
+    shop.shipped().await;
+    first.kill();
+    // All that is new to this one is known to the stream: a duplicate at each first send.
+    let second = Process::relay(&shop, &["--http", "127.0.0.1:0", "--name", "second"]);
+    let http = Endpoint::of(&second).await;
+    http.until(r#"pillarbox_shipped_events_total{relay="second"}"#, 20.0).await;
+    shop.insert_one("1", "new").await;
+    let scrape = http.until(r#"pillarbox_shipped_events_total{relay="second"}"#, 21.0).await;
+    assert_eq!(shop.messages().await, 21);
+    // They are looked at one after the other, and this is the last.
+    let used = uuid::Uuid::new_v4();
+    insert_as(&shop, used, "one").await;
+    insert_as(&shop, used, "another").await;
+    let swallowed = r#"pillarbox_duplicate_ids_total{relay="second"}"#;
+    assert_eq!(scrape.get(swallowed), 0.0);
+    http.until(swallowed, 1.0).await;
+    assert_eq!(second.said("this event is not in the stream"), 1);
+}

@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 
 use async_nats::jetstream::Context;
 use async_nats::jetstream::context::{ContextBuilder, GetStreamErrorKind};
+use async_nats::jetstream::message::StreamMessage;
 use async_nats::jetstream::stream::{LastRawMessageErrorKind, Stream};
 use serde::{Deserialize, Serialize};
 use time::OffsetDateTime;
@@ -109,6 +110,16 @@ impl Api {
             }
         }
         Ok(None)
+    }
+
+    /// The message that a stream has at this sequence. `None` if there is none any more, or the API does not tell.
+    pub(crate) async fn message(&self, name: &str, sequence: u64) -> Option<StreamMessage> {
+        let (context, stream) = match name.split_once('.') {
+            None => (self.0.clone(), name),
+            Some((domain, stream)) => (self.of(domain), stream),
+        };
+        let stream = context.get_stream_no_info(stream).await.ok()?;
+        stream.get_raw_message(sequence).await.ok()
     }
 
     /// Whether the API shows the stream. An API that does not answer says nothing against it.

@@ -18,7 +18,7 @@ use jetstream_extra::batch_publish_fast::{
 };
 
 use super::keyed_window::check_size;
-use super::{KeyedWindow, Sink, SinkError, SinkFailure, Streams};
+use super::{FirstSends, KeyedWindow, Sink, SinkError, SinkFailure, Streams};
 use crate::checkpoint::Acknowledged;
 use crate::error::full_text;
 use crate::message::Message;
@@ -43,6 +43,7 @@ pub struct FastIngest<'s> {
     taken: u64,
     /// Messages still to be sent one by one.
     one_by_one: u64,
+    first_sends: Option<FirstSends>,
 }
 
 struct Batch {
@@ -79,7 +80,15 @@ impl<'s> FastIngest<'s> {
             batches: BTreeMap::new(),
             taken: 0,
             one_by_one: if after_refusal { ONE_BY_ONE } else { 0 },
+            first_sends: None,
         }
+    }
+
+    /// Has duplicates looked at among what is sent for the first time, where there are acknowledgements that tell of
+    /// them: in a window, and not in a batch.
+    #[must_use]
+    pub fn watching(self, first_sends: Option<FirstSends>) -> Self {
+        Self { first_sends, ..self }
     }
 
     /// How many messages, from the first on, are known to be stored.
@@ -100,6 +109,9 @@ impl<'s> FastIngest<'s> {
         let Some(streams) = streams else {
             return self.store_in_window(messages).await;
         };
+        if let Some(first_sends) = &self.first_sends {
+            first_sends.sent(&messages);
+        }
         let max_payload = self.context.client().max_payload();
         for (message, stream) in messages.into_iter().zip(streams) {
             if let Err(error) = check_size(&message, max_payload) {
@@ -164,7 +176,8 @@ impl<'s> FastIngest<'s> {
     async fn store_in_window(&mut self, messages: Vec<Message>) -> Result<(), SinkError> {
         self.end_batches().await?;
         let count = messages.len() as u64;
-        let mut window = KeyedWindow::new(self.context.clone(), self.acknowledged.clone());
+        let mut window = KeyedWindow::new(self.context.clone(), self.acknowledged.clone())
+            .watching(self.first_sends.clone());
         let result = match window.store(messages).await {
             Ok(_) => window.flush().await,
             Err(failure) => Err(failure),

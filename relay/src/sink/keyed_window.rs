@@ -17,7 +17,8 @@ use uuid::Uuid;
 
 use super::fault::Blame;
 use super::streams::stream_of;
-use super::{Fault, Sink, SinkError, SinkFailure};
+use super::swallowed::First;
+use super::{Fault, FirstSends, Sink, SinkError, SinkFailure};
 use crate::checkpoint::{Acknowledged, Api, Doubt};
 use crate::error::full_text;
 use crate::message::Message;
@@ -37,6 +38,7 @@ pub struct KeyedWindow {
     /// In the order of sending. Only the first is waited for: the answers of the others wait for it.
     under_way: VecDeque<Sent>,
     keys: HashSet<String>,
+    first_sends: Option<FirstSends>,
 }
 
 /// A message that is sent and not known to be stored.
@@ -46,12 +48,27 @@ struct Sent {
     event_id: Uuid,
     key: Option<String>,
     subject: Subject,
+    /// What was sent, if it was for the first time.
+    first: Option<First>,
 }
 
 impl KeyedWindow {
     /// A sink on this context, whose timeout is how long an acknowledgement may take. It keeps `acknowledged`.
     pub fn new(context: Context, acknowledged: Acknowledged) -> Self {
-        Self { context, acknowledged, stored: 0, under_way: VecDeque::new(), keys: HashSet::new() }
+        Self {
+            context,
+            acknowledged,
+            stored: 0,
+            under_way: VecDeque::new(),
+            keys: HashSet::new(),
+            first_sends: None,
+        }
+    }
+
+    /// Has duplicates looked at among what is sent for the first time.
+    #[must_use]
+    pub fn watching(self, first_sends: Option<FirstSends>) -> Self {
+        Self { first_sends, ..self }
     }
 
     /// The context that it stores through.
@@ -77,6 +94,7 @@ impl KeyedWindow {
     }
 
     async fn send(&mut self, message: Message) -> Result<(), SinkError> {
+        let first = self.first_sends.as_ref().and_then(|first_sends| first_sends.of(&message));
         let Message { position, event_id, key, subject, headers, payload, .. } = message;
         let publish = PublishMessage::build().headers(headers).payload(payload);
         let answer = self
@@ -87,14 +105,14 @@ impl KeyedWindow {
         if let Some(key) = &key {
             self.keys.insert(key.clone());
         }
-        self.under_way.push_back(Sent { answer, position, event_id, key, subject });
+        self.under_way.push_back(Sent { answer, position, event_id, key, subject, first });
         Ok(())
     }
 
     /// Waits for the oldest acknowledgement.
     async fn acknowledge_next(&mut self) -> Result<(), SinkError> {
-        if let Some(Sent { answer, position, event_id, key, subject }) = self.under_way.pop_front()
-        {
+        if let Some(sent) = self.under_way.pop_front() {
+            let Sent { answer, position, event_id, key, subject, first } = sent;
             let PublishAck { stream, sequence, domain, duplicate, .. } = match answer.await {
                 Ok(ack) => ack,
                 Err(error) => {
@@ -103,7 +121,13 @@ impl KeyedWindow {
             };
             let stream = self.acknowledged.name(&stream, &domain);
             let noted = self.acknowledged.note(&stream, sequence, duplicate, Some(&subject));
-            noted.map_err(|before| SinkError::WentBack { stream, sequence, before })?;
+            noted.map_err(|before| {
+                let stream = stream.clone();
+                SinkError::WentBack { stream, sequence, before }
+            })?;
+            if let (true, Some(first), Some(to)) = (duplicate, first, &self.first_sends) {
+                to.is_duplicate(position, event_id, subject, first, &stream, sequence);
+            }
             if let Some(key) = key {
                 self.keys.remove(&key);
             }

@@ -13,12 +13,14 @@ pub mod fast_ingest;
 pub mod fault;
 pub mod keyed_window;
 pub(crate) mod streams;
+pub(crate) mod swallowed;
 
 pub use fast_ingest::FastIngest;
 pub use fault::Fault;
 pub use keyed_window::KeyedWindow;
 pub(crate) use keyed_window::too_large;
 pub use streams::Streams;
+pub use swallowed::FirstSends;
 
 use futures::future::BoxFuture;
 
