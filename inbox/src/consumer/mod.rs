@@ -13,6 +13,7 @@ mod difference;
 pub(crate) mod durable;
 mod feed;
 mod incoming;
+mod journal;
 mod lanes;
 mod letters;
 mod limit;
@@ -61,6 +62,7 @@ use crate::store::Store;
 use blame::Breakers;
 use durable::NotNow;
 use feed::Opener;
+use journal::Journal;
 use limit::Limit;
 use reader::{How, Reader};
 use running::Running;
@@ -438,6 +440,7 @@ impl Consumer {
                 breakers: Breakers::new(self.store.clone()),
                 config: self.config.clone(),
                 reporter: self.reporter.clone(),
+                journal: Journal::new(),
             },
         };
         let mut running = Running::new(worker, self.reader.clone());

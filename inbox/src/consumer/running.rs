@@ -192,6 +192,7 @@ where
             }
         }
         self.handlers.shutdown().await;
+        self.worker.rules.summarise(true);
         self.worker.rules.suspects.unmark_all().await;
         if let Some(kept) = self.worker.rules.store.kept() {
             let _ = timeout(LAST_WORDS, kept.give_back(true)).await;
@@ -478,6 +479,7 @@ where
             }
             () = sleep_until(self.tidy_at) => {
                 self.tidy_at = Instant::now() + TIDY_EVERY;
+                self.worker.rules.summarise(false);
                 self.give_back(false);
             }
             Some(_) = self.tidying.join_next() => {}

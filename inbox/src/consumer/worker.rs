@@ -11,6 +11,7 @@ use tower_service::Service;
 
 use super::blame::{Blame, Breakers, Finding};
 use super::incoming::Content;
+use super::journal::{Change, Journal, Untold};
 use super::status::Reporter;
 use super::suspects::{Ruling, Suspects};
 use super::{BoxError, ConsumerConfig};
@@ -72,6 +73,7 @@ pub(super) struct Rules {
     pub(super) breakers: Breakers,
     pub(super) config: Arc<ConsumerConfig>,
     pub(super) reporter: Reporter,
+    pub(super) journal: Journal,
 }
 
 impl<S> Worker<S>
@@ -113,7 +115,21 @@ where
                 let (letter, error) = (content.id(), &message.error);
                 let stored = self.rules.store.set_aside(&message.as_stored()).await;
                 if matches!(stored, Ok(Stored::Now)) {
-                    tracing::error!(consumer = name, letter, error, "not an event; a dead letter");
+                    if self.rules.journal.tells(Change::Letter, None) {
+                        tracing::error!(
+                            consumer = name,
+                            letter,
+                            error,
+                            "not an event; a dead letter"
+                        );
+                    } else {
+                        tracing::debug!(
+                            consumer = name,
+                            letter,
+                            error,
+                            "not an event; a dead letter"
+                        );
+                    }
                 }
                 self.rules.buried(stored, letter, "undecodable").await
             }
@@ -275,11 +291,38 @@ impl Rules {
         }
     }
 
+    /// Tells what was not told one by one.
+    pub(super) fn summarise(&self, at_last: bool) {
+        let Some(Untold { fails, letters, unwritten }) = self.journal.summary(at_last) else {
+            return;
+        };
+        let totals = self.reporter.meter.totals();
+        tracing::warn!(
+            consumer = self.config.name,
+            begin_to_fail = fails,
+            dead_letters = letters,
+            not_written = unwritten,
+            dead_letters_in_all = totals.dead_letters,
+            failures_in_all = totals.failures,
+            "more events fail than are told one by one: so many since the last line like this; the letters stand in \
+             inbox_dead_letter, and the level debug tells each"
+        );
+    }
+
     /// The event has ended without a failure.
     async fn ended_well(&self, event: &RawEvent, outcome: Outcome, took: Duration) {
         let id = event.id().as_str();
         match outcome {
-            Outcome::Handled => self.reporter.meter.handled(took),
+            Outcome::Handled => {
+                self.reporter.meter.handled(took);
+                if self.journal.tells_recovery(&event.identity()) {
+                    tracing::info!(
+                        consumer = self.config.name,
+                        event_id = id,
+                        "an event that failed is handled"
+                    );
+                }
+            }
             Outcome::Duplicate => self.skipped(event).await,
             Outcome::Parked => tracing::debug!(
                 consumer = self.config.name,
@@ -363,7 +406,7 @@ impl Rules {
                 self.suspects.ended(&identity);
                 let wait = self.wait(error, outage.0);
                 let error = text.as_str();
-                if outage.0 <= 1 {
+                if outage.0 <= 1 && self.journal.tells(Change::Fails, Some(&identity)) {
                     tracing::warn!(
                         consumer = name,
                         event_id = id,
@@ -373,27 +416,30 @@ impl Rules {
                         "an outage: the event waits, and no attempt is counted"
                     );
                 } else {
-                    // The first one told; the metrics count the others.
-                    tracing::debug!(
-                        consumer = name,
-                        event_id = id,
-                        error,
-                        ?wait,
-                        "still an outage"
-                    );
+                    tracing::debug!(consumer = name, event_id = id, error, ?wait, "an outage");
                 }
                 Verdict::Retry(wait)
             }
             Blame::EventForGood => {
                 let recorded = matches!(error, InboxError::Ended { committed: true });
                 let error = text.as_str();
-                tracing::error!(
-                    consumer = name,
-                    event_id = id,
-                    event_type,
-                    error,
-                    "a permanent failure; a dead letter"
-                );
+                if self.journal.tells(Change::Letter, Some(&identity)) {
+                    tracing::error!(
+                        consumer = name,
+                        event_id = id,
+                        event_type,
+                        error,
+                        "a permanent failure; a dead letter"
+                    );
+                } else {
+                    tracing::debug!(
+                        consumer = name,
+                        event_id = id,
+                        event_type,
+                        error,
+                        "a permanent failure; a dead letter"
+                    );
+                }
                 self.bury_as(event, "permanent", error, 1, recorded).await
             }
             Blame::Event => self.count(event, error, &text).await,
@@ -415,18 +461,29 @@ impl Rules {
         };
         self.suspects.ended(&event.identity());
         if attempts >= self.config.max_attempts {
-            tracing::error!(
-                consumer = name,
-                event_id = id,
-                event_type,
-                attempts,
-                error = text,
-                "the last attempt failed; a dead letter"
-            );
+            if self.journal.tells(Change::Letter, Some(&event.identity())) {
+                tracing::error!(
+                    consumer = name,
+                    event_id = id,
+                    event_type,
+                    attempts,
+                    error = text,
+                    "the last attempt failed; a dead letter"
+                );
+            } else {
+                tracing::debug!(
+                    consumer = name,
+                    event_id = id,
+                    event_type,
+                    attempts,
+                    error = text,
+                    "the last attempt failed; a dead letter"
+                );
+            }
             return self.bury(event, "attempts", text, attempts).await;
         }
         let wait = self.wait(error, attempts);
-        if attempts <= 1 {
+        if attempts <= 1 && self.journal.tells(Change::Fails, Some(&event.identity())) {
             tracing::warn!(
                 consumer = name,
                 event_id = id,
@@ -436,7 +493,6 @@ impl Rules {
                 "an attempt failed: the event is tried again"
             );
         } else {
-            // The first one told, and the last one will; the metrics count the others.
             tracing::debug!(
                 consumer = name,
                 event_id = id,
@@ -468,13 +524,15 @@ impl Rules {
             Sign::Sure(_) => self.config.max_backoff(),
             _ => self.backoff(1),
         };
-        tracing::error!(
-            consumer = self.config.name,
-            event_id = id,
-            error = text,
-            ?wait,
-            "what became of an event could not be written; it is tried again"
-        );
+        if self.journal.tells(Change::Unwritten, None) {
+            tracing::error!(
+                consumer = self.config.name,
+                event_id = id,
+                error = text,
+                ?wait,
+                "what became of an event could not be written; it is tried again"
+            );
+        }
         Verdict::Retry(wait)
     }
 

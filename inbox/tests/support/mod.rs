@@ -57,6 +57,11 @@ impl Shop {
 
     pub async fn on(scope: Scope) -> Self {
         log();
+        Self::quiet(scope).await
+    }
+
+    /// Where the test has a log of its own.
+    pub async fn quiet(scope: Scope) -> Self {
         pillarbox_inbox::migrate(scope.pool()).await.unwrap();
         sqlx::raw_sql(
             "create table effects (position bigint generated always as identity, event_id text, order_id bigint, step bigint)",
