@@ -5,9 +5,11 @@
 //! | module | concept |
 //! |---|---|
 //! | [`schema`] | the schema that the tables live in, and its name in statements |
+//! | [`limit`] | how long an answer is waited for |
 //! | [`literal`] | values in the text of a simple query |
 //! | [`migrations`] | creating and updating the tables |
 
+pub mod limit;
 pub mod literal;
 pub mod migrations;
 pub mod schema;
