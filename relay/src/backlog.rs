@@ -32,12 +32,22 @@ pub(crate) async fn measure(config: RelayConfig, database: Database, observer: O
     let mut connection = None;
     let mut reasons = Fault::ALL.iter().map(Fault::to_string).collect();
     let mut state = observer.state();
+    let mut stall = Stall::default();
     let _ = timeout(COURTESY, state.wait_for(|state| state.role != Role::Connecting)).await;
     loop {
         let asked = Instant::now();
         let once = once(&config, &database, &observer, connection.take(), &mut reasons);
         let rest = match patience.wait(once).await {
-            Ok(open) => {
+            Ok((open, events)) => {
+                let waits = events > 0 && observer.leads_well();
+                let stalled = stall.look(waits, observer.moves(), Instant::now());
+                observer.stalled(stalled.then(|| {
+                    format!(
+                        "{events} events wait, and for {} s none of them has been stored or set aside, though nothing \
+                         is known to be wrong; `pillarbox doctor` may say more",
+                        STALLED.as_secs()
+                    )
+                }));
                 // A relay that connects may need it more.
                 connection = (!observer.is_connecting()).then_some(open);
                 observer.measured(None);
@@ -60,7 +70,7 @@ async fn once(
     observer: &Observer,
     connection: Option<PgConnection>,
     reasons: &mut BTreeSet<String>,
-) -> Result<PgConnection, sqlx::Error> {
+) -> Result<(PgConnection, i64), sqlx::Error> {
     let mut connection = match connection {
         Some(connection) => connection,
         None => connect(database).await?,
@@ -87,7 +97,28 @@ async fn once(
     for reason in gone {
         observer.meter.unresolved(&reason, 0);
     }
-    Ok(connection)
+    Ok((connection, status.backlog_events))
+}
+
+/// How long a leader may leave a backlog as it is.
+const STALLED: Duration = Duration::from_secs(20);
+
+/// Notices a backlog that does not move, whatever the cause.
+#[derive(Debug, Default)]
+struct Stall {
+    since: Option<Instant>,
+    moves: u64,
+}
+
+impl Stall {
+    /// Takes a look at a relay of which events wait, or not, and have moved so often. Whether it stalls.
+    fn look(&mut self, waits: bool, moves: u64, now: Instant) -> bool {
+        if !waits || moves != self.moves {
+            (self.since, self.moves) = (None, moves);
+            return false;
+        }
+        now.duration_since(*self.since.get_or_insert(now)) >= STALLED
+    }
 }
 
 async fn connect(database: &Database) -> Result<PgConnection, sqlx::Error> {
@@ -95,4 +126,25 @@ async fn connect(database: &Database) -> Result<PgConnection, sqlx::Error> {
     // One core is enough for this.
     sqlx::raw_sql("set max_parallel_workers_per_gather = 0").execute(&mut connection).await?;
     Ok(connection)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_backlog_stalls_when_it_has_not_moved_for_a_while_and_no_longer_when_it_moves() {
+        let (mut stall, start) = (Stall::default(), Instant::now());
+        let at = |seconds| start + Duration::from_secs(seconds);
+        assert!(!stall.look(true, 0, at(0)));
+        assert!(!stall.look(true, 0, at(19)));
+        assert!(stall.look(true, 0, at(20)));
+        assert!(!stall.look(true, 1, at(22)), "something was stored");
+        assert!(!stall.look(true, 1, at(23)));
+        assert!(stall.look(true, 1, at(43)));
+        assert!(!stall.look(false, 1, at(44)), "nothing waits, or another process leads");
+        assert!(!stall.look(true, 1, at(45)));
+        assert!(!stall.look(true, 1, at(64)));
+        assert!(stall.look(true, 1, at(65)));
+    }
 }

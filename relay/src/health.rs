@@ -68,9 +68,19 @@ pub struct RelayState {
     /// Why it is not known how many events wait, while that is so.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub unmeasured: Option<String>,
+    /// That events wait and none of them goes, while it leads and knows no reason.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub stalled: Option<String>,
 }
 
 impl RelayState {
+    /// Takes back what only the leader can know, and will have changed by the time that this process leads again.
+    fn leads_no_more(&mut self, role: Role) {
+        self.role = role;
+        (self.epoch, self.held, self.stalled) = (None, None, None);
+        self.unwatched_streams.clear();
+    }
+
     /// Whether it leads or stands by, and database and broker are well.
     pub fn is_ready(&self) -> bool {
         self.not_ready().is_none()
@@ -95,8 +105,10 @@ impl RelayState {
         if let Some(reason) = &self.held {
             return Some(format!("holding: {reason}"));
         }
-        let unmeasured = self.unmeasured.as_ref()?;
-        Some(format!("it is not known how many events wait: {unmeasured}"))
+        if let Some(unmeasured) = &self.unmeasured {
+            return Some(format!("it is not known how many events wait: {unmeasured}"));
+        }
+        self.stalled.clone()
     }
 }
 
@@ -107,6 +119,8 @@ pub(crate) struct Observer {
     state: watch::Sender<RelayState>,
     /// Grows with whatever shows that the relay does its work.
     progress: Arc<AtomicU64>,
+    /// Grows when events leave the backlog.
+    moved: Arc<AtomicU64>,
 }
 
 impl Observer {
@@ -122,9 +136,11 @@ impl Observer {
             held: None,
             unwatched_streams: Vec::new(),
             unmeasured: None,
+            stalled: None,
         };
         let meter = Meter::new(relay, outbox);
-        Self { meter, state: watch::Sender::new(state), progress: Arc::default() }
+        let (progress, moved) = (Arc::default(), Arc::default());
+        Self { meter, state: watch::Sender::new(state), progress, moved }
     }
 
     pub(crate) fn state(&self) -> watch::Receiver<RelayState> {
@@ -166,6 +182,31 @@ impl Observer {
         self.change(|state| state.trouble = None);
     }
 
+    /// Events have left the backlog: stored, or set aside.
+    pub(crate) fn moved(&self) {
+        self.moved.fetch_add(1, Ordering::Relaxed);
+        self.progressed();
+    }
+
+    /// How often events have left the backlog.
+    pub(crate) fn moves(&self) -> u64 {
+        self.moved.load(Ordering::Relaxed)
+    }
+
+    /// Events wait, and none goes; or they go.
+    pub(crate) fn stalled(&self, text: Option<String>) {
+        if let Some(text) = text.as_ref().filter(|_| self.state.borrow().stalled.is_none()) {
+            tracing::error!(relay = self.state.borrow().relay, error = text, "nothing is shipped");
+        }
+        self.change(|state| state.stalled = text);
+    }
+
+    /// Whether the relay leads and knows of nothing that keeps events from going.
+    pub(crate) fn leads_well(&self) -> bool {
+        let state = self.state.borrow();
+        state.role == Role::Leading && state.trouble.is_none() && state.held.is_none()
+    }
+
     /// A number that grows with each progress.
     pub(crate) fn progress(&self) -> u64 {
         self.progress.load(Ordering::Relaxed)
@@ -193,16 +234,15 @@ impl Observer {
             let relay = &self.state.borrow().relay;
             tracing::warn!(relay, error = text, "waiting: events stay in the outbox");
         }
-        self.meter.leader(false);
-        self.meter.held(false);
+        self.meter.leads_no_more();
         match error {
             RelayError::Broker(_) => self.meter.broker_up(false),
             RelayError::Lease(_) => {}
             _ => self.meter.database_up(false),
         }
         self.change(|state| {
-            state.role = Role::Connecting;
-            (state.epoch, state.holder, state.held) = (None, None, None);
+            state.leads_no_more(Role::Connecting);
+            state.holder = None;
             state.trouble = Some(text);
         });
     }
@@ -237,7 +277,7 @@ impl Observer {
 
     /// All of a page is stored. `created` are the times of some of its events.
     pub(crate) fn page_stored(&self, created: &[OffsetDateTime], given: Instant) {
-        self.progressed();
+        self.moved();
         self.meter.published(given.elapsed());
         let now = OffsetDateTime::now_utc();
         for created in created {
@@ -249,8 +289,14 @@ impl Observer {
         if !self.in_trouble() {
             self.meter.database_up(true);
         }
-        self.meter.leader(role == Role::Leading);
+        match role {
+            Role::Leading => self.meter.leader(true),
+            _ => self.meter.leads_no_more(),
+        }
         self.change(|state| {
+            if role != Role::Leading {
+                state.leads_no_more(role);
+            }
             (state.role, state.epoch) = (role, epoch);
             // Somebody else may have been faster, and the name not known yet.
             if holder.is_some() || role == Role::Leading {
@@ -274,11 +320,10 @@ pub(crate) struct UntilDropped(Observer);
 impl Drop for UntilDropped {
     fn drop(&mut self) {
         let observer = &self.0;
-        observer.meter.leader(false);
-        observer.meter.held(false);
+        observer.meter.leads_no_more();
         observer.change(|state| {
-            state.role = Role::Stopped;
-            (state.epoch, state.holder, state.held) = (None, None, None);
+            state.leads_no_more(Role::Stopped);
+            state.holder = None;
         });
     }
 }
@@ -305,6 +350,7 @@ mod tests {
             held: None,
             unwatched_streams: Vec::new(),
             unmeasured: None,
+            stalled: None,
         }
     }
 
@@ -320,6 +366,7 @@ mod tests {
             (RelayState { held: Some("full".into()), ..ready() }, "holding: full"),
             (RelayState { trouble: Some("no database".into()), ..ready() }, "no database"),
             (RelayState { unmeasured: Some("no answer".into()), ..ready() }, "no answer"),
+            (RelayState { stalled: Some("none goes".into()), ..ready() }, "none goes"),
         ] {
             let said = state.not_ready().unwrap();
             assert!(said.contains(reason), "{said}");
@@ -339,6 +386,27 @@ mod tests {
         observer.trouble(&RelayError::Database(sqlx::Error::PoolTimedOut));
         observer.standing_by(Some("a".into()));
         assert!(state.borrow().trouble.is_none(), "whoever stands by has nothing else to do");
+    }
+
+    #[tokio::test]
+    async fn what_only_a_leader_knows_ends_with_its_leading_however_that_ends() {
+        let endings: [fn(&Observer); 4] = [
+            |observer| observer.standing_by(None),
+            |observer| observer.standing_by(Some("a".into())),
+            |observer| observer.trouble(&RelayError::Database(sqlx::Error::PoolTimedOut)),
+            |observer| drop(observer.until_dropped()),
+        ];
+        for ends in endings {
+            let observer = Observer::new("default", "shop/pillarbox");
+            let state = observer.state();
+            observer.leading(2);
+            observer.held("the stream is full");
+            observer.unwatched(vec!["ORDERS".into()]);
+            ends(&observer);
+            let state = state.borrow();
+            assert!(state.held.is_none() && state.epoch.is_none(), "{state:?}");
+            assert!(state.unwatched_streams.is_empty(), "{state:?}");
+        }
     }
 
     #[tokio::test]

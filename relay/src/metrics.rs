@@ -251,6 +251,13 @@ impl Meter {
         self.leader.set(flag(leading));
     }
 
+    /// Another process may lead now: what only a leader knows is not said any more.
+    pub(crate) fn leads_no_more(&self) {
+        self.leader(false);
+        self.held(false);
+        self.unwatched(0);
+    }
+
     pub(crate) fn database_up(&self, up: bool) {
         self.database_up.set(flag(up));
     }

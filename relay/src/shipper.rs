@@ -195,7 +195,7 @@ impl Shipper {
             say_dead(&self.config.name, &refused);
             self.observer.meter.dead_letter(refused.fault);
         }
-        self.observer.progressed();
+        self.observer.moved();
         self.progress.send_replace(cursor);
         Ok(())
     }

@@ -327,4 +327,82 @@ async fn a_connection_ends_after_its_time_and_the_oldest_when_there_are_too_many
     let lasted = tokio::time::timeout(DEADLINE, closed(oldest)).await.unwrap() - started;
     assert!(lasted < Duration::from_secs(4), "closed when its time was over: {lasted:?}");
     assert_eq!(http.get("/healthz").await.status, 200);
+/// What can never be sent holds nobody up: readiness stays, and the number that the alert for dead letters reads tells
+/// of it.
+#[tokio::test]
+async fn what_is_set_aside_is_told_by_the_alerting_number_and_the_relay_stays_ready() {
+    let shop = Shop::open().await;
+    // Tables without the checks, as another tool may have made them.
+    sqlx::raw_sql(
+        "do $$ declare name text; begin \
+           for name in select conname from pg_constraint where conrelid = 'pillarbox.outbox'::regclass and contype = 'c' loop \
+             execute format('alter table pillarbox.outbox drop constraint %I', name); \
+           end loop; end $$; \
+         alter table pillarbox.outbox alter column headers set storage extended",
+    )
+    .execute(shop.pool())
+    .await
+    .unwrap();
+    let insert = async |topic: &str, headers: &str, created_at: &str| {
+        let sql = format!(
+            "insert into pillarbox.outbox (event_type, topic, headers, payload, created_at) \
+             values ('t', '{topic}', {headers}, 'bad', {created_at})"
+        );
+        sqlx::raw_sql(sqlx::AssertSqlSafe(sql)).execute(shop.pool()).await.unwrap();
+    };
+    let topic = shop.topic();
+    // Ten legal headers that are too many together; a time that is none; more than memory has; no subject.
+    let ten =
+        "(select jsonb_object_agg('h' || i, repeat('x', 8000)) from generate_series(1, 10) i)";
+    insert(&topic, ten, "now()").await;
+    insert(&topic, "'{}'", "'infinity'").await;
+    insert(&topic, "jsonb_build_object('x', repeat('x', 190000000))", "now()").await;
+    insert("no subject", "'{}'", "now()").await;
+    shop.insert_one("1", "good").await;
+    let relay = Process::relay(&shop, FREE);
+    let http = Endpoint::of(&relay).await;
+    shop.until_messages(1).await;
+    let unresolved = |scrape: &support::http::Scrape| -> f64 {
+        let of = scrape.samples.iter();
+        of.filter(|(series, _)| series.starts_with("pillarbox_dead_letters_unresolved"))
+            .map(|(_, value)| value)
+            .sum()
+    };
+    http.until_is("four dead letters", |scrape| unresolved(scrape) >= 4.0).await;
+    let scrape = http.scrape().await;
+    for reason in ["unreadable", "invalid"] {
+        let series =
+            format!("pillarbox_dead_letters_unresolved{{relay=\"default\",reason=\"{reason}\"}}");
+        assert!(scrape.get(&series) >= 1.0, "{reason}: {}", scrape.text);
+    }
+    http.until_ready(200).await;
+}
+
+#[tokio::test]
+async fn names_that_others_wrote_do_not_act_on_whoever_reads_the_log_or_the_readiness() {
+    let shop = Shop::open().await;
+    let hostile = "x\u{1b}[2J\u{9b}2J\u{202e}\u{2028}y\r\u{7}";
+    sqlx::query(
+        "insert into pillarbox.relay (name, cursor, holder, epoch, expires_at, heartbeat) \
+         values ('default', '{}', $1, 1, now() + interval '1 hour', now())",
+    )
+    .bind(hostile)
+    .execute(shop.pool())
+    .await
+    .unwrap();
+    let acts = |c: char| c.is_control() || matches!(c, '\u{2028}' | '\u{202e}');
+    for format in ["text", "json"] {
+        let relay = Process::relay(&shop, &["--http", "127.0.0.1:0", "--log-format", format]);
+        relay.until_said("standing by").await;
+        let lines = relay.lines.lock().unwrap().clone();
+        let line = lines.iter().find(|line| line.contains("standing by")).unwrap();
+        assert!(line.to_lowercase().contains("202e"), "{line}");
+        for line in &lines {
+            assert!(!line.contains(acts), "{format}: {line:?}");
+        }
+        if format == "text" {
+            let body = Endpoint::of(&relay).await.get("/readyz").await.body;
+            assert!(body.contains("\\u202e") && !body.trim_end().contains(acts), "{body:?}");
+        }
+    }
 }

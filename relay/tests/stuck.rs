@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 
 use pillarbox_testkit::{Proxy, Scope, eventually, servers};
 use sqlx::{AssertSqlSafe, Connection, PgConnection, Row};
-use support::http::Endpoint;
+use support::http::{Endpoint, Scrape};
 use support::{DEADLINE, Process, Shop};
 
 /// How soon readiness must say it.
@@ -38,6 +38,19 @@ async fn until_unready(endpoint: &Endpoint) -> String {
     .unwrap()
 }
 
+/// Waits until the numbers say it that the alerts for the database and for a missing leader read.
+async fn until_alerting(endpoint: &Endpoint) {
+    let is = |scrape: &Scrape, series: &str, value: f64| {
+        (scrape.get(&format!("{series}{{relay=\"default\"}}")) - value).abs() < 0.5
+    };
+    let what = "the numbers that alerts read";
+    endpoint
+        .until_is(what, |scrape| {
+            is(scrape, "pillarbox_database_up", 0.0) && is(scrape, "pillarbox_leader", 0.0)
+        })
+        .await;
+}
+
 #[tokio::test]
 async fn a_standby_whose_connection_hangs_says_so_and_takes_over() {
     let shop = Shop::open().await;
@@ -58,9 +71,12 @@ async fn a_standby_whose_connection_hangs_says_so_and_takes_over() {
     // All of it hangs, new connections too, and comes back.
     proxy.stall();
     until_unready(&endpoint).await;
+    // It was the only process, so nobody reaches the database, and nobody leads.
+    until_alerting(&endpoint).await;
     proxy.flow();
     shop.insert_one("a", "two").await;
     shop.until_messages(2).await;
+    endpoint.until("pillarbox_database_up{relay=\"default\"}", 1.0).await;
 }
 
 #[tokio::test]
@@ -77,6 +93,15 @@ async fn a_leader_whose_reading_connection_hangs_says_so_and_ships_on() {
     shop.until_messages(2).await;
     endpoint.until_ready(200).await;
     assert_eq!(relay.said("the trouble is over"), 1, "{:#?}", relay.lines.lock().unwrap());
+
+    // All of it hangs.
+    proxy.stall();
+    until_unready(&endpoint).await;
+    until_alerting(&endpoint).await;
+    proxy.flow();
+    shop.insert_one("a", "three").await;
+    shop.until_messages(3).await;
+    endpoint.until_ready(200).await;
     shop.assert_each_once_in_order().await;
 }
 
@@ -167,6 +192,7 @@ async fn a_role_limited_to_two_connections_ships_or_says_why_not_without_a_storm
     relay.until_said("waiting: events stay in the outbox").await;
     let said = until_unready(&endpoint).await;
     assert!(said.contains("too many connections"), "{said}");
+    until_alerting(&endpoint).await;
     let (lines, epochs) = churn(&shop, &relay, Duration::from_secs(10)).await;
     assert!(lines <= 4 && epochs == 0, "{lines} lines, {epochs} epochs");
 
@@ -178,6 +204,7 @@ async fn a_role_limited_to_two_connections_ships_or_says_why_not_without_a_storm
     assert!(lines <= 4 && epochs == 0, "{lines} lines, {epochs} epochs");
     let said = until_unready(&endpoint).await;
     assert!(said.contains("not known how many events wait"), "{said}");
+    endpoint.until("pillarbox_backlog_known{relay=\"default\"}", 0.0).await;
 
     let more = format!("alter role {name} connection limit 5");
     sqlx::raw_sql(AssertSqlSafe(more)).execute(shop.pool()).await.unwrap();
@@ -202,6 +229,7 @@ async fn a_leader_that_fails_at_each_page_says_so_once_and_tries_at_a_decent_pac
         tokio::time::sleep(Duration::from_millis(50)).await;
     }
     assert_eq!(ready, 0, "of 100 looks");
+    endpoint.until("pillarbox_database_up{relay=\"default\"}", 0.0).await;
     let (lines, epochs) = churn(&shop, &relay, Duration::from_secs(10)).await;
     assert!(lines <= 2 && epochs <= 10, "{lines} lines, {epochs} epochs");
     sqlx::raw_sql(AssertSqlSafe(format!("grant select on pillarbox.outbox to {name}")))

@@ -83,7 +83,11 @@ impl<'p> UnderWay<'p> {
             Ok(stored) => (stored, None),
             Err(failure) => (failure.stored, Some(failure.error)),
         };
-        self.observer.meter.shipped(stored.saturating_sub(self.stored));
+        let more = stored.saturating_sub(self.stored);
+        if more > 0 {
+            self.observer.moved();
+        }
+        self.observer.meter.shipped(more);
         self.stored = stored;
         let mut reached = None;
         while let Some(page) = self.pages.front() {
@@ -91,8 +95,10 @@ impl<'p> UnderWay<'p> {
                 break;
             }
             reached = Some(page.after.clone());
-            if !page.batch.positions.is_empty() {
-                self.observer.page_stored(&page.batch.created, page.given);
+            match page.batch.positions.is_empty() {
+                // What it held was set aside.
+                true => self.observer.moved(),
+                false => self.observer.page_stored(&page.batch.created, page.given),
             }
             self.pages.pop_front();
         }

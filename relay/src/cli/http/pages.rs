@@ -9,6 +9,8 @@ use pillarbox_relay::RelayState;
 use serde::Serialize;
 use tokio::sync::{Mutex, watch};
 
+use super::super::terminal::harmless_json;
+
 const TEXT: &str = "text/plain; charset=utf-8";
 
 /// The pages, made anew for each request.
@@ -68,7 +70,8 @@ impl Pages {
         let status =
             if reason.is_none() { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
         let readiness = Readiness { ready: reason.is_none(), reason, outboxes };
-        let mut text = serde_json::to_string(&readiness).unwrap_or_default();
+        // It may hold names that others wrote, and be shown by a terminal.
+        let mut text = harmless_json(&serde_json::to_string(&readiness).unwrap_or_default());
         text.push('\n');
         page(status, "application/json", text)
     }
