@@ -168,7 +168,16 @@ async fn migrate_says_what_it_applied_and_that_tables_are_newer() {
 #[tokio::test]
 async fn what_others_have_written_does_not_act_on_the_terminal() {
     let shop = Shop::open().await;
-    let hostile = "x\u{1b}[2J\u{9b}2J\u{202e}\u{2028}y\u{7}";
+    let hostile = "x\u{1b}[2J\u{9b}2J\u{202e}\u{2028}y\r\u{7}";
+    pillarbox_inbox::migrate(shop.pool()).await.unwrap();
+    sqlx::query(
+        "insert into pillarbox.inbox_dead_letter (consumer, event_id, event_type, topic, headers, payload, \
+         reason, error, attempts, first_failed_at) values ($1, $1, $1, $1, '{}', 'p', 'permanent', $1, 1, now())",
+    )
+    .bind(hostile)
+    .execute(shop.pool())
+    .await
+    .unwrap();
     sqlx::query(
         "insert into pillarbox.outbox_dead_letter (position, relay, event_id, event_type, topic, key, headers, \
          payload, created_at, reason, error, attempts) \
@@ -197,6 +206,16 @@ async fn what_others_have_written_does_not_act_on_the_terminal() {
         &["dead-letters", "list", "--outbox", "--json"],
         &["dead-letters", "show", "--outbox", &id],
         &["dead-letters", "retry", "--outbox", "--all", "--dry-run"],
+        &["dead-letters", "discard", "--inbox", "--all", "--dry-run"],
+        &["dead-letters", "list", "--inbox"],
+        &["dead-letters", "show", "--inbox", hostile],
+        &["dead-letters", "show", "--outbox", hostile],
+        &["replay", "--since", hostile, "--dry-run", "--name", "other"],
+        &["replay", "--since", "1h", "--dry-run", "--name", hostile],
+        &["status", "--name", hostile],
+        &["config", "--schema", hostile],
+        &["migrate", "--schema", hostile],
+        &["migrate", "--config", hostile],
         &["status"],
         &["status", "--json"],
         &["status", "--name", "other"],

@@ -28,7 +28,8 @@ impl ConfigCommand {
             None => "there is no file, and the environment is".to_owned(),
         };
         println!(
-            "{what} fine: {}",
+            "{} fine: {}",
+            super::terminal::harmless(&what),
             match settings.outboxes.len() {
                 1 => "1 outbox".to_owned(),
                 several => format!("{several} outboxes"),

@@ -1,5 +1,5 @@
--- What a role that may create something in `public` could put there: an operator, a function, a type and a view for
--- every name that Pillarbox's statements use, in the same signatures as in pg_catalog, and in others that fit better
+-- What a role that may create something in `public` could put there: a function for every name that pg_catalog has, an
+-- operator, a type and a view for those that Pillarbox's statements use, in the same signatures as in pg_catalog, and in others that fit better
 -- than those. Whatever of it runs draws from the sequence `sprung`, which a rollback does not undo.
 create sequence public.sprung;
 grant usage on sequence public.sprung to public;
@@ -13,7 +13,9 @@ $$;
 
 do $$
 declare
-    names constant text[] := array['=', '<>', '<', '>', '<=', '>=', '+', '-', '*', '->', '->>', '#>>', '||', '~', '~~'];
+    names constant text[] := array[
+        '=', '<>', '<', '>', '<=', '>=', '+', '-', '*', '/', '%', '->', '->>', '#>', '#>>', '||', '~', '~~', '!~', '!~~', '?',
+        '<<', '|', '&'];
     types constant text[] := array[
         'bigint', 'integer', 'double precision', 'numeric', 'text', 'interval', 'timestamptz', 'jsonb', 'uuid', 'name',
         'xid8', 'pg_lsn', 'oid', 'text[]', 'bigint[]'];
@@ -57,15 +59,6 @@ begin
         where
             proc.pronamespace = 'pg_catalog'::regnamespace
             and proc.prokind = 'f'
-            and proc.proname in (
-                'pg_current_snapshot', 'pg_visible_in_snapshot', 'pg_current_xact_id', 'pg_current_wal_flush_lsn',
-                'pg_current_wal_insert_lsn', 'pg_is_in_recovery', 'pg_control_system', 'clock_timestamp', 'now',
-                'jsonb_each_text', 'jsonb_typeof', 'gen_random_uuid', 'to_regclass', 'to_regnamespace',
-                'current_setting', 'set_config', 'version', 'pg_backend_pid', 'has_table_privilege',
-                'has_schema_privilege', 'has_column_privilege', 'has_sequence_privilege', 'hashtextextended',
-                'pg_advisory_lock', 'pg_advisory_unlock', 'pg_advisory_xact_lock', 'pg_try_advisory_xact_lock',
-                'current_database', 'aclexplode', 'acldefault', 'unnest', 'string_agg', 'array_agg', 'octet_length',
-                'coalesce', 'pg_sequence_last_value', 'pg_get_serial_sequence', 'pg_show_all_settings', 'left', 'date_part')
     loop
         begin
             execute format(
