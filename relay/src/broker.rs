@@ -20,6 +20,12 @@ use crate::sink::{FastIngest, FirstSends, KeyedWindow, Sink, Streams};
 /// How long one server may take to let the client in.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 
+/// Who does not answer, where the broker does not.
+pub(crate) const BROKER: &str = "the broker";
+/// How long one answer of the JetStream API may take. The context has a limit of its own, which does not hold where a
+/// question cannot even be handed to the connection, as after hours without one.
+pub(crate) const API: Duration = Duration::from_secs(30);
+
 /// A connection to the broker. It reconnects by itself for as long as it takes.
 #[derive(Clone)]
 pub(crate) struct Broker {

@@ -4,6 +4,7 @@ use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
 
+use pillarbox_store::limit::limited;
 use sqlx::{AssertSqlSafe, PgConnection, Row};
 use tokio::sync::watch;
 use tokio::task::JoinSet;
@@ -21,7 +22,7 @@ use crate::lease::{Acquired, Lease, LeaseError, Registry};
 use crate::letters::Letters;
 use crate::retention::remove_old_rows;
 use crate::sabotage::Protections;
-use crate::session::{Database, Patience, SessionError, limited};
+use crate::session::{Database, Patience, SessionError};
 use crate::share::Share;
 use crate::shipper::Shipper;
 

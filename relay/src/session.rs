@@ -10,11 +10,11 @@
 //! nothing until it knows.
 
 use std::fmt;
-use std::io;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
+use pillarbox_store::limit::{Late, limited};
 use sqlx::postgres::{PgConnectOptions, PgPool, PgPoolOptions};
 use sqlx::{AssertSqlSafe, ConnectOptions, Connection, Executor, PgConnection, Row};
 use tokio::time::timeout;
@@ -296,25 +296,6 @@ fn none_left(error: &sqlx::Error) -> bool {
     code(error).as_deref() == Some("53300")
 }
 
-/// Waits for the database for this long at the most. The connection is of no more use if it did not answer.
-///
-/// # Errors
-/// What sqlx says, or that there was no answer, as an I/O error of the kind `TimedOut`.
-pub async fn limited<T>(
-    limit: Duration,
-    work: impl Future<Output = Result<T, sqlx::Error>>,
-) -> Result<T, sqlx::Error> {
-    match timeout(limit, work).await {
-        Ok(result) => result,
-        Err(_) => Err(no_answer(limit)),
-    }
-}
-
-fn no_answer(limit: Duration) -> sqlx::Error {
-    let text = format!("the database did not answer within {limit:?}");
-    sqlx::Error::Io(io::Error::new(io::ErrorKind::TimedOut, text))
-}
-
 /// How long to wait for statements that may take long, and by which a connection that swallows everything must be
 /// told from a database that is slow: twice as long after each wait in vain, and from the beginning after an answer.
 /// So a hanging connection is noticed soon, and a slow statement is not ended for ever. All clones wait alike.
@@ -355,7 +336,7 @@ impl Patience {
             }
             if waited >= limit {
                 self.0.fetch_add(1, Ordering::Relaxed);
-                return Err(no_answer(limit));
+                return Err(Late::new("the database", limit).into());
             }
         };
         if result.is_ok() {

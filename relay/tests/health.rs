@@ -327,6 +327,8 @@ async fn a_connection_ends_after_its_time_and_the_oldest_when_there_are_too_many
     let lasted = tokio::time::timeout(DEADLINE, closed(oldest)).await.unwrap() - started;
     assert!(lasted < Duration::from_secs(4), "closed when its time was over: {lasted:?}");
     assert_eq!(http.get("/healthz").await.status, 200);
+}
+
 /// What can never be sent holds nobody up: readiness stays, and the number that the alert for dead letters reads tells
 /// of it.
 #[tokio::test]

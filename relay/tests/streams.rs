@@ -6,6 +6,7 @@ mod support;
 use std::time::Duration;
 
 use async_nats::jetstream::{self, stream};
+use pillarbox_relay::doctor::{Doctor, Finding, Level};
 use pillarbox_relay::{RelayConfig, config::NatsConfig};
 use pillarbox_testkit::{Nats, Postgres, Servers, eventually};
 use support::http::Endpoint;
@@ -314,4 +315,111 @@ async fn what_the_api_cannot_see_is_no_reason_to_set_events_aside() {
     until_holds(&tree.jetstream().await, "ORDERS", 20).await;
     let letters = "select count(*) from pillarbox.outbox_dead_letter";
     assert_eq!(tree.shop.number(letters).await, 0);
+}
+
+async fn examined(shop: &Shop) -> Vec<Finding> {
+    Doctor::new(shop.config()).examine().await
+}
+
+/// The level of a check's worst finding, and its message.
+#[track_caller]
+fn of_check<'f>(findings: &'f [Finding], check: &str) -> (Level, &'f str) {
+    let of = findings.iter().filter(|finding| finding.check == check);
+    let worst = of.max_by_key(|finding| finding.level).unwrap_or_else(|| panic!("{findings:#?}"));
+    (worst.level, &worst.message)
+}
+
+#[tokio::test]
+async fn doctor_knows_a_stream_behind_a_leaf_node_and_what_it_cannot_know_of_it() {
+    let tree = Tree::grow("").await;
+    let shop = &tree.shop;
+    let relay = Process::relay(shop, &FREE);
+    let http = Endpoint::of(&relay).await;
+    shop.insert_many(10).await;
+    until_holds(&tree.jetstream().await, "ORDERS", 10).await;
+    until_checkpoint(shop, "ORDERS").await;
+    let findings = examined(shop).await;
+    let (level, said) = of_check(&findings, "broker.subjects");
+    assert!(level == Level::Ok && said.contains("ORDERS"), "{findings:#?}");
+    let (level, said) = of_check(&findings, "broker.watched");
+    assert!(level == Level::Warn && said.contains("ORDERS"), "{findings:#?}");
+
+    // A topic that nobody has acknowledged yet, and that stream may take.
+    sqlx::query("insert into pillarbox.outbox (event_type, topic, payload) values ('t', $1, '')")
+        .bind(format!("{}.unheard", shop.scope.prefix()))
+        .execute(shop.pool())
+        .await
+        .unwrap();
+    until_holds(&tree.jetstream().await, "ORDERS", 11).await;
+
+    // The leader stops leading: whoever leads now knows.
+    http.until(r#"pillarbox_unwatched_streams{relay="default"}"#, 1.0).await;
+    let mut lease = shop.pool().acquire().await.unwrap();
+    let taken = "update pillarbox.relay set holder = 'elsewhere/1/x', epoch = epoch + 1, \
+                 expires_at = clock_timestamp() + interval '10 minutes'";
+    sqlx::query(taken).execute(&mut *lease).await.unwrap();
+    http.until(r#"pillarbox_unwatched_streams{relay="default"}"#, 0.0).await;
+    eventually("a standby that knows of no stream", DEADLINE, async || {
+        let ready = http.get("/readyz").await.body;
+        let done = ready.contains("standing_by") && !ready.contains("unwatched");
+        if done { Ok(Some(())) } else { Err(ready) }
+    })
+    .await
+    .unwrap();
+}
+
+#[tokio::test]
+async fn doctor_knows_streams_of_other_domains() {
+    let tree = Tree::grow("hub").await;
+    let shop = &tree.shop;
+    let relay = shop.start(shop.config());
+    shop.insert_many(10).await;
+    until_holds(&tree.jetstream().await, "ORDERS", 10).await;
+    until_checkpoint(shop, "hub.ORDERS").await;
+    let findings = examined(shop).await;
+    let (level, said) = of_check(&findings, "broker.subjects");
+    assert!(level == Level::Ok && said.contains("hub.ORDERS"), "{findings:#?}");
+    assert_eq!(of_check(&findings, "broker.watched").0, Level::Ok, "{findings:#?}");
+    // It was asked in its domain.
+    let (_, said) = of_check(&findings, "broker.stream");
+    assert!(said.contains("stream hub.ORDERS"), "{findings:#?}");
+    relay.stop().await;
+}
+
+#[tokio::test]
+async fn doctor_knows_what_a_mapping_of_the_account_does() {
+    let nats = Nats::options()
+        .config("mappings { \"shop.placed\": \"orders.placed\", \"shop.paid\": \"orders.paid\" }")
+        .start()
+        .await
+        .unwrap();
+    let servers = Servers { postgres: Postgres::start().await.unwrap(), nats };
+    let shop = Shop::with_stream(servers.scope().await.unwrap(), |config| stream::Config {
+        subjects: vec!["orders.>".into()],
+        ..config
+    })
+    .await;
+    let publish = async |topic: &str| {
+        sqlx::query(
+            "insert into pillarbox.outbox (event_type, topic, payload) values ('t', $1, '')",
+        )
+        .bind(topic)
+        .execute(shop.pool())
+        .await
+        .unwrap();
+    };
+    let relay = shop.start(shop.config());
+    publish("shop.placed").await;
+    shop.until_messages(1).await;
+    until_checkpoint(&shop, &shop.stream).await;
+    let findings = examined(&shop).await;
+    let (level, said) = of_check(&findings, "broker.subjects");
+    assert!(level == Level::Ok && said.contains(&shop.stream), "{findings:#?}");
+    // Nothing maps this one, and nobody takes it.
+    publish("shop.unknown").await;
+    let findings = examined(&shop).await;
+    let (level, said) = of_check(&findings, "broker.subjects");
+    assert!(level == Level::Fail && said.contains("shop.unknown"), "{findings:#?}");
+    assert!(!said.contains("shop.placed"), "{findings:#?}");
+    relay.stop().await;
 }

@@ -3,12 +3,14 @@
 use std::collections::BTreeMap;
 
 use async_nats::jetstream::Context;
-use async_nats::jetstream::context::{ContextBuilder, GetStreamErrorKind};
+use async_nats::jetstream::context::{ContextBuilder, GetStreamError, GetStreamErrorKind};
 use async_nats::jetstream::message::StreamMessage;
 use async_nats::jetstream::stream::{LastRawMessageErrorKind, Stream};
+use pillarbox_store::limit::within;
 use serde::{Deserialize, Serialize};
 use time::OffsetDateTime;
 
+use crate::broker::{API, BROKER};
 use crate::error::full_text;
 use crate::sink::SinkError;
 
@@ -49,6 +51,20 @@ impl Mark {
         }
     }
 
+    /// Adds what it acknowledged and its own subjects do not tell of, as through a mapping of the account.
+    pub(super) fn acknowledged<'a>(&mut self, subjects: impl IntoIterator<Item = &'a String>) {
+        for subject in subjects {
+            if !self.is_taken(subject) {
+                self.takes([subject]);
+            }
+        }
+    }
+
+    /// Whether the stream takes, took, or has acknowledged this subject.
+    pub(crate) fn is_taken(&self, subject: &str) -> bool {
+        crate::sink::streams::takes(&self.subjects, subject)
+    }
+
     /// Adds subjects. None is taken away: what is in the stream stays there when its subjects change.
     pub(super) fn takes<'a>(&mut self, subjects: impl IntoIterator<Item = &'a String>) {
         for subject in subjects {
@@ -69,18 +85,14 @@ pub(crate) struct Api(pub(crate) Context);
 impl Api {
     /// How a stream stands now. `None` if the API does not show a stream of this name.
     pub(super) async fn stand(&self, name: &str) -> Result<Option<(Stream, Mark)>, SinkError> {
-        let stream = match name.split_once('.') {
-            None => match self.0.get_stream(name).await {
-                Ok(stream) => stream,
-                Err(error) => match error.kind() {
-                    GetStreamErrorKind::JetStream(said) if said.code() == 404 => return Ok(None),
-                    _ => return Err(unavailable(name, &error)),
-                },
-            },
+        let asked = within(API, BROKER, self.stream(name)).await;
+        let stream = match asked.map_err(|late| unavailable(name, &late))? {
+            Ok(stream) => stream,
             // Another domain may not let this user ask, and its answer may not find the way.
-            Some((domain, stream)) => match self.of(domain).get_stream(stream).await {
-                Ok(stream) => stream,
-                Err(_) => return Ok(None),
+            Err(_) if name.contains('.') => return Ok(None),
+            Err(error) => match error.kind() {
+                GetStreamErrorKind::JetStream(said) if said.code() == 404 => return Ok(None),
+                _ => return Err(unavailable(name, &error)),
             },
         };
         let info = stream.cached_info();
@@ -102,7 +114,8 @@ impl Api {
         subjects: &[String],
     ) -> Result<Option<String>, SinkError> {
         for subject in subjects {
-            match self.0.stream_by_subject(subject).await {
+            let asked = within(API, BROKER, self.0.stream_by_subject(subject)).await;
+            match asked.map_err(|late| unavailable(name, &late))? {
                 Ok(found) if found != name => return Ok(Some(found)),
                 Ok(_) => {}
                 Err(error) if crate::sink::streams::is_none(&error) => {}
@@ -125,6 +138,14 @@ impl Api {
     /// Whether the API shows the stream. An API that does not answer says nothing against it.
     pub(crate) async fn shows(&self, name: &str) -> bool {
         !matches!(self.stand(name).await, Ok(None))
+    }
+
+    /// A stream by the name that it has in a mark: with its domain before it, if that is another one.
+    pub(crate) async fn stream(&self, name: &str) -> Result<Stream, GetStreamError> {
+        match name.split_once('.') {
+            None => self.0.get_stream(name).await,
+            Some((domain, stream)) => self.of(domain).get_stream(stream).await,
+        }
     }
 
     fn of(&self, domain: &str) -> Context {
@@ -155,7 +176,8 @@ pub(super) async fn lost(
     if now.last_sequence == before.last_sequence && now.last_time == before.last_time {
         return Ok(None);
     }
-    match stream.get_raw_message(before.last_sequence).await {
+    let asked = within(API, BROKER, stream.get_raw_message(before.last_sequence)).await;
+    match asked.map_err(|late| unavailable(&stream.cached_info().config.name, &late))? {
         Ok(message) if message.time == stored => Ok(None),
         Ok(_) => Ok(Some(format!("its message {} is another one", before.last_sequence))),
         // Past the stream's own limits, or consumed, or purged.

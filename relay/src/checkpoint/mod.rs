@@ -174,6 +174,7 @@ impl Checkpoints {
             if acks.fresh {
                 mark.acknowledged_at = Some(OffsetDateTime::now_utc());
             }
+            mark.acknowledged(&acks.subjects);
             let never_shown = mark.created.is_none();
             let told = never_shown.then_some(mark.last_sequence);
             self.acknowledged.looked(name, told, &mark.subjects, !never_shown);

@@ -3,6 +3,7 @@
 use clap::{Args, Subcommand};
 use pillarbox_relay::dead_letters::{DeadLetter, DeadLetters, Filter, Side, State};
 
+use super::limit::{Limit, Unanswered};
 use super::settings::{Flags, Tables};
 use super::terminal::harmless;
 use super::{Done, age, print, print_json};
@@ -57,6 +58,8 @@ enum Action {
 struct Which {
     #[command(flatten)]
     flags: Flags<Tables>,
+    #[command(flatten)]
+    limit: Limit,
     #[command(flatten)]
     side: SideFlags,
     /// Only those of this relay or consumer.
@@ -115,11 +118,12 @@ const PAGE: i64 = 50;
 const SHOWN: i64 = 20;
 
 impl Which {
-    async fn letters(&self) -> Result<DeadLetters, Box<dyn std::error::Error>> {
+    async fn letters(&self) -> Result<Letters, Failed> {
         let config = self.flags.outbox()?;
-        let pool = super::database(&config.database_url)?.pool(2).await?;
+        let database = self.limit.database(&config.database_url)?;
+        let pool = self.limit.ask("let this command in", database.pool(2)).await?;
         let side = if self.side.outbox { Side::Outbox } else { Side::Inbox };
-        Ok(DeadLetters::new(pool, &config.schema, side)?)
+        Ok(Letters { letters: DeadLetters::new(pool, &config.schema, side)?, limit: self.limit })
     }
 
     fn filter(&self, event_id: Option<&String>, state: Option<State>) -> Filter {
@@ -135,6 +139,36 @@ impl Which {
             source: self.source.clone(),
             letter: self.letter,
         }
+    }
+}
+
+type Failed = Box<dyn std::error::Error>;
+
+/// The dead letters, asked for with a limit.
+struct Letters {
+    letters: DeadLetters,
+    limit: Limit,
+}
+
+impl Letters {
+    async fn list(&self, filter: &Filter, most: i64) -> Result<Vec<DeadLetter>, Failed> {
+        self.limit.ask("list the dead letters", self.letters.list(filter, most)).await
+    }
+
+    async fn first(&self, filter: &Filter) -> Result<Option<DeadLetter>, Failed> {
+        self.limit.ask("send a payload", self.letters.first(filter)).await
+    }
+
+    async fn count(&self, filter: &Filter) -> Result<i64, Failed> {
+        self.limit.ask("count the dead letters", self.letters.count(filter)).await
+    }
+
+    async fn retry(&self, letter: &DeadLetter) -> Result<bool, Failed> {
+        self.limit.ask("have a dead letter retried", self.letters.retry(letter)).await
+    }
+
+    async fn discard(&self, letter: &DeadLetter) -> Result<bool, Failed> {
+        self.limit.ask("discard a dead letter", self.letters.discard(letter)).await
     }
 }
 
@@ -176,31 +210,27 @@ impl DeadLettersCommand {
             Action::Retry { which, chosen } => {
                 let letters = which.letters().await?;
                 let dead = Some(State::Dead);
-                each(&letters, &which, &chosen, dead, "retried", async |letter| {
-                    Ok(letters.retry(letter).await?)
-                })
-                .await
+                let retry = async |letter: &DeadLetter| letters.retry(letter).await;
+                each(&letters, &which, &chosen, dead, "retried", retry).await
             }
             Action::Discard { which, chosen } => {
                 let letters = which.letters().await?;
-                each(&letters, &which, &chosen, None, "discarded", async |letter| {
-                    Ok(letters.discard(letter).await?)
-                })
-                .await
+                let discard = async |letter: &DeadLetter| letters.discard(letter).await;
+                each(&letters, &which, &chosen, None, "discarded", discard).await
             }
         }
     }
 }
 
 /// Does it to each that is chosen, in pages, and says how many there were. Goes on after a failure, and ends
-/// with one then.
+/// with one then; without an answer of the database it ends at once.
 async fn each(
-    letters: &DeadLetters,
+    letters: &Letters,
     which: &Which,
     chosen: &Chosen,
     state: Option<State>,
     done_word: &str,
-    act: impl AsyncFn(&DeadLetter) -> Result<bool, Box<dyn std::error::Error>>,
+    act: impl AsyncFn(&DeadLetter) -> Result<bool, Failed>,
 ) -> Done {
     let filter = which.filter(chosen.event_id.as_ref(), state);
     if let Some(event_id) = &chosen.event_id {
@@ -238,6 +268,10 @@ async fn each(
             match act(letter).await {
                 Ok(true) => done += 1,
                 Ok(false) => {}
+                Err(error) if error.is::<Unanswered>() => {
+                    eprintln!("{done} {done_word} before that");
+                    return Err(error);
+                }
                 Err(error) => {
                     failed += 1;
                     eprintln!(

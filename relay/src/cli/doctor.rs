@@ -6,6 +6,7 @@ use clap::Args;
 use pillarbox_relay::doctor::{Doctor, Finding, Level};
 
 use super::Done;
+use super::limit::Limit;
 use super::settings::{Flags, Surroundings};
 use super::terminal::harmless;
 
@@ -23,6 +24,8 @@ pub(crate) struct DoctorCommand {
     /// Report a transaction that has been open for so many seconds.
     #[arg(long, default_value_t = 300, value_name = "SECONDS")]
     old_transaction_s: u64,
+    #[command(flatten)]
+    limit: Limit,
     /// Print one JSON object: `findings`, each with `relay`, `schema`, `check`, `level`, `message` and
     /// `remedy`.
     #[arg(long)]
@@ -37,11 +40,13 @@ impl DoctorCommand {
         let (mut findings, mut all, mut report) = (Vec::new(), Vec::new(), String::new());
         for config in settings.outboxes {
             if several {
-                report += &format!("relay {} on schema {}\n", config.name, config.schema);
+                let whose = format!("relay {} on schema {}", config.name, config.schema);
+                report += &(harmless(&whose) + "\n");
             }
             let doctor = Doctor {
                 role: self.role.clone(),
                 old_transaction: Duration::from_secs(self.old_transaction_s),
+                limit: self.limit.duration(),
                 ..Doctor::new(config)
             };
             let found = doctor.examine().await;

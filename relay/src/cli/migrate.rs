@@ -1,11 +1,16 @@
 //! `pillarbox migrate`.
 
+mod watch;
+
 use clap::{Args, ValueEnum};
 use pillarbox_outbox::Migrated;
+use pillarbox_relay::Database;
 use pillarbox_relay::grants::{self, Duty, Roles, Tables};
 
 use super::Done;
+use super::limit::Limit;
 use super::settings::{self, Flags};
+use watch::Watch;
 
 /// Create or update the tables. Safe to run again, and from several places at once.
 #[derive(Debug, Args)]
@@ -27,6 +32,8 @@ pub(crate) struct Migrate {
     /// times.
     #[arg(long, value_name = "DUTY=ROLE", value_parser = duty_and_role, requires = "print_grants")]
     role: Vec<(Duty, String)>,
+    #[command(flatten)]
+    limit: Limit,
     #[command(flatten)]
     flags: Flags<settings::Tables>,
 }
@@ -61,17 +68,22 @@ impl Migrate {
             }
             return Ok(());
         }
-        let pool = super::database(&config.database_url)?.pool(1).await?;
+        // The server does not end what works: see `watch`.
+        let name = format!("pillarbox migrate {}", std::process::id());
+        let database = Database::new(&config.database_url, &name)?;
+        let watch = Watch::new(&config.database_url, &name, self.limit)?;
+        let pool = self.limit.ask("let this command in", database.pool(1)).await?;
         if self.set != Set::Inbox {
-            let migrated = outbox.migrate(&pool).await?;
+            let migrated = watch.over(outbox.migrate(&pool)).await?;
             super::print(&told("outbox", &config.schema, &migrated))?;
         }
         if self.set != Set::Outbox {
-            let migrated = pillarbox_inbox::migrate_schema(&pool, &config.schema).await?;
+            let migrating = pillarbox_inbox::migrate_schema(&pool, &config.schema);
+            let migrated = watch.over(migrating).await?;
             super::print(&told("inbox", &config.schema, &migrated))?;
         }
-        pool.close().await;
-        Ok(())
+        let closed = async { Ok::<_, sqlx::Error>(pool.close().await) };
+        self.limit.ask("end the session", closed).await
     }
 
     fn grants(&self, schema: &str) -> Result<String, grants::RoleError> {

@@ -5,6 +5,8 @@ mod config;
 mod dead_letters;
 mod doctor;
 mod http;
+mod interrupt;
+mod limit;
 mod logging;
 mod man;
 mod migrate;
@@ -21,14 +23,13 @@ use clap::{CommandFactory, Parser, Subcommand};
 use logging::LogFormat;
 use pillarbox_relay::config::LoadError;
 use pillarbox_relay::error::full_text;
-use pillarbox_relay::{Database, SessionError};
 
 /// What the commands end with; also in the man pages and in docs/commands.md.
 const EXIT_CODES: [(&str, &str); 4] = [
     ("0", "done; for doctor: nothing failed, though there may be warnings"),
     ("1", "failed; the reason is on standard error"),
     ("2", "wrong usage: nothing was done"),
-    ("130", "relay: stopped at once by a second SIGTERM or SIGINT"),
+    ("130", "stopped at once by SIGTERM or SIGINT; relay: by the second one"),
 ];
 
 /// Transactional outbox for Postgres and NATS JetStream.
@@ -83,6 +84,10 @@ pub(crate) fn run(cli: Cli) -> ExitCode {
         Err(error) => return failed(&error),
     };
     let done = runtime.block_on(async {
+        // The relay stops in order.
+        if !matches!(cli.command, Command::Relay(_)) {
+            interrupt::ends_the_process()?;
+        }
         match cli.command {
             Command::Relay(command) => command.run().await,
             Command::Config(command) => command.run(),
@@ -103,11 +108,6 @@ pub(crate) fn run(cli: Cli) -> ExitCode {
             if usage { ExitCode::from(2) } else { code }
         }
     }
-}
-
-/// The database that a command works on.
-fn database(url: &str) -> Result<Database, SessionError> {
-    Database::new(url, "pillarbox")
 }
 
 /// Writes to standard output. A reader that has seen enough, such as `head`, is no failure.
@@ -152,6 +152,10 @@ fn hint(error: &(dyn std::error::Error + 'static)) -> Option<&'static str> {
     match (error, code.as_deref()) {
         (_, Some("42P01" | "3F000")) => Some(
             "There are no such tables here: run `pillarbox migrate`, or name the right database or --schema.",
+        ),
+        (_, Some("57014")) => Some(
+            "The server ended the statement because it took too long: the database is slow, or something that it needs \
+             is locked. --timeout-s waits longer.",
         ),
         (_, Some("42501")) => Some(
             "The role lacks a right: `pillarbox migrate --print-grants` prints what each role needs.",

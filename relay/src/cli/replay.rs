@@ -9,7 +9,9 @@ use pillarbox_relay::jetstream;
 use pillarbox_relay::replay::{self, Which};
 
 use super::Done;
+use super::limit::Limit;
 use super::settings::{Flags, Shipped};
+use super::terminal::harmless;
 
 /// Send shipped events again, to a stream that was lost or to consumers that start anew.
 ///
@@ -19,6 +21,8 @@ use super::settings::{Flags, Shipped};
 pub(crate) struct Replay {
     #[command(flatten)]
     flags: Flags<Shipped>,
+    #[command(flatten)]
+    limit: Limit,
     #[command(flatten)]
     start: Start,
     /// Only those of this topic.
@@ -67,14 +71,17 @@ impl Replay {
             }
         };
         pillarbox_event::header::validate_value("Nats-Msg-Id", &generation)?;
-        let connection = super::database(&config.database_url)?.one_direct().await?;
+        let limit = self.limit;
+        let database = limit.database(&config.database_url)?;
+        let connection = limit.ask("let this command in", database.one_direct()).await?;
         let which = Which {
             since: self.start.since,
             from_position: self.start.from_position,
             topic: self.topic,
             key: self.key,
         };
-        let mut replay = replay::Replay::open(connection, &config, which).await?;
+        let opened = replay::Replay::open(connection, &config, which);
+        let mut replay = limit.ask("find what there is", opened).await?.limit(limit.of_database());
         let extent = replay.count().await?;
         match extent.positions {
             Some((first, last)) => {
@@ -88,16 +95,18 @@ impl Replay {
         if !self.yes {
             confirm(extent.events)?;
         }
-        eprintln!("generation {generation}");
-        let broker = jetstream(&config.nats_url, &config.nats).await?;
+        let shown = harmless(&generation);
+        eprintln!("generation {shown}");
+        let broker = jetstream(&config.nats_url, &config.nats);
+        let broker = limit.ask_broker("let this command in", broker).await?;
         if let Some(rate) = self.rate {
             replay = replay.at_most(rate);
         }
-        let mut shown = Instant::now();
+        let mut shown_at = Instant::now();
         let ran = replay
             .run(broker, &generation, |progress| {
-                if shown.elapsed() >= SHOWN_EVERY {
-                    shown = Instant::now();
+                if shown_at.elapsed() >= SHOWN_EVERY {
+                    shown_at = Instant::now();
                     let (sent, after) = (progress.sent, progress.after);
                     eprintln!("{sent} of {} sent, up to position {after}", extent.events);
                 }
@@ -111,7 +120,7 @@ impl Replay {
             Err(error) => {
                 if let Some(after) = error.after() {
                     eprintln!(
-                        "go on with --from-position {} --generation {generation}",
+                        "go on with --from-position {} --generation {shown}",
                         after.saturating_add(1)
                     );
                 }

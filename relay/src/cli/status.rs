@@ -1,11 +1,13 @@
 //! `pillarbox status`.
 
 use clap::Args;
+use pillarbox_relay::RelayConfig;
 use pillarbox_relay::cursor::Cursor;
 use pillarbox_relay::status::{self, Status};
 use sqlx::Connection;
 
 use super::Done;
+use super::limit::Limit;
 use super::settings::{Flags, OneRelay};
 use super::terminal::harmless;
 
@@ -16,6 +18,8 @@ use super::terminal::harmless;
 pub(crate) struct StatusCommand {
     #[command(flatten)]
     flags: Flags<OneRelay>,
+    #[command(flatten)]
+    limit: Limit,
     /// Print one JSON object.
     #[arg(long)]
     json: bool,
@@ -24,13 +28,19 @@ pub(crate) struct StatusCommand {
 impl StatusCommand {
     pub(crate) async fn run(self) -> Done {
         let config = self.flags.outbox()?;
-        let mut connection = super::database(&config.database_url)?.one_direct().await?;
-        let status = Status::read(&mut connection, &config.schema, &config.name).await?;
+        let (limit, RelayConfig { schema, name, .. }) = (self.limit, &config);
+        let database = limit.database(&config.database_url)?;
+        let mut connection = limit.ask("let this command in", database.one_direct()).await?;
+        let status = Status::read(&mut connection, schema, name);
+        let status = limit.ask("count the backlog", status).await?;
         let others = match status.epoch {
-            None => status::names(&mut connection, &config.schema).await?,
+            None => {
+                let names = status::names(&mut connection, schema);
+                limit.ask("name the relays that have run", names).await?
+            }
             Some(_) => Vec::new(),
         };
-        connection.close().await?;
+        limit.ask("end the session", connection.close()).await?;
         match self.json {
             true => super::print_json(&(serde_json::to_string_pretty(&status)? + "\n")),
             false => super::print(&text(&status, &others)),

@@ -1,24 +1,26 @@
 //! The broker, and the streams that the outbox's topics go to.
 
-use std::collections::BTreeMap;
+use std::collections::BTreeSet;
 use std::time::Duration;
 
 use async_nats::jetstream::Context;
 use async_nats::jetstream::context::GetStreamByNameErrorKind;
 use async_nats::jetstream::stream::{DiscardPolicy, Info, RetentionPolicy, StorageType};
 use pillarbox_event::Partition;
-use tokio::time::timeout;
+use pillarbox_store::limit::within;
 
+use super::outbox::Found;
 use super::{Report, said};
+use crate::broker::BROKER;
+use crate::checkpoint::{Api, Mark, Marks};
 use crate::config::{RelayConfig, without_secrets};
 use crate::error::full_text;
 
-const ANSWER: Duration = Duration::from_secs(10);
 /// What a takeover or a lost connection repeats is dropped by the stream within its window.
 const SHORT_WINDOW: Duration = Duration::from_secs(30);
 
-/// Checks the broker, and the streams that take these topics.
-pub(super) async fn examine(config: &RelayConfig, topics: &[String], report: &mut Report) {
+/// Checks the broker, and the streams that take what the outbox holds or held.
+pub(super) async fn examine(config: &RelayConfig, outbox: &Found, report: &mut Report) {
     let Some(context) = connect(config, report).await else {
         return;
     };
@@ -26,32 +28,83 @@ pub(super) async fn examine(config: &RelayConfig, topics: &[String], report: &mu
     if !jetstream(&context, report).await {
         return;
     }
-    let streams = streams(&context, config, topics, report).await;
+    let streams = streams(&context, config, outbox, report).await;
+    watched(&outbox.marks, report);
     let clustered = context.client().server_info().cluster.is_some();
+    let api = Api(context);
     for stream in streams {
-        match context.get_stream(&stream).await {
-            Ok(found) => settings(found.cached_info(), config, clustered, report),
-            Err(error) => report.fail(
-                "broker.stream",
-                format!("stream {stream} does not answer: {}", full_text(&error)),
-                "look at its replicas with `nats stream info`, and that the user may ask $JS.API.STREAM.INFO.*",
-            ),
-        }
+        let failed = match within(report.limit, BROKER, api.stream(&stream)).await {
+            Ok(Ok(found)) => {
+                settings(&stream, found.cached_info(), config, clustered, report);
+                continue;
+            }
+            Ok(Err(error)) => full_text(&error),
+            Err(late) => late.to_string(),
+        };
+        report.fail(
+            "broker.stream",
+            format!("stream {stream} does not answer: {failed}"),
+            "look at its replicas with `nats stream info`, and that the user may ask $JS.API.STREAM.INFO.*",
+        );
+    }
+}
+
+/// Whether the streams can be watched for loss.
+fn watched(marks: &Marks, report: &mut Report) {
+    const CHECK: &str = "broker.watched";
+    let unseen: Vec<&str> =
+        marks.iter().filter(|(_, mark)| !mark.shown).map(|(name, _)| name.as_str()).collect();
+    if unseen.is_empty() {
+        report.ok(CHECK, "a loss in any stream that acknowledged events would be noticed");
+        return;
+    }
+    report.warn(
+        CHECK,
+        format!(
+            "the JetStream API did not show {} at the newest checkpoint, which acknowledged events: a loss there may go \
+             unnoticed",
+            unseen.join(", ")
+        ),
+        "if it lies in another domain or account, set nats.jetstream_domain or nats.api_prefix; if it was deleted, it is \
+         forgotten after the retention (docs/operations.md#streams-out-of-sight)",
+    );
+}
+
+/// What acknowledgements tell of a subject for which the API shows no stream.
+#[derive(Debug, PartialEq, Eq)]
+enum Told {
+    /// This stream acknowledged it: through a mapping of the account, or in another domain.
+    Taken(String),
+    /// This stream acknowledged events, and the API has never shown it: perhaps it takes the subject.
+    Perhaps(String),
+    Nothing,
+}
+
+fn told(marks: &Marks, subject: &str) -> Told {
+    let never_shown = |mark: &Mark| mark.created.is_none();
+    let taken =
+        marks.iter().find(|(_, mark)| (mark.shown || never_shown(mark)) && mark.is_taken(subject));
+    if let Some((name, _)) = taken {
+        return Told::Taken(name.clone());
+    }
+    match marks.iter().find(|(_, mark)| never_shown(mark)) {
+        Some((name, _)) => Told::Perhaps(name.clone()),
+        None => Told::Nothing,
     }
 }
 
 async fn connect(config: &RelayConfig, report: &mut Report) -> Option<Context> {
     const CHECK: &str = "broker.reachable";
     let url = without_secrets(&config.nats_url);
-    let error =
-        match timeout(ANSWER, crate::broker::jetstream(&config.nats_url, &config.nats)).await {
-            Ok(Ok(context)) => {
-                report.ok(CHECK, format!("connected to {url}"));
-                return Some(context);
-            }
-            Ok(Err(error)) => full_text(&error),
-            Err(_) => format!("no connection to the broker at {url}: no answer"),
-        };
+    let connecting = crate::broker::jetstream(&config.nats_url, &config.nats);
+    let error = match within(report.limit, BROKER, connecting).await {
+        Ok(Ok(context)) => {
+            report.ok(CHECK, format!("connected to {url}"));
+            return Some(context);
+        }
+        Ok(Err(error)) => full_text(&error),
+        Err(late) => format!("no connection to the broker at {url}: {late}"),
+    };
     let remedy = if error.to_lowercase().contains("authorization") {
         "check the user and the password, token or credentials file, and docs/security.md for its permissions"
     } else if error.to_lowercase().contains("tls") || error.contains("certificate") {
@@ -80,10 +133,12 @@ fn version(context: &Context, report: &mut Report) {
 /// Whether it answers. It is asked for a subject that no stream has, which needs no more rights than the relay has.
 async fn jetstream(context: &Context, report: &mut Report) -> bool {
     const CHECK: &str = "broker.jetstream";
-    let error = match context.stream_by_subject("pillarbox.doctor").await {
-        Ok(_) => None,
-        Err(error) if error.kind() == GetStreamByNameErrorKind::NotFound => None,
-        Err(error) => Some(full_text(&error)),
+    let asked = within(report.limit, BROKER, context.stream_by_subject("pillarbox.doctor")).await;
+    let error = match asked {
+        Ok(Ok(_)) => None,
+        Ok(Err(error)) if error.kind() == GetStreamByNameErrorKind::NotFound => None,
+        Ok(Err(error)) => Some(full_text(&error)),
+        Err(late) => Some(late.to_string()),
     };
     let Some(error) = error else {
         report.ok(CHECK, "JetStream answers");
@@ -113,30 +168,44 @@ fn subjects(config: &RelayConfig, topics: &[String]) -> Vec<String> {
 async fn streams(
     context: &Context,
     config: &RelayConfig,
-    topics: &[String],
+    outbox: &Found,
     report: &mut Report,
-) -> Vec<String> {
+) -> BTreeSet<String> {
     const CHECK: &str = "broker.subjects";
-    let mut streams: BTreeMap<String, usize> = BTreeMap::new();
-    let mut homeless = Vec::new();
-    let subjects = subjects(config, topics);
+    let (mut streams, mut unseen) = (BTreeSet::new(), BTreeSet::new());
+    let (mut homeless, mut unclear) = (Vec::new(), Vec::new());
+    let subjects = subjects(config, &outbox.topics);
     for subject in &subjects {
-        match context.stream_by_subject(subject).await {
-            Ok(stream) => *streams.entry(stream).or_default() += 1,
-            Err(error) if error.kind() == GetStreamByNameErrorKind::NotFound => {
-                homeless.push(subject.as_str());
+        let asked = within(report.limit, BROKER, context.stream_by_subject(subject)).await;
+        let failed = match asked {
+            Ok(Ok(stream)) => {
+                streams.insert(stream);
+                continue;
             }
-            // Such a row becomes a dead letter.
-            Err(error) if error.kind() == GetStreamByNameErrorKind::InvalidSubject => {}
-            Err(error) => {
-                report.warn(
-                    CHECK,
-                    format!("not checked: {}", full_text(&error)),
-                    "run doctor again",
-                );
-                return Vec::new();
-            }
-        }
+            Ok(Err(error)) => match error.kind() {
+                GetStreamByNameErrorKind::NotFound => {
+                    match told(&outbox.marks, subject) {
+                        Told::Taken(stream) => {
+                            let shown = outbox.marks.get(&stream).is_some_and(|mark| mark.shown);
+                            if shown {
+                                streams.insert(stream)
+                            } else {
+                                unseen.insert(stream)
+                            };
+                        }
+                        Told::Perhaps(stream) => unclear.push((subject.as_str(), stream)),
+                        Told::Nothing => homeless.push(subject.as_str()),
+                    }
+                    continue;
+                }
+                // Such a row becomes a dead letter.
+                GetStreamByNameErrorKind::InvalidSubject => continue,
+                _ => full_text(&error),
+            },
+            Err(late) => late.to_string(),
+        };
+        report.warn(CHECK, format!("not checked: {failed}"), "run doctor again");
+        return BTreeSet::new();
     }
     if let Some(first) = homeless.first() {
         let mut remedy = format!(
@@ -154,18 +223,31 @@ async fn streams(
             format!("no stream takes {}: the relay holds there", homeless.join(", ")),
             remedy,
         );
-    } else if streams.is_empty() {
+    } else if let Some((subject, stream)) = unclear.first() {
+        let all: Vec<&str> = unclear.iter().map(|(subject, _)| *subject).collect();
+        report.warn(
+            CHECK,
+            format!(
+                "it is not known whether a stream takes {}: the JetStream API shows none, and not {stream} either, which \
+                 acknowledged other events",
+                all.join(", ")
+            ),
+            format!(
+                "look where that stream is whether it takes {subject:?}; with nats.jetstream_domain or nats.api_prefix \
+                 doctor can ask there"
+            ),
+        );
+    } else if streams.is_empty() && unseen.is_empty() {
         report.ok(CHECK, "no event in the outbox, so no stream to look for");
     } else {
-        let names: Vec<&str> = streams.keys().map(String::as_str).collect();
+        let names: Vec<&str> = streams.union(&unseen).map(String::as_str).collect();
         report.ok(CHECK, format!("all topics are taken, by {}", names.join(", ")));
     }
-    streams.into_keys().collect()
+    streams
 }
 
-fn settings(info: &Info, config: &RelayConfig, clustered: bool, report: &mut Report) {
+fn settings(name: &str, info: &Info, config: &RelayConfig, clustered: bool, report: &mut Report) {
     let (set, state) = (&info.config, &info.state);
-    let name = &set.name;
     let edit = format!("nats stream edit {name}");
     let mut well = true;
     let mut say = |bad: bool, fail: bool, message: String, remedy: String| {
@@ -266,5 +348,40 @@ fn settings(info: &Info, config: &RelayConfig, clustered: bool, report: &mut Rep
     );
     if well {
         report.ok("broker.stream", format!("stream {name} is set up for the relay"));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn marks(of: &[(&str, serde_json::Value)]) -> Marks {
+        let marks = of.iter().map(|(name, mark)| {
+            let mark =
+                serde_json::from_value(mark.clone()).unwrap_or_else(|error| panic!("{error}"));
+            ((*name).to_owned(), mark)
+        });
+        marks.collect()
+    }
+
+    #[test]
+    fn acknowledgements_tell_of_streams_that_the_api_does_not_show() {
+        let mark = |created: Option<&str>, shown: bool, subjects: &[&str]| {
+            serde_json::json!({
+                "created": created, "shown": shown, "subjects": subjects,
+                "last_sequence": 1, "last_time": null,
+            })
+        };
+        let then = Some("2026-01-01T00:00:00Z");
+        let mapped = marks(&[("ORDERS", mark(then, true, &["orders.>", "shop.placed"]))]);
+        assert_eq!(told(&mapped, "shop.placed"), Told::Taken("ORDERS".into()));
+        assert_eq!(told(&mapped, "shop.paid"), Told::Nothing);
+        let hidden = marks(&[("ORDERS", mark(None, false, &["orders.placed"]))]);
+        assert_eq!(told(&hidden, "orders.placed"), Told::Taken("ORDERS".into()));
+        assert_eq!(told(&hidden, "orders.paid"), Told::Perhaps("ORDERS".into()));
+        // It was there, and is gone: nobody takes its subjects now.
+        let gone = marks(&[("ORDERS", mark(then, false, &["orders.>"]))]);
+        assert_eq!(told(&gone, "orders.placed"), Told::Nothing);
+        assert_eq!(told(&Marks::new(), "orders.placed"), Told::Nothing);
     }
 }

@@ -5,7 +5,7 @@ use std::time::SystemTime;
 use sqlx::postgres::PgRow;
 use sqlx::{PgConnection, Row};
 
-use super::{Doctor, Report, said};
+use super::{Doctor, Report, is_silence, said};
 use crate::config::without_secrets;
 use crate::error::full_text;
 use crate::session::{Database, SessionError};
@@ -33,7 +33,7 @@ async fn connect(doctor: &Doctor, report: &mut Report) -> Option<PgConnection> {
     const CHECK: &str = "database.reachable";
     let url = without_secrets(&doctor.config.database_url);
     let connected = match Database::new(&doctor.config.database_url, "pillarbox doctor") {
-        Ok(database) => database.one_direct().await,
+        Ok(database) => database.statement_timeout(doctor.limit).one_direct().await,
         Err(error) => Err(error),
     };
     let error = match connected {
@@ -43,6 +43,8 @@ async fn connect(doctor: &Doctor, report: &mut Report) -> Option<PgConnection> {
             return Some(connection);
         }
         Err(SessionError::Connect { source, .. }) => source,
+        // It was let in, and then heard no more.
+        Err(SessionError::Settings { source, .. }) if is_silence(&source) => source,
         Err(error @ SessionError::Pooled { .. }) => {
             report.ok(CHECK, format!("connected to {url}"));
             report.fail(
@@ -92,12 +94,12 @@ async fn primary(connection: &mut PgConnection, report: &mut Report) -> Option<b
     let row = sqlx::query(
         "select pg_is_in_recovery(), current_setting('server_version_num')::integer, current_setting('server_version')",
     )
-    .fetch_one(connection)
-    .await;
+    .fetch_one(connection);
     let read = |row: PgRow| -> Result<(bool, i32, String), sqlx::Error> {
         Ok((row.try_get(0)?, row.try_get(1)?, row.try_get(2)?))
     };
-    let (in_recovery, number, version) = report.got("database.primary", row.and_then(read))?;
+    let (in_recovery, number, version) =
+        report.got("database.primary", async { row.await.and_then(read) }).await?;
     if number < 130_000 {
         report.fail(
             "database.version",
@@ -123,12 +125,11 @@ async fn clock(connection: &mut PgConnection, report: &mut Report) {
     const CHECK: &str = "database.clock";
     let before = SystemTime::now();
     let answer = sqlx::query_scalar("select extract(epoch from clock_timestamp())::float8")
-        .fetch_one(connection)
-        .await;
-    let after = SystemTime::now();
-    let Some(theirs) = report.got(CHECK, answer) else {
+        .fetch_one(connection);
+    let Some(theirs) = report.got(CHECK, answer).await else {
         return;
     };
+    let after = SystemTime::now();
     let (before, after) = (seconds(before), seconds(after));
     match skew(before, theirs, after) {
         skew if skew < SKEW => report.ok(CHECK, format!("the clocks differ by {} at the most", said(skew.max(after - before)))),
@@ -154,9 +155,8 @@ async fn durability(connection: &mut PgConnection, report: &mut Report) {
     let off = sqlx::query_scalar::<_, String>(
         "select name from pg_settings where name in ('fsync', 'full_page_writes') and setting = 'off'",
     )
-    .fetch_all(connection)
-    .await;
-    match report.got(CHECK, off).as_deref() {
+    .fetch_all(connection);
+    match report.got(CHECK, off).await.as_deref() {
         None => {}
         Some([]) => report.ok(CHECK, "commits survive a power cut"),
         Some(off) => report.warn(
@@ -173,9 +173,8 @@ async fn durability(connection: &mut PgConnection, report: &mut Report) {
 /// Whoever may create something in `public` can put an operator there that the statements of others find.
 async fn public(connection: &mut PgConnection, report: &mut Report) {
     const CHECK: &str = "database.public_schema";
-    let open =
-        sqlx::query_scalar::<_, bool>(include_str!("public.sql")).fetch_one(connection).await;
-    match report.got(CHECK, open) {
+    let open = sqlx::query_scalar::<_, bool>(include_str!("public.sql")).fetch_one(connection);
+    match report.got(CHECK, open).await {
         None => {}
         Some(false) => report.ok(CHECK, "not everybody may create something in schema public"),
         Some(true) => report.warn(
@@ -191,11 +190,12 @@ async fn public(connection: &mut PgConnection, report: &mut Report) {
 
 async fn transactions(doctor: &Doctor, connection: &mut PgConnection, report: &mut Report) {
     const CHECK: &str = "database.transactions";
-    let row = sqlx::query(include_str!("transactions.sql")).fetch_one(connection).await;
+    let row = sqlx::query(include_str!("transactions.sql")).fetch_one(connection);
     let read = |row: PgRow| -> Result<(i64, Option<f64>, PgRow), sqlx::Error> {
         Ok((row.try_get("hidden")?, row.try_get("age")?, row))
     };
-    let Some((hidden, age, row)) = report.got(CHECK, row.and_then(read)) else {
+    let Some((hidden, age, row)) = report.got(CHECK, async { row.await.and_then(read) }).await
+    else {
         return;
     };
     let text =

@@ -15,6 +15,7 @@ mod privileges;
 
 use std::time::Duration;
 
+use pillarbox_store::limit::limited;
 use serde::Serialize;
 
 use crate::config::RelayConfig;
@@ -55,37 +56,54 @@ pub struct Doctor {
     pub role: Option<String>,
     /// A transaction that has been open for this long is reported.
     pub old_transaction: Duration,
+    /// How long the database or the broker may take for one answer. What does not answer for so long is not asked
+    /// again.
+    pub limit: Duration,
 }
 
 impl Doctor {
-    /// A check-up with the usual patience: a transaction may be open for five minutes.
+    /// A check-up with the usual patience: a transaction may be open for five minutes, and an answer may take 30
+    /// seconds.
     pub fn new(config: RelayConfig) -> Self {
-        Self { config, role: None, old_transaction: Duration::from_secs(300) }
+        Self {
+            config,
+            role: None,
+            old_transaction: Duration::from_secs(300),
+            limit: Duration::from_secs(30),
+        }
     }
 
     /// Checks everything that can be reached, and returns what was found in the order of the checks. Takes
-    /// seconds; where nobody answers, up to half a minute.
+    /// seconds; where nobody answers, about [`limit`](Self::limit) for the database and the same for the broker.
+    ///
+    /// Dropping the future ends it at once; nothing was changed.
     pub async fn examine(&self) -> Vec<Finding> {
-        let mut report = Report::default();
+        let mut report = Report { findings: Vec::new(), limit: self.limit, lost: false };
         if let Err(error) = self.config.validate() {
             report.fail("config", error, "mend the setting");
             return report.findings;
         }
-        let mut topics = Vec::new();
+        let mut outbox = outbox::Found::default();
         if let Some(mut connection) = database::examine(self, &mut report).await {
-            topics = outbox::examine(self, &mut connection, &mut report).await;
+            outbox = outbox::examine(self, &mut connection, &mut report).await;
             // All has been read.
-            let _ = sqlx::Connection::close(connection).await;
+            if !report.lost {
+                let _ = limited(self.limit, sqlx::Connection::close(connection)).await;
+            }
         }
-        broker::examine(&self.config, &topics, &mut report).await;
+        broker::examine(&self.config, &outbox, &mut report).await;
         report.findings
     }
 }
 
 /// The findings so far.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 struct Report {
     findings: Vec<Finding>,
+    /// How long an answer may take.
+    limit: Duration,
+    /// The database has not answered once, so its connection is of no more use.
+    lost: bool,
 }
 
 impl Report {
@@ -111,25 +129,53 @@ impl Report {
         self.findings.push(Finding { check, level, message: message.to_string(), remedy });
     }
 
-    /// What a statement returned; if it failed, a finding that the check could not be made.
-    fn got<T>(&mut self, check: &'static str, result: Result<T, sqlx::Error>) -> Option<T> {
-        match result {
-            Ok(value) => Some(value),
-            Err(error) => {
-                let denied = error
-                    .as_database_error()
-                    .is_some_and(|error| error.code().as_deref() == Some("42501"));
-                let remedy = match denied {
-                    true => {
-                        "run doctor as the relay's role or the operator's; `pillarbox migrate --print-grants` shows their rights"
-                    }
-                    false => "run doctor again; if it stays, the error is the finding",
-                };
-                self.warn(check, format!("not checked: {}", full_text(&error)), remedy);
-                None
-            }
+    /// What a statement returned; if it failed, a finding that the check could not be made. Asks nothing more once the
+    /// database has left a question without an answer.
+    async fn got<T>(
+        &mut self,
+        check: &'static str,
+        asked: impl Future<Output = Result<T, sqlx::Error>>,
+    ) -> Option<T> {
+        if self.lost {
+            return None;
         }
+        // The server ends a statement that takes too long before that, and then goes on with others.
+        let error = match limited(self.limit + CANCELLED_WITHIN, asked).await {
+            Ok(value) => return Some(value),
+            Err(error) => error,
+        };
+        let text = full_text(&error);
+        if is_silence(&error) {
+            self.lost = true;
+            self.fail(
+                check,
+                format!("{text}, so neither this nor what follows of the database was checked"),
+                "look whether something between here and the server swallows the connection (a firewall, a NAT, a \
+                 proxy), and run doctor again",
+            );
+            return None;
+        }
+        let code = error.as_database_error().and_then(|error| error.code());
+        let remedy = match code.as_deref() {
+            Some("42501") => {
+                "run doctor as the relay's role or the operator's; `pillarbox migrate --print-grants` shows their rights"
+            }
+            Some("57014") => {
+                "the database is slow, or something is locked: give --timeout-s to wait longer"
+            }
+            _ => "run doctor again; if it stays, the error is the finding",
+        };
+        self.warn(check, format!("not checked: {text}"), remedy);
+        None
     }
+}
+
+/// How much longer than the server's own limit its word is waited for.
+const CANCELLED_WITHIN: Duration = Duration::from_secs(2);
+
+/// Whether an error says that nobody answered.
+fn is_silence(error: &sqlx::Error) -> bool {
+    matches!(error, sqlx::Error::Io(error) if error.kind() == std::io::ErrorKind::TimedOut)
 }
 
 /// A duration for people.

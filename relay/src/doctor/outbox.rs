@@ -6,20 +6,30 @@ use sqlx::postgres::PgRow;
 use sqlx::{AssertSqlSafe, PgConnection, Row, SqlSafeStr, SqlStr};
 
 use super::{Doctor, Report, privileges, said};
+use crate::checkpoint::Marks;
 use crate::schema::in_schema;
 use crate::status::{self, Status};
 
 /// A backlog whose oldest event is older than this is reported, in seconds.
 const OLD_BACKLOG: f64 = 60.0;
 
-/// Checks the tables, and returns topics that events wait for or went to of late.
+/// What the tables tell of the broker.
+#[derive(Debug, Default)]
+pub(super) struct Found {
+    /// Topics that events wait for or went to of late.
+    pub(super) topics: Vec<String>,
+    /// What the streams have acknowledged, as of the newest checkpoint.
+    pub(super) marks: Marks,
+}
+
+/// Checks the tables.
 pub(super) async fn examine(
     doctor: &Doctor,
     connection: &mut PgConnection,
     report: &mut Report,
-) -> Vec<String> {
+) -> Found {
     if !tables(doctor, connection, report).await {
-        return Vec::new();
+        return Found::default();
     }
     privileges::examine(doctor, connection, report).await;
     migrations(doctor, connection, report).await;
@@ -29,7 +39,10 @@ pub(super) async fn examine(
     others(doctor, connection, report).await;
     vacuum(doctor, connection, report).await;
     dead_letters(doctor, connection, report).await;
-    topics(doctor, connection, report).await
+    Found {
+        topics: topics(doctor, connection, report).await,
+        marks: marks(doctor, connection, report).await,
+    }
 }
 
 fn sql(doctor: &Doctor, text: &str) -> SqlStr {
@@ -47,9 +60,8 @@ async fn tables(doctor: &Doctor, connection: &mut PgConnection, report: &mut Rep
          (select oid from pg_namespace where nspname = $1))",
     )
     .bind(schema)
-    .fetch_all(connection)
-    .await;
-    match report.got(CHECK, missing).as_deref() {
+    .fetch_all(connection);
+    match report.got(CHECK, missing).await.as_deref() {
         None => false,
         Some([]) => {
             report.ok(CHECK, format!("they are in schema {schema}"));
@@ -73,9 +85,8 @@ async fn migrations(doctor: &Doctor, connection: &mut PgConnection, report: &mut
          and relnamespace = (select oid from pg_namespace where nspname = $1))",
     )
     .bind(&doctor.config.schema)
-    .fetch_one(&mut *connection)
-    .await;
-    match report.got(CHECK, recorded) {
+    .fetch_one(&mut *connection);
+    match report.got(CHECK, recorded).await {
         None => return,
         Some(false) => {
             report.ok(CHECK, "another tool has applied them: there is no record to compare with");
@@ -83,13 +94,12 @@ async fn migrations(doctor: &Doctor, connection: &mut PgConnection, report: &mut
         }
         Some(true) => {}
     }
-    let applied: Result<Vec<(i64, bool)>, _> = sqlx::query_as(sql(
+    let applied = sqlx::query_as::<_, (i64, bool)>(sql(
         doctor,
         "select version, success from pillarbox.outbox_migration order by version",
     ))
-    .fetch_all(connection)
-    .await;
-    let Some(applied) = report.got(CHECK, applied) else {
+    .fetch_all(connection);
+    let Some(applied) = report.got(CHECK, applied).await else {
         return;
     };
     let known = known_migrations(&doctor.config.schema);
@@ -133,13 +143,13 @@ async fn sequence(doctor: &Doctor, connection: &mut PgConnection, report: &mut R
     const CHECK: &str = "outbox.sequence";
     let row = sqlx::query(sql(doctor, include_str!("sequence.sql")))
         .bind(&doctor.config.schema)
-        .fetch_one(connection)
-        .await;
+        .fetch_one(connection);
     let read = |row: PgRow| -> Result<_, sqlx::Error> {
         let shape: Option<bool> = row.try_get("shape")?;
         Ok((shape, row.try_get::<i64, _>("next")?, row.try_get::<i64, _>("used")?))
     };
-    let Some((shape, next, used)) = report.got(CHECK, row.and_then(read)) else {
+    let Some((shape, next, used)) = report.got(CHECK, async { row.await.and_then(read) }).await
+    else {
         return;
     };
     let schema = &doctor.config.schema;
@@ -168,15 +178,14 @@ async fn sequence(doctor: &Doctor, connection: &mut PgConnection, report: &mut R
 /// A cursor is good on the cluster that it was made on.
 async fn cursor(doctor: &Doctor, connection: &mut PgConnection, report: &mut Report) {
     const CHECK: &str = "outbox.cursor";
-    let row: Result<Option<(Option<String>, String)>, _> = sqlx::query_as(sql(
+    let row = sqlx::query_as::<_, (Option<String>, String)>(sql(
         doctor,
         "select relay.cursor ->> 'system_identifier'::text, (select system_identifier::text from pg_control_system()) \
          from pillarbox.relay where name = $1",
     ))
     .bind(&doctor.config.name)
-    .fetch_optional(connection)
-    .await;
-    match report.got(CHECK, row) {
+    .fetch_optional(connection);
+    match report.got(CHECK, row).await {
         None => {}
         Some(None) => report.ok(CHECK, "there is none yet"),
         Some(Some((Some(cursor), server))) if cursor == server => {
@@ -197,8 +206,8 @@ async fn cursor(doctor: &Doctor, connection: &mut PgConnection, report: &mut Rep
 async fn lease(doctor: &Doctor, connection: &mut PgConnection, report: &mut Report) {
     const CHECK: &str = "outbox.lease";
     let (name, schema) = (&doctor.config.name, &doctor.config.schema);
-    let status = Status::read(&mut *connection, schema, name).await;
-    let Some(status) = report.got(CHECK, status) else {
+    let status = Status::read(&mut *connection, schema, name);
+    let Some(status) = report.got(CHECK, status).await else {
         return;
     };
     let waiting = match status.backlog_events {
@@ -215,7 +224,8 @@ async fn lease(doctor: &Doctor, connection: &mut PgConnection, report: &mut Repo
             None
         }
         (_, _, None) => {
-            let others = status::names(connection, schema).await.unwrap_or_default().join(", ");
+            let others = report.got(CHECK, status::names(connection, schema)).await;
+            let others = others.unwrap_or_default().join(", ");
             Some(match others.as_str() {
                 "" => format!("relay {name} has never run on this outbox"),
                 others => {
@@ -266,16 +276,15 @@ fn processes(status: &Status, report: &mut Report) {
 /// Rows stay until every relay has shipped them, also one that is never coming back.
 async fn others(doctor: &Doctor, connection: &mut PgConnection, report: &mut Report) {
     const CHECK: &str = "outbox.retention";
-    let gone: Result<Vec<(String, f64)>, _> = sqlx::query_as(sql(
+    let gone = sqlx::query_as::<_, (String, f64)>(sql(
         doctor,
         "select name, extract(epoch from clock_timestamp() - heartbeat)::float8 from pillarbox.relay \
          where name <> $1 and heartbeat < clock_timestamp() - greatest($2, 60)::float8 * interval '1 second' order by heartbeat",
     ))
     .bind(&doctor.config.name)
     .bind(i64::try_from(doctor.config.retention_s).unwrap_or(i64::MAX))
-    .fetch_all(connection)
-    .await;
-    match report.got(CHECK, gone).as_deref() {
+    .fetch_all(connection);
+    match report.got(CHECK, gone).await.as_deref() {
         None => {}
         Some([]) => report.ok(CHECK, "no relay that is gone keeps old rows from being removed"),
         Some([(name, age), ..]) => report.warn(
@@ -301,9 +310,8 @@ async fn vacuum(doctor: &Doctor, connection: &mut PgConnection, report: &mut Rep
          from pg_class where relname = 'outbox' and relnamespace = (select oid from pg_namespace where nspname = $1)",
     )
     .bind(&doctor.config.schema)
-    .fetch_one(connection)
-    .await;
-    match report.got(CHECK, off) {
+    .fetch_one(connection);
+    match report.got(CHECK, off).await {
         None => {}
         Some(false) => report.ok(CHECK, "autovacuum looks after the outbox"),
         Some(true) => report.warn(
@@ -329,21 +337,19 @@ async fn dead_letters(doctor: &Doctor, connection: &mut PgConnection, report: &m
         )
         .bind(&doctor.config.schema)
         .bind(table)
-        .fetch_one(&mut *connection)
-        .await;
-        if report.got(check, readable) != Some(true) {
+        .fetch_one(&mut *connection);
+        if report.got(check, readable).await != Some(true) {
             continue;
         }
-        let reasons: Result<Vec<(String, i64)>, _> = sqlx::query_as(sql(
+        let reasons = sqlx::query_as::<_, (String, i64)>(sql(
             doctor,
             &format!(
                 "select reason, count(*) from pillarbox.{table} where state in ('dead', 'parked') \
                  group by reason order by 2 desc, 1"
             ),
         ))
-        .fetch_all(&mut *connection)
-        .await;
-        match report.got(check, reasons).as_deref() {
+        .fetch_all(&mut *connection);
+        match report.got(check, reasons).await.as_deref() {
             None => {}
             Some([]) => report.ok(check, "none is unresolved"),
             Some(reasons) => {
@@ -367,7 +373,18 @@ async fn topics(
 ) -> Vec<String> {
     let topics = sqlx::query_scalar(sql(doctor, include_str!("topics.sql")))
         .bind(&doctor.config.name)
-        .fetch_all(connection)
-        .await;
-    report.got("outbox.topics", topics).unwrap_or_default()
+        .fetch_all(connection);
+    report.got("outbox.topics", topics).await.unwrap_or_default()
+}
+
+/// What the relay knew of the streams at its newest checkpoint.
+async fn marks(doctor: &Doctor, connection: &mut PgConnection, report: &mut Report) -> Marks {
+    let newest = sqlx::query_scalar::<_, String>(sql(
+        doctor,
+        "select streams::text from pillarbox.relay_checkpoint where relay = $1 order by taken_at desc limit 1",
+    ))
+    .bind(&doctor.config.name)
+    .fetch_optional(connection);
+    let newest = report.got("broker.watched", newest).await.flatten();
+    newest.and_then(|text| serde_json::from_str(&text).ok()).unwrap_or_default()
 }

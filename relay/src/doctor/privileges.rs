@@ -13,8 +13,8 @@ pub(super) async fn examine(doctor: &Doctor, connection: &mut PgConnection, repo
         Some(role) => role.clone(),
         None => {
             let current =
-                sqlx::query_scalar("select current_user::text").fetch_one(&mut *connection).await;
-            match report.got(CHECK, current) {
+                sqlx::query_scalar("select current_user::text").fetch_one(&mut *connection);
+            match report.got(CHECK, current).await {
                 Some(role) => role,
                 None => return,
             }
@@ -25,9 +25,8 @@ pub(super) async fn examine(doctor: &Doctor, connection: &mut PgConnection, repo
     let usage = sqlx::query_scalar("select has_schema_privilege($1, $2, 'usage')")
         .bind(&role)
         .bind(schema)
-        .fetch_one(&mut *connection)
-        .await;
-    match report.got(CHECK, usage) {
+        .fetch_one(&mut *connection);
+    match report.got(CHECK, usage).await {
         Some(true) => {}
         Some(false) => missing.push(format!("grant usage on schema {schema} to \"{role}\";")),
         None => return,
@@ -41,9 +40,8 @@ pub(super) async fn examine(doctor: &Doctor, connection: &mut PgConnection, repo
         .bind(of(|need| &need.relation))
         .bind(of(|need| &need.privilege))
         .bind(needs.iter().map(|need| need.column.clone()).collect::<Vec<_>>())
-        .fetch_all(connection)
-        .await;
-    let Some(denied) = report.got(CHECK, denied) else {
+        .fetch_all(connection);
+    let Some(denied) = report.got(CHECK, denied).await else {
         return;
     };
     for row in denied {

@@ -16,6 +16,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use pillarbox_store::limit::limited;
 use serde::Serialize;
 use sqlx::postgres::{PgArguments, Postgres};
 use sqlx::query::Query;
@@ -25,7 +26,6 @@ use tokio::time::Instant;
 use crate::cursor::Cursor;
 use crate::sabotage::{Protection, Protections};
 use crate::schema::in_schema;
-use crate::session::limited;
 use crate::share::Presence;
 
 const SHORTEST_LIMIT: Duration = Duration::from_secs(2);

@@ -11,6 +11,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use async_nats::jetstream::Context;
+use pillarbox_store::limit::limited;
 use sqlx::postgres::{PgArguments, PgRow, Postgres};
 use sqlx::query::Query;
 use sqlx::{AssertSqlSafe, PgConnection, Row as _, SqlSafeStr, SqlStr};
@@ -27,6 +28,8 @@ use crate::sink::{KeyedWindow, Sink, SinkError, SinkFailure};
 use crate::source::visibility::spliced;
 
 const PAGE_ROWS: i64 = 500;
+/// How long the database may take for one answer, unless said.
+const ANSWER: Duration = Duration::from_secs(30);
 /// What a row may weigh to come with its page.
 const EACH: i64 = 2 * PAGE_BYTES as i64 / PAGE_ROWS;
 
@@ -54,7 +57,7 @@ pub enum ReplayError {
         relay: String,
     },
     /// The database failed.
-    #[error("the replay stopped behind position {after}: the database failed")]
+    #[error("{}: the database failed", stopped(*after))]
     Database {
         /// All chosen events up to this position have been sent.
         after: i64,
@@ -63,7 +66,7 @@ pub enum ReplayError {
         source: sqlx::Error,
     },
     /// The broker did not take an event.
-    #[error("the replay stopped behind position {after}")]
+    #[error("{}: the broker did not take an event", stopped(*after))]
     Broker {
         /// All chosen events up to this position have been sent.
         after: i64,
@@ -82,6 +85,13 @@ impl ReplayError {
                 (*after > 0).then_some(*after)
             }
         }
+    }
+}
+
+fn stopped(after: i64) -> String {
+    match after {
+        ..=0 => "nothing was sent".to_owned(),
+        after => format!("the replay stopped behind position {after}"),
     }
 }
 
@@ -121,6 +131,7 @@ pub struct Replay {
     first: i64,
     last: i64,
     rate: Option<NonZeroU32>,
+    limit: Duration,
 }
 
 /// A page of a replay.
@@ -133,7 +144,8 @@ struct Sendable {
 }
 
 impl Replay {
-    /// Finds out what there is, over a connection to the outbox's database, for the relay with these settings.
+    /// Finds out what there is, over a connection to the outbox's database, for the relay with these settings. That may
+    /// take 30 seconds, and so may every later answer, unless [`limit`](Self::limit) says otherwise.
     ///
     /// # Errors
     /// [`ReplayError::NeverRun`]; [`ReplayError::Database`], also for a `since` that is no time.
@@ -147,14 +159,11 @@ impl Replay {
         let sql = |text: &str| {
             AssertSqlSafe(Arc::<str>::from(in_schema(&spliced(text), schema))).into_sql_str()
         };
-        let row = sqlx::query(sql(include_str!("range.sql")))
-            .bind(relay)
-            .bind(&which.since)
-            .fetch_optional(&mut connection)
-            .await
-            .map_err(failed)?
-            .ok_or_else(|| ReplayError::NeverRun { relay: relay.clone() })?;
-        let compression = Compression::of(&mut connection).await.map_err(failed)?;
+        let range = sqlx::query(sql(include_str!("range.sql"))).bind(relay).bind(&which.since);
+        let row = limited(ANSWER, range.fetch_optional(&mut connection)).await.map_err(failed)?;
+        let row = row.ok_or_else(|| ReplayError::NeverRun { relay: relay.clone() })?;
+        let compression = limited(ANSWER, Compression::of(&mut connection)).await;
+        let compression = compression.map_err(failed)?;
         Ok(Self {
             schema: schema.clone(),
             relay: relay.clone(),
@@ -169,6 +178,7 @@ impl Replay {
             page: sql(&Select::text(include_str!("page.sql"), Table::Outbox, compression, "$8")),
             which,
             rate: None,
+            limit: ANSWER,
         })
     }
 
@@ -179,13 +189,19 @@ impl Replay {
         Self { rate: Some(per_second), ..self }
     }
 
+    /// Waits for each answer of the database for this long at the most.
+    #[must_use]
+    pub fn limit(self, limit: Duration) -> Self {
+        Self { limit, ..self }
+    }
+
     /// Counts what it would send.
     ///
     /// # Errors
     /// [`ReplayError::Database`].
     pub async fn count(&mut self) -> Result<Extent, ReplayError> {
         let query = self.rows(&self.count, self.first).bind(self.relay.clone());
-        let row = query.fetch_one(&mut self.connection).await;
+        let row = limited(self.limit, query.fetch_one(&mut self.connection)).await;
         let read = |row: PgRow| -> Result<Extent, sqlx::Error> {
             let (first, last): (Option<i64>, Option<i64>) = (row.try_get(1)?, row.try_get(2)?);
             Ok(Extent { events: row.try_get(0)?, positions: first.zip(last) })
@@ -216,8 +232,9 @@ impl Replay {
         let mut sink = KeyedWindow::new(broker, Acknowledged::default());
         loop {
             let database = |source| ReplayError::Database { after: done.after, source };
-            let page =
-                self.read(&reading, done.after, page_rows, generation).await.map_err(database)?;
+            let limit = self.limit;
+            let page = limited(limit, self.read(&reading, done.after, page_rows, generation)).await;
+            let page = page.map_err(database)?;
             let Some(Sendable { messages, last, skipped }) = page else {
                 return Ok(done);
             };

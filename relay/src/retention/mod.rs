@@ -7,6 +7,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use pillarbox_store::limit::limited;
 use sqlx::{AssertSqlSafe, PgConnection, Row, SqlSafeStr, SqlStr};
 use tokio::time::sleep;
 
@@ -14,7 +15,7 @@ use crate::config::RelayConfig;
 use crate::error::full_text;
 use crate::health::Observer;
 use crate::schema::in_schema;
-use crate::session::{Database, limited};
+use crate::session::Database;
 use crate::source::visibility::spliced;
 
 const BATCH_ROWS: i64 = 2000;

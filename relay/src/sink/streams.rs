@@ -6,9 +6,11 @@ use std::sync::Arc;
 use async_nats::jetstream::Context;
 use async_nats::jetstream::context::{GetStreamByNameError, GetStreamByNameErrorKind};
 use async_nats::jetstream::stream::Config;
+use pillarbox_store::limit::within;
 use uuid::Uuid;
 
 use super::SinkError;
+use crate::broker::{API, BROKER};
 use crate::error::full_text;
 use crate::message::Message;
 
@@ -70,7 +72,9 @@ impl Streams {
     async fn ask(&mut self, message: &Message) -> Result<usize, SinkError> {
         let Message { position, event_id, subject, .. } = message;
         let name = stream_of(&self.context, *position, *event_id, subject).await?;
-        let stream = self.context.get_stream(&name).await.map_err(|error| unavailable(&error))?;
+        let stream = within(API, BROKER, self.context.get_stream(&name)).await;
+        let stream = stream.map_err(|late| unavailable(&late))?;
+        let stream = stream.map_err(|error| unavailable(&error))?;
         let Config { subjects, allow_batch_publish, .. } = &stream.cached_info().config;
         if self.said.insert(name.clone(), *allow_batch_publish) != Some(*allow_batch_publish) {
             let sink = if *allow_batch_publish { "fast ingest" } else { "keyed window" };
@@ -97,7 +101,8 @@ pub(crate) async fn stream_of(
     event_id: Uuid,
     subject: &str,
 ) -> Result<String, SinkError> {
-    match context.stream_by_subject(subject).await {
+    let asked = within(API, BROKER, context.stream_by_subject(subject)).await;
+    match asked.map_err(|late| unavailable(&late))? {
         Ok(name) => Ok(name),
         Err(error) if is_none(&error) => Err(SinkError::NoStream {
             position,
@@ -119,7 +124,7 @@ fn unavailable(error: &(dyn std::error::Error + 'static)) -> SinkError {
 }
 
 /// Whether one of a stream's subjects, which may hold wildcards, takes this one.
-fn takes(patterns: &[String], subject: &str) -> bool {
+pub(crate) fn takes(patterns: &[String], subject: &str) -> bool {
     patterns.iter().any(|pattern| {
         let mut words = subject.split('.');
         for wanted in pattern.split('.') {
