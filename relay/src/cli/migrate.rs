@@ -82,7 +82,10 @@ impl Migrate {
             let migrated = watch.over(migrating).await?;
             super::print(&told("inbox", &config.schema, &migrated))?;
         }
-        let closed = async { Ok::<_, sqlx::Error>(pool.close().await) };
+        let closed = async {
+            pool.close().await;
+            Ok::<_, sqlx::Error>(())
+        };
         self.limit.ask("end the session", closed).await
     }
 

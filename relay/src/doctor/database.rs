@@ -2,6 +2,7 @@
 
 use std::time::SystemTime;
 
+use pillarbox_store::limit::within;
 use sqlx::postgres::PgRow;
 use sqlx::{PgConnection, Row};
 
@@ -33,7 +34,13 @@ async fn connect(doctor: &Doctor, report: &mut Report) -> Option<PgConnection> {
     const CHECK: &str = "database.reachable";
     let url = without_secrets(&doctor.config.database_url);
     let connected = match Database::new(&doctor.config.database_url, "pillarbox doctor") {
-        Ok(database) => database.statement_timeout(doctor.limit).one_direct().await,
+        Ok(database) => {
+            let database = database.statement_timeout(doctor.limit);
+            match within(doctor.limit, "the database", database.one_direct()).await {
+                Ok(connected) => connected,
+                Err(late) => Err(SessionError::Connect { url: url.clone(), source: late.into() }),
+            }
+        }
         Err(error) => Err(error),
     };
     let error = match connected {
