@@ -38,6 +38,14 @@ impl Broker {
         self.server().port()
     }
 
+    /// The ports of all servers, which they keep.
+    pub(crate) fn ports(&self) -> Vec<u16> {
+        match self {
+            Self::One(nats) => vec![nats.port()],
+            Self::Three { cluster, .. } => cluster.nodes().iter().map(Nats::port).collect(),
+        }
+    }
+
     pub(crate) fn replicas(&self) -> usize {
         match self {
             Self::One(_) => 1,

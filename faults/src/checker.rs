@@ -4,6 +4,7 @@
 //! |---|---|
 //! | a committed event takes effect in each consumer, once | [`Lost`](Violation::Lost), [`Repeated`](Violation::Repeated) |
 //! | a committed event that cannot is among the dead letters it belongs to, once, and no other is | [`Lost`](Violation::Lost), [`WronglyDead`](Violation::WronglyDead) |
+//! | a foreign message that the stream holds takes effect in each consumer once, or is one dead letter if it cannot be read | [`Lost`](Violation::Lost), [`Repeated`](Violation::Repeated), [`WronglyDead`](Violation::WronglyDead) |
 //! | an event that is not committed has no effect | [`NotCommitted`](Violation::NotCommitted) |
 //! | where order is kept, the effects of a key are in the order of their commits | [`OutOfOrder`](Violation::OutOfOrder) |
 //! | and each handler sees all effects before its own | [`SideBySide`](Violation::SideBySide) |
@@ -14,6 +15,9 @@
 //!
 //! The numbers of a key are drawn under its lock, which is held until the commit: their order is that of the
 //! commits. A writer that does not know what became of its commit is no witness; the outbox is.
+//!
+//! A foreign message is in no outbox, so what the stream loses of them is lost: one that the broker acknowledged before
+//! a loss was discovered, and that the stream does not hold in the end, may have taken effect or not.
 //!
 //! One exception, which is the README's: what the broker stored between a loss and its discovery comes before what
 //! was lost and is shipped again. So an effect that is ahead of a lower number of its key is forgiven if its own
@@ -130,6 +134,7 @@ pub fn check(history: &History) -> Vec<Violation> {
     for (consumer, keeps_order) in &history.consumers {
         let effects = books.effects_of(history, consumer);
         once(history, &books, consumer, &effects, &mut found);
+        foreign(history, &books, consumer, &effects, &mut found);
         if *keeps_order {
             in_order(history, consumer, &effects, &mut found);
         }
@@ -151,14 +156,22 @@ pub fn check(history: &History) -> Vec<Violation> {
 /// What is committed, and what was meant to come of it.
 struct Books<'h> {
     committed: HashSet<&'h str>,
+    /// What foreign producers sent.
+    foreign: HashSet<&'h str>,
+    /// What the stream holds in the end.
+    held: HashSet<&'h str>,
     kinds: HashMap<&'h str, Kind>,
 }
 
 impl<'h> Books<'h> {
     fn of(history: &'h History) -> Self {
         let kind = |written: &'h crate::history::Written| (&*written.event.id, written.event.kind);
+        let last = history.stored.iter().map(|stored| stored.look).max();
+        let held = history.stored.iter().filter(|stored| Some(stored.look) == last);
         Self {
             committed: history.committed.iter().map(|row| &*row.id).collect(),
+            foreign: history.foreign.iter().map(|message| &*message.name).collect(),
+            held: held.map(|stored| &*stored.id).collect(),
             kinds: history.written.iter().map(kind).collect(),
         }
     }
@@ -166,6 +179,11 @@ impl<'h> Books<'h> {
     /// What comes of a committed event.
     fn fate(&self, id: &str) -> Fate {
         self.kinds.get(id).map_or(Fate::Effect, |kind| kind.fate())
+    }
+
+    /// Nobody is known to have sent it.
+    fn is_stranger(&self, id: &str) -> bool {
+        !self.committed.contains(id) && !self.foreign.contains(id)
     }
 
     fn effects_of(&self, history: &'h History, consumer: &str) -> Vec<&'h Effect> {
@@ -224,11 +242,62 @@ fn once(
         };
         found.push(Violation::WronglyDead { id, consumer: Some(consumer), what: wrong });
     }
-    let mut strangers: Vec<_> = times.keys().filter(|id| !books.committed.contains(**id)).collect();
+    let mut strangers: Vec<_> = times.keys().filter(|id| books.is_stranger(id)).collect();
     strangers.sort();
     for id in strangers {
         let (id, consumer) = of(id);
         found.push(Violation::NotCommitted { id, consumer });
+    }
+    let mut strangers: Vec<_> = dead.keys().filter(|id| books.is_stranger(id)).collect();
+    strangers.sort();
+    for id in strangers {
+        let ((id, consumer), what) = (of(id), "a dead letter of no event".to_owned());
+        found.push(Violation::WronglyDead { id, consumer: Some(consumer), what });
+    }
+}
+
+/// What a foreign producer sent, each message once: as an effect, or as a dead letter.
+fn foreign(
+    history: &History,
+    books: &Books<'_>,
+    consumer: &str,
+    effects: &[&Effect],
+    found: &mut Vec<Violation>,
+) {
+    let (mut times, mut letters): (HashMap<&str, usize>, HashMap<&str, usize>) = Default::default();
+    for effect in effects {
+        *times.entry(&effect.id).or_default() += 1;
+    }
+    for dead in history.dead.iter().filter(|dead| dead.consumer.as_deref() == Some(consumer)) {
+        *letters.entry(&dead.id).or_default() += 1;
+    }
+    let lost_since = |at: At| {
+        let mut losses = history.losses.iter();
+        losses.any(|loss| loss.discovered.is_none_or(|discovered| at <= discovered))
+    };
+    for message in &history.foreign {
+        let name = &*message.name;
+        let of = |counts: &HashMap<&str, usize>| counts.get(name).copied().unwrap_or(0);
+        let (effects, letters) = (of(&times), of(&letters));
+        let (id, consumer) = (name.to_owned(), consumer.to_owned());
+        let what = match (message.readable, effects, letters) {
+            (true, 1, 0) | (false, 0, 1) => continue,
+            (_, 0, 0) => {
+                let told = message.told_at.is_some_and(|at| !lost_since(at));
+                if told || books.held.contains(name) {
+                    found.push(Violation::Lost { id, consumer: Some(consumer) });
+                }
+                continue;
+            }
+            (true, _, 0) => {
+                found.push(Violation::Repeated { id, consumer, times: effects });
+                continue;
+            }
+            (true, _, _) => format!("{effects} effects and {letters} dead letters"),
+            (false, 0, _) => format!("{letters} dead letters"),
+            (false, _, _) => "took effect, and cannot be read".to_owned(),
+        };
+        found.push(Violation::WronglyDead { id, consumer: Some(consumer), what });
     }
 }
 

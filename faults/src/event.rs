@@ -77,6 +77,9 @@ pub struct Draw {
     pub number: i64,
     /// What will come of it.
     pub kind: Kind,
+    /// What the run calls it, if another producer sent it, whose ids are nobody else's affair.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub name: Option<String>,
 }
 
 impl Event for Draw {
@@ -126,9 +129,9 @@ pub async fn draw(
     for (kind, place) in kinds.iter().zip(1..) {
         let number = if key.is_some() { last - many + place } else { 0 };
         let id = Uuid::now_v7();
-        let draw = Draw { key: key.map(str::to_owned), number, kind: *kind };
+        let draw = Draw { key: key.map(str::to_owned), number, kind: *kind, name: None };
         publish(tx, id, &draw).await?;
-        let Draw { key, number, kind } = draw;
+        let Draw { key, number, kind, name: _ } = draw;
         drawn.push(Drawn { id: id.to_string(), key, number, kind });
     }
     Ok(drawn)

@@ -5,7 +5,10 @@ use std::collections::HashMap;
 use sqlx::Row;
 
 use crate::event::Drawn;
-use crate::history::{Committed, CursorWrite, Dead, Effect, Given, History, Told, Written};
+use crate::foreign::{self, ForeignNote};
+use crate::history::{
+    Committed, CursorWrite, Dead, Effect, Foreign, Given, History, Told, Written,
+};
 use crate::journal::{At, Noted, read};
 use crate::role::{ConsumerNote, Group, WriterNote};
 use crate::world::World;
@@ -49,6 +52,8 @@ fn journals(world: &World, history: &mut History) -> anyhow::Result<()> {
         let process = name.trim_end_matches(".journal");
         if name == "faults.journal" || of(&world.writers, &name) {
             history.written.extend(written(process, read(&path)?));
+        } else if name == foreign::JOURNAL {
+            history.foreign = sent(read(&path)?);
         } else if of(&world.consumers, &name) {
             let mut skipped = 0;
             for Noted { at, what } in read(&path)? {
@@ -88,6 +93,25 @@ fn written(process: &str, notes: Vec<Noted<WriterNote>>) -> Vec<Written> {
         }
     }
     written
+}
+
+fn sent(notes: Vec<Noted<ForeignNote>>) -> Vec<Foreign> {
+    let mut all: Vec<Foreign> = Vec::new();
+    for Noted { at, what } in notes {
+        match what {
+            ForeignNote::Sends { name, habit, readable } => {
+                all.push(Foreign { name, habit, readable, at, told_at: None });
+            }
+            // It sends one after the other.
+            ForeignNote::Stored { name } => {
+                if let Some(last) = all.last_mut().filter(|last| last.name == name) {
+                    last.told_at = Some(at);
+                }
+            }
+            ForeignNote::NotSaid { .. } => {}
+        }
+    }
+    all
 }
 
 async fn outbox(world: &World, history: &mut History) -> anyhow::Result<()> {
@@ -154,12 +178,13 @@ async fn inbox(world: &World, history: &mut History) -> anyhow::Result<()> {
     let rows = concat!(
         "select consumer, event_id, reason, error, ",
         micros!("dead_at"),
-        " from pillarbox.inbox_dead_letter where state <> 'retried'"
+        ", payload from pillarbox.inbox_dead_letter where state <> 'retried'"
     );
     for row in sqlx::query(rows).fetch_all(&world.inbox).await? {
+        let name = foreign::name_in(row.try_get(5)?);
         history.dead.push(Dead {
             consumer: Some(row.try_get(0)?),
-            id: row.try_get(1)?,
+            id: name.map_or_else(|| row.try_get(1), Ok)?,
             reason: row.try_get(2)?,
             error: row.try_get(3)?,
             at: row.try_get(4)?,

@@ -8,6 +8,8 @@ use crate::journal::At;
 pub struct History {
     /// What writers drew and were told.
     pub written: Vec<Written>,
+    /// What the foreign producer sent.
+    pub foreign: Vec<Foreign>,
     /// The rows of the outbox: the truth of what is committed.
     pub committed: Vec<Committed>,
     /// The messages that the stream held, at the end and before each loss.
@@ -49,6 +51,21 @@ pub struct Written {
     pub told_at: At,
 }
 
+/// A message that a foreign producer sent, once or more often.
+#[derive(Clone, Debug)]
+pub struct Foreign {
+    /// Its name.
+    pub name: String,
+    /// What is odd about it.
+    pub habit: String,
+    /// Whether it is an event that a handler can be given.
+    pub readable: bool,
+    /// When it was sent.
+    pub at: At,
+    /// When the broker last said that it holds it.
+    pub told_at: Option<At>,
+}
+
 /// What a writer knows of a transaction.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Told {
@@ -74,7 +91,7 @@ pub struct Committed {
 /// A message in the stream.
 #[derive(Clone, Debug)]
 pub struct Stored {
-    /// The event's id.
+    /// The event's id, or the name of a foreign producer's message.
     pub id: String,
     /// At which of the looks at the stream it was seen.
     pub look: usize,

@@ -21,6 +21,7 @@
 //! | [`fault`] | the faults, and how each is made |
 //! | [`role`] | what writers, relays and consumers do |
 //! | [`event`] | the events of a run |
+//! | `foreign`, `wire` | a producer of other habits, and the broker's protocol |
 //! | [`journal`] | notes that outlive their process |
 //! | `process`, `world` | the processes; the servers and tables around them |
 //! | [`run`](mod@run) | a run from begin to end |
@@ -34,6 +35,7 @@ mod broker;
 pub mod checker;
 pub mod event;
 pub mod fault;
+mod foreign;
 mod gather;
 pub mod history;
 pub mod journal;
@@ -45,6 +47,7 @@ pub mod role;
 pub mod run;
 pub mod schedule;
 pub mod story;
+mod wire;
 mod world;
 
 pub use checker::Violation;

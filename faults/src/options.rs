@@ -37,6 +37,9 @@ pub struct Options {
     /// The longest pause of a writer's connection between two transactions, in milliseconds
     #[arg(long, default_value_t = 80)]
     pub pause_ms: u64,
+    /// The longest pause of the foreign producer between two messages, in milliseconds; 0: there is no such producer
+    #[arg(long, default_value_t = 200)]
+    pub foreign_ms: u64,
     /// How long everything may take, in seconds, to come to rest after the last fault
     #[arg(long, default_value_t = 120)]
     pub patience: u64,
@@ -85,6 +88,7 @@ impl Default for Options {
             relays: 2,
             keys: 24,
             pause_ms: 80,
+            foreign_ms: 200,
             patience: 120,
             strict: false,
             partitions: 1,

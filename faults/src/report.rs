@@ -4,6 +4,7 @@ use std::collections::{BTreeMap, HashSet};
 use std::fmt;
 
 use crate::checker::{Violation, check};
+use crate::foreign::is_name;
 use crate::history::{History, Told};
 use crate::journal::At;
 use crate::story;
@@ -59,7 +60,8 @@ impl Report {
     /// The longest time without an effect in a consumer, in seconds, while writers were at work.
     fn longest_stall(&self, consumer: &str) -> f64 {
         let last = self.history.written.iter().map(|written| written.at).max().unwrap_or(0);
-        let of = self.history.effects.iter().filter(|effect| effect.consumer == consumer);
+        let of = self.history.effects.iter();
+        let of = of.filter(|effect| effect.consumer == consumer && !is_name(&effect.id));
         let mut times: Vec<At> = of.map(|effect| effect.at).collect();
         times.sort_unstable();
         let gaps = times.windows(2).filter(|pair| pair[0] < last).map(|pair| pair[1] - pair[0]);
@@ -84,14 +86,28 @@ impl Report {
         row(f, "    of these committed", number(done))?;
         for (consumer, keeps_order) in &history.consumers {
             let effects = history.effects.iter().filter(|effect| effect.consumer == *consumer);
+            let effects = effects.filter(|effect| !is_name(&effect.id));
             let order = if *keeps_order { "in order" } else { "in any order" };
             row(f, &format!("effects in {consumer}, {order}"), number(effects.count()))?;
         }
+        let foreign = |readable: bool| {
+            number(history.foreign.iter().filter(|sent| sent.readable == readable).count())
+        };
+        row(f, "foreign events sent", foreign(true))?;
+        for (consumer, _) in &history.consumers {
+            let effects = history.effects.iter().filter(|effect| effect.consumer == *consumer);
+            let effects = effects.filter(|effect| is_name(&effect.id));
+            row(f, &format!("  effects of these in {consumer}"), number(effects.count()))?;
+        }
+        row(f, "unreadable foreign messages sent", foreign(false))?;
+        let letters = history.dead.iter().filter(|dead| is_name(&dead.id));
+        row(f, "  dead letters of these, of all consumers", number(letters.count()))?;
         row(f, "handlings undone, or of an event again", number(self.handled_again()))?;
         row(f, "duplicates skipped by the inbox, at least", history.skipped.to_string())?;
         row(f, "repeats in the stream, at the end", number(self.repeats_in_the_stream()))?;
         let dead = |relay: bool| {
-            number(history.dead.iter().filter(|dead| dead.consumer.is_none() == relay).count())
+            let dead = history.dead.iter().filter(|dead| dead.consumer.is_none() == relay);
+            number(dead.filter(|dead| !is_name(&dead.id)).count())
         };
         row(f, "dead letters of the outbox", dead(true))?;
         row(f, "dead letters of the consumers", dead(false))?;

@@ -12,8 +12,10 @@ use futures::stream::FuturesUnordered;
 use rustix::process::Signal;
 use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep, sleep_until};
+use tokio_util::sync::CancellationToken;
 
 use crate::fault::Fault;
+use crate::foreign;
 use crate::gather::gather;
 use crate::history::Made;
 use crate::journal::now;
@@ -58,7 +60,19 @@ pub async fn run(options: &Options, program: &Path) -> anyhow::Result<Report> {
     }
     let mut guarding = JoinSet::new();
     guarding.spawn(guard(world.clone()));
-    make_faults(&world, planned, Duration::from_secs(options.seconds)).await;
+    let (stop, pause) = (CancellationToken::new(), Duration::from_millis(options.foreign_ms));
+    let foreign = async {
+        match pause.is_zero() {
+            true => Ok(()),
+            false => foreign::produce(&world, seed, pause, &stop).await,
+        }
+    };
+    let faults = async {
+        make_faults(&world, planned, Duration::from_secs(options.seconds)).await;
+        stop.cancel();
+    };
+    let ((), produced) = tokio::join!(faults, foreign);
+    produced?;
     let stopped = join_all(world.writers.iter().map(|writer| writer.stop())).await;
     note_failures(&world, stopped);
     let left = until_at_rest(&world, Duration::from_secs(options.patience)).await;
@@ -152,6 +166,7 @@ fn command(options: &Options, seed: u64) -> String {
         ("relays", options.relays, usual.relays),
         ("keys", u64::from(options.keys), u64::from(usual.keys)),
         ("pause-ms", options.pause_ms, usual.pause_ms),
+        ("foreign-ms", options.foreign_ms, usual.foreign_ms),
     ] {
         if value != usual {
             command.push_str(&format!(" --{name} {value}"));

@@ -129,7 +129,10 @@ fn draw(kind: &str, random: &mut StdRng) -> Fault {
         "foreign-rows" => {
             Fault::ForeignRows(if random.random_bool(0.5) { 1_000_000 } else { -1_000_000 })
         }
-        "change-cluster" => Fault::ChangeCluster,
+        // A new cluster has given more than 500 ids before anybody writes.
+        "change-cluster" => {
+            Fault::ChangeCluster(if random.random_bool(0.5) { 1_000_000 } else { -500 })
+        }
         _ if kind.starts_with("kill") => Fault::Kill(target(kind), ms(0, 1_200)),
         _ if kind.starts_with("pause") => Fault::Pause(target(kind), ms(200, 4_500)),
         _ if kind.starts_with("restart") => Fault::Restart(target(kind)),

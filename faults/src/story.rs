@@ -3,6 +3,7 @@
 use std::collections::{HashMap, HashSet};
 
 use crate::checker::Violation;
+use crate::foreign::is_name;
 use crate::history::{History, Told};
 use crate::journal::At;
 
@@ -53,7 +54,8 @@ impl std::fmt::Display for Violation {
         let by = |consumer: &Option<String>| consumer.clone().unwrap_or_else(|| "the relay".into());
         match self {
             Self::Lost { id, consumer } => {
-                write!(f, "event {id} is committed and lost for {}", by(consumer))
+                let is = if is_name(id) { "is in the stream" } else { "is committed" };
+                write!(f, "event {id} {is} and lost for {}", by(consumer))
             }
             Self::Repeated { id, consumer, times } => {
                 write!(f, "event {id} took effect {times} times in {consumer}")
@@ -172,6 +174,12 @@ fn event(history: &History, id: &str, consumer: Option<&str>, lines: &mut Lines)
             Told::Unknown => "what became of its commit is not known to its writer",
         };
         lines.add(written.told_at.max(written.at), format!("{short} {told}; {place}"));
+    }
+    for message in history.foreign.iter().filter(|message| message.name == id) {
+        lines.add(message.at, format!("{short} sent by a foreign producer: {}", message.habit));
+        if let Some(at) = message.told_at {
+            lines.add(at, format!("{short} acknowledged to it"));
+        }
     }
     if !history.stored.iter().any(|stored| stored.id == id) {
         let at = history.written.iter().filter(|written| written.event.id == id).map(|w| w.told_at);

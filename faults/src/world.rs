@@ -1,11 +1,11 @@
 //! The servers, the processes and the tables of a run.
 
+use std::collections::HashSet;
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Mutex as StdMutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use anyhow::Context;
 use async_nats::jetstream::{self, consumer, stream};
 use futures::StreamExt;
 use pillarbox_relay::{Order as RelayOrder, RelayConfig, SinkChoice};
@@ -16,11 +16,13 @@ use tokio::sync::Mutex;
 
 use crate::broker::Broker;
 use crate::fault::Target;
+use crate::foreign::name_in;
 use crate::history::{Loss, Made, Stored};
 use crate::journal::{At, Journal};
 use crate::options::{Options, SwitchedOff};
 use crate::process::Process;
 use crate::role::{ConsumerRole, Group, RelayRole, Role, WriterRole, key_name};
+use crate::wire::{InStream, Wire};
 
 /// The stream of a run.
 pub(crate) const STREAM: &str = "FAULTS";
@@ -42,6 +44,10 @@ pub(crate) struct World {
     pub(crate) inbox: PgPool,
     outbox_url: String,
     nats_url: String,
+    /// The ports of the broker's servers.
+    pub(crate) nats_ports: Vec<u16>,
+    /// Into how many partitions the relays put the keys.
+    pub(crate) partitions: u32,
     pub(crate) relays: Vec<Process>,
     pub(crate) consumers: Vec<Process>,
     pub(crate) writers: Vec<Process>,
@@ -98,6 +104,8 @@ impl World {
             journal: Journal::open(&folder.join("faults.journal"))?,
             outbox_url: outbox.url,
             nats_url: nats.url(),
+            nats_ports: nats.ports(),
+            partitions: options.partitions,
             outbox: outbox.pool,
             inbox: inbox.pool,
             postgres: Mutex::new(postgres),
@@ -287,37 +295,24 @@ impl World {
         Ok(all)
     }
 
-    /// Adds what the stream holds now to the record.
-    pub(crate) async fn keep_what_is_stored(&self) -> anyhow::Result<()> {
-        let stream = self.jetstream().await?.get_stream(STREAM).await?;
-        let held = usize::try_from(stream.cached_info().state.messages)?;
-        let config = consumer::pull::OrderedConfig::default();
-        let messages = stream.create_consumer(config).await?.messages().await?;
-        let mut messages = messages.take(held);
-        let mut stored = Vec::with_capacity(held);
-        let look = {
-            let mut record = self.record();
-            record.looks += 1;
-            record.looks
-        };
-        loop {
-            let next = tokio::time::timeout(Duration::from_secs(20), messages.next()).await;
-            let Some(message) = next.context("the stream cannot be read to its end")? else {
-                break;
-            };
-            let message = message?;
-            let headers = message.headers.as_ref();
-            let id = headers.and_then(|headers| headers.get("ce-id"));
-            let info = message.info().map_err(|error| anyhow::anyhow!("{error}"))?;
-            stored.push(Stored {
-                id: id.map(|id| id.as_str().to_owned()).unwrap_or_default(),
-                look,
-                sequence: info.stream_sequence,
-                at: i64::try_from(info.published.unix_timestamp_nanos() / 1_000)?,
-            });
-        }
-        self.record().stored.extend(stored);
-        Ok(())
+    /// Adds what the stream holds now to the record. Returns the last place.
+    pub(crate) async fn keep_what_is_stored(&self) -> anyhow::Result<Option<(u64, At)>> {
+        let held = Wire::connect(&self.nats_ports).await?.all_of(STREAM).await?;
+        let last = held.last().map(|last| (last.sequence, last.at));
+        let mut record = self.record();
+        record.looks += 1;
+        let look = record.looks;
+        record.stored.extend(held.into_iter().map(|InStream { sequence, at, message }| {
+            let id = name_in(&message.payload).or_else(|| message.header("ce-id"));
+            Stored { id: id.unwrap_or_default(), look, sequence, at }
+        }));
+        Ok(last)
+    }
+
+    /// The places that the stream holds now: their sequences, and when each was stored.
+    pub(crate) async fn places(&self) -> anyhow::Result<HashSet<(u64, At)>> {
+        let held = Wire::connect(&self.nats_ports).await?.all_of(STREAM).await?;
+        Ok(held.into_iter().map(|held| (held.sequence, held.at)).collect())
     }
 }
 

@@ -2,7 +2,7 @@
 
 use super::*;
 use crate::event::Drawn;
-use crate::history::{Committed, CursorWrite, Dead, Loss, Stored, Written};
+use crate::history::{Committed, CursorWrite, Dead, Foreign, Loss, Stored, Written};
 
 const LEDGER: &str = "ledger";
 
@@ -178,6 +178,85 @@ fn poison_belongs_to_the_dead_letters_and_to_those_of_its_kind() {
     let mut history = well();
     history.dead = vec![dead(Some(LEDGER), "a1")];
     assert!(matches!(&check(&history)[..], [Violation::WronglyDead { id, .. }] if id == "a1"));
+}
+
+/// Two foreign messages beside the events, of which the second cannot be read: the first has taken effect, and the
+/// second is a dead letter.
+fn with_foreign() -> History {
+    let mut history = well();
+    for (number, readable) in [(1, true), (2, false)] {
+        history.foreign.push(Foreign {
+            name: format!("foreign-{number}"),
+            habit: "Odd".into(),
+            readable,
+            at: 20,
+            told_at: Some(21),
+        });
+    }
+    history.effects.push(Effect {
+        seq: 5,
+        id: id("foreign-1"),
+        key: None,
+        ..history.effects[0].clone()
+    });
+    history.dead.push(Dead {
+        consumer: Some(id(LEDGER)),
+        id: id("foreign-2"),
+        reason: "undecodable".into(),
+        error: String::new(),
+        at: 25,
+    });
+    assert_eq!(check(&history), []);
+    history
+}
+
+#[test]
+fn a_foreign_event_takes_effect_once_and_an_unreadable_message_is_one_dead_letter() {
+    let mut history = with_foreign();
+    history.effects.push(Effect { seq: 6, ..history.effects[4].clone() });
+    history.dead.push(history.dead[0].clone());
+    let found = check(&history);
+    assert_eq!(found.len(), 2, "{found:?}");
+    assert_eq!(
+        found[0],
+        Violation::Repeated { id: id("foreign-1"), consumer: id(LEDGER), times: 2 }
+    );
+    assert!(
+        matches!(&found[1], Violation::WronglyDead { id, what, .. } if id == "foreign-2" && what == "2 dead letters"),
+        "{found:?}"
+    );
+
+    let mut history = with_foreign();
+    (history.dead[0].id, history.effects[4].id) = (id("foreign-1"), id("foreign-2"));
+    let found = check(&history);
+    assert!(
+        matches!(&found[..], [Violation::WronglyDead { .. }, Violation::WronglyDead { .. }]),
+        "{found:?}"
+    );
+
+    let mut history = with_foreign();
+    history.dead[0].id = id("foreign-3");
+    let found = check(&history);
+    assert_eq!(found.len(), 2, "what nobody sent, and what is missing: {found:?}");
+}
+
+#[test]
+fn a_foreign_message_is_lost_only_with_the_stream() {
+    let mut history = with_foreign();
+    history.effects.pop();
+    history.dead.pop();
+    let lost = |name: &str| Violation::Lost { id: id(name), consumer: Some(id(LEDGER)) };
+    assert_eq!(check(&history), [lost("foreign-1"), lost("foreign-2")]);
+    // What the broker never acknowledged need not be there.
+    history.foreign[0].told_at = None;
+    assert_eq!(check(&history), [lost("foreign-2")]);
+    history.losses = vec![Loss { began: 19, discovered: Some(20), how: id("wiped") }];
+    assert_eq!(check(&history), [lost("foreign-2")], "that was before");
+    history.losses[0].discovered = Some(30);
+    assert_eq!(check(&history), []);
+    // But what the stream still holds must be.
+    history.stored.push(Stored { id: id("foreign-1"), look: 0, sequence: 9, at: 21 });
+    assert_eq!(check(&history), [lost("foreign-1")]);
 }
 
 /// The lease is taken over connection 1, which moves the cursor; then over 2, which does.

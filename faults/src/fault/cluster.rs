@@ -2,9 +2,10 @@
 
 use std::time::Duration;
 
+use anyhow::Context;
 use pillarbox_testkit::eventually;
-use sqlx::Connection;
-use sqlx::PgConnection;
+use serde_json::Value;
+use sqlx::{Connection, PgConnection};
 
 use super::transactions::{Written, new_key};
 use crate::event::Kind;
@@ -35,27 +36,94 @@ pub(super) async fn foreign_rows(world: &World, ahead: i64) -> anyhow::Result<St
     Ok(format!("four events of {key}"))
 }
 
-/// The cursor is one that another cluster has left, and nobody holds the lease.
+/// What a dump and a restore leave behind while writers are at work: the rows that are here now carry ids which this
+/// cluster did not give, the cursor speaks of them, and nobody holds the lease.
 ///
-/// The relay cannot know what of the outbox its snapshot has seen and ships again what it must: that is a movement
-/// back with a reason, like that after a loss.
-pub(super) async fn change(world: &World) -> anyhow::Result<String> {
+/// The relay starts again in this cluster: a movement back with a reason, like that after a loss. What had been shipped
+/// it need not ship again.
+pub(super) async fn change(world: &World, ahead: i64) -> anyhow::Result<String> {
     world.keep_what_is_stored().await?;
     let began = now();
-    let changed = sqlx::query(
-        "update pillarbox.relay set cursor = jsonb_set(cursor, '{system_identifier}', '\"1\"'), \
-         holder = null, epoch = epoch + 1, expires_at = null",
+    let mut tx = world.outbox.begin().await?;
+    let cursor = "select cursor::text from pillarbox.relay for update";
+    let cursor: Option<String> = sqlx::query_scalar(cursor).fetch_optional(&mut *tx).await?;
+    let mut cursor: Value = serde_json::from_str(&cursor.context("no relay has led yet")?)?;
+    cursor["system_identifier"] = "1".into();
+    shift(&mut cursor, ahead)?;
+    let moved = sqlx::query(
+        "update pillarbox.outbox set txid = greatest(3, txid::text::bigint + $1)::text::xid8",
     )
-    .execute(&world.outbox)
+    .bind(ahead)
+    .execute(&mut *tx)
+    .await?
+    .rows_affected();
+    sqlx::query(
+        "update pillarbox.relay set cursor = $1::text::jsonb, holder = null, epoch = epoch + 1, expires_at = null",
+    )
+    .bind(cursor.to_string())
+    .execute(&mut *tx)
     .await?;
-    anyhow::ensure!(changed.rows_affected() == 1, "no relay has led yet");
+    tx.commit().await?;
     let own = "select (extract(epoch from clock_timestamp()) * 1000000)::bigint from pillarbox.relay \
                where cursor ->> 'system_identifier' <> '1'";
     let made_its_own = eventually("a relay to make the cursor its own", REBASE, async || {
         sqlx::query_scalar::<_, i64>(own).fetch_optional(&world.outbox).await
     });
     let discovered = made_its_own.await.ok();
-    world.record().losses.push(Loss { began, discovered, how: "cursor of another cluster".into() });
+    world.record().losses.push(Loss { began, discovered, how: "moved to another cluster".into() });
     let after = discovered.map(|at| (at - began) / 1000);
-    Ok(after.map_or_else(|| "not noticed".into(), |ms| format!("its own after {ms} ms")))
+    Ok(after.map_or_else(
+        || format!("{moved} rows, not noticed"),
+        |ms| format!("{moved} rows, the cursor its own after {ms} ms"),
+    ))
+}
+
+/// Moves every transaction id of a cursor's snapshots.
+fn shift(cursor: &mut Value, ahead: i64) -> anyhow::Result<()> {
+    let mut snapshots = vec!["/snapshot".to_owned(), "/window/snapshot".to_owned()];
+    let before = cursor.pointer("/before/shipped").and_then(Value::as_array).map_or(0, Vec::len);
+    snapshots.extend((0..before).map(|place| format!("/before/shipped/{place}/0")));
+    for place in snapshots {
+        let Some(snapshot) = cursor.pointer_mut(&place) else {
+            continue;
+        };
+        let text = snapshot.as_str().context("a snapshot that is no text")?;
+        let ids = text.split([':', ',']).filter(|id| !id.is_empty());
+        let ids = ids.map(str::parse).collect::<Result<Vec<i64>, _>>()?;
+        let [xmin, xmax, in_progress @ ..] = &ids[..] else {
+            anyhow::bail!("not a snapshot: {text}");
+        };
+        // The one that sees nothing goes on doing so.
+        if *xmax > 1 {
+            let list: Vec<String> = in_progress.iter().map(|id| (id + ahead).to_string()).collect();
+            *snapshot = format!("{}:{}:{}", xmin + ahead, xmax + ahead, list.join(",")).into();
+        }
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_snapshot_of_what_was_shipped_is_moved() {
+        let mut cursor = serde_json::json!({
+            "snapshot": "700:705:701,703",
+            "window": { "snapshot": "800:800:", "position": 5 },
+            "before": { "found": "9:9:", "shipped": [["1:1:", 0], ["900:901:900", 7]] },
+        });
+        shift(&mut cursor, -500).unwrap();
+        assert_eq!(
+            cursor,
+            serde_json::json!({
+                "snapshot": "200:205:201,203",
+                "window": { "snapshot": "300:300:", "position": 5 },
+                "before": { "found": "9:9:", "shipped": [["1:1:", 0], ["400:401:400", 7]] },
+            })
+        );
+        let mut start = serde_json::json!({ "snapshot": "1:1:" });
+        shift(&mut start, 1_000_000).unwrap();
+        assert_eq!(start, serde_json::json!({ "snapshot": "1:1:" }));
+    }
 }

@@ -143,8 +143,9 @@ pub enum Fault {
     Poison(Kind),
     /// Committed rows that carry transaction ids of another cluster, by so much ahead of this one's; below: behind.
     ForeignRows(i64),
-    /// The cursor is of another cluster, as after a dump and a restore.
-    ChangeCluster,
+    /// The rows and the cursor are of another cluster, as after a dump and a restore. That one's ids are ahead of this
+    /// one's by so much; below: behind.
+    ChangeCluster(i64),
 }
 
 impl Fault {
@@ -183,14 +184,14 @@ impl Fault {
             Self::Poison(Kind::Litterer) => "poison-litterer".into(),
             Self::Poison(Kind::BackendKiller) => "poison-backend-killer".into(),
             Self::ForeignRows(_) => "foreign-rows".into(),
-            Self::ChangeCluster => "change-cluster".into(),
+            Self::ChangeCluster(_) => "change-cluster".into(),
         }
     }
 
     /// Whether nothing may happen beside it, until the relay has noticed: a loss that the leader cannot notice,
     /// because it died within seconds of it, is not promised to be made good.
     pub fn loses_data(&self) -> bool {
-        matches!(self, Self::WipeStream | Self::PutBackStream(_) | Self::ChangeCluster)
+        matches!(self, Self::WipeStream | Self::PutBackStream(_) | Self::ChangeCluster(_))
     }
 
     /// Makes it, and mends what it broke. Returns what it hit. An error says that it missed: another fault was in
@@ -222,7 +223,7 @@ impl Fault {
             Self::ExhaustConnections(held) => transactions::exhaust(world, held).await,
             Self::Poison(kind) => transactions::poison(world, kind).await,
             Self::ForeignRows(ahead) => cluster::foreign_rows(world, ahead).await,
-            Self::ChangeCluster => cluster::change(world).await,
+            Self::ChangeCluster(ahead) => cluster::change(world, ahead).await,
         }
     }
 }
@@ -251,12 +252,10 @@ impl fmt::Display for Fault {
             }
             Self::SkewLease(by) => write!(f, " by {by} ms"),
             Self::Swallow(_, side) => write!(f, " from the {side}"),
-            Self::ForeignRows(ahead) => write!(f, " with ids ahead by {ahead}"),
-            Self::Restart(_)
-            | Self::CutCommit(_)
-            | Self::WipeStream
-            | Self::ChangeCluster
-            | Self::Poison(_) => Ok(()),
+            Self::ForeignRows(ahead) | Self::ChangeCluster(ahead) => {
+                write!(f, " with ids ahead by {ahead}")
+            }
+            Self::Restart(_) | Self::CutCommit(_) | Self::WipeStream | Self::Poison(_) => Ok(()),
         }
     }
 }

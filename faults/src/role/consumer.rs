@@ -175,7 +175,7 @@ values ($1, $2, $3, $4, $5, (select max(number) from effect where consumer = $1 
 
 impl Enter {
     async fn enter(&self, tx: &mut Tx, event: &Received<Draw>) -> Result<(), HandlerError> {
-        let id = event.id().as_str();
+        let id = event.name.as_deref().unwrap_or(event.id().as_str());
         let noted = self.journal.note(ConsumerNote::Given { id: id.to_owned() });
         noted.map_err(|error| HandlerError::transient(error.to_string()))?;
         match event.kind {
