@@ -49,7 +49,7 @@ pub struct Options {
     /// Into how many partitions the relays put the keys, which two processes of `ledger` share; 1: none
     #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..=64))]
     pub partitions: u32,
-    /// Writers and consumers reach the database through a PgBouncer in transaction mode, where there is one
+    /// Writers reach the database through a PgBouncer in transaction mode, and consumers through one in session mode
     #[arg(long)]
     pub pooler: bool,
     /// The broker is a cluster of three with a stream of three replicas; its store is not put back

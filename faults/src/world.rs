@@ -6,6 +6,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Mutex as StdMutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
+use anyhow::Context;
 use async_nats::jetstream::{self, consumer, stream};
 use futures::StreamExt;
 use pillarbox_relay::{Order as RelayOrder, RelayConfig, SinkChoice};
@@ -35,8 +36,8 @@ pub(crate) struct World {
     pub(crate) folder: PathBuf,
     pub(crate) postgres: Mutex<Postgres>,
     pub(crate) nats: Mutex<Broker>,
-    /// Writers and consumers go through it, if there is one.
-    pooler: Option<PgBouncer>,
+    /// Those that writers and consumers go through, if they do.
+    poolers: Option<Poolers>,
     pub(crate) strict: bool,
     /// The database of the outbox.
     pub(crate) outbox: PgPool,
@@ -81,14 +82,10 @@ impl World {
         let nats = Broker::start(options.cluster, &limit);
         let (postgres, nats) =
             tokio::try_join!(async { anyhow::Ok(postgres.start().await?) }, nats)?;
-        let pooler = match options.pooler {
-            true => PgBouncer::options().mode(PoolMode::Transaction).start(&postgres).await?,
+        let poolers = match options.pooler {
+            true => Some(Poolers::start(&postgres).await?),
             false => None,
         };
-        anyhow::ensure!(
-            pooler.is_some() == options.pooler,
-            "--pooler needs PgBouncer, and there is none"
-        );
         let outbox = postgres.create_database("service").await?;
         let inbox = postgres.create_database("consumers").await?;
         pillarbox_outbox::migrate(&outbox.pool).await?;
@@ -110,7 +107,7 @@ impl World {
             inbox: inbox.pool,
             postgres: Mutex::new(postgres),
             nats: Mutex::new(nats),
-            pooler,
+            poolers,
             strict: options.strict,
             relays: Vec::new(),
             consumers: Vec::new(),
@@ -135,10 +132,12 @@ impl World {
     ) -> anyhow::Result<()> {
         let off = options.switched_off;
         let ports = (self.postgres.lock().await.port(), self.nats.lock().await.port());
-        let pooler = self.pooler.as_ref().map(PgBouncer::port);
-        let make = async |name: String, pooled: bool, role: &dyn Fn(&Ways) -> Role| {
+        let poolers = self.poolers.as_ref();
+        let of_writers = poolers.map(|poolers| poolers.of_writers.port());
+        let of_consumers = poolers.map(|poolers| poolers.of_consumers.port());
+        let make = async |name: String, pooler: Option<u16>, role: &dyn Fn(&Ways) -> Role| {
             let ways = Ways {
-                database: Proxy::to_port(pooler.filter(|_| pooled).unwrap_or(ports.0)).await?,
+                database: Proxy::to_port(pooler.unwrap_or(ports.0)).await?,
                 broker: Proxy::to_port(ports.1).await?,
                 ports,
             };
@@ -164,7 +163,7 @@ impl World {
                     switched_off: off,
                 })
             };
-            relays.push(make(format!("relay{number}"), false, &role).await?);
+            relays.push(make(format!("relay{number}"), None, &role).await?);
         }
         for group in Group::ALL {
             for number in 0..group.processes() {
@@ -176,11 +175,11 @@ impl World {
                         stream: STREAM.into(),
                         strict: options.strict,
                         partitions: options.partitions,
-                        pooled: pooler.is_some(),
                         without_dedup: off == Some(SwitchedOff::Dedup),
                     })
                 };
-                consumers.push(make(format!("{}{number}", group.name()), true, &role).await?);
+                let name = format!("{}{number}", group.name());
+                consumers.push(make(name, of_consumers, &role).await?);
             }
         }
         for number in 0..options.writers {
@@ -191,10 +190,10 @@ impl World {
                     sessions: 2,
                     keys: options.keys,
                     pause_ms: options.pause_ms,
-                    pooled: pooler.is_some(),
+                    pooled: of_writers.is_some(),
                 })
             };
-            writers.push(make(format!("writer{number}"), true, &role).await?);
+            writers.push(make(format!("writer{number}"), of_writers, &role).await?);
         }
         (self.relays, self.consumers, self.writers) = (relays, consumers, writers);
         Ok(())
@@ -295,10 +294,9 @@ impl World {
         Ok(all)
     }
 
-    /// Adds what the stream holds now to the record. Returns the last place.
-    pub(crate) async fn keep_what_is_stored(&self) -> anyhow::Result<Option<(u64, At)>> {
+    /// Adds what the stream holds now to the record, and returns the number of this look.
+    pub(crate) async fn keep_what_is_stored(&self) -> anyhow::Result<usize> {
         let held = Wire::connect(&self.nats_ports).await?.all_of(STREAM).await?;
-        let last = held.last().map(|last| (last.sequence, last.at));
         let mut record = self.record();
         record.looks += 1;
         let look = record.looks;
@@ -306,13 +304,38 @@ impl World {
             let id = name_in(&message.payload).or_else(|| message.header("ce-id"));
             Stored { id: id.unwrap_or_default(), look, sequence, at }
         }));
-        Ok(last)
+        Ok(look)
     }
 
     /// The places that the stream holds now: their sequences, and when each was stored.
     pub(crate) async fn places(&self) -> anyhow::Result<HashSet<(u64, At)>> {
         let held = Wire::connect(&self.nats_ports).await?.all_of(STREAM).await?;
         Ok(held.into_iter().map(|held| (held.sequence, held.at)).collect())
+    }
+}
+
+/// The poolers of a run. A consumer refuses one in transaction mode.
+struct Poolers {
+    /// In transaction mode.
+    of_writers: PgBouncer,
+    /// In session mode.
+    of_consumers: PgBouncer,
+}
+
+impl Poolers {
+    async fn start(postgres: &Postgres) -> anyhow::Result<Self> {
+        let of_writers = PgBouncer::options().mode(PoolMode::Transaction).start(postgres).await?;
+        let of_consumers = PgBouncer::options()
+            .mode(PoolMode::Session)
+            .setting("default_pool_size", "40")
+            .start(postgres)
+            .await?;
+        let missing =
+            "--pooler needs PgBouncer, and there is none: install it, or leave --pooler out";
+        Ok(Self {
+            of_writers: of_writers.context(missing)?,
+            of_consumers: of_consumers.context(missing)?,
+        })
     }
 }
 

@@ -21,7 +21,7 @@ pub struct ConsumerRole {
     pub group: Group,
     /// Where the inbox is.
     pub database_url: String,
-    /// The broker.
+    /// The broker's servers, parted by commas.
     pub nats_url: String,
     /// The stream.
     pub stream: String,
@@ -29,8 +29,6 @@ pub struct ConsumerRole {
     pub strict: bool,
     /// Into how many partitions the relays put the keys.
     pub partitions: u32,
-    /// Whether the database is behind a pooler that hands out connections for a transaction at a time.
-    pub pooled: bool,
     /// Whether it handles what it has handled before.
     pub without_dedup: bool,
 }
@@ -117,10 +115,7 @@ impl ConsumerRole {
         journal: Journal,
         stop: CancellationToken,
     ) -> anyhow::Result<()> {
-        let mut database: PgConnectOptions = self.database_url.parse()?;
-        if self.pooled {
-            database = database.statement_cache_capacity(0);
-        }
+        let database: PgConnectOptions = self.database_url.parse()?;
         let pool = PgPoolOptions::new()
             .max_connections(6)
             .acquire_timeout(Duration::from_secs(2))
@@ -128,7 +123,8 @@ impl ConsumerRole {
         let client = async_nats::ConnectOptions::new()
             .retry_on_initial_connect()
             .ping_interval(Duration::from_secs(4));
-        let client = client.connect(&self.nats_url).await?;
+        let servers: Vec<&str> = self.nats_url.split(',').collect();
+        let client = client.connect(servers).await?;
         let journal = Arc::new(journal);
         let enter =
             Enter { group: self.group, process: process.to_owned(), journal: journal.clone() };
