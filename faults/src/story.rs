@@ -9,13 +9,22 @@ use crate::journal::At;
 
 /// How long before and after it a fault still belongs to a story, in microseconds.
 const AROUND: At = 1_000_000;
+/// Of so many violations of a kind the shortest story is told.
+const MOST_STORIES: usize = 20;
 /// The most lines about faults.
 const MOST_FAULTS: usize = 8;
 
-/// The shortest story of these violations, oldest line first. Empty if there is none.
+/// The shortest story of these violations, or of the first ones of each kind, oldest line first. Empty if there is none.
 pub fn shortest(history: &History, violations: &[Violation]) -> Vec<String> {
     let begin = history.written.iter().map(|written| written.at).min().unwrap_or(0);
-    let stories = violations.iter().map(|violation| tell(history, violation, begin));
+    // Where there are thousands, they are much the same story.
+    let mut told: HashMap<&str, usize> = HashMap::new();
+    let some = violations.iter().filter(|violation| {
+        let told = told.entry(name(violation)).or_default();
+        *told += 1;
+        *told <= MOST_STORIES
+    });
+    let stories = some.map(|violation| tell(history, violation, begin));
     stories.min_by_key(Vec::len).unwrap_or_default()
 }
 
