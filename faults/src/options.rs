@@ -43,6 +43,10 @@ pub struct Options {
     /// How long everything may take, in seconds, to come to rest after the last fault
     #[arg(long, default_value_t = 120)]
     pub patience: u64,
+    /// By how much the lease, and what else is measured against a clock, is longer than on a machine that has nothing
+    /// else to do
+    #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u64).range(1..=20))]
+    pub slow: u64,
     /// Keys wait behind their dead letters, which somebody discards after a while
     #[arg(long)]
     pub strict: bool,
@@ -90,6 +94,7 @@ impl Default for Options {
             pause_ms: 80,
             foreign_ms: 200,
             patience: 120,
+            slow: 1,
             strict: false,
             partitions: 1,
             pooler: false,

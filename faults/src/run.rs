@@ -167,6 +167,8 @@ fn command(options: &Options, seed: u64) -> String {
         ("keys", u64::from(options.keys), u64::from(usual.keys)),
         ("pause-ms", options.pause_ms, usual.pause_ms),
         ("foreign-ms", options.foreign_ms, usual.foreign_ms),
+        ("patience", options.patience, usual.patience),
+        ("slow", options.slow, usual.slow),
     ] {
         if value != usual {
             command.push_str(&format!(" --{name} {value}"));

@@ -49,3 +49,19 @@ end $$;
 
 create trigger note_cursor_write after insert or update on pillarbox.relay
 for each row execute function note_cursor_write();
+
+-- A relay that goes back forgets the checkpoints behind the place that it goes back to. Nothing else shows it where the
+-- cursor stood at that very place, as at the start, before anything that was shipped had been written down.
+create table checkpoint_forgotten (at timestamptz not null default clock_timestamp());
+
+create function note_checkpoint_forgotten() returns trigger language plpgsql set search_path = public as $$
+begin
+    if exists (select from gone) then
+        insert into checkpoint_forgotten default values;
+    end if;
+    return null;
+end $$;
+
+create trigger note_checkpoint_forgotten after delete on pillarbox.relay_checkpoint
+referencing old table as gone
+for each statement execute function note_checkpoint_forgotten();

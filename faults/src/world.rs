@@ -152,8 +152,8 @@ impl World {
                     config: Box::new(RelayConfig {
                         database_url: ways.to_database(&self.outbox_url),
                         nats_url: ways.to_broker(&self.nats_url),
-                        lease_ms: 1_500,
-                        ack_timeout_ms: 2_000,
+                        lease_ms: 1_500 * options.slow,
+                        ack_timeout_ms: 2_000 * options.slow,
                         // Both ways of storing have their turn.
                         order: if options.strict { RelayOrder::Strict } else { RelayOrder::Key },
                         partitions: options.partitions,
@@ -175,6 +175,7 @@ impl World {
                         stream: STREAM.into(),
                         strict: options.strict,
                         partitions: options.partitions,
+                        slow: options.slow,
                         without_dedup: off == Some(SwitchedOff::Dedup),
                     })
                 };

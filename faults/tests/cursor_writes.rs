@@ -1,4 +1,5 @@
-//! What is noted down of the cursor: when it was further before, also within a window.
+//! What is noted down of the cursor: when it was further before, also within a window, and when a relay went back to
+//! where the cursor stood.
 #![allow(clippy::unwrap_used)]
 
 use pillarbox_testkit::servers;
@@ -51,4 +52,27 @@ async fn a_cursor_that_goes_back_is_noted_also_within_a_window() {
         let noted: bool = sqlx::query_scalar(last).fetch_one(scope.pool()).await.unwrap();
         assert_eq!(noted, back, "{what}");
     }
+}
+
+#[tokio::test]
+async fn a_relay_that_goes_back_to_where_the_cursor_stands_is_noted_by_its_checkpoints() {
+    let scope = servers().await.unwrap().scope().await.unwrap();
+    pillarbox_outbox::migrate(scope.pool()).await.unwrap();
+    sqlx::raw_sql(include_str!("../src/service.sql")).execute(scope.pool()).await.unwrap();
+    let noted = async || {
+        let noted = "select count(*) from checkpoint_forgotten";
+        sqlx::query_scalar::<_, i64>(noted).fetch_one(scope.pool()).await.unwrap()
+    };
+    let forget = "delete from pillarbox.relay_checkpoint";
+    sqlx::query(forget).execute(scope.pool()).await.unwrap();
+    assert_eq!(noted().await, 0, "there was none to forget");
+    sqlx::raw_sql(
+        "insert into pillarbox.relay (name, cursor) values ('default', '{\"high\": 0}'); \
+         insert into pillarbox.relay_checkpoint (relay, cursor, streams) values ('default', '{}', '{}')",
+    )
+    .execute(scope.pool())
+    .await
+    .unwrap();
+    sqlx::query(forget).execute(scope.pool()).await.unwrap();
+    assert_eq!(noted().await, 1);
 }

@@ -131,11 +131,14 @@ async fn noticed(world: &World, began: i64, how: &'static str) -> anyhow::Result
 
 /// When the relay went back, if it does within this time.
 async fn went_back(world: &World, began: i64, within: Duration) -> Option<i64> {
-    let back = "select (extract(epoch from at) * 1000000)::bigint from cursor_write
-    where back and at > to_timestamp($1::float8 / 1000000)
-    order by at limit 1";
+    // A cursor that stands where it goes back to does not move.
+    let back = "select (extract(epoch from coalesce(
+        (select min(at) from cursor_write where back and at > began),
+        (select min(at) from checkpoint_forgotten where at > began)
+    )) * 1000000)::bigint
+    from to_timestamp($1::float8 / 1000000) as began";
     let noticed = eventually("the relay to go back", within, async || {
-        sqlx::query_scalar::<_, i64>(back).bind(began).fetch_optional(&world.outbox).await
+        sqlx::query_scalar::<_, Option<i64>>(back).bind(began).fetch_one(&world.outbox).await
     });
     noticed.await.ok()
 }

@@ -29,6 +29,8 @@ pub struct ConsumerRole {
     pub strict: bool,
     /// Into how many partitions the relays put the keys.
     pub partitions: u32,
+    /// By how much its times are longer.
+    pub slow: u64,
     /// Whether it handles what it has handled before.
     pub without_dedup: bool,
 }
@@ -84,9 +86,9 @@ impl Group {
             max_attempts: 4,
             backoff_ms: 10,
             max_backoff_ms: 100,
-            handler_timeout_ms: 2_000,
-            ack_wait_ms: 3_000,
-            takeover_ms: 1_500,
+            handler_timeout_ms: 2_000 * role.slow,
+            ack_wait_ms: 3_000 * role.slow,
+            takeover_ms: 1_500 * role.slow,
             ..ConsumerConfig::default()
         }
     }
