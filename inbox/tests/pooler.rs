@@ -148,7 +148,7 @@ fn app(pool: &PgPool, calls: Arc<AtomicU32>) -> axum::Router {
 }
 
 fn request() -> Request<Body> {
-    Request::post("/").header("idempotency-key", "a key").body(Body::empty()).unwrap()
+    Request::post("/").header("idempotency-key", "one").body(Body::empty()).unwrap()
 }
 
 #[tokio::test]
