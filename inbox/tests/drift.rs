@@ -102,6 +102,46 @@ fn waits(text: &'static str) -> impl Fn(&Status) -> bool {
 }
 
 #[tokio::test]
+async fn events_that_come_at_once_after_headers_only_is_set_wait_for_their_payloads() {
+    let shop = Shop::open().await;
+    let (started, mut status) = shop.start_on(shop.pool(), shop.config(), router());
+    until("a subscription", &mut status, Status::is_well).await;
+    shop.send(&shop.event(0, 0)).await;
+    shop.until("select count(*) from effects", 1).await;
+    let stream = shop.scope.jetstream().get_stream(&shop.stream).await.unwrap();
+    let right = stream.consumer_info("payments").await.unwrap().config;
+    stream.update_consumer(consumer::Config { headers_only: true, ..right.clone() }).await.unwrap();
+    for order in 0..20 {
+        shop.send(&shop.event(order, 1)).await;
+    }
+    until("the difference", &mut status, waits("headers_only")).await;
+    stream.update_consumer(right).await.unwrap();
+    shop.until("select count(*) from effects", 21).await;
+    shop.drained().await;
+    assert_eq!(shop.number("select count(*) from pillarbox.inbox_dead_letter").await, 0);
+    started.stop().await;
+    shop.assert_each_once_in_order(21).await;
+}
+
+#[tokio::test]
+async fn an_event_that_was_sent_as_if_its_payload_were_left_out_stops_nothing() {
+    let shop = Shop::open().await;
+    let (started, mut status) = shop.start_on(shop.pool(), shop.config(), router());
+    until("a subscription", &mut status, Status::is_well).await;
+    let event = shop.event(1, 1);
+    let mut headers = support::headers(&event);
+    headers.insert("Nats-Msg-Size", "17");
+    shop.send_raw(event.topic(), headers.clone(), "").await;
+    shop.send_raw(event.topic(), headers, "").await;
+    shop.send(&shop.event(1, 2)).await;
+    shop.until("select count(*) from effects", 1).await;
+    shop.drained().await;
+    // The first is no order, and the second the same event.
+    assert_eq!(shop.number("select count(*) from pillarbox.inbox_dead_letter").await, 1);
+    started.stop().await;
+}
+
+#[tokio::test]
 async fn a_durable_edited_while_it_runs_is_said_and_gone_on_with_when_it_is_mended() {
     let shop = Shop::open().await;
     let (started, mut status) = shop.start_on(shop.pool(), shop.config(), router());

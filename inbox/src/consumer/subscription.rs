@@ -60,6 +60,7 @@ pub(super) struct Subscription {
     consumer: String,
     source: Source,
     care: Option<Care>,
+    unreadable: Unreadable,
     state: State,
     /// The pin under which the consumer was reset last.
     pin: Option<String>,
@@ -247,6 +248,7 @@ impl Subscription {
             consumer: info.name.clone(),
             source,
             care,
+            unreadable: opening.unreadable.clone(),
             state,
             pin: None,
             delivered_before: 0,
@@ -316,7 +318,7 @@ impl Subscription {
                 // so what is here already is taken, as of before the interruption.
                 let taken = matches!(self.state, State::Unordered) && self.left > 0;
                 match message {
-                    Ok(Ok(jetstream::Message { message, .. })) if taken => {
+                    Ok(Ok(jetstream::Message { message, .. })) if taken && !is_cut(&message) => {
                         self.left -= 1;
                         let message =
                             jetstream::Message { message, context: self.answering.clone() };
@@ -347,6 +349,9 @@ impl Subscription {
                 continue;
             };
             let (number, sequence) = (info.consumer_sequence, info.stream_sequence);
+            if is_cut(&message) {
+                self.cut(sequence).await?;
+            }
             // Those that cannot be parsed had numbers, too.
             let skipped = self.care.as_ref().map_or(0, |care| care.skipped(sequence));
             let again = info.delivered > 1 || info.stream_sequence <= self.delivered_before;
@@ -384,6 +389,20 @@ impl Subscription {
                 }
             }
         }
+    }
+
+    /// A message came without its payload, as it does while the durable consumer has headers_only, or else was sent as if.
+    /// No error if the latter is so: the durable consumer is as it should be, and this message has come like this before,
+    /// over a subscription that was opened with the same finding.
+    async fn cut(&mut self, sequence: u64) -> Result<(), Interrupted> {
+        let headers_only = info(&self.stream, &self.consumer).await?.config.headers_only;
+        if !headers_only && self.unreadable.came_cut_before(sequence) {
+            return Ok(());
+        }
+        Err(Interrupted::new(format!(
+            "message {sequence} came without its payload: the consumer on the server has, or had, headers_only = true; \
+             set it to false (nats consumer edit), and it comes again with its payload"
+        )))
     }
 
     /// A message has arrived that may be handed on.
@@ -524,6 +543,13 @@ async fn reset(stream: &Stream, consumer: &str, ask: bool) -> Result<Option<u64>
         true => Ok(Some(info(stream, consumer).await?.ack_floor.stream_sequence)),
         false => Ok(None),
     }
+}
+
+/// Whether the server left the payload out: it says how large that is.
+fn is_cut(message: &async_nats::Message) -> bool {
+    let size = message.headers.as_ref().and_then(|headers| headers.get_last("Nats-Msg-Size"));
+    message.payload.is_empty()
+        && size.is_some_and(|size| size.as_str().parse().is_ok_and(|size: u64| size > 0))
 }
 
 fn pin(message: &jetstream::Message) -> Option<String> {
