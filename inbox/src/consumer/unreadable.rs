@@ -47,8 +47,8 @@ pub(super) struct Unreadable {
     reporter: Reporter,
     /// Those that this process has set aside.
     known: Arc<Mutex<BTreeSet<Place>>>,
-    /// The sequence that came last without its payload.
-    cut: Arc<Mutex<Option<u64>>>,
+    /// The sequences that came without their payloads.
+    cut: Arc<Mutex<BTreeSet<u64>>>,
     /// When to look again, after a look that failed.
     not_before: Arc<Mutex<Option<Instant>>>,
 }
@@ -71,10 +71,13 @@ impl Unreadable {
         }
     }
 
-    /// Whether this message was the last one that came without its payload; it is now.
+    /// Whether this message came without its payload before; it has now.
     pub(super) fn came_cut_before(&self, sequence: u64) -> bool {
         let mut cut = self.cut.lock().unwrap_or_else(PoisonError::into_inner);
-        cut.replace(sequence) == Some(sequence)
+        if cut.len() >= MOST {
+            cut.pop_first();
+        }
+        !cut.insert(sequence)
     }
 
     /// The sequences of the messages above the ack floor that cannot be parsed, of those that a durable has delivered.
