@@ -1,3 +1,5 @@
+use pillarbox_store::HiddenRows;
+
 use crate::failure::{DEEPEST, Fault, HandlerError, Sign, is_of_data, sign_of};
 use crate::pooler::{Pooled, is_pooled};
 use crate::store::ENDED;
@@ -48,6 +50,9 @@ pub enum InboxError {
     /// The pool's sessions are shared with others, by a pooler in transaction mode.
     #[error(transparent)]
     Pooled(#[from] Pooled),
+    /// Policies may hide rows of the inbox's tables from the pool's role.
+    #[error(transparent)]
+    Hidden(#[from] HiddenRows),
     /// The database did not answer in time. When the event was to be recorded, another transaction may be
     /// handling it.
     #[error("the database took too long to {doing}")]
@@ -86,6 +91,13 @@ impl InboxError {
 
     pub(crate) fn database(doing: &'static str) -> impl FnOnce(sqlx::Error) -> Self {
         move |source| {
+            let source = match source {
+                sqlx::Error::Configuration(cause) => match cause.downcast::<HiddenRows>() {
+                    Ok(hidden) => return Self::Hidden(*hidden),
+                    Err(cause) => sqlx::Error::Configuration(cause),
+                },
+                source => source,
+            };
             if is_pooled(&source) {
                 return Self::Pooled(Pooled);
             }
@@ -128,7 +140,7 @@ impl InboxError {
             },
             // A deferred constraint, for instance, fails here.
             Self::Commit(source) => sign_of(source),
-            Self::Slow { .. } => Sign::Sure(Fault::Environment),
+            Self::Slow { .. } | Self::Hidden(_) => Sign::Sure(Fault::Environment),
             Self::Aborted | Self::InUse => Sign::Sure(Fault::Transient),
             Self::Schema(_) | Self::Ended { .. } | Self::Pooled(_) => Sign::Sure(Fault::Permanent),
         }

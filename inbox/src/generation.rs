@@ -104,7 +104,8 @@ pub async fn retire(
     config: &ConsumerConfig,
 ) -> Result<Retired, RetireError> {
     check_schema(&config.schema)?;
-    let own = crate::pooler::Sessions::default().are_own(pool).await;
+    let own =
+        crate::pooler::Sessions::new(&config.schema, &crate::store::TABLES).are_own(pool).await;
     own.map_err(InboxError::database("remove the rows of a retired consumer"))?;
     let consumer = remove_consumer(jetstream, config).await?;
     let remove = async |table: &str| -> Result<u64, sqlx::Error> {

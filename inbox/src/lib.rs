@@ -106,5 +106,6 @@ pub use failure::{Fault, HandlerError, MAX_RETRY_AFTER};
 pub use handler::{Handler, Received, Tx, handler_fn};
 pub use layer::{Inbox, InboxLayer};
 pub use migrations::{migrate, migrate_schema, migrations};
+pub use pillarbox_store::HiddenRows;
 pub use pooler::Pooled;
 pub use router::Router;

@@ -1,9 +1,12 @@
-//! Whether a pool's sessions are its own.
+//! Whether a pool can be trusted: its sessions are its own, and show all rows.
 //!
 //! A pooler in transaction mode (PgBouncer's `pool_mode = transaction`) gives a server's session to another client after
 //! each transaction. What sqlx and the inbox prepare under a name then meets what others have prepared under the same
 //! name, and a statement runs that nobody sent: a claim once ran another one of two parameters. The inbox also sets,
 //! and takes away, what belongs to a session. So it refuses such a pool, before it has prepared anything.
+//!
+//! With row-level security, "no row" does not mean that there is none, and the inbox rests on that: whether anything is
+//! known of an event's failures, whether its key waits. So it also refuses a role from which rows may be hidden.
 //!
 //! It asks over two connections of its own, by simple queries. A setting that was given when a connection was opened,
 //! and is there, proves a session of one's own: poolers do not pass it on. Where it is not, two connections that are
@@ -12,6 +15,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use pillarbox_store::HiddenRows;
 use sqlx::postgres::PgConnectOptions;
 use sqlx::{ConnectOptions, Connection, PgConnection, PgPool};
 use tokio::sync::OnceCell;
@@ -36,20 +40,42 @@ const SHOW: &str = "select coalesce(pg_catalog.current_setting('pillarbox.direct
 )]
 pub struct Pooled;
 
-/// What is known of a pool; asked for once.
-#[derive(Clone, Debug, Default)]
-pub(crate) struct Sessions(Arc<OnceCell<bool>>);
+/// What is known of a pool; asked for until all is well.
+#[derive(Clone, Debug)]
+pub(crate) struct Sessions {
+    schema: Arc<str>,
+    tables: &'static [&'static str],
+    own: Arc<OnceCell<bool>>,
+    open: Arc<OnceCell<()>>,
+}
 
 impl Sessions {
-    /// Fails if the pool's sessions are shared, or if the database cannot be asked.
+    /// Of a pool that is to see all rows of these tables.
+    pub(crate) fn new(schema: &str, tables: &'static [&'static str]) -> Self {
+        Self { schema: schema.into(), tables, own: Arc::default(), open: Arc::default() }
+    }
+
+    /// Fails if the pool's sessions are shared, if rows may be hidden from them, or if the database cannot be asked.
     pub(crate) async fn are_own(&self, pool: &PgPool) -> Result<(), sqlx::Error> {
         let ask = || async {
             let asked = timeout(PATIENCE, own(&pool.connect_options())).await;
             asked.unwrap_or(Err(sqlx::Error::PoolTimedOut))
         };
-        match self.0.get_or_try_init(ask).await? {
-            true => Ok(()),
-            false => Err(sqlx::Error::Configuration(Box::new(Pooled))),
+        if !*self.own.get_or_try_init(ask).await? {
+            return Err(sqlx::Error::Configuration(Box::new(Pooled)));
+        }
+        self.open.get_or_try_init(|| self.show_all(pool)).await.copied()
+    }
+
+    /// Fails if rows may be hidden. Asks over the pool: it may have made its sessions another role's.
+    async fn show_all(&self, pool: &PgPool) -> Result<(), sqlx::Error> {
+        let ask = async {
+            let mut connection = pool.acquire().await?;
+            HiddenRows::find(&mut connection, &self.schema, self.tables, None).await
+        };
+        match timeout(PATIENCE, ask).await.unwrap_or(Err(sqlx::Error::PoolTimedOut))? {
+            None => Ok(()),
+            Some(hidden) => Err(sqlx::Error::Configuration(Box::new(hidden))),
         }
     }
 }

@@ -6,6 +6,7 @@ use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Duration;
 
+use pillarbox_store::row_security;
 use sqlx::{AssertSqlSafe, PgConnection, Row};
 use tokio::time::{Instant, sleep, timeout};
 
@@ -54,7 +55,10 @@ pub(crate) async fn measure(config: RelayConfig, database: Database, observer: O
                 asked.elapsed() * REST
             }
             Err(error) => {
-                let error = full_text(&error);
+                let error = match row_security::is_refusal(&error) {
+                    true => format!("{}: {}", full_text(&error), row_security::REMEDY),
+                    false => full_text(&error),
+                };
                 tracing::debug!(relay = config.name, error, "the backlog was not measured");
                 observer.measured(Some(error));
                 Duration::ZERO

@@ -63,6 +63,9 @@ pub enum RelayError {
         /// The URL, without secrets.
         url: String,
     },
+    /// Policies may hide rows of the relay's tables from its role.
+    #[error(transparent)]
+    Hidden(#[from] pillarbox_store::HiddenRows),
     /// A statement failed.
     #[error("the database failed")]
     Database(#[source] sqlx::Error),

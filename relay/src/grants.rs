@@ -134,6 +134,10 @@ pub fn sql(schema: &str, roles: &Roles, tables: &[Tables]) -> String {
     text
 }
 
+/// The tables that the relay reads and writes, in which "no row" has to mean that there is none.
+pub(crate) const RELAY_TABLES: [&str; 5] =
+    ["outbox", "relay", "relay_checkpoint", "relay_member", "outbox_dead_letter"];
+
 /// One right on one relation, or on one of its columns.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) struct Need {

@@ -4,6 +4,7 @@ use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
 
+use pillarbox_store::HiddenRows;
 use pillarbox_store::limit::limited;
 use sqlx::{AssertSqlSafe, PgConnection, Row};
 use tokio::sync::watch;
@@ -17,6 +18,7 @@ use crate::broker::Broker;
 use crate::config::{ConfigError, RelayConfig, without_secrets};
 use crate::cursor::Cursor;
 use crate::error::RelayError;
+use crate::grants::RELAY_TABLES;
 use crate::health::{Observer, RelayState};
 use crate::lease::{Acquired, Lease, LeaseError, Registry};
 use crate::letters::Letters;
@@ -281,7 +283,7 @@ impl Relay {
              and to_regclass('{schema}.relay') is not null"
         );
         let query = sqlx::query(AssertSqlSafe(sql));
-        let row = limited(ANSWER, query.fetch_one(connection)).await?;
+        let row = limited(ANSWER, query.fetch_one(&mut *connection)).await?;
         let (in_recovery, migrated): (bool, bool) = (row.try_get(0)?, row.try_get(1)?);
         if in_recovery {
             return Err(RelayError::Standby { url });
@@ -289,7 +291,8 @@ impl Relay {
         if !migrated {
             return Err(RelayError::NotMigrated { schema, url });
         }
-        Ok(())
+        let hidden = HiddenRows::find(connection, &schema, &RELAY_TABLES, None);
+        limited(ANSWER, hidden).await?.map_or(Ok(()), |hidden| Err(hidden.into()))
     }
 
     /// Ships while the lease holds, and gives it up at the end, whatever that is: another process may be able to do what

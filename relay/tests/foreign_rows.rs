@@ -9,7 +9,7 @@ use std::time::Duration;
 use pillarbox_relay::RelayConfig;
 use pillarbox_testkit::{Database, Postgres, eventually, servers};
 use sqlx::{AssertSqlSafe, PgPool, Row};
-use support::Shop;
+use support::{Process, Shop};
 
 const COLUMNS: &str =
     "txid, position, event_id, event_type, topic, key, headers, payload, created_at";
@@ -421,6 +421,39 @@ async fn a_sequence_that_was_set_back_hides_nothing() {
     let relay = shop.start(shop.config());
     until_all_of(&shop, 1..=120).await;
     relay.stop().await;
+}
+
+#[tokio::test]
+async fn a_sequence_that_is_set_back_under_a_running_relay_is_told_with_the_remedy() {
+    let shop = shop().await;
+    let relay = Process::relay(&shop, &[]);
+    let run = async |sql: &str| {
+        sqlx::raw_sql(AssertSqlSafe(sql.to_owned())).execute(shop.pool()).await.unwrap();
+    };
+    insert(shop.pool(), &shop.topic(), 1..=30).await;
+    until_all_of(&shop, 1..=30).await;
+    insert(shop.pool(), &shop.topic(), 31..=50).await;
+    until_all_of(&shop, 1..=50).await;
+    shop.shipped().await;
+
+    // The rows are there still, so writers are refused. The relay knows the way out.
+    run("select setval('pillarbox.outbox_position_seq', 10)").await;
+    let remedy = "alter sequence pillarbox.outbox_position_seq restart with 51;";
+    relay.until_said(remedy).await;
+    run(remedy).await;
+    insert(shop.pool(), &shop.topic(), 51..=60).await;
+    until_all_of(&shop, 1..=60).await;
+
+    // Emptied, and begun anew: that is told, and nothing is to be done.
+    run("truncate pillarbox.outbox restart identity").await;
+    relay.until_said("nothing is to be mended").await;
+    insert(shop.pool(), &shop.topic(), 61..=70).await;
+    until_all_of(&shop, 1..=70).await;
+    // Emptied alone: the sequence goes on.
+    run("truncate pillarbox.outbox").await;
+    insert(shop.pool(), &shop.topic(), 71..=80).await;
+    until_all_of(&shop, 1..=80).await;
+    assert_eq!(relay.said("was set back"), 2, "{:#?}", relay.lines.lock().unwrap());
 }
 
 #[tokio::test]

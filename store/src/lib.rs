@@ -8,11 +8,14 @@
 //! | [`limit`] | how long an answer is waited for |
 //! | [`literal`] | values in the text of a simple query |
 //! | [`migrations`] | creating and updating the tables |
+//! | [`row_security`] | tables whose rows a policy may hide |
 
 pub mod limit;
 pub mod literal;
 pub mod migrations;
+pub mod row_security;
 pub mod schema;
 
 pub use migrations::{Migrated, Migrations};
+pub use row_security::HiddenRows;
 pub use schema::{Schema, SchemaError};

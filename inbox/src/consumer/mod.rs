@@ -455,7 +455,7 @@ impl Consumer {
 }
 
 impl Consumer {
-    /// Waits until the database says that the pool's sessions are its own. `false` on shutdown.
+    /// Waits until the database says that the pool's sessions are its own, and see all rows. `false` on shutdown.
     async fn has_own_sessions(&self, shutdown: &CancellationToken) -> Result<bool, ConsumerError> {
         loop {
             let error = tokio::select! {
@@ -465,7 +465,7 @@ impl Consumer {
                 },
                 () = shutdown.cancelled() => return Ok(false),
             };
-            if matches!(error, InboxError::Pooled(_)) {
+            if matches!(error, InboxError::Pooled(_) | InboxError::Hidden(_)) {
                 return Err(error.into());
             }
             self.reporter.paused(Some(&full_text(&error)));

@@ -109,7 +109,7 @@ impl StoredRequests {
             pool,
             schema: schema.into(),
             sessions: Arc::default(),
-            own_sessions: crate::pooler::Sessions::default(),
+            own_sessions: crate::pooler::Sessions::new(schema, &["inbox_request"]),
             statements: Arc::new(statements),
         }
     }

@@ -311,7 +311,7 @@ impl Store {
         Ok(Begun::new(pool.begin_with(self.statements.begin.clone()).await?))
     }
 
-    /// Fails if the pool's sessions are shared with others. Asks once.
+    /// Fails if the pool's sessions are shared with others, or rows may be hidden from them. Asks until all is well.
     pub(crate) async fn has_own_sessions(&self) -> Result<(), sqlx::Error> {
         self.own_sessions.are_own(&self.pool).await
     }

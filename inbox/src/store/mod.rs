@@ -52,6 +52,10 @@ const LIMIT: &str = include_str!("limit.sql");
 const FORGET: &str = "delete from pillarbox.inbox_failure \
      where consumer operator(pg_catalog.=) $1 and event_id operator(pg_catalog.=) $2";
 
+/// The tables in which "no row" has to mean that there is none.
+pub(crate) const TABLES: [&str; 5] =
+    ["inbox", "inbox_forgotten", "inbox_failure", "inbox_dead_letter", "inbox_process"];
+
 /// How much of an error's text is kept.
 const MAX_ERROR_CHARS: usize = 8_000;
 
@@ -238,7 +242,7 @@ impl Store {
             one_trip,
             kept: None,
             sessions: Arc::default(),
-            own_sessions: crate::pooler::Sessions::default(),
+            own_sessions: crate::pooler::Sessions::new(schema, &TABLES),
             strict: false,
             stream: None,
         })

@@ -23,6 +23,7 @@ use clap::{CommandFactory, Parser, Subcommand};
 use logging::LogFormat;
 use pillarbox_relay::config::LoadError;
 use pillarbox_relay::error::full_text;
+use pillarbox_store::row_security;
 
 /// What the commands end with; also in the man pages and in docs/commands.md.
 const EXIT_CODES: [(&str, &str); 4] = [
@@ -157,6 +158,7 @@ fn hint(error: &(dyn std::error::Error + 'static)) -> Option<&'static str> {
             "The server ended the statement because it took too long: the database is slow, or something that it needs \
              is locked. --timeout-s waits longer.",
         ),
+        _ if row_security::is_refusal(error) => Some(row_security::REMEDY),
         (_, Some("42501")) => Some(
             "The role lacks a right: `pillarbox migrate --print-grants` prints what each role needs.",
         ),

@@ -16,6 +16,7 @@ mod privileges;
 use std::time::Duration;
 
 use pillarbox_store::limit::limited;
+use pillarbox_store::row_security;
 use serde::Serialize;
 
 use crate::config::RelayConfig;
@@ -157,6 +158,7 @@ impl Report {
         }
         let code = error.as_database_error().and_then(|error| error.code());
         let remedy = match code.as_deref() {
+            _ if row_security::is_refusal(&error) => row_security::REMEDY,
             Some("42501") => {
                 "run doctor as the relay's role or the operator's; `pillarbox migrate --print-grants` shows their rights"
             }

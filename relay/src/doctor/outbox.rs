@@ -2,11 +2,13 @@
 
 use std::sync::Arc;
 
+use pillarbox_store::HiddenRows;
 use sqlx::postgres::PgRow;
 use sqlx::{AssertSqlSafe, PgConnection, Row, SqlSafeStr, SqlStr};
 
 use super::{Doctor, Report, privileges, said};
 use crate::checkpoint::Marks;
+use crate::grants::RELAY_TABLES;
 use crate::schema::in_schema;
 use crate::status::{self, Status};
 
@@ -32,6 +34,7 @@ pub(super) async fn examine(
         return Found::default();
     }
     privileges::examine(doctor, connection, report).await;
+    row_security(doctor, connection, report).await;
     migrations(doctor, connection, report).await;
     sequence(doctor, connection, report).await;
     cursor(doctor, connection, report).await;
@@ -55,11 +58,12 @@ async fn tables(doctor: &Doctor, connection: &mut PgConnection, report: &mut Rep
     let schema = &doctor.config.schema;
     // Not by to_regclass, which also fails for want of rights.
     let missing = sqlx::query_scalar::<_, String>(
-        "select wanted from unnest(array['outbox', 'relay', 'relay_checkpoint', 'relay_member', 'outbox_dead_letter']) as wanted \
+        "select wanted from unnest($2::text[]) as wanted \
          where not exists (select from pg_class where relname = wanted and relnamespace = \
          (select oid from pg_namespace where nspname = $1))",
     )
     .bind(schema)
+    .bind(&RELAY_TABLES[..])
     .fetch_all(connection);
     match report.got(CHECK, missing).await.as_deref() {
         None => false,
@@ -172,6 +176,38 @@ async fn sequence(doctor: &Doctor, connection: &mut PgConnection, report: &mut R
         );
     } else {
         report.ok(CHECK, format!("the next position is {next}"));
+    }
+}
+
+/// A policy hides rows without a word. Whoever rests on "no row" refuses to run then.
+async fn row_security(doctor: &Doctor, connection: &mut PgConnection, report: &mut Report) {
+    const CHECK: &str = "outbox.row_security";
+    let (schema, role) = (&doctor.config.schema, doctor.role.as_deref());
+    let hidden = HiddenRows::find(&mut *connection, schema, &RELAY_TABLES, role);
+    match report.got(CHECK, hidden).await {
+        None => {}
+        Some(None) => report.ok(CHECK, "no policy hides rows of the outbox's tables"),
+        Some(Some(hidden)) => report.fail(CHECK, hidden.finding(), hidden.remedy()),
+    }
+    // Which role a consumer has is not known here.
+    const INBOX: &str = "inbox.row_security";
+    let tables = sqlx::query_scalar::<_, String>(
+        "select relname::text from pg_class join pg_namespace on pg_namespace.oid = relnamespace \
+         where nspname = $1 and starts_with(relname::text, 'inbox') and relkind = 'r' and relrowsecurity order by 1",
+    )
+    .bind(schema)
+    .fetch_all(&mut *connection);
+    if let Some(tables) = report.got(INBOX, tables).await
+        && let Some(first) = tables.first()
+    {
+        report.warn(
+            INBOX,
+            format!("row-level security is enabled on {}", tables.join(", ")),
+            format!(
+                "a consumer refuses to run unless its role sees all rows; if that is not so: \
+                 alter table {schema}.{first} disable row level security; and so on, or alter role … bypassrls"
+            ),
+        );
     }
 }
 

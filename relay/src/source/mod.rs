@@ -229,17 +229,33 @@ impl Source {
                     }
                 };
                 if sequence < cursor.high {
-                    tracing::warn!(
-                        sequence,
-                        shipped = cursor.high,
-                        "the sequence of positions was set back; looking through the whole outbox: `pillarbox doctor` \
-                         says how to mend it"
-                    );
+                    self.say_set_back(sequence, cursor.high).await?;
                     cursor = Arc::new(cursor.set_back(sequence));
                 }
                 self.first_page(cursor, sequence).await
             }
         }
+    }
+
+    /// Says that the sequence was set back, and what to do about it, if anything is to be done.
+    async fn say_set_back(&mut self, sequence: i64, shipped: i64) -> Result<(), sqlx::Error> {
+        let last = self.statements.last().fetch_one(&mut self.connection).await?;
+        match last.try_get::<Option<i64>, _>(0)? {
+            Some(last) if last > sequence => tracing::warn!(
+                sequence,
+                last,
+                "the sequence of positions was set back below rows of the outbox: writers are refused until it has \
+                 passed them; {}",
+                self.statements.restart_behind(last)
+            ),
+            _ => tracing::warn!(
+                sequence,
+                shipped,
+                "the sequence of positions was set back, as by `truncate … restart identity`; looking through the whole \
+                 outbox, in which no row is ahead of it: nothing is to be mended"
+            ),
+        }
+        Ok(())
     }
 
     async fn first_page(

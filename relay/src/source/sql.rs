@@ -28,6 +28,8 @@ pub(super) struct Statements {
     next_page: SqlStr,
     late: SqlStr,
     spend_xid: SqlStr,
+    last: SqlStr,
+    sequence: String,
     force_flush: SqlStr,
 }
 
@@ -52,9 +54,11 @@ impl Statements {
             next_page: page(include_str!("next_page.sql")),
             late: page(include_str!("late.sql")),
             spend_xid: sql(
-                "select pg_current_xact_id()::text, case when is_called then last_value else 0::bigint end \
+                "select pg_current_xact_id()::text, case when is_called then last_value else last_value - 1::bigint end \
                  from pillarbox.outbox_position_seq",
             ),
+            last: sql("select max(position) from pillarbox.outbox"),
+            sequence: in_schema("pillarbox.outbox_position_seq", schema),
             force_flush: sql(
                 "update pillarbox.relay set heartbeat = clock_timestamp() where name = $1",
             ),
@@ -107,6 +111,16 @@ impl Statements {
     /// transaction has ended when it returns.
     pub(super) fn spend_xid(&self) -> Statement<'static> {
         sqlx::query(self.spend_xid.clone())
+    }
+
+    /// The last position there is.
+    pub(super) fn last(&self) -> Statement<'static> {
+        sqlx::query(self.last.clone())
+    }
+
+    /// The statement that has the sequence go on behind a position.
+    pub(super) fn restart_behind(&self, last: i64) -> String {
+        format!("alter sequence {} restart with {};", self.sequence, last.saturating_add(1))
     }
 
     pub(super) fn flushed(&self, wal: &str) -> Statement<'static> {
