@@ -225,6 +225,8 @@ where
                     ended.ok_or(error)
                 }
                 Some(Fate::RolledBack | Fate::Prepared) => Ok(rolled_back_by_handler(ends)),
+                // The batch's savepoint was gone, which is proof.
+                _ if matches!(error, InboxError::Ended { .. }) => Ok(rolled_back_by_handler(ends)),
                 Some(Fate::Undone) | None => Err(error),
             };
         }

@@ -241,6 +241,66 @@ async fn what_is_written_behind_the_end_of_the_transaction_is_written_once() {
     }
 }
 
+/// Fails in a statement of its own at the first try of order 2, in a savepoint or without, or in its own function.
+struct FailsOnce {
+    sql: &'static str,
+}
+
+impl BatchHandler<OrderPlaced> for FailsOnce {
+    async fn handle(
+        &self,
+        tx: &mut Tx,
+        events: &[Received<OrderPlaced>],
+    ) -> Result<(), HandlerError> {
+        for event in events {
+            record(tx, event.clone()).await?;
+            if event.order == 2 && event.attempt() == 1 {
+                sqlx::raw_sql(self.sql).execute(&mut **tx).await?;
+            }
+        }
+        Ok(())
+    }
+}
+
+impl Handler<Received<OrderPlaced>> for FailsOnce {
+    async fn handle(&self, tx: &mut Tx, placed: Received<OrderPlaced>) -> Result<(), HandlerError> {
+        BatchHandler::handle(self, tx, &[placed]).await
+    }
+}
+
+#[tokio::test]
+async fn a_failed_statement_is_no_end_of_the_transaction() {
+    for batches in [true, false] {
+        for sql in [
+            "select 1 / 0",
+            "set statement_timeout = '1ms'; select pg_sleep(1)",
+            "savepoint mine; insert into no_such_table values (1)",
+            "do $$ begin raise exception 'no'; end $$",
+        ] {
+            let shop = Shop::open().await;
+            for order in 0..5 {
+                shop.send(&shop.event(order, 1)).await;
+            }
+            let config = ConsumerConfig { batch_size: 50, batch_linger_ms: 200, ..shop.config() };
+            let consumer =
+                Consumer::new(shop.scope.nats().clone(), shop.pool().clone(), config).unwrap();
+            let shutdown = CancellationToken::new();
+            let handler = FailsOnce { sql };
+            let running = match batches {
+                true => tokio::spawn(consumer.run_batches(handler, shutdown.clone())),
+                false => tokio::spawn(consumer.run(Router::new().on(handler), shutdown.clone())),
+            };
+            shop.until("select count(*) from pillarbox.inbox", 5).await;
+            shop.drained().await;
+            shutdown.cancel();
+            running.await.unwrap().unwrap();
+            shop.assert_each_once_in_order(5).await;
+            let letters = "select count(*) from pillarbox.inbox_dead_letter";
+            assert_eq!(shop.number(letters).await, 0, "{sql}, in batches: {batches}");
+        }
+    }
+}
+
 /// Fails for more than one event at a time, and commits the first.
 struct CommitsOne;
 

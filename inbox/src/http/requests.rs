@@ -12,7 +12,7 @@ use crate::http::fingerprint;
 use crate::migrations::{DEFAULT_SCHEMA, check_schema};
 use crate::retention::LONGEST_AGE;
 use crate::session::Sessions;
-use crate::store::{BEGIN_MARKED, Begun};
+use crate::store::Begun;
 
 /// How many rows go at once.
 const BATCH: i64 = 1_000;
@@ -143,8 +143,7 @@ impl StoredRequests {
     /// gone holds its keys' locks until then.
     pub(crate) async fn begin(&self, longest_idle: Duration) -> Result<Begun, sqlx::Error> {
         let longest = longest_idle.as_millis().clamp(1, i32::MAX as u128);
-        let begin =
-            format!("{BEGIN_MARKED}; set local idle_in_transaction_session_timeout = {longest}");
+        let begin = format!("begin; set local idle_in_transaction_session_timeout = {longest}");
         self.own_sessions.are_own(&self.pool).await?;
         Ok(Begun::new(self.pool.begin_with(AssertSqlSafe(begin)).await?))
     }

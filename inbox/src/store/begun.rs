@@ -8,9 +8,11 @@
 //!
 //! A handler that has ended its transaction may also fail. What it wrote before is undone then, or committed; what it
 //! wrote behind a rollback, outside of any transaction or in one of its own, is there for good, and would be written
-//! again with every try. So a rollback asks as well whether the transaction was still open: `rollback and chain` fails
-//! outside of any, and keeps the mark of the inbox's own, which is that it is `deferrable`. (That means nothing for a
-//! transaction that writes. A savepoint would tell the same, for a transaction id more.)
+//! again with every try. So a rollback asks first which transaction it ends. Where a statement has failed, nothing can be
+//! asked: such a transaction is taken for the one that was begun, since a failed statement is what failed handlers
+//! mostly have. What is missed are handlers that rolled back, wrote, began another one and failed in that: they are
+//! tried `max_attempts` times. (No mark outlives a failed statement: settings are reset with it, `rollback and chain`
+//! included. A savepoint would, for a transaction id more with each event.)
 
 #[cfg(feature = "jetstream")]
 use std::collections::HashMap;
@@ -31,13 +33,14 @@ use crate::session::{Session, Sessions};
 const UNDO_TIMEOUT: Duration = Duration::from_secs(30);
 
 /// What Postgres says outside of any transaction.
+#[cfg(any(feature = "jetstream", feature = "http"))]
 const NO_TRANSACTION: &str = "25P01";
+
+/// What it says in one in which a statement has failed.
+const ABORTED: &str = "25P02";
 
 /// How long an event's failure waits to hear what became of its transaction.
 const FATE_TIMEOUT: Duration = Duration::from_secs(1);
-
-/// Begins a transaction of the inbox's own.
-pub(crate) const BEGIN_MARKED: &str = "begin deferrable";
 
 /// The name in the error of a [proof](Mark::proof) that fails.
 pub(crate) const ENDED: &str = "pillarbox.the_handler_ended_the_transaction";
@@ -100,9 +103,16 @@ impl Mark {
     /// It also fails in an aborted one, in which a plain `commit` rolls back and *succeeds*: a handler that passes over
     /// a failed insert would have its event acknowledged and nothing written.
     fn proof(&self) -> String {
+        let same = self.is_same();
         format!(
-            "select case when pg_catalog.pg_current_xact_id_if_assigned() operator(pg_catalog.=) \
-             '{}'::pg_catalog.xid8 then 1 else pg_catalog.current_setting('{ENDED}')::integer end; ",
+            "select case when {same} then 1 else pg_catalog.current_setting('{ENDED}')::integer end; "
+        )
+    }
+
+    /// Whether a statement runs in this transaction; null outside of all.
+    fn is_same(&self) -> String {
+        format!(
+            "pg_catalog.pg_current_xact_id_if_assigned() operator(pg_catalog.=) '{}'::pg_catalog.xid8",
             self.transaction
         )
     }
@@ -243,18 +253,18 @@ impl Begun {
 }
 
 async fn undo(begun: &mut Begun) -> Fate {
-    let Some(Mark { transaction, session }) = &begun.mark else { return Fate::Undone };
+    let Some(mark) = &begun.mark else { return Fate::Undone };
+    let Mark { transaction, session } = mark;
     let clean = format!(
-        "begin; select pg_catalog.pg_xact_status('{transaction}'::pg_catalog.xid8) as fate; {}{}commit; begin",
+        "rollback; begin; select pg_catalog.pg_xact_status('{transaction}'::pg_catalog.xid8) as fate; {}{}commit; begin",
         session.settle(),
         session.clear()
     );
-    let text = format!(
-        "rollback and chain; select pg_catalog.current_setting('transaction_deferrable') as marked; rollback; {clean}"
-    );
+    let text = format!("select {} as same; {clean}", mark.is_same());
     let mut undone = sqlx::raw_sql(AssertSqlSafe(text)).fetch_all(&mut *begun.tx).await;
     let code = undone.as_ref().err().and_then(|error| error.as_database_error()?.code());
-    if code.as_deref() == Some(NO_TRANSACTION) {
+    let aborted = code.as_deref() == Some(ABORTED);
+    if aborted {
         undone = sqlx::raw_sql(AssertSqlSafe(clean)).fetch_all(&mut *begun.tx).await;
     }
     let rows = match undone {
@@ -264,11 +274,12 @@ async fn undo(begun: &mut Begun) -> Fate {
             return Fate::Undone;
         }
     };
+    let same = rows.iter().any(|row| matches!(row.try_get("same"), Ok(true)));
     let fate = rows.iter().find_map(|row| row.try_get::<&str, _>("fate").ok());
     let fate = match fate {
         Some("committed") => Fate::Committed,
         Some("in progress") => Fate::Prepared,
-        _ if rows.iter().any(|row| matches!(row.try_get("marked"), Ok("on"))) => Fate::Undone,
+        _ if same || aborted => Fate::Undone,
         _ => Fate::RolledBack,
     };
     if fate == Fate::Prepared {

@@ -34,7 +34,7 @@ use crate::failure::is_of_data;
 use crate::kept::Kept;
 use crate::migrations::check_schema;
 use crate::session::Sessions;
-pub(crate) use begun::{BEGIN_MARKED, Begun, Claim, ENDED, Fate};
+pub(crate) use begun::{Begun, Claim, ENDED, Fate};
 #[cfg(feature = "jetstream")]
 pub(crate) use letters::Unreadable;
 pub(crate) use letters::{Burial, Stored};
@@ -156,13 +156,11 @@ impl Store {
             AssertSqlSafe(Arc::<str>::from(text)).into_sql_str()
         };
         let claim = sql(include_str!("claim.sql"));
-        let mut begin = BEGIN_MARKED.to_owned();
+        let mut begin = "begin".to_owned();
         let mut one_trip = None;
         if let Some(longest) = longest {
             let longest = longest.as_millis().min(i32::MAX as u128);
-            let idle = format!(
-                "{BEGIN_MARKED}; set local idle_in_transaction_session_timeout = {longest};"
-            );
+            let idle = format!("begin; set local idle_in_transaction_session_timeout = {longest};");
             begin = format!("{idle} {}", LIMIT.replace("$1", &longest.to_string()));
             let known = format!("{idle} set local statement_timeout =");
             one_trip = Some(Arc::new(OneTrip::new(begin.clone(), known, claim.as_str(), consumer)));

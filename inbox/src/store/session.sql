@@ -8,10 +8,7 @@ select kind, name, value
 from (
     select 1 as place, 'setting' as kind, name, setting as value
     from pg_catalog.pg_settings
-    where
-        source operator(pg_catalog.=) 'session'
-        -- Of this transaction, whose mark it is (begun.rs), and not of the session.
-        and name operator(pg_catalog.<>) 'transaction_deferrable'
+    where source operator(pg_catalog.=) 'session'
     union all
     select 2, 'setting', 'session_authorization', session_user::pg_catalog.text
     from pg_catalog.pg_stat_get_activity(pg_catalog.pg_backend_pid()) as mine
