@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use async_nats::jetstream;
 use pillarbox_event::partition;
 use serde::{Deserialize, Serialize};
 
@@ -71,6 +72,12 @@ pub struct ConsumerConfig {
     /// long ago that it has forgotten them. Only a stream without `max_age` comes to that. A consumer that has forgotten
     /// nothing, a new one above all, reads everything.
     pub after_loss: AfterLoss,
+    /// The JetStream domain that the stream is in, where that is another one than that of the server to which the client
+    /// is connected: behind a leaf node that has a JetStream of its own, the hub's. `None`: the server's.
+    pub jetstream_domain: Option<String>,
+    /// The prefix of the JetStream API, for an API that another account exports. `None`: `$JS.API`. Not together with
+    /// `jetstream_domain`.
+    pub api_prefix: Option<String>,
     /// The schema of the inbox tables.
     pub schema: String,
 }
@@ -133,6 +140,8 @@ impl Default for ConsumerConfig {
             shutdown_timeout_ms: 10_000,
             retention_s: 7 * 86_400,
             after_loss: AfterLoss::Refuse,
+            jetstream_domain: None,
+            api_prefix: None,
             schema: "pillarbox".into(),
         }
     }
@@ -152,6 +161,26 @@ impl ConsumerConfig {
                 && name.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'_' || b == b'-');
             if !plain {
                 return fail(key, "it is letters, digits, _ and -, 1 to 255 of them");
+            }
+        }
+        if self.jetstream_domain.as_ref().is_some_and(|domain| !is_subject(domain, 1)) {
+            return fail(
+                "jetstream_domain",
+                "it must be one word without dots, spaces or wildcards",
+            );
+        }
+        if let Some(prefix) = &self.api_prefix {
+            if !is_subject(prefix, usize::MAX) {
+                return fail(
+                    "api_prefix",
+                    "it must be words parted by dots, without spaces or wildcards",
+                );
+            }
+            if self.jetstream_domain.is_some() {
+                return fail(
+                    "api_prefix",
+                    "jetstream_domain is set too, which makes a prefix of its own; keep one of the two",
+                );
             }
         }
         if self.filter_subjects.iter().any(String::is_empty) {
@@ -246,6 +275,21 @@ impl ConsumerConfig {
         (self.partitions > 1).then_some(self.partitions)
     }
 
+    /// JetStream as a client reaches it: in the domain, or under the prefix, that is configured.
+    pub(super) fn context(&self, client: async_nats::Client) -> jetstream::Context {
+        let context = jetstream::context::ContextBuilder::new().timeout(Duration::from_secs(5));
+        context.api_prefix(self.api()).build(client)
+    }
+
+    /// What the subjects begin with under which the JetStream API is asked.
+    pub(super) fn api(&self) -> String {
+        match (&self.jetstream_domain, &self.api_prefix) {
+            (Some(domain), _) => format!("$JS.{domain}.API"),
+            (None, Some(prefix)) => prefix.clone(),
+            (None, None) => "$JS.API".into(),
+        }
+    }
+
     /// What it reads, as filters.
     pub(super) fn filters(&self) -> Vec<String> {
         match self.filter_subjects.is_empty() {
@@ -306,6 +350,14 @@ impl ConsumerConfig {
     }
 }
 
+/// Whether this is a subject without wildcards, of at most so many words.
+fn is_subject(text: &str, words: usize) -> bool {
+    let plain = |c: char| !c.is_whitespace() && !c.is_control() && c != '*' && c != '>';
+    text.split('.').count() <= words
+        && text.len() <= 255
+        && text.split('.').all(|word| !word.is_empty() && word.chars().all(plain))
+}
+
 #[cfg(test)]
 mod tests {
     use proptest::collection::vec;
@@ -337,6 +389,37 @@ mod tests {
         assert_eq!(refused(ConsumerConfig { max_backoff_ms: 1, ..good() }), "backoff_ms");
         assert_eq!(refused(ConsumerConfig { retention_s: 0, ..good() }), "retention_s");
     }
+
+    #[test]
+    fn a_domain_or_a_prefix_that_cannot_be_one_is_refused() {
+        let config = |domain: Option<&str>, prefix: Option<&str>| ConsumerConfig {
+            stream: "ORDERS".into(),
+            name: "payments".into(),
+            jetstream_domain: domain.map(Into::into),
+            api_prefix: prefix.map(Into::into),
+            ..Default::default()
+        };
+        for (domain, prefix, api) in [
+            (None, None, "$JS.API"),
+            (Some("hub"), None, "$JS.hub.API"),
+            (None, Some("imported.API"), "imported.API"),
+        ] {
+            let config = config(domain, prefix);
+            config.validate().unwrap();
+            assert_eq!(config.api(), api);
+        }
+        for domain in ["", "a.b", "a b", "*", ">", "a\n"] {
+            let said = config(Some(domain), None).validate().unwrap_err().to_string();
+            assert!(said.contains("jetstream_domain"), "{domain:?}: {said}");
+        }
+        for prefix in ["", ".", "a.", "a..b", "a b", "a.>", "*"] {
+            let said = config(None, Some(prefix)).validate().unwrap_err().to_string();
+            assert!(said.contains("api_prefix"), "{prefix:?}: {said}");
+        }
+        let said = config(Some("hub"), Some("a")).validate().unwrap_err().to_string();
+        assert!(said.contains("keep one of the two"), "{said}");
+    }
+
     #[test]
     fn retries_that_outlive_the_retention_are_refused_with_both_figures() {
         // 4 attempts of 10 s, and waits of up to 2, 4 and 6 s.

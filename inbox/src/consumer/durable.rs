@@ -109,8 +109,9 @@ impl Durable {
             Err(error) if error.kind() == ConsumerCreateStrictErrorKind::AlreadyExists => Ok(()),
             Err(error) => Err(NotNow::Later(format!(
                 "stream {stream} has no durable consumer {name}, and it was not made: {error}. Without the right to ask \
-                 $JS.API.CONSUMER.CREATE.{stream}.{name} there is no answer: have a user make it that has this right \
+                 {api}.CONSUMER.CREATE.{stream}.{name} there is no answer: have a user make it that has this right \
                  (Consumer::prepare)",
+                api = config.api(),
                 stream = config.stream,
                 name = self.name,
                 error = full_text(&error)

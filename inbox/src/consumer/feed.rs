@@ -22,7 +22,7 @@ use super::repartition::prepare;
 use super::status::Reporter;
 use super::subscription::{Arrival, Opening, Subscription, active_pin};
 use super::unreadable::Unreadable;
-use super::{ConsumerConfig, ConsumerError, context};
+use super::{ConsumerConfig, ConsumerError};
 use crate::error::full_text;
 use crate::store::Store;
 
@@ -121,7 +121,7 @@ impl Opener {
             let unpinned = stream.unpin_consumer(&durable.name, durable::GROUP).await;
             unpinned.map_err(|error| NotNow::Later(full_text(&error)))?;
         }
-        let reading = context(self.reader.client().await);
+        let reading = self.reader.context().await;
         let consumer = reading.get_consumer_from_stream(&durable.name, &self.config.stream).await;
         let consumer = consumer.map_err(|error| NotNow::Later(full_text(&error)))?;
         let subscription = Subscription::open(Opening {

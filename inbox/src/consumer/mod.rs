@@ -214,10 +214,11 @@ impl Consumer {
             .keeping()
             .strict(config.order == Order::Strict)
             .of_stream(&config.stream);
-        let jetstream = context(client.clone());
+        let jetstream = config.context(client.clone());
         let reporter = Reporter::new(&config.name, &config.stream);
-        let reader = Reader::new(client.clone(), None, &config.name);
-        Ok(Self { client, jetstream, store, config: Arc::new(config), reporter, reader })
+        let config = Arc::new(config);
+        let reader = Reader::new(client.clone(), None, config.clone());
+        Ok(Self { client, jetstream, store, config, reporter, reader })
     }
 
     /// Reads over a connection of its own, made with these options to these servers, which should be those of the
@@ -236,7 +237,7 @@ impl Consumer {
     ) -> std::io::Result<Self> {
         let servers = servers.to_server_addrs()?.collect();
         let how = Some(How { options, servers });
-        self.reader = Reader::new(self.client.clone(), how, &self.config.name);
+        self.reader = Reader::new(self.client.clone(), how, self.config.clone());
         Ok(self)
     }
 
@@ -477,9 +478,4 @@ impl Consumer {
         self.reporter.paused(None);
         Ok(true)
     }
-}
-
-/// JetStream as a client reaches it.
-fn context(client: async_nats::Client) -> jetstream::Context {
-    jetstream::context::ContextBuilder::new().timeout(Duration::from_secs(5)).build(client)
 }

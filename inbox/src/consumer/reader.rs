@@ -15,10 +15,12 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use async_nats::connection::State;
+use async_nats::jetstream;
 use async_nats::{Client, ConnectOptions, ServerAddr};
 use tokio::sync::Mutex;
 use tokio::time::{sleep, timeout};
 
+use super::ConsumerConfig;
 use crate::error::full_text;
 
 /// How long making a connection may take, and how long one that is well may take to answer.
@@ -40,6 +42,7 @@ pub(super) struct How {
 pub(super) struct Reader {
     service: Client,
     how: Option<How>,
+    config: Arc<ConsumerConfig>,
     name: Arc<str>,
     own: Arc<Mutex<Option<Client>>>,
     said: Arc<AtomicBool>,
@@ -52,13 +55,18 @@ impl std::fmt::Debug for Reader {
 }
 
 impl Reader {
-    pub(super) fn new(service: Client, how: Option<How>, consumer: &str) -> Self {
-        let name = format!("pillarbox consumer {consumer}").into();
-        Self { service, how, name, own: Arc::default(), said: Arc::default() }
+    pub(super) fn new(service: Client, how: Option<How>, config: Arc<ConsumerConfig>) -> Self {
+        let name = format!("pillarbox consumer {}", config.name).into();
+        Self { service, how, config, name, own: Arc::default(), said: Arc::default() }
+    }
+
+    /// JetStream as the client reaches it that is to read.
+    pub(super) async fn context(&self) -> jetstream::Context {
+        self.config.context(self.client().await)
     }
 
     /// The client to read with: its own, made anew if that is of no use any more, or the service's.
-    pub(super) async fn client(&self) -> Client {
+    async fn client(&self) -> Client {
         let mut own = self.own.lock().await;
         if let Some(client) = own.as_ref() {
             if answers(client).await {

@@ -37,12 +37,12 @@ use futures::future::BoxFuture;
 use time::OffsetDateTime;
 use tokio::time::{Instant, timeout_at};
 
+use super::ConsumerConfig;
 use super::durable::{Durable, GROUP};
 use super::one_by_one::{OneByOne, Pull};
 use super::reader::{Connection, Reader};
 use super::status::Reporter;
 use super::unreadable::Unreadable;
-use super::{ConsumerConfig, context};
 use crate::error::full_text;
 
 /// How long the first message may take after a reset, before another reset.
@@ -443,9 +443,9 @@ impl Subscription {
     /// With care: reads over another client, because the last one did not survive what it read.
     async fn read_anew(&mut self) -> Result<(), Interrupted> {
         if let (Source::OneByOne(one_by_one), Some(care)) = (&mut self.source, &self.care) {
-            let client = care.reader.client().await;
-            self.connection = Connection::of(&client);
-            one_by_one.read_over(context(client)).await?;
+            let reading = care.reader.context().await;
+            self.connection = Connection::of(&reading.client());
+            one_by_one.read_over(reading).await?;
         }
         self.reconnected().await
     }

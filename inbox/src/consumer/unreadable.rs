@@ -146,12 +146,13 @@ impl Unreadable {
         *self.not_before.lock().unwrap_or_else(PoisonError::into_inner) =
             Some(Instant::now() + PAUSE);
         let (consumer, stream) = (&self.config.name, &self.config.stream);
+        let api = self.config.api();
         tracing::warn!(
             consumer,
             stream,
             error,
             "whether a message that cannot be parsed is among those delivered is not known: it takes the right to ask \
-             $JS.API.STREAM.MSG.GET.{stream}, and such a message would stop the consumer"
+             {api}.STREAM.MSG.GET.{stream}, and such a message would stop the consumer"
         );
     }
 
@@ -209,6 +210,7 @@ impl Unreadable {
     }
 
     async fn acknowledge(&self, durable: &Durable, sequence: u64, answer: &'static str) {
+        // Of the two forms of this subject, the one that every server takes, whatever domain it is in.
         let subject = format!("$JS.ACK.{}.{}.1.{sequence}.1.0.0", self.config.stream, durable.name);
         // A lost one is sent again with the next look.
         let _ = self.jetstream.client().publish(subject, answer.into()).await;

@@ -62,13 +62,6 @@ impl Shop {
 
     /// Where the test has a log of its own.
     pub async fn quiet(scope: Scope) -> Self {
-        pillarbox_inbox::migrate(scope.pool()).await.unwrap();
-        sqlx::raw_sql(
-            "create table effects (position bigint generated always as identity, event_id text, order_id bigint, step bigint)",
-        )
-        .execute(scope.pool())
-        .await
-        .unwrap();
         let stream = scope.prefix().to_uppercase();
         let config = jetstream::stream::Config {
             name: stream.clone(),
@@ -76,7 +69,19 @@ impl Shop {
             ..Default::default()
         };
         scope.jetstream().create_stream(config).await.unwrap();
-        Self { scope, stream }
+        Self::without_stream(scope, &stream).await
+    }
+
+    /// Whose stream the test makes, wherever that is.
+    pub async fn without_stream(scope: Scope, stream: &str) -> Self {
+        pillarbox_inbox::migrate(scope.pool()).await.unwrap();
+        sqlx::raw_sql(
+            "create table effects (position bigint generated always as identity, event_id text, order_id bigint, step bigint)",
+        )
+        .execute(scope.pool())
+        .await
+        .unwrap();
+        Self { scope, stream: stream.to_owned() }
     }
 
     pub fn pool(&self) -> &PgPool {
