@@ -6,8 +6,9 @@ mod support;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
+use pillarbox_inbox::consumer::State;
 use pillarbox_inbox::{
-    ConsumerConfig, Handler, HandlerError, Order, Received, Router, Tx, handler_fn,
+    Consumer, ConsumerConfig, Handler, HandlerError, Order, Received, Router, Tx, handler_fn,
 };
 use pillarbox_testkit::{Nats, Postgres, Servers};
 use support::{OrderPlaced, Shop, record};
@@ -203,4 +204,44 @@ async fn a_broker_that_restarts_brings_no_message_back_that_was_set_aside() {
     shop.until(EFFECTS, 10).await;
     shop.until(LETTERS, 1).await;
     started.stop().await;
+}
+
+#[tokio::test]
+async fn a_consumer_that_may_not_read_what_stops_it_is_not_well_and_names_the_right() {
+    let users = "authorization { users: [ { user: admin, password: a }, { user: service, password: s, permissions: \
+                 { publish: { deny: [\"$JS.API.STREAM.MSG.GET.>\"] } } } ] }\nno_auth_user: admin";
+    let nats = Nats::options().config(users).start().await.unwrap();
+    let servers = Servers { postgres: Postgres::start().await.unwrap(), nats };
+    let shop = Shop::on(servers.scope().await.unwrap()).await;
+    let url = format!("nats://127.0.0.1:{}", servers.nats.port());
+    let options = async_nats::ConnectOptions::with_user_and_password("service".into(), "s".into());
+    let client = options.clone().connect(&*url).await.unwrap();
+    let consumer = Consumer::new(client, shop.pool().clone(), shop.config()).unwrap();
+    let consumer = consumer.reading_with(options, &*url).unwrap();
+    let (mut status, shutdown) = (consumer.status(), tokio_util::sync::CancellationToken::new());
+    let router = Router::new().on(handler_fn(record));
+    let running = tokio::spawn(consumer.run(router, shutdown.clone()));
+
+    shop.send(&shop.event(1, 1)).await;
+    shop.until(EFFECTS, 1).await;
+    let subject = format!("{}.placed", shop.scope.prefix());
+    publish(servers.nats.port(), subject.as_bytes(), UNREADABLE[0].1, b"{}").await;
+    shop.send(&shop.event(2, 1)).await;
+    let right = format!("$JS.API.STREAM.MSG.GET.{}", shop.stream);
+    let told = status.until(|status| match &status.state {
+        State::Waiting { reason } => reason.contains(&right),
+        _ => false,
+    });
+    let told =
+        tokio::time::timeout(support::DEADLINE, told).await.expect("nothing names the right");
+    assert!(!told.unwrap().is_well());
+
+    // Somebody removes it, and the consumer goes on by itself.
+    let stream = shop.scope.jetstream().get_stream(&shop.stream).await.unwrap();
+    stream.delete_message(2).await.unwrap();
+    shop.until(EFFECTS, 2).await;
+    let well = status.until(|status| status.is_well());
+    tokio::time::timeout(support::DEADLINE, well).await.expect("not well again").unwrap();
+    shutdown.cancel();
+    running.await.unwrap().unwrap();
 }

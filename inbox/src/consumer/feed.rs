@@ -148,7 +148,10 @@ impl Opener {
             );
         }
         self.said.begun.store(true, Ordering::Relaxed);
-        self.reporter.hindered(None);
+        let floor = info.ack_floor.stream_sequence;
+        if !self.reporter.is_stuck_unseen(&durable.name, floor) {
+            self.reporter.hindered(None);
+        }
         Ok(Box::new(subscription))
     }
 

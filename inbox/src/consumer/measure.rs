@@ -142,6 +142,15 @@ impl Measure<'_> {
                     self.config.stream
                 )));
             }
+            let floor = info.ack_floor.stream_sequence;
+            if info.num_ack_pending > 0 && self.reporter.is_stuck_unseen(name, floor) {
+                let (api, stream) = (self.config.api(), &self.config.stream);
+                return Some(Hindrance::Nothing(format!(
+                    "the connection was lost several times while nothing of consumer {name} was acknowledged above \
+                     sequence {floor}, and whether a message that cannot be parsed is there is not known: let this user \
+                     publish to {api}.STREAM.MSG.GET.{stream}"
+                )));
+            }
         }
         let never_fed = infos
             .iter()

@@ -16,7 +16,7 @@
 //! Which process is active the server says: the one that is pinned. With [`Order::None`](super::Order::None) every
 //! process is active, and none stands by. With partitions those are active that read any.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use serde::{Serialize, Serializer};
@@ -287,7 +287,12 @@ pub(crate) struct Reporter {
     view: watch::Sender<View>,
     /// What is held, the oldest first.
     held: Arc<Mutex<BTreeSet<Place>>>,
+    /// Durables whose messages could not be looked at: the ack floor, and how many times it was tried there.
+    unseen: Arc<Mutex<BTreeMap<String, (u64, u32)>>>,
 }
+
+/// Connections can be lost for other reasons than a message that cannot be parsed.
+const UNSEEN_OFTEN: u32 = 3;
 
 impl Reporter {
     pub(crate) fn new(consumer: &str, stream: &str) -> Self {
@@ -305,7 +310,12 @@ impl Reporter {
             lag: None,
             last_error: None,
         };
-        Self { meter: Meter::new(consumer), view: watch::Sender::new(view), held: Arc::default() }
+        Self {
+            meter: Meter::new(consumer),
+            view: watch::Sender::new(view),
+            held: Arc::default(),
+            unseen: Arc::default(),
+        }
     }
 
     pub(crate) fn watch(&self) -> Watch {
@@ -381,6 +391,27 @@ impl Reporter {
     /// The pin that this process had last.
     pub(super) fn pin(&self) -> Option<String> {
         self.view.borrow().pin.clone()
+    }
+
+    /// Before a durable is read, it was looked for messages that cannot be parsed; or, with the ack floor, the server did
+    /// not tell whether there are any above it.
+    pub(super) fn looked(&self, durable: &str, unseen_above: Option<u64>) {
+        let mut unseen = self.unseen.lock().unwrap_or_else(PoisonError::into_inner);
+        match (unseen_above, unseen.get_mut(durable)) {
+            (None, _) => {
+                unseen.remove(durable);
+            }
+            (Some(floor), Some((at, times))) if *at == floor => *times = times.saturating_add(1),
+            (Some(floor), _) => {
+                unseen.insert(durable.to_owned(), (floor, 1));
+            }
+        }
+    }
+
+    /// Whether a durable was begun again and again at this ack floor, unseen.
+    pub(super) fn is_stuck_unseen(&self, durable: &str, floor: u64) -> bool {
+        let unseen = self.unseen.lock().unwrap_or_else(PoisonError::into_inner);
+        unseen.get(durable).is_some_and(|(at, times)| *at == floor && *times >= UNSEEN_OFTEN)
     }
 
     /// Something on the server keeps events from this consumer, and what; or no more.

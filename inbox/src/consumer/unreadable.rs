@@ -88,12 +88,15 @@ impl Unreadable {
         info: &Info,
     ) -> Result<BTreeSet<u64>, String> {
         let mut found = BTreeSet::new();
+        let unseen = info.num_ack_pending > 0;
         if self.waits() {
+            self.reporter.looked(&durable.name, unseen.then_some(info.ack_floor.stream_sequence));
             return Ok(found);
         }
         let (floor, last) = (info.ack_floor.stream_sequence, info.delivered.stream_sequence);
         let mut lost = Vec::new();
-        for filter in durable.all_filters() {
+        let mut known = true;
+        'filters: for filter in durable.all_filters() {
             let tail = last.saturating_sub(MOST as u64).max(floor);
             let mut next = floor + 1;
             let mut looked = 0;
@@ -104,7 +107,8 @@ impl Unreadable {
                         Ok(None) => break,
                         Err(error) => {
                             self.cannot_look(&error);
-                            break;
+                            known = false;
+                            break 'filters;
                         }
                     };
                 let sequence = stored.place.sequence();
@@ -125,6 +129,7 @@ impl Unreadable {
                 };
             }
         }
+        self.reporter.looked(&durable.name, (unseen && !known).then_some(floor));
         for sequence in &found {
             self.acknowledge(durable, *sequence, "+TERM").await;
         }
