@@ -266,6 +266,10 @@ fn fault_in(subject: &str, headers: &[u8]) -> Option<&'static str> {
 
 #[cfg(test)]
 mod tests {
+    use async_nats::{HeaderName, HeaderValue};
+    use proptest::collection::vec;
+    use proptest::prelude::*;
+
     use super::*;
 
     #[test]
@@ -298,5 +302,44 @@ mod tests {
         }
         assert!(fault_in("orders.\u{fffd}", b"").is_some());
         assert!(fault_in("orders.\u{a0}placed", b"").is_some());
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig { failure_persistence: None, ..ProptestConfig::default() })]
+
+        #[test]
+        fn whatever_the_bytes_are_they_have_a_fault_or_none(
+            subject in any::<String>(),
+            bytes in vec(any::<u8>(), 0..200),
+            begins in any::<bool>(),
+            pieces in vec(
+                prop_oneof![
+                    Just(&b"\r\n"[..]), Just(&b"\n"[..]), Just(&b"\r"[..]), Just(&b":"[..]), Just(&b" "[..]),
+                    Just(&b"\t"[..]), Just(&b"a"[..]), Just(&b"\0"[..]), Just(&b"\xff"[..]), Just(&b"\xc2\xa0"[..]),
+                ],
+                0..30,
+            ),
+        ) {
+            fault_in(&subject, &bytes);
+            let start: &[u8] = if begins { b"NATS/1.0" } else { b"" };
+            let block = [start, &pieces.concat()].concat();
+            let fault = fault_in("orders.placed", &block);
+            if std::str::from_utf8(&block).is_err() || (!begins && !block.is_empty()) {
+                prop_assert!(fault.is_some(), "{block:?}");
+            }
+        }
+
+        #[test]
+        fn headers_that_the_client_library_takes_have_no_fault(
+            headers in vec(("[!-9;-~]{1,20}", "\\PC{0,40}"), 0..10),
+        ) {
+            let mut block = String::from("NATS/1.0\r\n");
+            for (name, value) in &headers {
+                prop_assert!(name.parse::<HeaderName>().is_ok() && value.parse::<HeaderValue>().is_ok());
+                block += &format!("{name}: {value}\r\n");
+            }
+            block += "\r\n";
+            prop_assert_eq!(fault_in("orders.placed", block.as_bytes()), None);
+        }
     }
 }
