@@ -46,13 +46,21 @@ pub(crate) struct Sessions {
     schema: Arc<str>,
     tables: &'static [&'static str],
     own: Arc<OnceCell<bool>>,
+    /// Whether all rows are seen: found out over a session of the pool, or for now over another one.
     open: Arc<OnceCell<()>>,
+    open_for_now: Arc<OnceCell<()>>,
 }
 
 impl Sessions {
     /// Of a pool that is to see all rows of these tables.
     pub(crate) fn new(schema: &str, tables: &'static [&'static str]) -> Self {
-        Self { schema: schema.into(), tables, own: Arc::default(), open: Arc::default() }
+        Self {
+            schema: schema.into(),
+            tables,
+            own: Arc::default(),
+            open: Arc::default(),
+            open_for_now: Arc::default(),
+        }
     }
 
     /// Fails if the pool's sessions are shared, if rows may be hidden from them, or if the database cannot be asked.
@@ -64,20 +72,46 @@ impl Sessions {
         if !*self.own.get_or_try_init(ask).await? {
             return Err(sqlx::Error::Configuration(Box::new(Pooled)));
         }
-        self.open.get_or_try_init(|| self.show_all(pool)).await.copied()
+        self.show_all(pool).await
     }
 
-    /// Fails if rows may be hidden. Asks over the pool: it may have made its sessions another role's.
+    /// Fails if rows may be hidden. Only a session of the pool's tells for good, since the pool may have made it another
+    /// role's. While others have them all, one of the inbox's own tells for now: they may have them for long.
     async fn show_all(&self, pool: &PgPool) -> Result<(), sqlx::Error> {
-        let ask = async {
-            let mut connection = pool.acquire().await?;
-            HiddenRows::find(&mut connection, &self.schema, self.tables, None).await
+        if self.open.initialized() {
+            return Ok(());
+        }
+        let look = async {
+            if let Some(mut pooled) = pool.try_acquire() {
+                self.sees_all(&mut pooled).await?;
+                let _ = self.open.set(());
+            } else if !self.open_for_now.initialized() {
+                match pool.connect_options().connect().await {
+                    Ok(mut own) => {
+                        self.sees_all(&mut own).await?;
+                        let _ = self.open_for_now.set(());
+                        own.close().await?;
+                    }
+                    Err(error) if is_full(&error) => {}
+                    Err(error) => return Err(error),
+                }
+            }
+            Ok(())
         };
-        match timeout(PATIENCE, ask).await.unwrap_or(Err(sqlx::Error::PoolTimedOut))? {
+        timeout(PATIENCE, look).await.unwrap_or(Err(sqlx::Error::PoolTimedOut))
+    }
+
+    async fn sees_all(&self, connection: &mut PgConnection) -> Result<(), sqlx::Error> {
+        match HiddenRows::find(connection, &self.schema, self.tables, None).await? {
             None => Ok(()),
             Some(hidden) => Err(sqlx::Error::Configuration(Box::new(hidden))),
         }
     }
+}
+
+/// Whether the database has no connection left.
+fn is_full(error: &sqlx::Error) -> bool {
+    error.as_database_error().and_then(|error| error.code()).as_deref() == Some("53300")
 }
 
 /// Whether an error says that a pool is refused.
@@ -107,16 +141,12 @@ async fn compared(options: &PgConnectOptions) -> Result<bool, sqlx::Error> {
     let mut one = match options.connect().await {
         Ok(one) => one,
         // There is no connection to spare beside the pool's; claims are checked in any case.
-        Err(sqlx::Error::Database(error)) if error.code().as_deref() == Some("53300") => {
-            return Ok(true);
-        }
+        Err(error) if is_full(&error) => return Ok(true),
         Err(error) => return Err(error),
     };
     let mut other = match options.connect().await {
         Ok(other) => other,
-        Err(sqlx::Error::Database(error)) if error.code().as_deref() == Some("53300") => {
-            return Ok(true);
-        }
+        Err(error) if is_full(&error) => return Ok(true),
         Err(error) => return Err(error),
     };
     let (mut first, mut second) = (None, None);
