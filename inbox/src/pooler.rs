@@ -82,21 +82,31 @@ impl Sessions {
             return Ok(());
         }
         let look = async {
-            if let Some(mut pooled) = pool.try_acquire() {
-                self.sees_all(&mut pooled).await?;
-                let _ = self.open.set(());
-            } else if !self.open_for_now.initialized() {
-                match pool.connect_options().connect().await {
-                    Ok(mut own) => {
-                        self.sees_all(&mut own).await?;
-                        let _ = self.open_for_now.set(());
-                        own.close().await?;
-                    }
-                    Err(error) if is_full(&error) => {}
-                    Err(error) => return Err(error),
+            let pooled = match pool.try_acquire() {
+                Some(mut pooled) => self.sees_all(&mut pooled).await,
+                None => Err(sqlx::Error::PoolTimedOut),
+            };
+            match pooled {
+                Ok(()) => {
+                    let _ = self.open.set(());
+                    return Ok(());
                 }
+                Err(sqlx::Error::Configuration(cause)) => {
+                    return Err(sqlx::Error::Configuration(cause));
+                }
+                // None is free, or the one that was had come to its end: nobody had looked at it first.
+                Err(_) if self.open_for_now.initialized() => return Ok(()),
+                Err(_) => {}
             }
-            Ok(())
+            match pool.connect_options().connect().await {
+                Ok(mut own) => {
+                    self.sees_all(&mut own).await?;
+                    let _ = self.open_for_now.set(());
+                    own.close().await
+                }
+                Err(error) if is_full(&error) => Ok(()),
+                Err(error) => Err(error),
+            }
         };
         timeout(PATIENCE, look).await.unwrap_or(Err(sqlx::Error::PoolTimedOut))
     }
