@@ -229,12 +229,13 @@ impl Handler<Received<Draw>> for Enter {
 
 impl BatchHandler<Draw> for Enter {
     async fn handle(&self, tx: &mut Tx, events: &[Received<Draw>]) -> Result<(), HandlerError> {
+        // It ends the transaction only by itself: all events that such a handler has in hand become dead letters, and the
+        // check would have to know which these were.
+        if events.len() > 1 && events.iter().any(|event| event.kind == Kind::Ender) {
+            return Err(HandlerError::transient("one of these ends the transaction"));
+        }
         for event in events {
             self.enter(tx, event).await?;
-            // What it wrote behind that would be no transaction's.
-            if event.kind == Kind::Ender {
-                break;
-            }
         }
         Ok(())
     }
