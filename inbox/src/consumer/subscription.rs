@@ -26,7 +26,7 @@
 //! everything else with it once it held all that it may.
 
 use std::collections::BTreeSet;
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use async_nats::jetstream::Context;
 use async_nats::jetstream::consumer::{Consumer, Info, pull};
@@ -44,6 +44,7 @@ use super::reader::{Connection, Reader};
 use super::status::Reporter;
 use super::unreadable::Unreadable;
 use crate::error::full_text;
+use crate::place::Place;
 
 /// How long the first message may take after a reset, before another reset.
 const FIRST_AFTER_RESET: Duration = Duration::from_secs(5);
@@ -350,7 +351,8 @@ impl Subscription {
             };
             let (number, sequence) = (info.consumer_sequence, info.stream_sequence);
             if is_cut(&message) {
-                self.cut(sequence).await?;
+                let stored = SystemTime::from(info.published);
+                self.cut(Place::new(info.stream, sequence, stored)).await?;
             }
             // Those that cannot be parsed had numbers, too.
             let skipped = self.care.as_ref().map_or(0, |care| care.skipped(sequence));
@@ -394,9 +396,10 @@ impl Subscription {
     /// A message came without its payload, as it does while the durable consumer has headers_only, or else was sent as if.
     /// No error if the latter is so: the durable consumer is as it should be, and this message has come like this before,
     /// over a subscription that was opened with the same finding.
-    async fn cut(&mut self, sequence: u64) -> Result<(), Interrupted> {
+    async fn cut(&mut self, place: Place) -> Result<(), Interrupted> {
+        let sequence = place.sequence();
         let headers_only = info(&self.stream, &self.consumer).await?.config.headers_only;
-        if !headers_only && self.unreadable.came_cut_before(sequence) {
+        if !headers_only && self.unreadable.came_cut_before(place) {
             return Ok(());
         }
         Err(Interrupted::new(format!(

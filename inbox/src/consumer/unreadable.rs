@@ -47,8 +47,8 @@ pub(super) struct Unreadable {
     reporter: Reporter,
     /// Those that this process has set aside.
     known: Arc<Mutex<BTreeSet<Place>>>,
-    /// The sequences that came without their payloads.
-    cut: Arc<Mutex<BTreeSet<u64>>>,
+    /// The messages that came without their payloads.
+    cut: Arc<Mutex<BTreeSet<Place>>>,
     /// When to look again, after a look that failed.
     not_before: Arc<Mutex<Option<Instant>>>,
 }
@@ -72,12 +72,16 @@ impl Unreadable {
     }
 
     /// Whether this message came without its payload before; it has now.
-    pub(super) fn came_cut_before(&self, sequence: u64) -> bool {
+    pub(super) fn came_cut_before(&self, place: Place) -> bool {
         let mut cut = self.cut.lock().unwrap_or_else(PoisonError::into_inner);
+        if cut.contains(&place) {
+            return true;
+        }
         if cut.len() >= MOST {
             cut.pop_first();
         }
-        !cut.insert(sequence)
+        cut.insert(place);
+        false
     }
 
     /// The sequences of the messages above the ack floor that cannot be parsed, of those that a durable has delivered.
