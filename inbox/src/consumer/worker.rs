@@ -27,6 +27,16 @@ const LONGEST_EXCUSED_WAIT: Duration = Duration::from_secs(1);
 /// An outage that counts was met more often than this.
 const LEAST_OUTAGES: u32 = 10;
 
+/// Tells it as an error if the [`Journal`] says so, else at the level `debug`.
+macro_rules! error_or_debug {
+    ($tells:expr, $($what:tt)*) => {
+        match $tells {
+            true => tracing::error!($($what)*),
+            false => tracing::debug!($($what)*),
+        }
+    };
+}
+
 /// How much longer than it is held back a parked event is left to this process.
 const HELD_LONGER: Duration = Duration::from_secs(60);
 
@@ -115,21 +125,13 @@ where
                 let (letter, error) = (content.id(), &message.error);
                 let stored = self.rules.store.set_aside(&message.as_stored()).await;
                 if matches!(stored, Ok(Stored::Now)) {
-                    if self.rules.journal.tells(Change::Letter, None) {
-                        tracing::error!(
-                            consumer = name,
-                            letter,
-                            error,
-                            "not an event; a dead letter"
-                        );
-                    } else {
-                        tracing::debug!(
-                            consumer = name,
-                            letter,
-                            error,
-                            "not an event; a dead letter"
-                        );
-                    }
+                    error_or_debug!(
+                        self.rules.journal.tells(Change::Letter, None),
+                        consumer = name,
+                        letter,
+                        error,
+                        "not an event; a dead letter"
+                    );
                 }
                 self.rules.buried(stored, letter, "undecodable").await
             }
@@ -423,23 +425,14 @@ impl Rules {
             Blame::EventForGood => {
                 let recorded = matches!(error, InboxError::Ended { committed: true });
                 let error = text.as_str();
-                if self.journal.tells(Change::Letter, Some(&identity)) {
-                    tracing::error!(
-                        consumer = name,
-                        event_id = id,
-                        event_type,
-                        error,
-                        "a permanent failure; a dead letter"
-                    );
-                } else {
-                    tracing::debug!(
-                        consumer = name,
-                        event_id = id,
-                        event_type,
-                        error,
-                        "a permanent failure; a dead letter"
-                    );
-                }
+                error_or_debug!(
+                    self.journal.tells(Change::Letter, Some(&identity)),
+                    consumer = name,
+                    event_id = id,
+                    event_type,
+                    error,
+                    "a permanent failure; a dead letter"
+                );
                 self.bury_as(event, "permanent", error, 1, recorded).await
             }
             Blame::Event => self.count(event, error, &text).await,
@@ -461,25 +454,15 @@ impl Rules {
         };
         self.suspects.ended(&event.identity());
         if attempts >= self.config.max_attempts {
-            if self.journal.tells(Change::Letter, Some(&event.identity())) {
-                tracing::error!(
-                    consumer = name,
-                    event_id = id,
-                    event_type,
-                    attempts,
-                    error = text,
-                    "the last attempt failed; a dead letter"
-                );
-            } else {
-                tracing::debug!(
-                    consumer = name,
-                    event_id = id,
-                    event_type,
-                    attempts,
-                    error = text,
-                    "the last attempt failed; a dead letter"
-                );
-            }
+            error_or_debug!(
+                self.journal.tells(Change::Letter, Some(&event.identity())),
+                consumer = name,
+                event_id = id,
+                event_type,
+                attempts,
+                error = text,
+                "the last attempt failed; a dead letter"
+            );
             return self.bury(event, "attempts", text, attempts).await;
         }
         let wait = self.wait(error, attempts);
