@@ -104,7 +104,12 @@ impl Sessions {
                     let _ = self.open_for_now.set(());
                     own.close().await
                 }
-                Err(error) if is_full(&error) => Ok(()),
+                // Then nobody but the pool can tell, and it is waited for.
+                Err(error) if is_full(&error) => {
+                    self.sees_all(&mut *pool.acquire().await?).await?;
+                    let _ = self.open.set(());
+                    Ok(())
+                }
                 Err(error) => Err(error),
             }
         };
