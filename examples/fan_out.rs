@@ -16,9 +16,9 @@ use std::borrow::Cow;
 use std::process::ExitCode;
 
 use clap::Parser;
+use pillarbox::consumer::streams::StreamSpec;
 use pillarbox::event::Event;
-use pillarbox::inbox::streams::StreamSpec;
-use pillarbox::inbox::{ConsumerConfig, HandlerError, Router, Tx, handler_fn};
+use pillarbox::{ConsumerConfig, HandlerError, Router, Tx, handler_fn};
 use serde::{Deserialize, Serialize};
 use sqlx::PgPool;
 use stage::{Arguments, Process, Stage, Verdict, number, reaches};

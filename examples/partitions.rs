@@ -21,9 +21,9 @@ use std::process::ExitCode;
 use std::time::{Duration, Instant};
 
 use clap::Parser;
+use pillarbox::consumer::streams::StreamSpec;
 use pillarbox::event::Event;
-use pillarbox::inbox::streams::StreamSpec;
-use pillarbox::inbox::{ConsumerConfig, Handler, HandlerError, Router, Tx};
+use pillarbox::{ConsumerConfig, Handler, HandlerError, Router, Tx};
 use serde::{Deserialize, Serialize};
 use sqlx::PgPool;
 use sqlx::postgres::PgPoolOptions;

@@ -16,9 +16,10 @@ mod stage;
 use std::process::ExitCode;
 
 use clap::Parser;
+use pillarbox::consumer::streams::StreamSpec;
 use pillarbox::event::RawEvent;
-use pillarbox::inbox::streams::StreamSpec;
-use pillarbox::inbox::{ConsumerConfig, HandlerError, InboxLayer, Router, Tx, handler_fn};
+use pillarbox::inbox::InboxLayer;
+use pillarbox::{ConsumerConfig, HandlerError, Router, Tx, handler_fn};
 use serde::Deserialize;
 use stage::{Arguments, Stage, Verdict, number};
 use tower::Layer;

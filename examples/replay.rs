@@ -18,10 +18,10 @@ use std::borrow::Cow;
 use std::process::ExitCode;
 
 use clap::Parser;
+use pillarbox::consumer::generation::retire;
+use pillarbox::consumer::streams::StreamSpec;
 use pillarbox::event::Event;
-use pillarbox::inbox::generation::retire;
-use pillarbox::inbox::streams::StreamSpec;
-use pillarbox::inbox::{ConsumerConfig, Handler, HandlerError, Router, Tx};
+use pillarbox::{ConsumerConfig, Handler, HandlerError, Router, Tx};
 use serde::{Deserialize, Serialize};
 use sqlx::{AssertSqlSafe, PgPool};
 use stage::{Arguments, Stage, Verdict, number, reaches};

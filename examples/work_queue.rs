@@ -18,9 +18,9 @@ use std::process::ExitCode;
 use std::time::Duration;
 
 use clap::Parser;
+use pillarbox::consumer::streams::StreamSpec;
 use pillarbox::event::Event;
-use pillarbox::inbox::streams::StreamSpec;
-use pillarbox::inbox::{ConsumerConfig, Handler, HandlerError, Order, Router, Tx};
+use pillarbox::{ConsumerConfig, Handler, HandlerError, Order, Router, Tx};
 use serde::{Deserialize, Serialize};
 use stage::{Arguments, Stage, Verdict, number, reaches};
 

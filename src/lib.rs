@@ -1,12 +1,11 @@
 //! Transactional outbox and idempotent-consumer inbox for Postgres and NATS JetStream.
 //!
 //! A service writes an event in the same transaction as its rows ([`outbox`]), the `pillarbox relay` ships what
-//! was committed, and a consumer runs its handler once per event, inside the handler's own transaction
-//! ([`inbox`]).
+//! was committed, and a [`consumer`] reads it from JetStream and runs its handler once per event, inside the handler's
+//! own transaction ([`inbox`]).
 //!
 //! ```no_run
-//! use pillarbox::event::RawEvent;
-//! use pillarbox::inbox::{HandlerError, Tx};
+//! use pillarbox::{HandlerError, RawEvent, Tx};
 //!
 //! /// A handler: its row, and the event that it leads to, commit with the note that `placed` is done.
 //! async fn charge(tx: &mut Tx, placed: RawEvent) -> Result<(), HandlerError> {
@@ -23,13 +22,23 @@
 //! |---|---|---|
 //! | [`event`] | `pillarbox-event` | the event and its CloudEvents headers |
 //! | [`outbox`] | `pillarbox-outbox` | writing events in a transaction |
-//! | [`inbox`] | `pillarbox-inbox` | handling each event once |
+//! | [`inbox`] | `pillarbox-inbox` | handling each event once, wherever it comes from |
+//! | [`consumer`] | `pillarbox-consumer` | events from JetStream, for the inbox |
 //! | | `pillarbox-relay` | the relay, as a library and as the program `pillarbox` |
 //! | | `pillarbox-testkit` | throwaway servers for tests |
+//!
+//! What a service needs every day is also at the root.
 
+pub use pillarbox_consumer as consumer;
 pub use pillarbox_event as event;
 pub use pillarbox_inbox as inbox;
 pub use pillarbox_outbox as outbox;
+
+pub use pillarbox_consumer::{Consumer, ConsumerConfig, ConsumerError, Order};
+pub use pillarbox_event::{Event, RawEvent};
+pub use pillarbox_inbox::{
+    BatchHandler, Handler, HandlerError, Received, Router, Tx, batch_fn, handler_fn,
+};
 
 /// Compiles the guide's code.
 #[cfg(doctest)]

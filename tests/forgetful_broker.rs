@@ -9,7 +9,7 @@ use std::time::Duration;
 use async_nats::jetstream::{self, stream};
 use futures::StreamExt;
 use pillarbox::event::RawEvent;
-use pillarbox::inbox::{Consumer, ConsumerConfig, HandlerError, Router, Tx, handler_fn};
+use pillarbox::{Consumer, ConsumerConfig, HandlerError, Router, Tx, handler_fn};
 use pillarbox_relay::{Relay, RelayConfig};
 use pillarbox_testkit::{Nats, Postgres, Scope, Servers, eventually};
 use sqlx::Row;

@@ -7,7 +7,7 @@ use std::time::Duration;
 use opentelemetry::trace::{SpanId, SpanKind, Status, TracerProvider};
 use opentelemetry_sdk::trace::{InMemorySpanExporter, SdkTracerProvider, SpanData};
 use pillarbox::event::RawEvent;
-use pillarbox::inbox::{Consumer, ConsumerConfig, HandlerError, Received, Router, Tx, handler_fn};
+use pillarbox::{Consumer, ConsumerConfig, HandlerError, Received, Router, Tx, handler_fn};
 use pillarbox::{inbox, outbox};
 use pillarbox_relay::{Relay, RelayConfig};
 use pillarbox_testkit::{eventually, servers};

@@ -1,7 +1,7 @@
 //! Analytics: counts everything that is said, whatever it is, many events in one transaction.
 
 use pillarbox::event::RawEvent;
-use pillarbox::inbox::{HandlerError, Received, Tx};
+use pillarbox::{HandlerError, Received, Tx};
 
 pub const TABLES: &str = "
     create table counter (

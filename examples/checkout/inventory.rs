@@ -1,7 +1,7 @@
 //! Inventory: sets goods aside for paid orders, while there are any.
 
-use pillarbox::inbox::{HandlerError, Router, Tx, handler_fn};
 use pillarbox::outbox;
+use pillarbox::{HandlerError, Router, Tx, handler_fn};
 
 use crate::events::{PaymentTaken, StockOut, StockReserved};
 

@@ -3,7 +3,7 @@
 //! A real mail cannot join the transaction. Its service would be given the event's id as the idempotency key:
 //! a handler that takes `Received<OrderCompleted>` has it from `id()`.
 
-use pillarbox::inbox::{HandlerError, Router, Tx, handler_fn};
+use pillarbox::{HandlerError, Router, Tx, handler_fn};
 
 use crate::events::{OrderCompleted, OrderFailed};
 

@@ -1,7 +1,7 @@
 //! Orders: takes them, and learns how they end.
 
-use pillarbox::inbox::{HandlerError, Router, Tx, handler_fn};
 use pillarbox::outbox;
+use pillarbox::{HandlerError, Router, Tx, handler_fn};
 use sqlx::PgPool;
 
 use crate::events::{

@@ -1,7 +1,7 @@
 //! Payments: charges, refuses, and refunds what could not be delivered.
 
-use pillarbox::inbox::{HandlerError, Router, Tx, handler_fn};
 use pillarbox::outbox;
+use pillarbox::{HandlerError, Router, Tx, handler_fn};
 
 use crate::events::{OrderPlaced, PaymentRefunded, PaymentRefused, PaymentTaken, StockOut};
 

@@ -3,8 +3,8 @@
 use std::fmt;
 
 use clap::ValueEnum;
-use pillarbox::inbox::{self, Consumer, ConsumerConfig, Router, batch_fn};
 use pillarbox::outbox;
+use pillarbox::{Consumer, ConsumerConfig, Router, batch_fn, inbox};
 use sqlx::PgPool;
 use sqlx::postgres::PgPoolOptions;
 use tokio_util::sync::CancellationToken;

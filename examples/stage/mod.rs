@@ -6,10 +6,10 @@ use std::time::Duration;
 
 use anyhow::{Context, bail};
 use clap::Parser;
-use pillarbox::inbox::consumer::{Status, Watch};
-use pillarbox::inbox::streams::StreamSpec;
-use pillarbox::inbox::{self, Consumer, ConsumerConfig, ConsumerError, Router};
+use pillarbox::consumer::streams::StreamSpec;
+use pillarbox::consumer::{Status, Watch};
 use pillarbox::outbox;
+use pillarbox::{Consumer, ConsumerConfig, ConsumerError, Router, inbox};
 use pillarbox_relay::{Relay, RelayConfig, RelayError};
 use pillarbox_testkit::{Scope, Servers};
 use sqlx::{AssertSqlSafe, PgPool};

@@ -32,12 +32,12 @@ use futures::future::BoxFuture;
 use pillarbox_event::{FromEvent, Identity, RawEvent};
 use tokio::time::timeout;
 
-use crate::consumer::TookTooLong;
 use crate::delivery::{EndOnDrop, Outcome, Slot};
 use crate::error::{BEGIN, InboxError};
 use crate::failure::{Fault, HandlerError, Sign};
 use crate::handler::{Handler, Received, Tx};
 use crate::layer::{PATIENCE, panic_text};
+use crate::limit::TookTooLong;
 use crate::store::{Begun, Fate, Store};
 
 /// Handles many events of one type in one transaction. State lives in `self`; a plain function will do without:
@@ -126,8 +126,9 @@ where
 }
 
 /// A batch handler as one of single events.
+#[doc(hidden)]
 #[derive(Debug)]
-pub(crate) struct One<H>(pub(crate) Arc<H>);
+pub struct One<H>(pub Arc<H>);
 
 impl<H, E> Handler<Received<E>> for One<H>
 where
@@ -140,16 +141,20 @@ where
 }
 
 /// What became of an event of a batch.
+#[doc(hidden)]
 #[derive(Debug)]
-pub(crate) enum End {
+pub enum End {
+    /// Handled, or done with before.
     Well(Outcome),
+    /// Failed by itself.
     Failed(InboxError),
     /// Left out: an event before it in its key failed, or is the same.
     Behind,
 }
 
 /// Handles batches, whatever the type of their events.
-pub(crate) trait RunBatch: Send + Sync {
+#[doc(hidden)]
+pub trait RunBatch: Send + Sync {
     /// What became of each. An error has undone all of it.
     fn run<'a>(
         &'a self,
@@ -159,13 +164,22 @@ pub(crate) trait RunBatch: Send + Sync {
 }
 
 /// A batch handler with its settings.
+#[doc(hidden)]
 #[derive(Debug)]
-pub(crate) struct Batches<H, E> {
-    pub(crate) handler: Arc<H>,
-    pub(crate) longest: Duration,
+pub struct Batches<H, E> {
+    handler: Arc<H>,
+    longest: Duration,
     /// Whether an event that fails holds back its key.
-    pub(crate) keeps_keys: bool,
-    pub(crate) event: PhantomData<fn(E)>,
+    keeps_keys: bool,
+    event: PhantomData<fn(E)>,
+}
+
+impl<H, E> Batches<H, E> {
+    /// `longest`: how long one call of the handler may take. `keeps_keys`: whether an event that fails holds back the
+    /// later ones of its key.
+    pub fn new(handler: Arc<H>, longest: Duration, keeps_keys: bool) -> Self {
+        Self { handler, longest, keeps_keys, event: PhantomData }
+    }
 }
 
 impl<H, E> RunBatch for Batches<H, E>

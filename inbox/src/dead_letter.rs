@@ -6,13 +6,14 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use pillarbox_event::{EventId, Identity, RawEvent, header};
+use pillarbox_store::full_text;
 use sqlx::postgres::PgRow;
 use sqlx::{PgPool, Row};
 use time::OffsetDateTime;
 use tower_service::Service;
 
 use crate::delivery::{Delivery, Outcome};
-use crate::error::{InboxError, full_text};
+use crate::error::InboxError;
 use crate::failure::{Fault, Sign, fault_of, sign_of};
 use crate::migrations::DEFAULT_SCHEMA;
 use crate::store::{Burial, Store, Stored};
@@ -42,7 +43,7 @@ pub struct DeadLetter {
     /// The payload.
     pub payload: Bytes,
     /// `dead`: given up. `parked`: waits for the consumer to handle it, because it was retried, or stands behind
-    /// a dead event of its key ([`Order::Strict`](crate::Order::Strict)). `retried` and `discarded`: resolved.
+    /// a dead event of its key, where the order is strict. `retried` and `discarded`: resolved.
     pub state: String,
     /// Why, in a word: `undecodable`, `permanent`, `attempts`, `kills`, `parked`.
     pub reason: String,
@@ -107,22 +108,7 @@ impl DeadLetter {
 
 /// The dead letters of one consumer: to be looked at, tried again, or discarded.
 ///
-/// From a service that runs a [`Consumer`](crate::Consumer), ask it for them: what is retried goes through its
-/// handler, within about a second.
-///
-/// ```no_run
-/// # use pillarbox_inbox::{Consumer, Router};
-/// # async fn example(consumer: Consumer, router: Router) -> Result<(), Box<dyn std::error::Error>> {
-/// let letters = consumer.dead_letters();
-/// let running = tokio::spawn(consumer.run(router, Default::default()));
-/// for letter in letters.list(100).await? {
-///     println!("{} {}: {}", letter.event_id, letter.reason, letter.error);
-/// }
-/// letters.discard("0199b0c5-5c7e-7000-8000-000000000001").await?;
-/// println!("{} are tried again", letters.retry_all().await?);
-/// # running.await??; Ok(()) }
-/// ```
-///
+/// A `Consumer` of `pillarbox-consumer` has them, too, and handles what is [retried](Self::retry) within about a second.
 /// Without one, hand the service in that is to handle them:
 ///
 /// ```no_run
@@ -240,7 +226,9 @@ impl DeadLetters {
         Ok(Self::of(Store::new(pool, consumer, schema, None)?))
     }
 
-    pub(crate) fn of(store: Store) -> Self {
+    /// For a source of events that has a [`Store`] already.
+    #[doc(hidden)]
+    pub fn of(store: Store) -> Self {
         Self { store }
     }
 
@@ -280,9 +268,9 @@ impl DeadLetters {
         }
     }
 
-    /// Leaves it to the [`Consumer`](crate::Consumer), which handles it within about a second, through the same
+    /// Leaves it to the `Consumer`, which handles it within about a second, through the same
     /// handler and in a transaction as for any other event; nothing is published again. Its attempts start anew,
-    /// and if they fail it is dead again. With [`Order::Strict`](crate::Order::Strict) what is parked behind it
+    /// and if they fail it is dead again. With a strict order what is parked behind it
     /// follows in order. `false` if it is not dead, or was no event.
     ///
     /// Without a consumer nobody would: use [`retry_with`](Self::retry_with) there.
@@ -306,7 +294,7 @@ impl DeadLetters {
 
     /// Has `service` handle the unresolved ones here and now: one after the other, in the order in which they
     /// came, each once, in a transaction as for any other event. One that fails stays what it is, and the later
-    /// ones of its key are left behind it. While a [`Consumer`](crate::Consumer) runs,
+    /// ones of its key are left behind it. While a `Consumer` runs,
     /// [`retry_all`](Self::retry_all) leaves them to that; both together handle none twice.
     ///
     /// The service has the [`InboxLayer`](crate::InboxLayer) of the same consumer inside, and other layers around it as
@@ -361,7 +349,7 @@ impl DeadLetters {
         }
     }
 
-    /// Gives an event up, where no [`Consumer`](crate::Consumer) does: a dead letter, with the whole event and the
+    /// Gives an event up, where no `Consumer` does: a dead letter, with the whole event and the
     /// error with its sources, and the event counts as handled. `attempts` is how many failed. `false` if it was
     /// handled before.
     ///

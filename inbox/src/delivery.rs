@@ -120,7 +120,6 @@ impl Slot {
     }
 
     /// The transaction, while nobody else has it.
-    #[cfg(any(feature = "http", feature = "jetstream"))]
     pub(crate) async fn hold(&self) -> MutexGuard<'_, Option<Begun>> {
         self.begun.lock().await
     }

@@ -1,6 +1,6 @@
 use pillarbox_store::HiddenRows;
 
-use crate::failure::{DEEPEST, Fault, HandlerError, Sign, is_of_data, sign_of};
+use crate::failure::{Fault, HandlerError, Sign, is_of_data, sign_of};
 use crate::pooler::{Pooled, is_pooled};
 use crate::store::ENDED;
 
@@ -85,8 +85,17 @@ impl std::error::Error for HandlerCause {
 }
 
 impl InboxError {
-    pub(crate) fn handler(error: impl Into<HandlerError>) -> Self {
+    /// The failure of a handler.
+    pub fn handler(error: impl Into<HandlerError>) -> Self {
         Self::Handler(HandlerCause(error.into()))
+    }
+
+    /// The error of a service around a handler: the inbox's own, or that of a layer, which counts as the handler's.
+    pub fn of_service(error: Box<dyn std::error::Error + Send + Sync>) -> Self {
+        match error.downcast::<Self>() {
+            Ok(error) => *error,
+            Err(error) => Self::handler(HandlerError::of_layer(error)),
+        }
     }
 
     pub(crate) fn database(doing: &'static str) -> impl FnOnce(sqlx::Error) -> Self {
@@ -128,7 +137,8 @@ impl InboxError {
     }
 
     /// What it looks like.
-    pub(crate) fn sign(&self) -> Sign {
+    #[doc(hidden)]
+    pub fn sign(&self) -> Sign {
         match self {
             Self::Handler(cause) => cause.0.sign(),
             Self::Database { source, .. } if is_of_data(source) => Sign::Sure(Fault::Permanent),
@@ -147,13 +157,13 @@ impl InboxError {
     }
 
     /// Whether the handler itself says that nothing can be handled now.
-    #[cfg(feature = "jetstream")]
-    pub(crate) fn is_said_to_be_everybodys(&self) -> bool {
+    #[doc(hidden)]
+    pub fn is_said_to_be_everybodys(&self) -> bool {
         matches!(self, Self::Handler(cause) if cause.0.sign() == Sign::Sure(Fault::Environment))
     }
 
-    #[cfg(feature = "jetstream")]
-    pub(crate) fn is_caused_by<E: std::error::Error + 'static>(&self) -> bool {
+    #[doc(hidden)]
+    pub fn is_caused_by<E: std::error::Error + 'static>(&self) -> bool {
         match self {
             Self::Handler(cause) => {
                 let cause: &(dyn std::error::Error + 'static) = cause.0.cause();
@@ -170,18 +180,4 @@ impl InboxError {
             _ => None,
         }
     }
-}
-
-/// An error with all its sources, on one line.
-pub(crate) fn full_text(error: &(dyn std::error::Error + 'static)) -> String {
-    let mut text = error.to_string();
-    let sources = std::iter::successors(error.source(), |error| std::error::Error::source(*error));
-    for error in sources.take(DEEPEST) {
-        let more = error.to_string();
-        if !text.contains(&more) {
-            text.push_str(": ");
-            text.push_str(&more);
-        }
-    }
-    text
 }

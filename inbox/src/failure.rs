@@ -11,8 +11,8 @@
 //! An outage therefore never fills the dead letters.
 //!
 //! The fault of an error is a first guess, made from its class. An event may raise any SQLSTATE by a function of the
-//! application, break its own connection, or fail in a second database. So a [`Consumer`](crate::Consumer) asks its
-//! database before it takes one event's failure for everybody's: see `consumer/blame.rs`.
+//! application, break its own connection, or fail in a second database. So a `Consumer` asks its
+//! database before it takes one event's failure for everybody's: see `inbox/src/blame.rs`.
 
 use std::error::Error;
 use std::fmt;
@@ -38,9 +38,23 @@ pub enum Fault {
     Conflict,
 }
 
+impl Fault {
+    /// Its name in metrics.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Transient => "transient",
+            Self::Permanent => "permanent",
+            Self::Outage => "outage",
+            Self::Environment => "environment",
+            Self::Conflict => "conflict",
+        }
+    }
+}
+
 /// What an error looks like: a [`Fault`], and how sure that is.
+#[doc(hidden)]
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Sign {
+pub enum Sign {
     /// Nobody needs to be asked.
     Sure(Fault),
     /// Some database was not reached: this one, or another that the handler asks.
@@ -55,7 +69,7 @@ pub(crate) enum Sign {
 
 impl Sign {
     /// The fault, as long as nobody has asked the database.
-    pub(crate) fn fault(self) -> Fault {
+    pub fn fault(self) -> Fault {
         match self {
             Self::Sure(fault) => fault,
             Self::Unreached | Self::Broken | Self::Exhausted => Fault::Environment,
@@ -111,14 +125,14 @@ impl HandlerError {
 
     /// A provider or another party that this event needs is away. No attempt is counted: the event waits, and its key
     /// behind it, with the same growing waits as between attempts. An outage that lasts longer than
-    /// [`max_outage_s`](crate::ConsumerConfig::max_outage_s) for one event counts. Events that do not need that
+    /// `max_outage_s` for one event counts. Events that do not need that
     /// provider continue, as long as fewer events wait for it than the consumer may hold (`prefetch`).
     pub fn outage(cause: impl Into<Box<dyn Error + Send + Sync>>) -> Self {
         Self::sure(Fault::Outage, cause)
     }
 
     /// Something that all events need is not there: the consumer pauses, and no attempt is counted for up to
-    /// [`max_outage_s`](crate::ConsumerConfig::max_outage_s).
+    /// `max_outage_s`.
     pub fn environment(cause: impl Into<Box<dyn Error + Send + Sync>>) -> Self {
         Self::sure(Fault::Environment, cause)
     }
@@ -182,10 +196,11 @@ pub(crate) fn fault_of(error: &(dyn Error + 'static)) -> Fault {
 }
 
 /// How many sources of an error are looked at. An error of the application may be its own source.
-pub(crate) const DEEPEST: usize = 64;
+const DEEPEST: usize = 64;
 
 /// The first recognised error in the source chain decides; without one it is transient.
-pub(crate) fn sign_of(error: &(dyn Error + 'static)) -> Sign {
+#[doc(hidden)]
+pub fn sign_of(error: &(dyn Error + 'static)) -> Sign {
     let chain = std::iter::successors(Some(error), |error| Error::source(*error)).take(DEEPEST);
     chain.filter_map(recognised).next().unwrap_or(Sign::Sure(Fault::Transient))
 }
@@ -259,7 +274,8 @@ fn sign_of_code(code: &str, ends: bool) -> Sign {
 
 /// Whether the database refuses values of the statement, for good: they are not of its encoding, too long for an
 /// index, or against a constraint.
-pub(crate) fn is_of_data(error: &sqlx::Error) -> bool {
+#[doc(hidden)]
+pub fn is_of_data(error: &sqlx::Error) -> bool {
     match error {
         sqlx::Error::Encode(_) => true,
         sqlx::Error::Database(error) => {

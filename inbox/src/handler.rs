@@ -75,7 +75,6 @@ pub struct Received<E> {
 }
 
 impl<E: FromEvent> Received<E> {
-    #[cfg(feature = "jetstream")]
     pub(crate) fn read(raw: &Arc<RawEvent>, attempt: u32) -> Result<Self, DecodeError> {
         Ok(Self { event: E::from_event(raw)?, raw: raw.clone(), attempt })
     }

@@ -38,7 +38,6 @@ impl Kept {
     }
 
     /// Gives those back that have been kept for long; all of them if `all`.
-    #[cfg(feature = "jetstream")]
     pub(crate) async fn give_back(&self, all: bool) {
         let old: Vec<_> =
             self.all().extract_if(.., |kept| all || kept.taken_at.elapsed() >= LONGEST).collect();

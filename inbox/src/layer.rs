@@ -86,8 +86,8 @@ impl InboxLayer {
     }
 
     /// Removes what this consumer handled longer ago than `retention`, in short statements that block nobody,
-    /// and returns how many rows that was; also dead letters that were resolved longer ago. A
-    /// [`Consumer`](crate::Consumer) does this by itself; call it from time to time where there is none. Keep rows for
+    /// and returns how many rows that was; also dead letters that were resolved longer ago. A `Consumer` of
+    /// `pillarbox-consumer` does this by itself; call it from time to time where there is none. Keep rows for
     /// as long as an event may come again.
     ///
     /// Dropping the future stops it in the middle, which is harmless.
@@ -98,8 +98,9 @@ impl InboxLayer {
         crate::retention::remove_old(&self.store, retention).await
     }
 
-    #[cfg(feature = "jetstream")]
-    pub(crate) fn of(store: Store) -> Self {
+    /// For a source of events that has a [`Store`] already.
+    #[doc(hidden)]
+    pub fn of(store: Store) -> Self {
         Self { store }
     }
 }
@@ -132,7 +133,7 @@ where
     type Future = BoxFuture<'static, Result<Outcome, InboxError>>;
 
     fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), InboxError>> {
-        self.inner.poll_ready(cx).map_err(|error| of_inner(error.into()))
+        self.inner.poll_ready(cx).map_err(|error| InboxError::of_service(error.into()))
     }
 
     fn call(&mut self, delivery: Delivery) -> Self::Future {
@@ -168,7 +169,7 @@ where
     drop(span);
     let error = match handled {
         Ok(Ok(())) => None,
-        Ok(Err(error)) => Some(of_inner(error)),
+        Ok(Err(error)) => Some(InboxError::of_service(error)),
         Err(panic) => Some(InboxError::handler(HandlerError::transient(panic_text(&*panic)))),
     };
     // Taken out, so that whoever still holds the handling cannot write any more.
@@ -247,14 +248,6 @@ async fn begin(store: &Store, event: &RawEvent, dead_letter: bool) -> Result<Sta
     match store.claim(&mut begun, id).await.map_err(InboxError::database("record the event"))? {
         Claim::Claimed(failed) => Ok(Start::Handle(begun, failed)),
         Claim::Duplicate => Ok(Start::Not(Outcome::Duplicate)),
-    }
-}
-
-/// An error of the inner service: the router's own, or that of a layer in between.
-fn of_inner(error: BoxError) -> InboxError {
-    match error.downcast::<InboxError>() {
-        Ok(error) => *error,
-        Err(error) => InboxError::handler(HandlerError::of_layer(error)),
     }
 }
 

@@ -6,99 +6,68 @@
 //! in that database happen once. Effects elsewhere (a mail, a payment provider) cannot join the transaction:
 //! give them the event's id as their idempotency key.
 //!
+//! [`InboxLayer`] is that as a tower layer, for events from anywhere: give it a [`Delivery`], and acknowledge the message
+//! once the answer is there.
+//!
 //! ```no_run
-//! use std::borrow::Cow;
-//! use pillarbox_event::Event;
-//! use pillarbox_inbox::{Consumer, ConsumerConfig, HandlerError, Router, Tx, handler_fn};
-//! use tokio_util::sync::CancellationToken;
+//! use pillarbox_event::RawEvent;
+//! use pillarbox_inbox::{Delivery, HandlerError, InboxLayer, Router, Tx, handler_fn};
+//! use tower::{ServiceBuilder, ServiceExt};
 //!
-//! #[derive(serde::Serialize, serde::Deserialize)]
-//! struct OrderPlaced { order: i64, cents: i64 }
-//!
-//! impl Event for OrderPlaced {
-//!     const TYPE: &'static str = "order.placed";
-//!     fn topic(&self) -> Cow<'_, str> { "orders.placed".into() }
-//!     fn key(&self) -> Option<Cow<'_, str>> { Some(self.order.to_string().into()) }
-//! }
-//!
-//! async fn charge(tx: &mut Tx, placed: OrderPlaced) -> Result<(), HandlerError> {
-//!     sqlx::query("insert into charges (order_id, cents) values ($1, $2)")
-//!         .bind(placed.order)
-//!         .bind(placed.cents)
-//!         .execute(&mut **tx)
-//!         .await?;
+//! async fn charge(tx: &mut Tx, placed: RawEvent) -> Result<(), HandlerError> {
+//!     sqlx::query("insert into charges (order_id) values ($1)").bind(placed.key()).execute(&mut **tx).await?;
 //!     Ok(())
 //! }
 //!
-//! # async fn run(client: async_nats::Client, pool: sqlx::PgPool) -> Result<(), Box<dyn std::error::Error>> {
+//! # async fn run(pool: sqlx::PgPool, event: RawEvent) -> Result<(), Box<dyn std::error::Error>> {
 //! pillarbox_inbox::migrate(&pool).await?;
-//! let config = ConsumerConfig {
-//!     stream: "ORDERS".into(),
-//!     name: "payments".into(),
-//!     filter_subjects: vec!["orders.placed".into()],
-//!     ..ConsumerConfig::default()
-//! };
-//! let shutdown = CancellationToken::new();
-//! Consumer::new(client, pool, config)?.run(Router::new().on(handler_fn(charge)), shutdown).await?;
+//! let service = ServiceBuilder::new()
+//!     .layer(InboxLayer::new(pool, "payments")?)
+//!     .service(Router::new().on(handler_fn(charge)));
+//! let outcome = service.oneshot(Delivery::from(event)).await?; // handled now, or before
 //! # Ok(())
 //! # }
 //! ```
 //!
+//! The crate `pillarbox-consumer` does this for events from JetStream, with retries, order per key and dead letters.
+//!
 //! | module | concept |
 //! |---|---|
 //! | [`handler`] | [`Handler`], [`handler_fn`], [`Received`]: what a service writes |
-//! | [`batch`] | [`BatchHandler`]: many events in one transaction (feature `jetstream`) |
+//! | [`batch`] | [`BatchHandler`]: many events in one transaction |
 //! | [`router`] | [`Router`]: one handler for each type of event |
 //! | [`failure`] | [`HandlerError`] and whose [`Fault`] it is |
 //! | [`layer`] | [`InboxLayer`]: the tower layer that makes it once |
 //! | [`delivery`] | what the layer takes, and what it hands in |
 //! | [`dead_letter`] | [`DeadLetters`]: what was given up, and how to get at it |
-//! | [`consumer`] | [`Consumer`]: events from JetStream; lanes, retries, pauses (feature `jetstream`) |
-//! | [`consumer::status`] | [`Status`](consumer::Status): how a consumer is, for health endpoints |
-//! | [`metrics`](mod@metrics) | its numbers, for any exporter |
-//! | [`streams`] | [`StreamSpec`](streams::StreamSpec): streams for work queues, fan-out and event logs |
-//! | [`generation`] | building a projection again |
 //! | `http` | `IdempotencyLayer`: HTTP requests that take effect once (feature `http`) |
 //! | [`migrations`](mod@migrations) | the tables |
 //! | `pooler` | whether a pool's sessions are its own |
 //! | `retention` | removes what was handled long ago |
-//! | `place` | where a message is stored in a stream |
+//! | `blame` | whose failure it is, once the database has been asked |
+//! | `limit` | how long a handler may take |
 //! | `store`, `kept`, `session` | the statements, and the connections they run on |
 
-#[cfg(feature = "jetstream")]
 pub mod batch;
-#[cfg(feature = "jetstream")]
-pub mod consumer;
+mod blame;
 pub mod dead_letter;
 pub mod delivery;
-#[cfg_attr(not(feature = "jetstream"), allow(dead_code))]
 mod error;
 pub mod failure;
-#[cfg(feature = "jetstream")]
-pub mod generation;
 pub mod handler;
 #[cfg(feature = "http")]
 pub mod http;
 mod kept;
 pub mod layer;
-#[cfg(feature = "jetstream")]
-pub mod metrics;
+mod limit;
 pub mod migrations;
-#[cfg(feature = "jetstream")]
-mod place;
 mod pooler;
 mod retention;
 pub mod router;
 mod session;
-#[cfg_attr(not(feature = "jetstream"), allow(dead_code))]
 mod store;
-#[cfg(feature = "jetstream")]
-pub mod streams;
 
-#[cfg(feature = "jetstream")]
 pub use batch::{BatchHandler, batch_fn};
-#[cfg(feature = "jetstream")]
-pub use consumer::{Consumer, ConsumerConfig, ConsumerError, Order};
 pub use dead_letter::{DeadLetter, DeadLetters, LetterError, Retried, WhichLetter};
 pub use delivery::{Delivery, Handling, Outcome};
 pub use error::InboxError;
@@ -109,3 +78,14 @@ pub use migrations::{migrate, migrate_schema, migrations};
 pub use pillarbox_store::HiddenRows;
 pub use pooler::Pooled;
 pub use router::Router;
+
+/// What `pillarbox-consumer` needs of the inside. Not for others: it may change with any release.
+#[doc(hidden)]
+pub mod internal {
+    pub use crate::batch::{Batches, End, One, RunBatch};
+    pub use crate::blame::{Blame, Breakers, Finding};
+    pub use crate::failure::{Sign, is_of_data, sign_of};
+    pub use crate::limit::{Limit, TookTooLong};
+    pub use crate::retention::{LONGEST_AGE, keep_removing};
+    pub use crate::store::{Burial, Marked, ServerRun, Store, Stored, Unreadable};
+}

@@ -1,8 +1,7 @@
 //! Removes what was handled long ago, and dead letters that were resolved long ago, in bounded pieces.
 //!
 //! The row of an event is needed for as long as the event may come again: as long as the stream keeps it, or its
-//! retries last. A consumer therefore refuses a shorter retention (see
-//! [`ConsumerConfig::retention_s`](crate::ConsumerConfig::retention_s)).
+//! retries last. The JetStream consumer therefore refuses a shorter retention.
 
 use std::time::Duration;
 
@@ -12,7 +11,7 @@ use tokio::time::sleep;
 use crate::store::Store;
 
 /// The greatest age that is asked for: a century. Beyond some, Postgres has no such interval.
-pub(crate) const LONGEST_AGE: Duration = Duration::from_secs(100 * 365 * 86_400);
+pub const LONGEST_AGE: Duration = Duration::from_secs(100 * 365 * 86_400);
 
 /// How much of the table one statement looks at: a few thousand rows.
 const BLOCKS: i64 = 64;
@@ -20,7 +19,6 @@ const BLOCKS: i64 = 64;
 /// Leaves the disk to others in between.
 const BREATH: Duration = Duration::from_millis(10);
 
-#[cfg(feature = "jetstream")]
 const LONGEST_INTERVAL: Duration = Duration::from_secs(3600);
 
 /// Removes what is older, walking the whole table once, and returns how many rows that was.
@@ -58,8 +56,7 @@ pub(crate) async fn remove_old(store: &Store, retention: Duration) -> Result<u64
 }
 
 /// Removes for as long as it is polled. Failures are logged and tried again.
-#[cfg(feature = "jetstream")]
-pub(crate) async fn keep_removing(store: Store, retention: Duration) -> std::convert::Infallible {
+pub async fn keep_removing(store: Store, retention: Duration) -> std::convert::Infallible {
     let interval = (retention / 4).clamp(Duration::from_millis(250), LONGEST_INTERVAL);
     loop {
         sleep(interval).await;
@@ -67,7 +64,7 @@ pub(crate) async fn keep_removing(store: Store, retention: Duration) -> std::con
             Ok(0) => {}
             Ok(rows) => tracing::debug!(consumer = &*store.consumer, rows, "removed old rows"),
             Err(error) => {
-                let error = crate::error::full_text(&error);
+                let error = pillarbox_store::full_text(&error);
                 tracing::debug!(
                     consumer = &*store.consumer,
                     error,

@@ -15,10 +15,9 @@
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError};
 
+use pillarbox_store::literal::hex_text;
 use sqlx::postgres::PgRow;
 use sqlx::{AssertSqlSafe, PgConnection, Row};
-
-use pillarbox_store::literal::hex_text;
 
 /// Backends that are remembered. Beyond it everything is forgotten, and read again.
 const MOST: usize = 1024;

@@ -1,7 +1,7 @@
 //! The tower layer: once, or not at all.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
-mod support;
+mod shop;
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
@@ -13,7 +13,7 @@ use pillarbox_inbox::{
     Received, Router, Tx, handler_fn,
 };
 use pillarbox_testkit::eventually;
-use support::{OrderPlaced, Shop, record};
+use shop::{OrderPlaced, Shop, record};
 use tokio::sync::Notify;
 use tokio::task::JoinSet;
 use tower::{Service, ServiceBuilder, ServiceExt};
@@ -143,7 +143,7 @@ impl Handler<Received<OrderPlaced>> for Counting {
 }
 
 async fn until_running(counting: &Counting, wanted: u32) {
-    eventually("handlers to run", support::DEADLINE, async || {
+    eventually("handlers to run", shop::DEADLINE, async || {
         Ok::<_, String>((counting.now.load(Ordering::SeqCst) == wanted).then_some(()))
     })
     .await
@@ -352,7 +352,7 @@ async fn connections_go_back_to_the_pool_clean() {
     for order in 0..5 {
         service.clone().oneshot(shop.event(order, 1).into()).await.unwrap();
         let alone = "select count(*) from pg_locks where locktype = 'transactionid' and pid = pg_backend_pid()";
-        assert_eq!(support::number(&pool, alone).await, 0, "no transaction is left open");
+        assert_eq!(shop::number(&pool, alone).await, 0, "no transaction is left open");
         sqlx::query("insert into effects (event_id, order_id, step) values ('outside', 99, $1)")
             .bind(order)
             .execute(&pool)

@@ -9,8 +9,9 @@ use std::time::Duration;
 
 use async_nats_public::ConnectOptions;
 use async_nats_public::jetstream::stream::Config;
+use pillarbox_consumer::{Consumer, ConsumerConfig};
 use pillarbox_event::RawEvent;
-use pillarbox_inbox::{Consumer, ConsumerConfig, HandlerError, Router, Tx, handler_fn};
+use pillarbox_inbox::{HandlerError, Router, Tx, handler_fn};
 use pillarbox_outbox::{publish, publish_all};
 use pillarbox_testkit::{Nats, Scope, eventually, servers};
 use sqlx::{AssertSqlSafe, PgPool, Row};
@@ -165,7 +166,7 @@ impl Closed {
 }
 
 struct Handling {
-    running: JoinHandle<Result<(), pillarbox_inbox::ConsumerError>>,
+    running: JoinHandle<Result<(), pillarbox_consumer::ConsumerError>>,
     shutdown: CancellationToken,
 }
 
@@ -493,7 +494,7 @@ async fn take(_: &mut Tx, _: Placed) -> Result<(), HandlerError> {
 
 #[tokio::test]
 async fn payloads_header_values_and_secrets_reach_no_log() {
-    const EVERYTHING: &str = "warn,pillarbox=trace,pillarbox_relay=trace,pillarbox_inbox=trace,pillarbox_event=trace,pillarbox_outbox=trace";
+    const EVERYTHING: &str = "warn,pillarbox=trace,pillarbox_relay=trace,pillarbox_inbox=trace,pillarbox_consumer=trace,pillarbox_event=trace,pillarbox_outbox=trace";
     let closed = Closed::open().await;
     let log = Log::default();
     let writer = log.clone();

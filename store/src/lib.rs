@@ -5,17 +5,20 @@
 //! | module | concept |
 //! |---|---|
 //! | [`schema`] | the schema that the tables live in, and its name in statements |
+//! | [`error`] | an error with its sources, for logs and tables |
 //! | [`limit`] | how long an answer is waited for |
 //! | [`literal`] | values in the text of a simple query |
 //! | [`migrations`] | creating and updating the tables |
 //! | [`row_security`] | tables whose rows a policy may hide |
 
+pub mod error;
 pub mod limit;
 pub mod literal;
 pub mod migrations;
 pub mod row_security;
 pub mod schema;
 
+pub use error::full_text;
 pub use migrations::{Migrated, Migrations};
 pub use row_security::HiddenRows;
 pub use schema::{Schema, SchemaError};

@@ -18,7 +18,8 @@ use async_nats::jetstream::consumer::{AckPolicy, pull};
 use clap::Args;
 use futures::StreamExt;
 use pillarbox::event::RawEvent;
-use pillarbox::inbox::{Consumer, ConsumerConfig, Delivery, Router, handler_fn, migrate};
+use pillarbox::inbox::{Delivery, migrate};
+use pillarbox::{Consumer, ConsumerConfig, Router, handler_fn};
 use pillarbox_testkit::Servers;
 use serde::Serialize;
 use sqlx::{Connection, PgConnection};
@@ -252,7 +253,7 @@ impl DeliveryLatency {
         outbox: &Outbox,
         moments: Arc<Moments>,
         shutdown: CancellationToken,
-    ) -> Result<tokio::task::JoinHandle<Result<(), pillarbox::inbox::ConsumerError>>> {
+    ) -> Result<tokio::task::JoinHandle<Result<(), pillarbox::ConsumerError>>> {
         let config = ConsumerConfig {
             stream: STREAM.into(),
             name: "latency".into(),

@@ -12,7 +12,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Result, ensure};
 use clap::Args;
 use pillarbox::event::RawEvent;
-use pillarbox::inbox::{Consumer, ConsumerConfig, Router, handler_fn};
+use pillarbox::{Consumer, ConsumerConfig, Router, handler_fn};
 use pillarbox_relay::SinkChoice;
 use pillarbox_testkit::Servers;
 use serde::Serialize;

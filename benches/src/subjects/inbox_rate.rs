@@ -11,9 +11,10 @@ use anyhow::{Context as _, Result, ensure};
 use async_nats::jetstream::Context;
 use clap::Args;
 use pillarbox::event::RawEvent;
-use pillarbox::inbox::{
-    BatchHandler, Consumer, ConsumerConfig, ConsumerError, Delivery, HandlerError, InboxError,
-    Outcome, Received, Router, Tx, handler_fn, migrate,
+use pillarbox::inbox::{Delivery, InboxError, Outcome, migrate};
+use pillarbox::{
+    BatchHandler, Consumer, ConsumerConfig, ConsumerError, HandlerError, Received, Router, Tx,
+    handler_fn,
 };
 use pillarbox_testkit::Servers;
 use serde::Serialize;

@@ -3,9 +3,8 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use pillarbox_inbox::{
-    BatchHandler, Consumer, ConsumerConfig, Handler, HandlerError, Order, Received, Router, Tx,
-};
+use pillarbox_consumer::{Consumer, ConsumerConfig, Order};
+use pillarbox_inbox::{BatchHandler, Handler, HandlerError, Received, Router, Tx};
 use serde::{Deserialize, Serialize};
 use sqlx::postgres::{PgConnectOptions, PgPoolOptions};
 use tokio::time::{interval, sleep};

@@ -9,12 +9,12 @@ use http::header::CONNECTION;
 use http::{HeaderMap, HeaderName, HeaderValue, Method, Request, Response, StatusCode, response};
 use http_body::Body;
 use http_body_util::{BodyExt, LengthLimitError, Limited};
+use pillarbox_store::full_text;
 use tokio::time::timeout;
 use tower_service::Service;
 
 use crate::InboxError;
 use crate::delivery::{EndOnDrop, Slot};
-use crate::error::full_text;
 use crate::failure::{Fault, fault_of};
 use crate::http::Command;
 use crate::http::layer::Settings;

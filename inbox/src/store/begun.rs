@@ -14,7 +14,6 @@
 //! tried `max_attempts` times. (No mark outlives a failed statement: settings are reset with it, `rollback and chain`
 //! included. A savepoint would, for a transaction id more with each event.)
 
-#[cfg(feature = "jetstream")]
 use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -33,7 +32,6 @@ use crate::session::{Session, Sessions};
 const UNDO_TIMEOUT: Duration = Duration::from_secs(30);
 
 /// What Postgres says outside of any transaction.
-#[cfg(any(feature = "jetstream", feature = "http"))]
 const NO_TRANSACTION: &str = "25P01";
 
 /// What it says in one in which a statement has failed.
@@ -146,7 +144,6 @@ impl Begun {
     }
 
     /// Runs `sql` behind the handler, if the transaction is the one that was begun.
-    #[cfg(feature = "jetstream")]
     pub(crate) async fn prove_and(&mut self, sql: &str) -> Result<(), sqlx::Error> {
         let proof = self.mark.as_ref().map(Mark::proof).unwrap_or_default();
         let text = format!("{proof}{sql}");
@@ -154,7 +151,6 @@ impl Begun {
     }
 
     /// Rolls back to a savepoint, and releases it.
-    #[cfg(any(feature = "jetstream", feature = "http"))]
     pub(crate) async fn undo_part(&mut self, savepoint: &str) -> Result<(), InboxError> {
         let proof = self.mark.as_ref().map(Mark::proof).unwrap_or_default();
         let text =
@@ -432,7 +428,6 @@ impl Store {
 
     /// Records many events as handled. Those that are recorded, with what is known of failed attempts; the
     /// others are duplicates: their rows are there. Waits as [`claim`](Self::claim) does.
-    #[cfg(feature = "jetstream")]
     pub(crate) async fn claim_all(
         &self,
         begun: &mut Begun,

@@ -2,46 +2,55 @@
 
 use std::borrow::Cow;
 use std::collections::{BTreeMap, HashSet};
-#[cfg(feature = "jetstream")]
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use pillarbox_event::RawEvent;
 use sqlx::postgres::PgRow;
 use sqlx::{PgExecutor, Row};
-#[cfg(feature = "jetstream")]
 use time::OffsetDateTime;
 
 use super::{Store, in_ascii, storable, without_nul};
 use crate::dead_letter::{DeadLetter, WhichLetter, read};
 use crate::failure::is_of_data;
-#[cfg(feature = "jetstream")]
-use crate::place::Place;
 
 /// What is written about an event that is given up.
 #[derive(Debug)]
-pub(crate) struct Burial<'a> {
-    pub(crate) event: &'a RawEvent,
-    pub(crate) reason: &'a str,
-    pub(crate) error: &'a str,
-    pub(crate) attempts: u32,
+pub struct Burial<'a> {
+    /// The event.
+    pub event: &'a RawEvent,
+    /// Why, in a word.
+    pub reason: &'a str,
+    /// The last error, with its sources.
+    pub error: &'a str,
+    /// How many attempts failed.
+    pub attempts: u32,
     /// The event's own handler has recorded it as handled, by a commit of its own.
-    pub(crate) recorded: bool,
+    pub recorded: bool,
 }
 
 /// A message that is no event.
-#[cfg(feature = "jetstream")]
 #[derive(Debug)]
-pub(crate) struct Unreadable<'a> {
-    pub(crate) place: &'a Place,
-    pub(crate) topic: &'a str,
-    pub(crate) headers: &'a [(String, String)],
-    pub(crate) payload: &'a [u8],
-    pub(crate) error: &'a str,
+pub struct Unreadable<'a> {
+    /// The stream that holds it.
+    pub stream: &'a str,
+    /// Its sequence there.
+    pub sequence: u64,
+    /// When the stream stored it. Together they name it, also if the stream is made anew.
+    pub stored: SystemTime,
+    /// The topic.
+    pub topic: &'a str,
+    /// The headers, as far as they could be read.
+    pub headers: &'a [(String, String)],
+    /// The payload.
+    pub payload: &'a [u8],
+    /// Why it is no event.
+    pub error: &'a str,
 }
 
 /// What became of a letter that was to be stored.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Stored {
+pub enum Stored {
+    /// It is stored.
     Now,
     /// It need not be: the database says that the event is handled, or the letter there.
     Before,
@@ -59,7 +68,7 @@ impl Stored {
     }
 
     /// The error of who cannot go on without.
-    pub(crate) fn not_stored() -> sqlx::Error {
+    pub fn not_stored() -> sqlx::Error {
         sqlx::Error::Protocol(
             "the letter was not stored, and the database does not say that it is there: does a trigger or a rule \
              change what is written to pillarbox.inbox and pillarbox.inbox_dead_letter?"
@@ -162,8 +171,7 @@ impl Store {
     }
 
     /// Takes parked events that may be handled now, for so long.
-    #[cfg(feature = "jetstream")]
-    pub(crate) async fn take_due(
+    pub async fn take_due(
         &self,
         lease: Duration,
         most: usize,
@@ -180,8 +188,7 @@ impl Store {
     }
 
     /// A parked event that was taken may be taken again after this long.
-    #[cfg(feature = "jetstream")]
-    pub(crate) async fn rest(&self, identity: &str, wait: Duration) -> Result<(), sqlx::Error> {
+    pub async fn rest(&self, identity: &str, wait: Duration) -> Result<(), sqlx::Error> {
         let wait = i64::try_from(wait.as_millis()).unwrap_or(i64::MAX);
         let rest = sqlx::query(self.statements.rest.clone());
         rest.bind(&*self.consumer)
@@ -193,7 +200,7 @@ impl Store {
     }
 
     /// Gives the event up: a dead letter, and the event counts as handled.
-    pub(crate) async fn bury(&self, burial: Burial<'_>) -> Result<Stored, sqlx::Error> {
+    pub async fn bury(&self, burial: Burial<'_>) -> Result<Stored, sqlx::Error> {
         match self.bury_as(&burial, |text| text.into()).await {
             // What the database has no characters for is kept in another form rather than not at all.
             Err(refused) if is_of_data(&refused) => self.bury_as(&burial, in_ascii).await,
@@ -236,28 +243,26 @@ impl Store {
     }
 
     /// Sets a message aside that is no event: a dead letter.
-    #[cfg(feature = "jetstream")]
-    pub(crate) async fn set_aside(&self, message: &Unreadable<'_>) -> Result<Stored, sqlx::Error> {
+    pub async fn set_aside(&self, message: &Unreadable<'_>) -> Result<Stored, sqlx::Error> {
         match self.set_aside_as(message, |text| text.into()).await {
             Err(refused) if is_of_data(&refused) => self.set_aside_as(message, in_ascii).await,
             set_aside => set_aside,
         }
     }
 
-    #[cfg(feature = "jetstream")]
     async fn set_aside_as(
         &self,
         message: &Unreadable<'_>,
         text: fn(&str) -> Cow<'_, str>,
     ) -> Result<Stored, sqlx::Error> {
-        let Unreadable { place, topic, headers, payload, error } = message;
+        let Unreadable { stream, sequence, stored, topic, headers, payload, error } = message;
         let headers = headers.iter().map(|(name, value)| (&**name, &**value));
         let row = sqlx::query(self.statements.set_aside.clone())
             .bind(&*self.consumer)
-            .bind(place.name())
-            .bind(place.stream())
-            .bind(i64::try_from(place.sequence()).unwrap_or(i64::MAX))
-            .bind(OffsetDateTime::from(place.stored()))
+            .bind(format!("{stream}:{sequence}"))
+            .bind(stream)
+            .bind(i64::try_from(*sequence).unwrap_or(i64::MAX))
+            .bind(OffsetDateTime::from(*stored))
             .bind(text(&without_nul(topic)))
             .bind(written(headers, text)?)
             .bind(payload)
@@ -268,8 +273,7 @@ impl Store {
     }
 
     /// A parked letter turned out to be no event: it is dead again.
-    #[cfg(feature = "jetstream")]
-    pub(crate) async fn spoil(&self, position: i64, error: &str) -> Result<(), sqlx::Error> {
+    pub async fn spoil(&self, position: i64, error: &str) -> Result<(), sqlx::Error> {
         let spoil = sqlx::query(self.statements.spoil.clone()).bind(&*self.consumer);
         spoil.bind(position).bind(storable(error)).execute(self.pool().await?).await.map(drop)
     }

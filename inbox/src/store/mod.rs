@@ -22,7 +22,6 @@ mod reach;
 use std::borrow::Cow;
 use std::sync::Arc;
 use std::time::Duration;
-#[cfg(feature = "jetstream")]
 use std::time::SystemTime;
 
 use pillarbox_event::{Identity, RawEvent};
@@ -35,13 +34,10 @@ use crate::kept::Kept;
 use crate::migrations::check_schema;
 use crate::session::Sessions;
 pub(crate) use begun::{Begun, Claim, ENDED, Fate};
-#[cfg(feature = "jetstream")]
-pub(crate) use letters::Unreadable;
-pub(crate) use letters::{Burial, Stored};
+pub use letters::{Burial, Stored, Unreadable};
 use one_trip::OneTrip;
 use pillarbox_store::literal::hex_text;
-#[cfg(feature = "jetstream")]
-pub(crate) use reach::ServerRun;
+pub use reach::ServerRun;
 
 /// How long a database that is well may take to answer.
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(3);
@@ -61,7 +57,7 @@ const MAX_ERROR_CHARS: usize = 8_000;
 
 /// Where a consumer keeps what it has handled. Cheap to clone.
 #[derive(Clone, Debug)]
-pub(crate) struct Store {
+pub struct Store {
     /// Behind [`pool`](Self::pool), which looks first.
     pool: PgPool,
     pub(crate) consumer: Arc<str>,
@@ -94,46 +90,36 @@ struct Statements {
     bury: SqlStr,
     blocked: SqlStr,
     park: SqlStr,
-    #[cfg(feature = "jetstream")]
     claim_all: SqlStr,
-    #[cfg(feature = "jetstream")]
     unclaim: SqlStr,
-    #[cfg(feature = "jetstream")]
     forget_all: SqlStr,
-    #[cfg(feature = "jetstream")]
     due: SqlStr,
-    #[cfg(feature = "jetstream")]
     rest: SqlStr,
-    #[cfg(feature = "jetstream")]
     set_aside: SqlStr,
-    #[cfg(feature = "jetstream")]
     spoil: SqlStr,
     letters: SqlStr,
     find: SqlStr,
     retry: SqlStr,
     discard: SqlStr,
-    #[cfg(feature = "jetstream")]
     forgotten: SqlStr,
     remove_old: SqlStr,
     forget_old: SqlStr,
     remove_resolved: SqlStr,
-    #[cfg(feature = "jetstream")]
     is_handled: SqlStr,
-    #[cfg(feature = "jetstream")]
     claim_partitions: SqlStr,
-    #[cfg(feature = "jetstream")]
     leave: SqlStr,
 }
 
 /// What was known of an event when it was marked as begun.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Marked {
+pub enum Marked {
     /// It is handled already, and was not marked.
     Handled,
     /// How far it was under suspicion, and for how long it had been so far.
     Started {
         /// See `mark.sql`.
         step: u32,
+        /// For how long it had been in work.
         lasted: Duration,
         /// Whether a process of the consumer died for reasons of its own of late.
         own_deaths: bool,
@@ -144,7 +130,7 @@ impl Store {
     /// `longest` is how long a transaction may be idle, and a statement may take, before the database ends it: a
     /// process that hangs, or whose machine is gone, and a statement whose handler was dropped, hold their events'
     /// rows until then. A lower statement_timeout that the connection has stays.
-    pub(crate) fn new(
+    pub fn new(
         pool: PgPool,
         consumer: &str,
         schema: &str,
@@ -180,25 +166,18 @@ impl Store {
             bury: sql(include_str!("bury.sql")),
             blocked: sql(include_str!("blocked.sql")),
             park: sql(include_str!("park.sql")),
-            #[cfg(feature = "jetstream")]
             claim_all: sql(include_str!("claim_all.sql")),
-            #[cfg(feature = "jetstream")]
             unclaim: sql("delete from pillarbox.inbox \
                  where consumer operator(pg_catalog.=) $1 and event_id operator(pg_catalog.=) any ($2)"),
-            #[cfg(feature = "jetstream")]
             forget_all: sql("delete from pillarbox.inbox_failure \
                  where consumer operator(pg_catalog.=) $1 and event_id operator(pg_catalog.=) any ($2)"),
-            #[cfg(feature = "jetstream")]
             due: sql(include_str!("due.sql")),
-            #[cfg(feature = "jetstream")]
             rest: sql("update pillarbox.inbox_dead_letter \
                  set due_at = pg_catalog.clock_timestamp() operator(pg_catalog.+) \
                  ($3::bigint::double precision operator(pg_catalog.*) interval '1 millisecond') \
                  where consumer operator(pg_catalog.=) $1 and coalesce(identity, event_id) operator(pg_catalog.=) $2 \
                  and event_type is not null and state operator(pg_catalog.=) 'parked'"),
-            #[cfg(feature = "jetstream")]
             set_aside: sql(include_str!("set_aside.sql")),
-            #[cfg(feature = "jetstream")]
             spoil: sql("update pillarbox.inbox_dead_letter \
                  set state = 'dead', reason = 'undecodable', error = $3, dead_at = pg_catalog.clock_timestamp(), due_at = null \
                  where consumer operator(pg_catalog.=) $1 and position operator(pg_catalog.=) $2 \
@@ -217,18 +196,14 @@ impl Store {
                  set state = 'discarded', resolved_at = pg_catalog.clock_timestamp() \
                  where consumer operator(pg_catalog.=) $1 and position operator(pg_catalog.=) $2 \
                  and state operator(pg_catalog.=) any ('{dead,parked}')"),
-            #[cfg(feature = "jetstream")]
             forgotten: sql("select (select handled_at from pillarbox.inbox_forgotten \
                  where consumer operator(pg_catalog.=) $1)"),
             remove_old: sql(include_str!("remove_old.sql")),
             forget_old: sql(include_str!("forget_old.sql")),
             remove_resolved: sql(include_str!("remove_resolved.sql")),
-            #[cfg(feature = "jetstream")]
             is_handled: sql("select exists (select from pillarbox.inbox \
                  where consumer operator(pg_catalog.=) $1 and event_id operator(pg_catalog.=) $2)"),
-            #[cfg(feature = "jetstream")]
             claim_partitions: sql(include_str!("claim_partitions.sql")),
-            #[cfg(feature = "jetstream")]
             leave: sql("delete from pillarbox.inbox_process \
                  where consumer operator(pg_catalog.=) $1 and process operator(pg_catalog.=) $2"),
         };
@@ -247,22 +222,20 @@ impl Store {
     }
 
     /// For what reads this stream: its dead letters are that stream's.
-    #[cfg(feature = "jetstream")]
-    pub(crate) fn of_stream(mut self, stream: &str) -> Self {
+    pub fn of_stream(mut self, stream: &str) -> Self {
         self.stream = Some(stream.into());
         self
     }
 
     /// Has keys wait behind their dead letters.
-    #[cfg(feature = "jetstream")]
-    pub(crate) fn strict(mut self, strict: bool) -> Self {
+    pub fn strict(mut self, strict: bool) -> Self {
         self.strict = strict;
         self
     }
 
     /// Takes every event for a new one.
     #[cfg(feature = "sabotage")]
-    pub(crate) fn without_dedup(mut self) -> Self {
+    pub fn without_dedup(mut self) -> Self {
         let twice = |text: &str| {
             text.replace(
                 "on conflict do nothing",
@@ -278,20 +251,35 @@ impl Store {
     }
 
     /// Keeps connections from one event to the next. Whoever asks for it gives them back: see [`Kept`].
-    #[cfg(feature = "jetstream")]
-    pub(crate) fn keeping(mut self) -> Self {
+    pub fn keeping(mut self) -> Self {
         self.kept = Some(Arc::default());
         self
     }
 
-    #[cfg(feature = "jetstream")]
-    pub(crate) fn kept(&self) -> Option<&Arc<Kept>> {
-        self.kept.as_ref()
+    /// Gives connections back to the pool that were [kept](Self::keeping) for long; all of them if `all`.
+    pub async fn give_back(&self, all: bool) {
+        if let Some(kept) = &self.kept {
+            kept.give_back(all).await;
+        }
+    }
+
+    /// The consumer's name.
+    pub fn consumer(&self) -> &str {
+        &self.consumer
+    }
+
+    /// Fails unless the pool's sessions are its own, and see all rows. Asks until all is well.
+    ///
+    /// # Errors
+    /// [`InboxError::Pooled`], [`InboxError::Hidden`]; others where the database could not be asked.
+    pub async fn check_sessions(&self) -> Result<(), InboxError> {
+        let own = self.has_own_sessions().await;
+        own.map_err(InboxError::database("ask the database for its sessions"))
     }
 
     /// The pool, once it is known that its sessions are its own: behind a pooler in transaction mode a statement may run
     /// that nobody sent.
-    pub(crate) async fn pool(&self) -> Result<&PgPool, sqlx::Error> {
+    pub async fn pool(&self) -> Result<&PgPool, sqlx::Error> {
         self.has_own_sessions().await?;
         Ok(&self.pool)
     }
@@ -307,13 +295,11 @@ impl Store {
     }
 
     /// [`forget`](Self::forget) in a transaction of its own.
-    #[cfg(feature = "jetstream")]
-    pub(crate) async fn forget_now(&self, event_id: &str) -> Result<(), sqlx::Error> {
+    pub async fn forget_now(&self, event_id: &str) -> Result<(), sqlx::Error> {
         self.forget(self.pool().await?, event_id).await
     }
 
     /// Events that this transaction recorded are not handled after all.
-    #[cfg(feature = "jetstream")]
     pub(crate) async fn unclaim(
         &self,
         executor: impl PgExecutor<'_>,
@@ -324,7 +310,6 @@ impl Store {
     }
 
     /// [`unclaim`](Self::unclaim) in a transaction of its own.
-    #[cfg(feature = "jetstream")]
     pub(crate) async fn unclaim_now(&self, event_ids: &[&str]) -> Result<(), sqlx::Error> {
         self.unclaim(self.pool().await?, event_ids).await
     }
@@ -337,7 +322,6 @@ impl Store {
     }
 
     /// Removes what is known of failed attempts at many events.
-    #[cfg(feature = "jetstream")]
     pub(crate) async fn forget_all(
         &self,
         executor: impl PgExecutor<'_>,
@@ -354,8 +338,7 @@ impl Store {
     }
 
     /// Until when something was handled that is forgotten. `None` if nothing is.
-    #[cfg(feature = "jetstream")]
-    pub(crate) async fn forgotten_until(&self) -> Result<Option<SystemTime>, sqlx::Error> {
+    pub async fn forgotten_until(&self) -> Result<Option<SystemTime>, sqlx::Error> {
         let forgotten = sqlx::query(self.statements.forgotten.clone()).bind(&*self.consumer);
         use sqlx::{ConnectOptions as _, Connection as _};
         // Handlers may have every connection of the pool in use.
@@ -372,26 +355,23 @@ impl Store {
     }
 
     /// Whether the event is handled, or given up.
-    #[cfg(feature = "jetstream")]
-    pub(crate) async fn is_handled(&self, event_id: &str) -> Result<bool, sqlx::Error> {
+    pub async fn is_handled(&self, event_id: &str) -> Result<bool, sqlx::Error> {
         let handled = sqlx::query(self.statements.is_handled.clone());
         handled.bind(&*self.consumer).bind(event_id).fetch_one(self.pool().await?).await?.try_get(0)
     }
 
     /// The statement by which a process takes its share of the partitions.
-    #[cfg(feature = "jetstream")]
-    pub(crate) fn claim_partitions(&self) -> SqlStr {
+    pub fn claim_partitions(&self) -> SqlStr {
         self.statements.claim_partitions.clone()
     }
 
     /// The statement by which it gives up all.
-    #[cfg(feature = "jetstream")]
-    pub(crate) fn leave(&self) -> SqlStr {
+    pub fn leave(&self) -> SqlStr {
         self.statements.leave.clone()
     }
 
     /// Marks an event that was delivered before as begun.
-    pub(crate) async fn mark(&self, event: &RawEvent, alone: bool) -> Result<Marked, sqlx::Error> {
+    pub async fn mark(&self, event: &RawEvent, alone: bool) -> Result<Marked, sqlx::Error> {
         let identity = event.identity();
         let (id, source) = in_clear(event, &identity);
         let row = sqlx::query(self.statements.mark.clone())
@@ -414,29 +394,24 @@ impl Store {
     }
 
     /// Marked events have ended, without a failure to be counted.
-    pub(crate) async fn unmark(&self, event_ids: &[String]) -> Result<(), sqlx::Error> {
+    pub async fn unmark(&self, event_ids: &[String]) -> Result<(), sqlx::Error> {
         let unmark = sqlx::query(self.statements.unmark.clone());
         unmark.bind(&*self.consumer).bind(event_ids).execute(self.pool().await?).await.map(drop)
     }
 
     /// Whether the database answers, before long.
-    pub(crate) async fn answers(&self) -> bool {
+    pub async fn answers(&self) -> bool {
         let asked = async { sqlx::query("select 1").execute(self.pool().await?).await };
         matches!(tokio::time::timeout(ANSWER_TIMEOUT, asked).await, Ok(Ok(_)))
     }
 
     /// Counts a failed attempt, and returns how many there were.
-    pub(crate) async fn record_failure(
-        &self,
-        event: &RawEvent,
-        error: &str,
-    ) -> Result<u32, sqlx::Error> {
+    pub async fn record_failure(&self, event: &RawEvent, error: &str) -> Result<u32, sqlx::Error> {
         self.record(&self.statements.fail, event, error).await?.try_get(0).map(i32::unsigned_abs)
     }
 
     /// Notes a failure that is not counted as an attempt, and returns how many there were.
-    #[cfg(feature = "jetstream")]
-    pub(crate) async fn record_uncounted(
+    pub async fn record_uncounted(
         &self,
         event: &RawEvent,
         error: &str,
@@ -446,7 +421,7 @@ impl Store {
 
     /// Notes that somebody was away whom the event needs, and returns how often that was, and how long it has lasted.
     /// No attempt is counted.
-    pub(crate) async fn record_outage(
+    pub async fn record_outage(
         &self,
         event: &RawEvent,
         error: &str,

@@ -10,8 +10,9 @@
 use std::hash::{DefaultHasher, Hasher};
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use super::without_comments;
 use pillarbox_store::literal::hex_text;
+
+use super::without_comments;
 
 /// See the [module](self).
 #[derive(Debug)]

@@ -2,23 +2,21 @@
 
 use std::time::Duration;
 
+use pillarbox_store::full_text;
 use sqlx::{ConnectOptions, Connection, Row};
 
 use super::Store;
-#[cfg(feature = "jetstream")]
-use crate::error::full_text;
 
 /// How long one that is there may take to let somebody in, and answer.
 const LET_IN_TIMEOUT: Duration = Duration::from_secs(2);
 
 /// One run of a database server: another one has started since if they differ.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) struct ServerRun(String);
+pub struct ServerRun(String);
 
 impl Store {
     /// Why the database lets nobody in, if it does not: asked over a connection that is not the pool's.
-    #[cfg(feature = "jetstream")]
-    pub(crate) async fn unreachable(&self) -> Option<String> {
+    pub async fn unreachable(&self) -> Option<String> {
         let options = self.pool.connect_options();
         let asked = async {
             let mut connection = options.connect().await?;
@@ -39,7 +37,7 @@ impl Store {
 
     /// Proof that the database is well: it lets somebody in, over a connection that is not the pool's, and writes.
     /// `None` without proof.
-    pub(crate) async fn well(&self) -> Option<ServerRun> {
+    pub async fn well(&self) -> Option<ServerRun> {
         let options = self.pool.connect_options();
         let asked = async {
             let mut connection = options.connect().await?;

@@ -1,0 +1,451 @@
+//! The consumer: what a service calls.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use async_nats::jetstream;
+use pillarbox_event::FromEvent;
+use pillarbox_inbox::internal::{Batches, Breakers, Limit, One, RunBatch, Store, keep_removing};
+use pillarbox_inbox::{
+    BatchHandler, DeadLetters, Delivery, Handling, InboxError, InboxLayer, Outcome, Router,
+};
+use pillarbox_store::full_text;
+use sqlx::PgPool;
+use tokio_util::sync::CancellationToken;
+use tower_layer::Layer;
+use tower_service::Service;
+
+use crate::BoxError;
+use crate::config::{ConsumerConfig, Order};
+use crate::durable::NotNow;
+use crate::feed::Opener;
+use crate::journal::Journal;
+use crate::measure::measure;
+use crate::reader::{How, Reader};
+use crate::running::Running;
+use crate::share::Share;
+use crate::status::{Reporter, Watch};
+use crate::strays::look_out;
+use crate::suspects::Suspects;
+use crate::worker::{Rules, Worker};
+
+/// How long until a database that did not answer at the start is asked again.
+const ASK_AGAIN: Duration = Duration::from_millis(500);
+
+/// Why a consumer ended, or did not begin. Outages are not among them: it waits.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum ConsumerError {
+    /// A setting cannot be used.
+    #[error("consumer setting {key} cannot be used: {problem}")]
+    Config {
+        /// The setting's name.
+        key: &'static str,
+        /// What is wrong with it.
+        problem: String,
+    },
+    /// The schema's name is refused.
+    #[error(transparent)]
+    Inbox(#[from] InboxError),
+    /// The stream keeps messages for longer than the consumer remembers having handled them.
+    #[error(
+        "consumer {name} remembers what it has handled for {retention_s} s, and stream {stream} keeps messages for \
+         {max_age_s} s: one that comes again after that would be handled twice; set retention_s to at least \
+         {max_age_s}, or the stream's max_age to at most {retention_s} s"
+    )]
+    Retention {
+        /// The consumer.
+        name: String,
+        /// How long it remembers, in seconds.
+        retention_s: u64,
+        /// The stream.
+        stream: String,
+        /// How long that keeps messages, in seconds.
+        max_age_s: u128,
+    },
+    /// The durable consumer is gone, and the stream holds what this consumer may have handled and forgotten.
+    #[error(
+        "consumer {name} of stream {stream} has no durable consumer any more, and forgot what it handled until \
+         {forgotten_s} s ago; the stream holds messages of that time (sequence {sequence}, stored {stored_s} s ago), \
+         which would take effect again. Make the durable consumer anew where it was (an operator: `nats consumer add`), \
+         or set after_loss = \"remembered\" to read only what is newer, or handle everything again under another name"
+    )]
+    Forgotten {
+        /// The consumer.
+        name: String,
+        /// The stream.
+        stream: String,
+        /// The sequence of its oldest message.
+        sequence: u64,
+        /// How long ago that was stored, in seconds.
+        stored_s: u64,
+        /// How long ago the newest event was handled that is forgotten, in seconds.
+        forgotten_s: u64,
+    },
+    /// There is a durable consumer of this name with another setting, and it is not changed behind its back.
+    #[error(
+        "consumer {name} of stream {stream} exists with {field} = {found}, and {expected} is wanted: \
+         use that, another name, or delete it"
+    )]
+    Differs {
+        /// The stream.
+        stream: String,
+        /// The consumer.
+        name: String,
+        /// The setting.
+        field: &'static str,
+        /// What it has.
+        found: String,
+        /// What was asked for.
+        expected: String,
+    },
+    /// [`Consumer::prepare`] did not get what it asked the broker or the database for.
+    #[error("consumer {name} of stream {stream} is not prepared: {reason}")]
+    NotPrepared {
+        /// The stream.
+        stream: String,
+        /// The consumer.
+        name: String,
+        /// What happened.
+        reason: String,
+    },
+    /// There are events that were not handled before the number of partitions was changed.
+    #[error(
+        "consumer {name} of stream {stream} had partitions = {before}, and {unhandled} events of {durable} are not \
+         handled: run it with that until it has none, then with {wanted}"
+    )]
+    Unread {
+        /// The stream.
+        stream: String,
+        /// The consumer.
+        name: String,
+        /// The durable consumer that has them.
+        durable: String,
+        /// How many.
+        unhandled: u64,
+        /// How many partitions it had; 1 for none.
+        before: u32,
+        /// How many it should have.
+        wanted: u32,
+    },
+}
+
+impl ConsumerError {
+    pub(crate) fn retention(config: &ConsumerConfig, max_age: Duration) -> Self {
+        Self::Retention {
+            name: config.name.clone(),
+            retention_s: config.retention_s,
+            stream: config.stream.clone(),
+            max_age_s: max_age.as_millis().div_ceil(1000),
+        }
+    }
+}
+
+/// Hands the events of a durable JetStream consumer to a handler, once each.
+#[derive(Clone, Debug)]
+pub struct Consumer {
+    client: async_nats::Client,
+    jetstream: jetstream::Context,
+    pub(crate) store: Store,
+    config: Arc<ConsumerConfig>,
+    reporter: Reporter,
+    reader: Reader,
+}
+
+impl Consumer {
+    /// A consumer with these settings, which keeps what it has handled in `pool`'s database. The pool should
+    /// have at least `concurrency` connections. Talks to nobody yet.
+    ///
+    /// # Errors
+    /// [`ConsumerError::Config`], with the setting that cannot be used.
+    pub fn new(
+        client: async_nats::Client,
+        pool: PgPool,
+        config: ConsumerConfig,
+    ) -> Result<Self, ConsumerError> {
+        config.validate()?;
+        // A handler is dropped before its transaction has been idle for so long, or one of its statements ends.
+        let longest = config.handler_timeout() + Duration::from_secs(2);
+        let store = Store::new(pool, &config.name, &config.schema, Some(longest))?
+            .keeping()
+            .strict(config.order == Order::Strict)
+            .of_stream(&config.stream);
+        let jetstream = config.context(client.clone());
+        let reporter = Reporter::new(&config.name, &config.stream);
+        let config = Arc::new(config);
+        let reader = Reader::new(client.clone(), None, config.clone());
+        Ok(Self { client, jetstream, store, config, reporter, reader })
+    }
+
+    /// Reads over a connection of its own, made with these options to these servers, which should be those of the
+    /// service's client. A message that cannot be parsed ends the connection that it comes over, so the service's client
+    /// is better not the one that reads.
+    ///
+    /// Without this, a consumer makes that connection by itself if the servers ask for neither a login nor TLS, and
+    /// reads over the service's client if they do.
+    ///
+    /// # Errors
+    /// Those of the servers' addresses.
+    pub fn reading_with(
+        mut self,
+        options: async_nats::ConnectOptions,
+        servers: impl async_nats::ToServerAddrs,
+    ) -> std::io::Result<Self> {
+        let servers = servers.to_server_addrs()?.collect();
+        let how = Some(How { options, servers });
+        self.reader = Reader::new(self.client.clone(), how, self.config.clone());
+        Ok(self)
+    }
+
+    /// How it is, to be looked at while it runs: keep the [`Watch`], and give its
+    /// [`get`](Watch::get) to a health endpoint.
+    ///
+    /// ```no_run
+    /// # async fn example(consumer: pillarbox_consumer::Consumer) -> Result<(), Box<dyn std::error::Error>> {
+    /// # use pillarbox_inbox::Router;
+    /// let status = consumer.status();
+    /// let running = tokio::spawn(consumer.run(Router::new(), Default::default()));
+    /// println!("{}", serde_json::to_string(&status.get())?); // {"consumer":"payments", … "state":"active", …}
+    /// # running.await??; Ok(()) }
+    /// ```
+    ///
+    /// Clones of a consumer share it; where two of one name run in a process, make two.
+    pub fn status(&self) -> Watch {
+        self.reporter.watch()
+    }
+
+    /// Its dead letters. What is [retried](DeadLetters::retry) while it runs, here or in another process, goes
+    /// through its handler.
+    ///
+    /// ```no_run
+    /// # use pillarbox_consumer::Consumer;
+    /// # use pillarbox_inbox::Router;
+    /// # async fn example(consumer: Consumer, router: Router) -> Result<(), Box<dyn std::error::Error>> {
+    /// let letters = consumer.dead_letters();
+    /// let running = tokio::spawn(consumer.run(router, Default::default()));
+    /// for letter in letters.list(100).await? {
+    ///     println!("{} {}: {}", letter.event_id, letter.reason, letter.error);
+    /// }
+    /// letters.discard("0199b0c5-5c7e-7000-8000-000000000001").await?;
+    /// println!("{} are tried again", letters.retry_all().await?);
+    /// # running.await??; Ok(()) }
+    /// ```
+    pub fn dead_letters(&self) -> DeadLetters {
+        DeadLetters::of(self.store.clone())
+    }
+
+    /// The [`InboxLayer`] that [`run`](Self::run) puts around its service, for [`run_service`](Self::run_service).
+    pub fn layer(&self) -> InboxLayer {
+        InboxLayer::of(self.store.clone())
+    }
+
+    /// Makes the durable consumers that are missing and checks those that are there, as [`run`](Self::run) does at its
+    /// start, and returns. For a deployment that has the right to create consumers on the broker: the service then
+    /// needs none, which matters because a consumer may be created so that it delivers to another user's inbox.
+    ///
+    /// It tries once, and takes up to some seconds for each question to the broker. Cancelled, it may have made some
+    /// of the durables; the next call makes the others.
+    ///
+    /// # Errors
+    /// [`ConsumerError::NotPrepared`] where the broker or the database does not do or tell what is needed,
+    /// [`ConsumerError::Inbox`] without a database or behind a pooler that shares its sessions; otherwise as
+    /// [`run`](Self::run).
+    pub async fn prepare(&self) -> Result<(), ConsumerError> {
+        self.store.check_sessions().await?;
+        let prepared = self.opener().prepare_and_check().await;
+        prepared.map_err(|not| match not {
+            NotNow::Never(error) => error,
+            NotNow::Later(reason) => ConsumerError::NotPrepared {
+                stream: self.config.stream.clone(),
+                name: self.config.name.clone(),
+                reason,
+            },
+        })
+    }
+
+    fn opener(&self) -> Opener {
+        Opener::new(
+            self.client.clone(),
+            self.jetstream.clone(),
+            self.store.clone(),
+            self.config.clone(),
+            self.reporter.clone(),
+            self.reader.clone(),
+        )
+    }
+
+    /// Handles events with `service` until `shutdown` is cancelled, which lets running handlers finish, up to
+    /// `shutdown_timeout_ms`. A [`Router`] is such a service, also under layers that should see
+    /// the transaction.
+    ///
+    /// Outages of the database and the broker are waited out, for as long as they take. Dropping the future
+    /// stops at once: what runs is rolled back and comes again.
+    ///
+    /// What was handled longer ago than `retention_s` is removed meanwhile.
+    ///
+    /// # Errors
+    /// [`ConsumerError::Differs`], [`ConsumerError::Retention`], [`ConsumerError::Forgotten`]; with partitions also [`ConsumerError::Unread`].
+    pub async fn run<S>(self, service: S, shutdown: CancellationToken) -> Result<(), ConsumerError>
+    where
+        S: Service<Handling, Response = (), Error: Into<BoxError>, Future: Send>
+            + Clone
+            + Send
+            + 'static,
+    {
+        let longest = self.config.handler_timeout();
+        let service = Limit { inner: service, longest };
+        let service = self.layer().layer(service);
+        self.run_service(service, shutdown).await
+    }
+
+    /// As [`run`](Self::run), with a handler of many events at a time: up to `batch_size`, of any keys, recorded by
+    /// one statement and committed by one commit. Up to `concurrency` batches run at a time. `prefetch` should be
+    /// several times `batch_size`.
+    ///
+    /// An event that fails is isolated, and the rest commit; see [`batch`](pillarbox_inbox::batch). Events that were
+    /// delivered before run one by one.
+    ///
+    /// # Errors
+    /// As [`run`](Self::run).
+    pub async fn run_batches<H, E>(
+        self,
+        handler: H,
+        shutdown: CancellationToken,
+    ) -> Result<(), ConsumerError>
+    where
+        H: BatchHandler<E>,
+        E: FromEvent + Send + Sync + 'static,
+    {
+        let (handler, longest) = (Arc::new(handler), self.config.handler_timeout());
+        let one = Router::new().on(One(handler.clone()));
+        let service = self.layer().layer(Limit { inner: one, longest });
+        let keeps_keys = self.config.order.keeps_keys();
+        let batches = Batches::new(handler, longest, keeps_keys);
+        self.run_all(service, Some(Arc::new(batches)), shutdown).await
+    }
+
+    /// As [`run`](Self::run), with a service that has this consumer's [`layer`](Self::layer) inside already, and
+    /// other layers around it. `handler_timeout_ms` is not applied: put tower's timeout inside of that layer.
+    ///
+    /// ```no_run
+    /// # use std::time::Duration;
+    /// # use pillarbox_consumer::Consumer;
+    /// # use pillarbox_inbox::{Delivery, Router};
+    /// # use tower::ServiceBuilder;
+    /// # async fn example(consumer: Consumer, router: Router) -> Result<(), Box<dyn std::error::Error>> {
+    /// let service = ServiceBuilder::new()
+    ///     .concurrency_limit(2) // shared with other consumers, for instance
+    ///     .layer(consumer.layer())
+    ///     .timeout(Duration::from_secs(5)) // rolls back
+    ///     .service(router);
+    /// consumer.run_service(service, Default::default()).await?;
+    /// # Ok(()) }
+    /// ```
+    ///
+    /// # Errors
+    /// As [`run`](Self::run).
+    pub async fn run_service<S>(
+        self,
+        service: S,
+        shutdown: CancellationToken,
+    ) -> Result<(), ConsumerError>
+    where
+        S: Service<Delivery, Response = Outcome, Error: Into<BoxError>, Future: Send>
+            + Clone
+            + Send
+            + 'static,
+    {
+        self.run_all(service, None, shutdown).await
+    }
+
+    async fn run_all<S>(
+        self,
+        service: S,
+        batches: Option<Arc<dyn RunBatch>>,
+        shutdown: CancellationToken,
+    ) -> Result<(), ConsumerError>
+    where
+        S: Service<Delivery, Response = Outcome, Error: Into<BoxError>, Future: Send>
+            + Clone
+            + Send
+            + 'static,
+    {
+        let reporter = self.reporter.clone();
+        let _stopped = reporter.stopped_on_drop();
+        let (jetstream, config) = (self.jetstream.clone(), self.config.clone());
+        let measured = measure(&jetstream, &config, &reporter);
+        let removing = keep_removing(self.store.clone(), config.retention());
+        let store = self.store.clone();
+        let strays = look_out(&jetstream, &store, &config, &reporter);
+        tokio::select! {
+            ended = self.serve(service, batches, shutdown) => ended,
+            never = measured => match never {},
+            never = removing => match never {},
+            never = strays => match never {},
+        }
+    }
+
+    async fn serve<S>(
+        self,
+        service: S,
+        batches: Option<Arc<dyn RunBatch>>,
+        shutdown: CancellationToken,
+    ) -> Result<(), ConsumerError>
+    where
+        S: Service<Delivery, Response = Outcome, Error: Into<BoxError>, Future: Send>
+            + Clone
+            + Send
+            + 'static,
+    {
+        // Before anything is opened that asks the database or tells it something.
+        if !self.has_own_sessions(&shutdown).await? {
+            return Ok(());
+        }
+        let mut share = Share::open(self.opener(), self.store.clone(), &self.config);
+        let worker = Worker {
+            service,
+            batches,
+            rules: Rules {
+                store: self.store.clone(),
+                suspects: Suspects::new(self.store.clone(), self.config.handler_timeout()),
+                breakers: Breakers::new(self.store.clone()),
+                config: self.config.clone(),
+                reporter: self.reporter.clone(),
+                journal: Journal::new(),
+            },
+        };
+        let mut running = Running::new(worker, self.reader.clone());
+        let ended = running.run(&mut share, &shutdown).await;
+        running.finish().await;
+        share.close().await;
+        if ended.is_ok() {
+            tracing::info!(consumer = self.config.name, "stopped");
+        }
+        ended
+    }
+}
+
+impl Consumer {
+    /// Waits until the database says that the pool's sessions are its own, and see all rows. `false` on shutdown.
+    async fn has_own_sessions(&self, shutdown: &CancellationToken) -> Result<bool, ConsumerError> {
+        loop {
+            let error = tokio::select! {
+                asked = self.store.check_sessions() => match asked {
+                    Ok(()) => break,
+                    Err(error) => error,
+                },
+                () = shutdown.cancelled() => return Ok(false),
+            };
+            if matches!(error, InboxError::Pooled(_) | InboxError::Hidden(_)) {
+                return Err(error.into());
+            }
+            self.reporter.paused(Some(&full_text(&error)));
+            tokio::select! {
+                () = tokio::time::sleep(ASK_AGAIN) => {}
+                () = shutdown.cancelled() => return Ok(false),
+            }
+        }
+        self.reporter.paused(None);
+        Ok(true)
+    }
+}

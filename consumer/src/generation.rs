@@ -1,0 +1,174 @@
+//! Generations: a projection is built again from the event log, beside the one that is in use.
+//!
+//! ```text
+//!   totals      ──────────────── in use ─────────────────┐ retired
+//!   totals-g2                  rebuilding ── caught up ──┴─ in use ──────
+//! ```
+//!
+//! A consumer's name is part of what its inbox remembers, and a new durable consumer starts at the stream's
+//! beginning. So the same handler under another generation gets every event anew, while the old one goes on, and
+//! writes to tables of its own:
+//!
+//! 1. Run a consumer with [`ConsumerConfig::generation`] and a handler that writes to the new tables.
+//! 2. Wait for [`Status::is_caught_up`](crate::Status::is_caught_up); its
+//!    [`Lag`](crate::Lag) is the progress.
+//! 3. Compare; let readers see the new tables (a view, in one transaction); stop the old consumer.
+//! 4. [`retire`] the old generation.
+//!
+//! A handler that is run again must not have other effects: it writes its projection, and neither publishes nor
+//! calls anyone. `examples/replay.rs` does all of it.
+
+use std::sync::Arc;
+
+use async_nats::jetstream;
+use async_nats::jetstream::context::ConsumerInfoErrorKind;
+use pillarbox_inbox::InboxError;
+use pillarbox_inbox::internal::Store;
+use pillarbox_store::full_text;
+use sqlx::{AssertSqlSafe, PgPool, SqlSafeStr};
+
+use crate::config::ConsumerConfig;
+use crate::durable::Durable;
+
+/// How many rows are removed in one transaction.
+const BATCH: i64 = 5_000;
+
+impl ConsumerConfig {
+    /// The same under a new generation, from 2 on, which gets every event of the stream anew: another name,
+    /// `NAME-gN`, and with it another durable consumer and an inbox that knows nothing. Generation 1 is the plain
+    /// name.
+    #[must_use]
+    pub fn generation(mut self, generation: u32) -> Self {
+        if generation > 1 {
+            self.name = format!("{}-g{generation}", self.name);
+        }
+        self
+    }
+}
+
+/// What was removed with a generation.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Retired {
+    /// Whether there was a durable consumer.
+    pub consumer: bool,
+    /// Rows about handled events.
+    pub inbox_rows: u64,
+    /// Rows about events being tried.
+    pub failures: u64,
+    /// Dead letters, resolved or not: the new generation has handled their events, or has its own.
+    pub dead_letters: u64,
+}
+
+/// Why a generation was not removed, or not wholly. It can be tried again.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum RetireError {
+    /// Somebody reads with it: stop that first. Nothing has been removed.
+    #[error(
+        "consumer {name} of stream {stream} is in use: stop every process that runs it, and try again"
+    )]
+    InUse {
+        /// The stream.
+        stream: String,
+        /// The consumer.
+        name: String,
+    },
+    /// The broker did not do it. No row has been removed.
+    #[error("consumer {name} of stream {stream} was not removed: {reason}")]
+    Broker {
+        /// The stream.
+        stream: String,
+        /// The consumer.
+        name: String,
+        /// What it said.
+        reason: String,
+    },
+    /// The schema's name is refused.
+    #[error(transparent)]
+    Inbox(#[from] InboxError),
+    /// The database failed; some rows may be left, in batches.
+    #[error("the rows of a retired consumer were not all removed; try again")]
+    Database(#[from] sqlx::Error),
+}
+
+/// Removes an old generation: its durable consumer, and its rows in the inbox, in batches. The tables of the
+/// projection are the service's own to drop.
+///
+/// Safe to cancel and to repeat. The broker counts a process as reading for some seconds after it was killed.
+///
+/// # Errors
+/// [`RetireError`].
+pub async fn retire(
+    jetstream: &jetstream::Context,
+    pool: &PgPool,
+    config: &ConsumerConfig,
+) -> Result<Retired, RetireError> {
+    Store::new(pool.clone(), &config.name, &config.schema, None)?.check_sessions().await?;
+    let consumer = remove_consumer(jetstream, config).await?;
+    let remove = async |table: &str| -> Result<u64, sqlx::Error> {
+        let sql = format!(
+            "delete from {schema}.{table} \
+             where consumer operator(pg_catalog.=) $1 and event_id operator(pg_catalog.=) any \
+             (select event_id from {schema}.{table} where consumer operator(pg_catalog.=) $1 limit $2)",
+            schema = config.schema
+        );
+        let sql = AssertSqlSafe(Arc::<str>::from(sql)).into_sql_str();
+        let mut removed = 0;
+        loop {
+            let batch =
+                sqlx::query(sql.clone()).bind(&config.name).bind(BATCH).execute(pool).await?;
+            removed += batch.rows_affected();
+            if batch.rows_affected() == 0 {
+                return Ok(removed);
+            }
+        }
+    };
+    let retired = Retired {
+        consumer,
+        inbox_rows: remove("inbox").await?,
+        failures: remove("inbox_failure").await?,
+        dead_letters: remove("inbox_dead_letter").await?,
+    };
+    // The name is a new one again, which has forgotten nothing.
+    for table in ["inbox_forgotten", "inbox_own_death"] {
+        let new = format!(
+            "delete from {}.{table} where consumer operator(pg_catalog.=) $1",
+            config.schema
+        );
+        let new = sqlx::query(AssertSqlSafe(new)).bind(&config.name);
+        new.execute(pool).await?;
+    }
+    Ok(retired)
+}
+
+/// Whether there was one.
+async fn remove_consumer(
+    jetstream: &jetstream::Context,
+    config: &ConsumerConfig,
+) -> Result<bool, RetireError> {
+    let failed = |reason: String| RetireError::Broker {
+        stream: config.stream.clone(),
+        name: config.name.clone(),
+        reason,
+    };
+    let stream = jetstream.get_stream_no_info(&config.stream).await;
+    let stream = stream.map_err(|error| failed(full_text(&error)))?;
+    let mut there = Vec::new();
+    for Durable { name, .. } in Durable::all(config) {
+        match stream.consumer_info(&name).await {
+            Ok(info) if info.num_waiting > 0 => {
+                return Err(RetireError::InUse { stream: config.stream.clone(), name });
+            }
+            Ok(_) => there.push(name),
+            Err(error) => match error.kind() {
+                ConsumerInfoErrorKind::NotFound | ConsumerInfoErrorKind::StreamNotFound => {}
+                _ => return Err(failed(full_text(&error))),
+            },
+        }
+    }
+    for name in &there {
+        stream.delete_consumer(name).await.map_err(|error| failed(full_text(&error)))?;
+    }
+    Ok(!there.is_empty())
+}

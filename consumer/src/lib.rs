@@ -1,0 +1,93 @@
+//! Events from JetStream: pulled, bounded, in order per key, handled once, acknowledged after the commit.
+//!
+//! Of what is held, each key's events run one after the other, and different keys side by side. An event that
+//! fails waits in process and holds back its own key only, while the server is told that it is in work. While
+//! the database is away nothing is started and nothing counted: the consumer pauses, looks whether it is back,
+//! and goes on. That each event takes effect once is the work of [`pillarbox_inbox`].
+//!
+//! ```no_run
+//! use std::borrow::Cow;
+//! use pillarbox_consumer::{Consumer, ConsumerConfig};
+//! use pillarbox_event::Event;
+//! use pillarbox_inbox::{HandlerError, Router, Tx, handler_fn};
+//! use tokio_util::sync::CancellationToken;
+//!
+//! #[derive(serde::Serialize, serde::Deserialize)]
+//! struct OrderPlaced { order: i64, cents: i64 }
+//!
+//! impl Event for OrderPlaced {
+//!     const TYPE: &'static str = "order.placed";
+//!     fn topic(&self) -> Cow<'_, str> { "orders.placed".into() }
+//!     fn key(&self) -> Option<Cow<'_, str>> { Some(self.order.to_string().into()) }
+//! }
+//!
+//! async fn charge(tx: &mut Tx, placed: OrderPlaced) -> Result<(), HandlerError> {
+//!     sqlx::query("insert into charges (order_id, cents) values ($1, $2)")
+//!         .bind(placed.order)
+//!         .bind(placed.cents)
+//!         .execute(&mut **tx)
+//!         .await?;
+//!     Ok(())
+//! }
+//!
+//! # async fn run(client: async_nats::Client, pool: sqlx::PgPool) -> Result<(), Box<dyn std::error::Error>> {
+//! pillarbox_inbox::migrate(&pool).await?;
+//! let config = ConsumerConfig {
+//!     stream: "ORDERS".into(),
+//!     name: "payments".into(),
+//!     filter_subjects: vec!["orders.placed".into()],
+//!     ..ConsumerConfig::default()
+//! };
+//! let shutdown = CancellationToken::new();
+//! Consumer::new(client, pool, config)?.run(Router::new().on(handler_fn(charge)), shutdown).await?;
+//! # Ok(())
+//! # }
+//! ```
+//!
+//! | module | concept |
+//! |---|---|
+//! | [`Consumer`], [`ConsumerConfig`] | what a service calls, and its settings |
+//! | [`status`] | [`Status`]: how a consumer is, for health endpoints |
+//! | [`metrics`](mod@metrics) | its numbers, for any exporter |
+//! | [`streams`] | [`StreamSpec`](streams::StreamSpec): streams for work queues, fan-out and event logs |
+//! | [`generation`] | building a projection again |
+
+mod beginning;
+mod claims;
+mod config;
+mod consumer;
+mod difference;
+mod durable;
+mod feed;
+pub mod generation;
+mod incoming;
+mod journal;
+mod lanes;
+mod letters;
+mod measure;
+pub mod metrics;
+mod one_by_one;
+mod pause;
+mod place;
+mod pulse;
+mod reader;
+mod repartition;
+mod running;
+#[cfg(feature = "sabotage")]
+mod sabotage;
+mod share;
+pub mod status;
+mod stored;
+mod strays;
+pub mod streams;
+mod subjects;
+mod subscription;
+mod suspects;
+mod unreadable;
+mod worker;
+
+pub use config::{AfterLoss, ConsumerConfig, Order};
+pub use consumer::{Consumer, ConsumerError};
+pub use status::{Lag, LastError, Partitions, State, Status, Totals, Watch};
+
+type BoxError = Box<dyn std::error::Error + Send + Sync>;

@@ -1,0 +1,197 @@
+//! Asks the server again and again how far behind a consumer is, and whether something there keeps events from it.
+
+use std::time::Duration;
+
+use async_nats::jetstream;
+use async_nats::jetstream::consumer::Info;
+use async_nats::jetstream::stream::Stream;
+use futures::{StreamExt, TryStreamExt};
+use pillarbox_store::full_text;
+use time::OffsetDateTime;
+use tokio::time::{Instant, sleep, timeout};
+
+use super::ConsumerConfig;
+use super::durable::Durable;
+use super::status::{Hindrance, Lag, Reporter};
+use super::stored;
+use super::subjects::overlap;
+use super::subscription::active_pin;
+
+/// How often the server is asked.
+const EVERY: Duration = Duration::from_secs(2);
+
+/// Of how many partitions at a time.
+const ASKED_AT_ONCE: usize = 16;
+
+/// How long the server may take to tell it.
+const PATIENCE: Duration = Duration::from_secs(5);
+
+/// How long a question is not asked again that was not answered, for want of a right perhaps.
+const PAUSE: Duration = Duration::from_secs(60);
+
+/// Measures until it is dropped.
+pub(super) async fn measure(
+    jetstream: &jetstream::Context,
+    config: &ConsumerConfig,
+    reporter: &Reporter,
+) -> std::convert::Infallible {
+    let mut measure = Measure { jetstream, config, reporter, not_before: Instant::now() };
+    loop {
+        let before = reporter.pin();
+        match timeout(PATIENCE, measure.infos()).await {
+            Ok(Some((stream, infos))) => {
+                let (lag, active) = measure.lag(&infos).await;
+                reporter.measured(lag, active, &before);
+                reporter.hindered(measure.hindrance(&stream, &infos).await);
+            }
+            _ => tracing::debug!(consumer = config.name, "the lag is not known now"),
+        }
+        sleep(EVERY).await;
+    }
+}
+
+struct Measure<'a> {
+    jetstream: &'a jetstream::Context,
+    config: &'a ConsumerConfig,
+    reporter: &'a Reporter,
+    /// When to ask again for what a stream stores.
+    not_before: Instant,
+}
+
+impl Measure<'_> {
+    /// The stream, and its durables as they are. `None` if one is not there, or nobody answers.
+    async fn infos(&self) -> Option<(Stream, Vec<(Durable, Info)>)> {
+        let stream = self.jetstream.get_stream(&self.config.stream).await.ok()?;
+        let infos = Durable::all(self.config).into_iter().map(|durable| {
+            let stream = &stream;
+            async move {
+                let info = stream.consumer_info(&durable.name).await.ok()?;
+                Some((durable, info))
+            }
+        });
+        let infos: Vec<_> = futures::stream::iter(infos).buffered(ASKED_AT_ONCE).collect().await;
+        Some((stream, infos.into_iter().collect::<Option<Vec<_>>>()?))
+    }
+
+    /// The lag, and the pin of the process that is active.
+    async fn lag(&mut self, infos: &[(Durable, Info)]) -> (Lag, Option<String>) {
+        let sum = |part: fn(&Info) -> u64| infos.iter().map(|(_, info)| part(info)).sum();
+        let mut lag = Lag {
+            pending: sum(|info| info.num_pending),
+            ack_pending: sum(|info| info.num_ack_pending as u64),
+            redelivered: sum(|info| info.num_redelivered as u64),
+            oldest_age_seconds: None,
+            measured_at: OffsetDateTime::now_utc(),
+        };
+        lag.oldest_age_seconds = match self.reporter.oldest_age() {
+            None if lag.unhandled() == 0 => Some(0.0),
+            None => self.oldest_age(infos).await,
+            age => age,
+        };
+        (lag, infos.iter().find_map(|(_, info)| active_pin(info)))
+    }
+
+    /// The age of the oldest message above the ack floors. Without an order an event can be with another process, or wait
+    /// on the server for its next attempt.
+    async fn oldest_age(&mut self, infos: &[(Durable, Info)]) -> Option<f64> {
+        if Instant::now() < self.not_before {
+            return None;
+        }
+        let mut oldest = None;
+        let behind =
+            infos.iter().filter(|(_, info)| info.num_pending > 0 || info.num_ack_pending > 0);
+        for (durable, info) in behind.take(ASKED_AT_ONCE) {
+            for filter in durable.all_filters() {
+                let from = info.ack_floor.stream_sequence + 1;
+                let stored = stored::first(self.jetstream, &self.config.stream, from, filter);
+                match stored.await {
+                    Ok(Some(stored)) => {
+                        // Clocks may differ by more than it is old.
+                        let age = stored.place.stored().elapsed().unwrap_or_default().as_secs_f64();
+                        oldest = Some(f64::max(age, oldest.unwrap_or(0.0)));
+                    }
+                    Ok(None) => {}
+                    Err(error) => {
+                        let consumer = &self.config.name;
+                        tracing::debug!(
+                            consumer,
+                            error,
+                            "the age of the oldest event is not known"
+                        );
+                        self.not_before = Instant::now() + PAUSE;
+                        return None;
+                    }
+                }
+            }
+        }
+        oldest
+    }
+
+    /// What keeps events from the consumer, if anything does.
+    async fn hindrance(&self, stream: &Stream, infos: &[(Durable, Info)]) -> Option<Hindrance> {
+        let pinned = self.config.order.keeps_keys()
+            && self.jetstream.client().is_server_compatible(2, 11, 0);
+        for (durable, info) in infos {
+            let name = &durable.name;
+            if let Some(differs) = durable.difference(info, self.config, pinned) {
+                return Some(Hindrance::Differs(full_text(&differs)));
+            }
+            if info.paused {
+                return Some(Hindrance::Nothing(format!(
+                    "consumer {name} is paused on the server: resume it (nats consumer resume {} {name})",
+                    self.config.stream
+                )));
+            }
+            let floor = info.ack_floor.stream_sequence;
+            if info.num_ack_pending > 0 && self.reporter.is_stuck_unseen(name, floor) {
+                let (api, stream) = (self.config.api(), &self.config.stream);
+                return Some(Hindrance::Nothing(format!(
+                    "the connection was lost several times while nothing of consumer {name} was acknowledged above \
+                     sequence {floor}, and whether a message that cannot be parsed is there is not known: let this user \
+                     publish to {api}.STREAM.MSG.GET.{stream}"
+                )));
+            }
+        }
+        let never_fed = infos
+            .iter()
+            .all(|(_, info)| info.delivered.consumer_sequence == 0 && info.num_pending == 0);
+        let state = stream.cached_info();
+        if !never_fed || (state.state.messages == 0 && !state.config.subjects.is_empty()) {
+            return None;
+        }
+        for filter in &self.config.filter_subjects {
+            let taken = state.config.subjects.iter().any(|subject| overlap(subject, filter));
+            let mirrors = state.config.mirror.is_some() || state.config.sources.is_some();
+            if !taken && !mirrors {
+                return Some(Hindrance::Nothing(format!(
+                    "filter {filter} fits none of the subjects of stream {}: {:?}",
+                    self.config.stream, state.config.subjects
+                )));
+            }
+        }
+        self.unmatched(stream, state.state.messages).await.map(Hindrance::Nothing)
+    }
+
+    /// The filters, if the stream holds messages and none that fits them.
+    async fn unmatched(&self, stream: &Stream, messages: u64) -> Option<String> {
+        if messages == 0 {
+            return None;
+        }
+        for filter in &self.config.filter_subjects {
+            let subjects = stream.info_with_subjects(filter).await;
+            let first = async { subjects.ok()?.try_next().await.ok() };
+            match timeout(PATIENCE, first).await {
+                Ok(Some(None)) => {}
+                // There is one, or it is not known.
+                _ => return None,
+            }
+        }
+        (!self.config.filter_subjects.is_empty()).then(|| {
+            format!(
+                "no message of stream {}, which holds {messages}, fits the filters {:?}: see whether they are spelled \
+                 as the topics are",
+                self.config.stream, self.config.filter_subjects
+            )
+        })
+    }
+}

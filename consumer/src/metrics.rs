@@ -1,0 +1,248 @@
+//! What a consumer counts and measures, through the [`metrics`](https://docs.rs/metrics) facade.
+//!
+//! Install a recorder before [`Consumer::new`](crate::Consumer::new), and the consumer's numbers go to it;
+//! without one they cost next to nothing. The same lag, without a recorder, is in
+//! [`Consumer::status`](crate::Consumer::status).
+//!
+//! All names begin with `pillarbox_inbox_`, all units are base units, and every number has the label `consumer`.
+//! Counters and the histogram are about this process. The gauges of the lag are about the durable consumer, and
+//! so the same in every process that serves it, but for the age, which is that of the oldest event that a process holds or,
+//! if it holds none, of the oldest that the stream has for it: take their maximum, not their sum.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+
+use metrics::{
+    Counter, Gauge, Histogram, Label, Unit, counter, describe_counter, describe_gauge,
+    describe_histogram, gauge, histogram,
+};
+use pillarbox_inbox::Fault;
+
+use crate::status::{Lag, Totals};
+
+/// What a number is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Kind {
+    /// Only grows, from 0 at the start of the process.
+    Counter,
+    /// Goes up and down.
+    Gauge,
+    /// Observations, counted by size.
+    Histogram,
+}
+
+/// A number's name and meaning.
+#[derive(Clone, Copy, Debug)]
+pub struct Metric {
+    /// The name, as Prometheus shows it.
+    pub name: &'static str,
+    /// What it is.
+    pub kind: Kind,
+    /// What it says; the HELP line.
+    pub help: &'static str,
+}
+
+macro_rules! metrics {
+    ($($constant:ident = $kind:ident $name:literal $help:literal;)*) => {
+        $(#[doc = $help] pub const $constant: Metric = Metric { name: $name, kind: Kind::$kind, help: $help };)*
+        /// Every number that there is.
+        pub const ALL: &[Metric] = &[$($constant),*];
+    };
+}
+
+metrics! {
+    HANDLED = Counter "pillarbox_inbox_handled_events_total"
+        "Events whose handler's transaction was committed.";
+    DUPLICATES = Counter "pillarbox_inbox_duplicate_events_total"
+        "Events that came again after they had been handled, and were skipped.";
+    FAILURES = Counter "pillarbox_inbox_failures_total"
+        "Failed handlings by fault: transient, permanent, outage, environment, conflict.";
+    RETRIES = Counter "pillarbox_inbox_retries_total"
+        "Events put back to be tried again, after an attempt that counted, an outage or a conflict.";
+    DEAD_LETTERS = Counter "pillarbox_inbox_dead_letters_total"
+        "Events given up, by reason.";
+    DURATION = Histogram "pillarbox_inbox_handling_duration_seconds"
+        "From opening an event's transaction to its commit or failure; duplicates are left out.";
+    PENDING = Gauge "pillarbox_inbox_pending_events"
+        "Events of the stream that the durable consumer has not delivered yet.";
+    ACK_PENDING = Gauge "pillarbox_inbox_ack_pending_events"
+        "Events delivered and not acknowledged: in work, or waiting in a process.";
+    REDELIVERED = Gauge "pillarbox_inbox_redelivered_events"
+        "Events among the unacknowledged that were delivered more than once.";
+    OLDEST_AGE = Gauge "pillarbox_inbox_oldest_unhandled_age_seconds"
+        "Age of the oldest unhandled event by its time in the stream; 0 if nothing is unhandled, NaN if it is not known.";
+    PAUSED = Gauge "pillarbox_inbox_paused"
+        "1 while this process handles nothing because the database or the broker is away, 0 otherwise.";
+    PARTITIONS = Gauge "pillarbox_inbox_held_partitions"
+        "Partitions that this process reads; 0 without partitions.";
+    ACTIVE = Gauge "pillarbox_inbox_active"
+        "1 in a process that gets events, or would get the next one, 0 in one that stands by, is paused, or has stopped.";
+}
+
+/// Upper bounds that fit the histogram, in seconds: 0.5 ms to 5 minutes. Most exporters have to be told.
+pub const BUCKETS: &[f64] = &[
+    0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0,
+    60.0, 300.0,
+];
+
+/// Tells the recorder what the numbers mean. [`Consumer::new`](crate::Consumer::new) does it too.
+pub fn describe() {
+    for Metric { name, kind, help } in ALL {
+        match kind {
+            Kind::Counter => describe_counter!(*name, *help),
+            Kind::Gauge => describe_gauge!(*name, *help),
+            Kind::Histogram => describe_histogram!(*name, Unit::Seconds, *help),
+        }
+    }
+}
+
+/// The numbers of one consumer. Cheap to clone; all clones count together.
+#[derive(Clone)]
+pub(crate) struct Meter {
+    consumer: Label,
+    handled: Tally,
+    duplicates: Tally,
+    failures: Arc<AtomicU64>,
+    retries: Tally,
+    dead_letters: Arc<AtomicU64>,
+    duration: Histogram,
+    paused: Gauge,
+    active: Gauge,
+    partitions: Gauge,
+}
+
+/// A counter that can be read.
+#[derive(Clone)]
+struct Tally {
+    counter: Counter,
+    total: Arc<AtomicU64>,
+}
+
+impl Tally {
+    fn add_one(&self) {
+        self.counter.increment(1);
+        self.total.fetch_add(1, Ordering::Relaxed);
+    }
+}
+
+impl Meter {
+    /// The numbers of the consumer of this name. All but the lag are present from now on.
+    pub(crate) fn new(consumer: &str) -> Self {
+        describe();
+        let consumer = Label::new("consumer", consumer.to_owned());
+        let labels = || std::slice::from_ref(&consumer).iter();
+        let tally = |metric: Metric| Tally {
+            counter: counter!(metric.name, labels()),
+            total: Arc::default(),
+        };
+        let meter = Self {
+            handled: tally(HANDLED),
+            duplicates: tally(DUPLICATES),
+            failures: Arc::default(),
+            retries: tally(RETRIES),
+            dead_letters: Arc::default(),
+            duration: histogram!(DURATION.name, labels()),
+            paused: gauge!(PAUSED.name, labels()),
+            active: gauge!(ACTIVE.name, labels()),
+            partitions: gauge!(PARTITIONS.name, labels()),
+            consumer,
+        };
+        // Counters that are born with their first event hide that event from `increase`.
+        let faults = [
+            Fault::Transient,
+            Fault::Permanent,
+            Fault::Outage,
+            Fault::Environment,
+            Fault::Conflict,
+        ];
+        for fault in faults {
+            meter.count(FAILURES, "fault", fault.name(), 0);
+        }
+        for reason in ["undecodable", "permanent", "attempts", "kills"] {
+            meter.count(DEAD_LETTERS, "reason", reason, 0);
+        }
+        meter.paused.set(0.0);
+        meter.active.set(0.0);
+        meter.partitions.set(0.0);
+        meter
+    }
+
+    fn count(&self, metric: Metric, label: &'static str, value: &str, events: u64) {
+        let labels = [self.consumer.clone(), Label::new(label, value.to_owned())];
+        counter!(metric.name, labels.iter()).increment(events);
+    }
+
+    pub(crate) fn handled(&self, took: Duration) {
+        self.handled.add_one();
+        self.duration.record(took);
+    }
+
+    pub(crate) fn duplicate(&self) {
+        self.duplicates.add_one();
+    }
+
+    pub(crate) fn failed(&self, fault: Fault, took: Duration) {
+        self.failures.fetch_add(1, Ordering::Relaxed);
+        self.count(FAILURES, "fault", fault.name(), 1);
+        self.duration.record(took);
+    }
+
+    pub(crate) fn retry(&self) {
+        self.retries.add_one();
+    }
+
+    pub(crate) fn dead_letter(&self, reason: &str) {
+        self.dead_letters.fetch_add(1, Ordering::Relaxed);
+        self.count(DEAD_LETTERS, "reason", reason, 1);
+    }
+
+    pub(crate) fn paused(&self, paused: bool) {
+        self.paused.set(flag(paused));
+    }
+
+    pub(crate) fn active(&self, active: bool) {
+        self.active.set(flag(active));
+    }
+
+    pub(crate) fn partitions(&self, held: usize) {
+        self.partitions.set(number(held as u64));
+    }
+
+    /// The lag's gauges are not there until it is measured: a zero would tell that all is well.
+    pub(crate) fn lag(&self, lag: &Lag) {
+        let gauge =
+            |metric: Metric| gauge!(metric.name, std::slice::from_ref(&self.consumer).iter());
+        gauge(PENDING).set(number(lag.pending));
+        gauge(ACK_PENDING).set(number(lag.ack_pending));
+        gauge(REDELIVERED).set(number(lag.redelivered));
+        // Unknown is not 0, which would tell that all is well.
+        gauge(OLDEST_AGE).set(lag.oldest_age_seconds.unwrap_or(f64::NAN));
+    }
+
+    pub(crate) fn totals(&self) -> Totals {
+        let read = |total: &AtomicU64| total.load(Ordering::Relaxed);
+        Totals {
+            handled: read(&self.handled.total),
+            duplicates: read(&self.duplicates.total),
+            failures: read(&self.failures),
+            retries: read(&self.retries.total),
+            dead_letters: read(&self.dead_letters),
+        }
+    }
+}
+
+impl std::fmt::Debug for Meter {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Meter").field("consumer", &self.consumer.value()).finish_non_exhaustive()
+    }
+}
+
+fn flag(set: bool) -> f64 {
+    if set { 1.0 } else { 0.0 }
+}
+
+#[allow(clippy::cast_precision_loss, reason = "a gauge is a float")]
+fn number(value: u64) -> f64 {
+    value as f64
+}

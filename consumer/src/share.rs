@@ -1,0 +1,201 @@
+//! What this process reads: everything, or its share of the partitions.
+//!
+//! A partition that is beyond the share is handed over: nothing more of it is read or begun, what runs is let
+//! finish, the server is told and unpinned, and only then is the partition free for another process.
+
+use std::collections::BTreeSet;
+
+use pillarbox_event::Partition;
+use pillarbox_inbox::internal::Store;
+use tokio::task::JoinSet;
+
+use super::claims::{Change, Claims};
+use super::durable::Durable;
+use super::feed::{Fed, Feeds, Opener};
+use super::subscription::Arrival;
+use super::{ConsumerConfig, ConsumerError};
+
+/// What a consumer's process reads.
+pub(super) struct Share {
+    opener: Opener,
+    feeds: Feeds,
+    durables: Vec<Durable>,
+    /// With partitions.
+    several: Option<Several>,
+}
+
+struct Several {
+    of: u32,
+    claims: Claims,
+    reading: BTreeSet<u32>,
+    /// No longer read, and not yet given up.
+    leaving: BTreeSet<u32>,
+    /// Those of them of which nothing is in work any more.
+    done: BTreeSet<u32>,
+    handing_over: JoinSet<u32>,
+}
+
+/// What happened.
+pub(super) enum Step {
+    /// A message.
+    Arrived(Option<Partition>, Box<Arrival>),
+    /// Partitions are read now, and others are not any more.
+    Moved { taken: Vec<u32>, dropped: Vec<u32> },
+    /// The messages of a partition, or of the only durable, were interrupted.
+    Interrupted(Option<Partition>),
+    /// The database does not answer, and why.
+    Failing(String),
+    /// Nothing to be done about.
+    Other,
+}
+
+impl Share {
+    pub(super) fn open(opener: Opener, store: Store, config: &ConsumerConfig) -> Self {
+        let mut feeds = Feeds::new(opener.clone());
+        let durables = Durable::all(config);
+        let several = config.several().map(|of| Several {
+            of,
+            claims: Claims::new(opener.client.clone(), store, config, of),
+            reading: BTreeSet::new(),
+            leaving: BTreeSet::new(),
+            done: BTreeSet::new(),
+            handing_over: JoinSet::new(),
+        });
+        match &several {
+            Some(several) => opener.reporter.share(several.of, &several.reading),
+            None => durables.iter().cloned().for_each(|durable| feeds.start(durable)),
+        }
+        Self { opener, feeds, durables, several }
+    }
+
+    /// What happens next; messages only while there is room for one. Safe to cancel.
+    pub(super) async fn next(&mut self, room: bool) -> Result<Step, ConsumerError> {
+        let Some(several) = &mut self.several else {
+            return match room {
+                true => Ok(arrived(self.feeds.next().await?)),
+                false => std::future::pending().await,
+            };
+        };
+        tokio::select! {
+            fed = self.feeds.next(), if room => {
+                let fed = fed?;
+                if matches!(fed, Fed::Prepared) {
+                    several.claims.prepared();
+                }
+                Ok(arrived(fed))
+            }
+            change = several.claims.changed() => Ok(self.changed(change)),
+            Some(Ok(partition)) = several.handing_over.join_next() => {
+                several.done.remove(&partition);
+                // Unless others have taken it already.
+                if several.leaving.remove(&partition) {
+                    several.claims.give_up(partition);
+                    tracing::debug!(consumer = self.opener.config.name, partition, "handed over");
+                }
+                Ok(Step::Other)
+            }
+        }
+    }
+
+    fn changed(&mut self, change: Change) -> Step {
+        let Some(several) = &mut self.several else {
+            return Step::Other;
+        };
+        let (held, size) = match change {
+            Change::Share { held, size, reaches_broker } => {
+                self.feeds.others(None);
+                self.feeds.database(None);
+                self.feeds.broker(reaches_broker);
+                if several.claims.admitted() {
+                    self.feeds.prepare();
+                }
+                (held, size)
+            }
+            Change::Others(partitions) => {
+                self.feeds.others(Some(format!(
+                    "processes of this consumer run with partitions = {partitions}: waiting until they have stopped"
+                )));
+                (BTreeSet::new(), 0)
+            }
+            Change::Lost => (BTreeSet::new(), 0),
+            Change::Failing(error) => {
+                self.feeds.database(Some(&error));
+                return Step::Failing(error);
+            }
+        };
+        several.leaving.retain(|partition| held.contains(partition));
+        let mut dropped: Vec<u32> = several.reading.difference(&held).copied().collect();
+        let taken: Vec<u32> = held
+            .iter()
+            .filter(|partition| {
+                !several.reading.contains(partition) && !several.leaving.contains(partition)
+            })
+            .copied()
+            .collect();
+        several.reading = &held - &several.leaving;
+        while several.reading.len() > size {
+            let Some(partition) = several.reading.pop_last() else { break };
+            several.leaving.insert(partition);
+            dropped.push(partition);
+        }
+        for durable in &self.durables {
+            let number = durable.number();
+            if let Some(partition) = durable.partition.filter(|_| dropped.contains(&number)) {
+                self.feeds.stop(partition);
+            } else if taken.contains(&number) {
+                self.feeds.start(durable.clone());
+            }
+        }
+        if !taken.is_empty() || !dropped.is_empty() {
+            let (consumer, reading) = (&self.opener.config.name, &several.reading);
+            tracing::info!(consumer, ?reading, of = several.of, "shares the partitions");
+            self.opener.reporter.share(several.of, reading);
+        }
+        Step::Moved { taken, dropped }
+    }
+
+    /// Whether somebody waits for [`hand_over`](Self::hand_over).
+    pub(super) fn is_leaving(&self) -> bool {
+        self.several.as_ref().is_some_and(|several| several.leaving.len() > several.done.len())
+    }
+
+    /// Hands those partitions over of which nothing is in work any more.
+    pub(super) fn hand_over(&mut self, in_work: impl Fn(u32) -> bool) {
+        let Some(several) = &mut self.several else { return };
+        let leaving: Vec<u32> = several.leaving.difference(&several.done).copied().collect();
+        for partition in leaving.into_iter().filter(|partition| !in_work(*partition)) {
+            several.done.insert(partition);
+            let durable = self.durables.iter().find(|durable| durable.number() == partition);
+            let (opener, durable) = (self.opener.clone(), durable.cloned());
+            several.handing_over.spawn(async move {
+                opener.unpin(durable).await;
+                partition
+            });
+        }
+    }
+
+    /// Reads nothing more, and lets other processes have it at once. Nothing may be in work any more.
+    pub(super) async fn close(self) {
+        let Self { opener, feeds, durables, several } = self;
+        drop(feeds);
+        match several {
+            None => opener.unpin(durables).await,
+            Some(several) => {
+                let had = |durable: &Durable| {
+                    several.reading.contains(&durable.number())
+                        || several.leaving.contains(&durable.number())
+                };
+                opener.unpin(durables.into_iter().filter(had)).await;
+                several.claims.leave().await;
+            }
+        }
+    }
+}
+
+fn arrived(fed: Fed) -> Step {
+    match fed {
+        Fed::Arrived(partition, arrival) => Step::Arrived(partition, arrival),
+        Fed::Interrupted(partition) => Step::Interrupted(partition),
+        Fed::Prepared => Step::Other,
+    }
+}

@@ -1,0 +1,343 @@
+//! Messages that the client library cannot parse: found on the server, set aside, and acknowledged unseen.
+//!
+//! Such a message never arrives: it ends the connection that it comes over, and everything behind it on that connection
+//! is lost with it. The server delivers all of it again, and so on without end. The message is found where it lies: among
+//! what the durable consumer had been given and has not acknowledged, each of which is read through the server's API,
+//! which tells headers and payload in base64. What [the library would not take](fault_in) is written to the dead letters
+//! with its bytes, and then acknowledged, for which its sequence is all that the server asks for.
+//!
+//! With an order, a reset of the durable consumer delivers everything again that lies behind its ack floor, also such a
+//! message if an earlier event is still in work. So while there is one above the floor, messages are pulled
+//! [one by one](super::one_by_one): the connection breaks once more, and nothing else is lost with it.
+
+use std::collections::BTreeSet;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use async_nats::jetstream;
+use async_nats::jetstream::consumer::Info;
+use base64::Engine;
+use base64::engine::general_purpose::STANDARD;
+use pillarbox_inbox::internal::{Store, Stored as Letter};
+use pillarbox_store::full_text;
+use tokio::time::Instant;
+
+use super::ConsumerConfig;
+use super::durable::Durable;
+use super::status::Reporter;
+use super::stored::{self, Stored};
+use crate::place::Place;
+
+/// How many messages are looked at from the ack floor on, and as many before the last one that was delivered. What was
+/// lost on the way lies at the end; what comes again to a process that has restarted lies at the beginning.
+const MOST: usize = 5_000;
+
+/// How long nothing is looked at after a look that failed.
+const PAUSE: Duration = Duration::from_secs(60);
+
+/// The header under which a letter keeps the header block of a message that could not be parsed.
+const RAW_HEADERS: &str = "pillarbox-raw-headers";
+
+/// Finds messages that cannot be parsed. Cheap to clone.
+#[derive(Clone, Debug)]
+pub(super) struct Unreadable {
+    jetstream: jetstream::Context,
+    store: Store,
+    config: Arc<ConsumerConfig>,
+    reporter: Reporter,
+    /// Those that this process has set aside.
+    known: Arc<Mutex<BTreeSet<Place>>>,
+    /// The messages that came without their payloads.
+    cut: Arc<Mutex<BTreeSet<Place>>>,
+    /// When to look again, after a look that failed.
+    not_before: Arc<Mutex<Option<Instant>>>,
+}
+
+impl Unreadable {
+    pub(super) fn new(
+        jetstream: jetstream::Context,
+        store: Store,
+        config: Arc<ConsumerConfig>,
+        reporter: Reporter,
+    ) -> Self {
+        Self {
+            jetstream,
+            store,
+            config,
+            reporter,
+            known: Arc::default(),
+            cut: Arc::default(),
+            not_before: Arc::default(),
+        }
+    }
+
+    /// Whether this message came without its payload before; it has now.
+    pub(super) fn came_cut_before(&self, place: Place) -> bool {
+        let mut cut = self.cut.lock().unwrap_or_else(PoisonError::into_inner);
+        if cut.contains(&place) {
+            return true;
+        }
+        if cut.len() >= MOST {
+            cut.pop_first();
+        }
+        cut.insert(place);
+        false
+    }
+
+    /// The sequences of the messages above the ack floor that cannot be parsed, of those that a durable has delivered.
+    /// They are set aside, and acknowledged.
+    pub(super) async fn look(
+        &self,
+        durable: &Durable,
+        info: &Info,
+    ) -> Result<BTreeSet<u64>, String> {
+        let mut found = BTreeSet::new();
+        let unseen = info.num_ack_pending > 0;
+        if self.waits() {
+            self.reporter.looked(&durable.name, unseen.then_some(info.ack_floor.stream_sequence));
+            return Ok(found);
+        }
+        let (floor, last) = (info.ack_floor.stream_sequence, info.delivered.stream_sequence);
+        let mut lost = Vec::new();
+        let mut known = true;
+        'filters: for filter in durable.all_filters() {
+            let tail = last.saturating_sub(MOST as u64).max(floor);
+            let mut next = floor + 1;
+            let mut looked = 0;
+            while next <= last {
+                let stored =
+                    match stored::first(&self.jetstream, &self.config.stream, next, filter).await {
+                        Ok(Some(stored)) => stored,
+                        Ok(None) => break,
+                        Err(error) => {
+                            self.cannot_look(&error);
+                            known = false;
+                            break 'filters;
+                        }
+                    };
+                let sequence = stored.place.sequence();
+                if sequence > last {
+                    break;
+                }
+                match fault_in(&stored.subject, &stored.headers) {
+                    Some(fault) => {
+                        self.set_aside(&stored, fault).await?;
+                        found.insert(sequence);
+                    }
+                    None => lost.push(sequence),
+                }
+                looked += 1;
+                next = match looked {
+                    MOST => tail.max(sequence) + 1,
+                    _ => sequence + 1,
+                };
+            }
+        }
+        self.reporter.looked(&durable.name, (unseen && !known).then_some(floor));
+        for sequence in &found {
+            self.acknowledge(durable, *sequence, "+TERM").await;
+        }
+        if !found.is_empty() && !self.config.order.keeps_keys() {
+            // Without an order, what was lost with them would come again only when `ack_wait` is over.
+            for sequence in lost {
+                self.acknowledge(durable, sequence, "-NAK").await;
+            }
+        }
+        if !found.is_empty() {
+            // An acknowledgement that is on its way counts with the questions that follow.
+            let _ = self.jetstream.client().flush().await;
+        }
+        Ok(found)
+    }
+
+    /// The server did not tell what the stream holds, for want of the right perhaps: then the consumer reads on without.
+    fn cannot_look(&self, error: &str) {
+        *self.not_before.lock().unwrap_or_else(PoisonError::into_inner) =
+            Some(Instant::now() + PAUSE);
+        let (consumer, stream) = (&self.config.name, &self.config.stream);
+        let api = self.config.api();
+        tracing::warn!(
+            consumer,
+            stream,
+            error,
+            "whether a message that cannot be parsed is among those delivered is not known: it takes the right to ask \
+             {api}.STREAM.MSG.GET.{stream}, and such a message would stop the consumer"
+        );
+    }
+
+    fn waits(&self) -> bool {
+        let not_before = *self.not_before.lock().unwrap_or_else(PoisonError::into_inner);
+        not_before.is_some_and(|at| Instant::now() < at)
+    }
+
+    /// Writes it to the dead letters.
+    async fn set_aside(&self, stored: &Stored, fault: &str) -> Result<(), String> {
+        let place = &stored.place;
+        if self.known.lock().unwrap_or_else(PoisonError::into_inner).contains(place) {
+            return Ok(());
+        }
+        let (stream, sequence) = (place.stream(), place.sequence());
+        let error = format!(
+            "the message of stream {stream} at sequence {sequence} cannot be parsed: {fault}; its headers are kept as \
+             they are, in base64, in {RAW_HEADERS}: have whoever sent it mend them and send it again"
+        );
+        let headers = [(RAW_HEADERS.to_owned(), STANDARD.encode(&stored.headers))];
+        let letter = place.unreadable(&stored.subject, &headers, &stored.payload, &error);
+        let letter = self.store.set_aside(&letter).await.and_then(|letter| match letter {
+            Letter::Not => Err(Letter::not_stored()),
+            letter => Ok(letter == Letter::Now),
+        });
+        let new = letter.map_err(|error| {
+            let error = full_text(&error);
+            format!("the message at sequence {sequence}, which cannot be parsed, was not set aside: {error}")
+        })?;
+        let mut known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
+        if known.len() >= MOST {
+            known.pop_first();
+        }
+        known.insert(place.clone());
+        drop(known);
+        if new {
+            let consumer = &self.config.name;
+            tracing::error!(
+                consumer,
+                stream,
+                sequence,
+                fault,
+                "a message that cannot be parsed; a dead letter"
+            );
+            self.reporter.meter.dead_letter("undecodable");
+            self.reporter.error(None, &error);
+        }
+        Ok(())
+    }
+
+    async fn acknowledge(&self, durable: &Durable, sequence: u64, answer: &'static str) {
+        // Of the two forms of this subject, the one that every server takes, whatever domain it is in.
+        let subject = format!("$JS.ACK.{}.{}.1.{sequence}.1.0.0", self.config.stream, durable.name);
+        // A lost one is sent again with the next look.
+        let _ = self.jetstream.client().publish(subject, answer.into()).await;
+    }
+}
+
+/// Why async-nats would not hand this message on, if it would not.
+fn fault_in(subject: &str, headers: &[u8]) -> Option<&'static str> {
+    // The server tells bytes that are not UTF-8 as U+FFFD.
+    if subject.contains(|c: char| c == '\u{fffd}' || c.is_whitespace()) {
+        return Some("its subject is not UTF-8, or holds a blank");
+    }
+    if headers.is_empty() {
+        return None;
+    }
+    let Ok(headers) = std::str::from_utf8(headers) else {
+        return Some("its headers are not UTF-8");
+    };
+    let mut lines = headers.lines().peekable();
+    let Some(status) = lines.next().and_then(|line| line.strip_prefix("NATS/1.0")) else {
+        return Some("its headers do not begin with NATS/1.0");
+    };
+    if !status.trim().is_empty() {
+        return Some("its headers begin with a status, as only the server's own messages do");
+    }
+    while let Some(line) = lines.next() {
+        if line.is_empty() {
+            continue;
+        }
+        let Some((name, value)) = line.split_once(':') else {
+            return Some("a line of its headers has no colon");
+        };
+        if name.contains(|c: char| !c.is_ascii_graphic()) {
+            return Some(
+                "the name of a header holds a blank or another character that no name has",
+            );
+        }
+        let mut broken = value.trim().contains('\r');
+        while let Some(more) = lines.next_if(|line| line.starts_with(char::is_whitespace)) {
+            broken = broken || more.trim().contains('\r') || value.ends_with('\r');
+        }
+        if broken {
+            return Some("the value of a header holds a carriage return");
+        }
+    }
+    None
+}
+
+#[cfg(test)]
+mod tests {
+    use async_nats::{HeaderName, HeaderValue};
+    use proptest::collection::vec;
+    use proptest::prelude::*;
+
+    use super::*;
+
+    #[test]
+    fn a_fault_is_named_and_what_can_be_parsed_has_none() {
+        let good: [&[u8]; 7] = [
+            b"",
+            b"NATS/1.0\r\n\r\n",
+            b"NATS/1.0\r\na: b\r\nc:d\r\n\r\n",
+            b"NATS/1.0\r\na: Caf\xc3\xa9\r\n\r\n",
+            b"NATS/1.0\r\na: b\r\n more\r\n\r\n",
+            b"NATS/1.0\r\n: b\r\n\r\n",
+            b"NATS/1.0\r\na: b",
+        ];
+        for headers in good {
+            assert_eq!(fault_in("orders.placed", headers), None, "{headers:?}");
+        }
+        let bad: [(&[u8], &str); 8] = [
+            (b"NATS/1.0\r\na: Caf\xe9\r\n\r\n", "UTF-8"),
+            (b"a: b\r\n\r\n", "begin with NATS/1.0"),
+            (b"NATS/1.0 404\r\n\r\n", "status"),
+            (b"NATS/1.0 abc\r\n\r\n", "status"),
+            (b"NATS/1.0\r\nno colon\r\n\r\n", "colon"),
+            (b"NATS/1.0\r\na b: c\r\n\r\n", "name"),
+            (b"NATS/1.0\r\na\0b: c\r\n\r\n", "name"),
+            (b"NATS/1.0\r\na: b\rc\r\n\r\n", "carriage return"),
+        ];
+        for (headers, fault) in bad {
+            let found = fault_in("orders.placed", headers).unwrap();
+            assert!(found.contains(fault), "{headers:?}: {found}");
+        }
+        assert!(fault_in("orders.\u{fffd}", b"").is_some());
+        assert!(fault_in("orders.\u{a0}placed", b"").is_some());
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig { failure_persistence: None, ..ProptestConfig::default() })]
+
+        #[test]
+        fn whatever_the_bytes_are_they_have_a_fault_or_none(
+            subject in any::<String>(),
+            bytes in vec(any::<u8>(), 0..200),
+            begins in any::<bool>(),
+            pieces in vec(
+                prop_oneof![
+                    Just(&b"\r\n"[..]), Just(&b"\n"[..]), Just(&b"\r"[..]), Just(&b":"[..]), Just(&b" "[..]),
+                    Just(&b"\t"[..]), Just(&b"a"[..]), Just(&b"\0"[..]), Just(&b"\xff"[..]), Just(&b"\xc2\xa0"[..]),
+                ],
+                0..30,
+            ),
+        ) {
+            fault_in(&subject, &bytes);
+            let start: &[u8] = if begins { b"NATS/1.0" } else { b"" };
+            let block = [start, &pieces.concat()].concat();
+            let fault = fault_in("orders.placed", &block);
+            if std::str::from_utf8(&block).is_err() || (!begins && !block.is_empty()) {
+                prop_assert!(fault.is_some(), "{block:?}");
+            }
+        }
+
+        #[test]
+        fn headers_that_the_client_library_takes_have_no_fault(
+            headers in vec(("[!-9;-~]{1,20}", "\\PC{0,40}"), 0..10),
+        ) {
+            let mut block = String::from("NATS/1.0\r\n");
+            for (name, value) in &headers {
+                prop_assert!(name.parse::<HeaderName>().is_ok() && value.parse::<HeaderValue>().is_ok());
+                block += &format!("{name}: {value}\r\n");
+            }
+            block += "\r\n";
+            prop_assert_eq!(fault_in("orders.placed", block.as_bytes()), None);
+        }
+    }
+}

@@ -1,0 +1,238 @@
+//! Whose failure it is, once the database has been asked.
+//!
+//! The class of an error is a guess ([`Sign`]). An event that raises a SQLSTATE of class 08, binds too many values, or
+//! ends its own connection looks like an outage, and would pause the consumer for ever. So before one event's failure
+//! is taken for everybody's, the database is asked, over a fresh connection:
+//!
+//! | it looks like | the database is well | it is not |
+//! |---|---|---|
+//! | a database was not reached | another one: an outage of this event | everybody's |
+//! | a connection broke | excused twice, then the event's | everybody's |
+//! | a server has run out of something | excused 20 times, then the event's | everybody's |
+//! | the inbox waited too long for a row | in work elsewhere: an outage of this event | everybody's |
+//! | the handler took too long | the event's | everybody's |
+//!
+//! Without asking, a conflict is excused 20 times, and a transaction that was left idle twice. An outage that a
+//! handler tells of is excused for `max_outage_s`.
+//!
+//! An event that crashes the server leaves a database that is not well for a moment, and its neighbours lose their
+//! connections with it. So an event that was in work twice when that happened runs [alone](Breakers), and then the
+//! database is given time: if it is back soon, and its server was not started anew, the event is to blame.
+
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use pillarbox_event::Identity;
+use tokio::time::{Instant, sleep};
+
+use crate::error::InboxError;
+use crate::failure::{Fault, Sign};
+use crate::limit::TookTooLong;
+use crate::store::{ServerRun, Store};
+
+/// How many conflicts of an event in a row are not counted, and how many times a server has run out of something.
+const CONFLICTS: u32 = 20;
+
+/// How many broken connections, and transactions that were left idle, are not counted.
+const BREAKS: u32 = 2;
+
+/// As often as this an event is in work when the database goes away, before it runs alone.
+const HITS: u32 = 2;
+
+/// How long a server may take to come back after a crash that is blamed on an event.
+const RECOVERY: Duration = Duration::from_secs(10);
+
+/// How many events are remembered that were hit. Forgetting one costs a crash of the server.
+const MOST: usize = 10_000;
+
+/// Whose failure it is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Blame {
+    /// The event's: the attempt counts.
+    Event,
+    /// The event's, for good.
+    EventForGood,
+    /// That of somebody else whom this event needs: not counted for `max_outage_s`.
+    Elsewhere,
+    /// Perhaps the event's: not counted this many times.
+    Excused(u32),
+    /// Everybody's: nothing can be handled now.
+    Everybody,
+}
+
+impl Blame {
+    /// For the metrics. `None`: what the error looks like.
+    pub fn fault(self) -> Option<Fault> {
+        match self {
+            Self::Event => Some(Fault::Transient),
+            Self::EventForGood => Some(Fault::Permanent),
+            Self::Elsewhere => Some(Fault::Outage),
+            Self::Everybody => Some(Fault::Environment),
+            Self::Excused(_) => None,
+        }
+    }
+}
+
+/// What the inbox found of an event's failure.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Finding {
+    /// The handler, or a statement, with an error of this kind.
+    Failed(Sign),
+    /// The inbox itself waited too long for the database.
+    SlowDatabase,
+    /// The handler took too long.
+    SlowHandler,
+}
+
+impl Finding {
+    /// What an error says.
+    pub fn of(error: &InboxError) -> Self {
+        match error {
+            InboxError::Slow { .. } => Self::SlowDatabase,
+            error if error.is_caused_by::<TookTooLong>() => Self::SlowHandler,
+            error => Self::Failed(error.sign()),
+        }
+    }
+
+    /// Whether only the database can tell.
+    pub fn takes_asking(self) -> bool {
+        !matches!(self, Self::Failed(Sign::Sure(_) | Sign::Idle))
+    }
+
+    /// Whether the connection of the event is gone, or may be.
+    fn lost_its_connection(self) -> bool {
+        matches!(self, Self::Failed(Sign::Broken | Sign::Unreached))
+    }
+
+    /// Whose failure it is. `well`: what the database said, where that [matters](Self::takes_asking).
+    pub fn blame(self, well: bool) -> Blame {
+        match self {
+            Self::Failed(Sign::Sure(fault)) => match fault {
+                Fault::Transient => Blame::Event,
+                Fault::Permanent => Blame::EventForGood,
+                Fault::Outage => Blame::Elsewhere,
+                Fault::Environment => Blame::Everybody,
+                Fault::Conflict => Blame::Excused(CONFLICTS),
+            },
+            Self::Failed(Sign::Idle) => Blame::Excused(BREAKS),
+            _ if !well => Blame::Everybody,
+            // Who is slow while the database is well is another transaction that has the event in work.
+            Self::Failed(Sign::Unreached) | Self::SlowDatabase => Blame::Elsewhere,
+            Self::Failed(Sign::Broken) => Blame::Excused(BREAKS),
+            Self::Failed(Sign::Exhausted) => Blame::Excused(CONFLICTS),
+            Self::SlowHandler => Blame::Event,
+        }
+    }
+}
+
+/// Events that were in work when the database went away, and may have crashed it. Clones share them.
+#[derive(Clone, Debug)]
+pub struct Breakers {
+    store: Store,
+    hits: Arc<Mutex<HashMap<Identity, u32>>>,
+    /// The server's run when an event last began alone.
+    run: Arc<Mutex<Option<ServerRun>>>,
+}
+
+impl Breakers {
+    /// None yet.
+    pub fn new(store: Store) -> Self {
+        Self { store, hits: Arc::default(), run: Arc::default() }
+    }
+
+    /// Whether the event is to run with nothing beside it.
+    pub fn is_suspect(&self, event: &Identity) -> bool {
+        lock(&self.hits).get(event).is_some_and(|hits| *hits >= HITS)
+    }
+
+    /// A suspect is about to run alone.
+    pub async fn begin_alone(&self) {
+        let run = self.store.well().await;
+        *lock(&self.run) = run;
+    }
+
+    /// The event has ended in another way.
+    pub fn clear(&self, event: &Identity) {
+        lock(&self.hits).remove(event);
+    }
+
+    /// Whose failure it is. Asks the database if only that can tell.
+    pub async fn blame(&self, event: &Identity, error: &InboxError, alone: bool) -> Blame {
+        let finding = Finding::of(error);
+        if !finding.takes_asking() {
+            return finding.blame(true);
+        }
+        if self.store.well().await.is_some() {
+            return finding.blame(true);
+        }
+        if !finding.lost_its_connection() {
+            return Blame::Everybody;
+        }
+        if alone && self.is_suspect(event) && self.crashed().await {
+            return Blame::Event;
+        }
+        let mut hits = lock(&self.hits);
+        if hits.len() >= MOST {
+            hits.clear();
+        }
+        *hits.entry(event.clone()).or_default() += 1;
+        Blame::Everybody
+    }
+
+    /// Whether the server is back soon, and is the one that was there before.
+    async fn crashed(&self) -> bool {
+        let Some(before) = lock(&self.run).clone() else {
+            return false;
+        };
+        let until = Instant::now() + RECOVERY;
+        while Instant::now() < until {
+            match self.store.well().await {
+                Some(now) => return now == before,
+                None => sleep(Duration::from_millis(200)).await,
+            }
+        }
+        false
+    }
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const FINDINGS: [Finding; 11] = [
+        Finding::Failed(Sign::Sure(Fault::Transient)),
+        Finding::Failed(Sign::Sure(Fault::Permanent)),
+        Finding::Failed(Sign::Sure(Fault::Outage)),
+        Finding::Failed(Sign::Sure(Fault::Environment)),
+        Finding::Failed(Sign::Sure(Fault::Conflict)),
+        Finding::Failed(Sign::Unreached),
+        Finding::Failed(Sign::Broken),
+        Finding::Failed(Sign::Exhausted),
+        Finding::Failed(Sign::Idle),
+        Finding::SlowDatabase,
+        Finding::SlowHandler,
+    ];
+
+    #[test]
+    fn only_what_a_handler_says_is_everybodys_while_the_database_is_well() {
+        let everybodys = FINDINGS.into_iter().filter(|found| found.blame(true) == Blame::Everybody);
+        let said = Finding::Failed(Sign::Sure(Fault::Environment));
+        assert_eq!(everybodys.collect::<Vec<_>>(), [said]);
+    }
+
+    #[test]
+    fn nothing_that_may_be_an_outage_counts_while_the_database_is_away() {
+        for finding in FINDINGS {
+            if finding.takes_asking() {
+                assert_eq!(finding.blame(false), Blame::Everybody, "{finding:?}");
+            } else {
+                assert_eq!(finding.blame(false), finding.blame(true), "{finding:?}");
+            }
+        }
+    }
+}

@@ -1,0 +1,46 @@
+//! How long a handler may take: from inside the inbox, so that waiting for the database does not count.
+
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+use futures::future::BoxFuture;
+use tower_service::Service;
+
+use crate::delivery::Handling;
+
+type BoxError = Box<dyn std::error::Error + Send + Sync>;
+
+/// Drops the inner service's future when it takes too long.
+#[derive(Clone, Debug)]
+pub struct Limit<S> {
+    /// The service.
+    pub inner: S,
+    /// How long one call may take.
+    pub longest: Duration,
+}
+
+/// The handler took too long.
+#[derive(Debug, thiserror::Error)]
+#[error("the handler took longer than {0:?}")]
+pub struct TookTooLong(pub Duration);
+
+impl<S> Service<Handling> for Limit<S>
+where
+    S: Service<Handling, Response = (), Error: Into<BoxError>, Future: Send + 'static>,
+{
+    type Response = ();
+    type Error = BoxError;
+    type Future = BoxFuture<'static, Result<(), BoxError>>;
+
+    fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), BoxError>> {
+        self.inner.poll_ready(cx).map_err(Into::into)
+    }
+
+    fn call(&mut self, handling: Handling) -> Self::Future {
+        let longest = self.longest;
+        let handled = tokio::time::timeout(longest, self.inner.call(handling));
+        Box::pin(
+            async move { handled.await.map_err(|_| TookTooLong(longest))?.map_err(Into::into) },
+        )
+    }
+}
