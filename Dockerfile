@@ -8,7 +8,7 @@ WORKDIR /src
 COPY . .
 RUN --mount=type=cache,target=/usr/local/cargo/registry \
     --mount=type=cache,target=/src/target \
-    cargo build --release --locked --package pillarbox-relay --bin pillarbox \
+    cargo build --release --locked --package pillarbox-cli --bin pillarbox \
     && cp target/release/pillarbox /pillarbox
 
 FROM scratch

@@ -24,7 +24,8 @@
 //! | [`outbox`] | `pillarbox-outbox` | writing events in a transaction |
 //! | [`inbox`] | `pillarbox-inbox` | handling each event once, wherever it comes from |
 //! | [`consumer`] | `pillarbox-consumer` | events from JetStream, for the inbox |
-//! | | `pillarbox-relay` | the relay, as a library and as the program `pillarbox` |
+//! | | `pillarbox-relay` | the relay, as a library |
+//! | | `pillarbox-cli` | the program `pillarbox`: the relay, and the commands around it |
 //! | | `pillarbox-testkit` | throwaway servers for tests |
 //!
 //! What a service needs every day is also at the root.

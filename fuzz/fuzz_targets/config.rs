@@ -2,7 +2,7 @@
 #![no_main]
 
 use libfuzzer_sys::fuzz_target;
-use pillarbox_relay::config::{Settings, Sources};
+use pillarbox_cli::config::{Settings, Sources};
 
 /// A secret that a value of the corpus may hold.
 const SECRET: &str = "q7Hunter2";

@@ -1,11 +1,8 @@
 //! What a relay is told.
 
 mod database;
-mod file;
-mod keys;
-mod layers;
 mod nats;
-mod print;
+mod nearest;
 mod secret;
 
 use std::fmt;
@@ -17,12 +14,9 @@ use pillarbox_store::Schema;
 use serde::{Deserialize, Serialize};
 
 pub(crate) use self::database::servers;
-pub use self::file::FileError;
-pub use self::keys::{KEYS, Key, Kind, Scope, key};
-pub use self::layers::{LoadError, ProgramConfig, Settings, Sources, Wanted};
 pub use self::nats::NatsConfig;
-pub use self::secret::Secret;
-pub(crate) use self::secret::without_secrets;
+pub use self::nearest::nearest;
+pub use self::secret::{MASK, Secret, masked, without_secrets};
 
 /// A relay's settings: where it reads, where it ships to, and how patient it is.
 ///

@@ -16,7 +16,7 @@
 //! # }
 //! ```
 //!
-//! The same is the command `pillarbox relay`. Data flows one way:
+//! The command `pillarbox relay`, of the crate `pillarbox-cli`, does the same. Data flows one way:
 //!
 //! ```text
 //!  outbox ──► source ──► reader ──► shipper ──► sink ──► stream
@@ -48,10 +48,7 @@
 //! | `backlog` | measuring the backlog for the metrics |
 //! | [`session`] | opens every connection to the database, all with the same settings |
 //! | [`status`] | backlog, oldest age, cursor and holder, for operators |
-//! | [`dead_letters`] | events that were given up, on either side |
-//! | [`doctor`] | what is wrong, and what to do about it |
-//! | [`grants`] | the least rights that each part needs in the database |
-//! | [`config`] | [`RelayConfig`], and `pillarbox.toml`, environment and flags in layers |
+//! | [`config`] | [`RelayConfig`] |
 //! | [`error`] | [`RelayError`] |
 
 mod backlog;
@@ -60,10 +57,7 @@ mod broker;
 pub mod checkpoint;
 pub mod config;
 pub mod cursor;
-pub mod dead_letters;
-pub mod doctor;
 pub mod error;
-pub mod grants;
 pub mod health;
 mod lease;
 mod letters;

@@ -122,6 +122,21 @@ impl Database {
             .map_or("", |server| server.get_database().unwrap_or_else(|| server.get_username()))
     }
 
+    /// Where the database is: each server with its port, and the database's name. Two URLs with the same place lead to
+    /// the same database, whatever their logins are. Holds no secret.
+    pub fn place(&self) -> String {
+        let place = |server: &PgConnectOptions| {
+            format!(
+                "{}:{}:{}/{}",
+                server.get_socket().map(|path| path.display().to_string()).unwrap_or_default(),
+                server.get_host(),
+                server.get_port(),
+                server.get_database().unwrap_or_else(|| server.get_username())
+            )
+        };
+        self.servers.iter().map(place).collect::<Vec<_>>().join(",")
+    }
+
     /// Opens a connection. One that [`direct`](Self::direct) has not been asked for first may lead into a pooler.
     ///
     /// # Errors

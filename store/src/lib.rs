@@ -5,12 +5,14 @@
 //! | module | concept |
 //! |---|---|
 //! | [`schema`] | the schema that the tables live in, and its name in statements |
+//! | [`bad_data`] | errors that are the fault of what was read |
 //! | [`error`] | an error with its sources, for logs and tables |
 //! | [`limit`] | how long an answer is waited for |
 //! | [`literal`] | values in the text of a simple query |
 //! | [`migrations`] | creating and updating the tables |
 //! | [`row_security`] | tables whose rows a policy may hide |
 
+pub mod bad_data;
 pub mod error;
 pub mod limit;
 pub mod literal;

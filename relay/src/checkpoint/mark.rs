@@ -61,7 +61,7 @@ impl Mark {
     }
 
     /// Whether the stream takes, took, or has acknowledged this subject.
-    pub(crate) fn is_taken(&self, subject: &str) -> bool {
+    pub fn is_taken(&self, subject: &str) -> bool {
         crate::sink::streams::takes(&self.subjects, subject)
     }
 
@@ -80,7 +80,7 @@ pub type Marks = BTreeMap<String, Mark>;
 
 /// The API's answers about streams of its own domain and of others.
 #[derive(Clone, Debug)]
-pub(crate) struct Api(pub(crate) Context);
+pub struct Api(pub Context);
 
 impl Api {
     /// How a stream stands now. `None` if the API does not show a stream of this name.
@@ -141,7 +141,7 @@ impl Api {
     }
 
     /// A stream by the name that it has in a mark: with its domain before it, if that is another one.
-    pub(crate) async fn stream(&self, name: &str) -> Result<Stream, GetStreamError> {
+    pub async fn stream(&self, name: &str) -> Result<Stream, GetStreamError> {
         match name.split_once('.') {
             None => self.0.get_stream(name).await,
             Some((domain, stream)) => self.of(domain).get_stream(stream).await,

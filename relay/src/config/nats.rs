@@ -56,8 +56,8 @@ impl NatsConfig {
         self.require_tls || self.tls_first || self.ca.is_some() || self.cert.is_some()
     }
 
-    /// The files it names, each with its key.
-    pub(crate) fn files(&self) -> impl Iterator<Item = (&'static str, &PathBuf)> {
+    /// The files that these settings name, each with the key that names it.
+    pub fn files(&self) -> impl Iterator<Item = (&'static str, &PathBuf)> {
         [
             ("nats.ca", &self.ca),
             ("nats.cert", &self.cert),
@@ -71,8 +71,8 @@ impl NatsConfig {
         .filter_map(|(key, path)| Some((key, path.as_ref()?)))
     }
 
-    /// The files that hold a secret, each with its key.
-    pub(super) fn secret_files(&self) -> impl Iterator<Item = (&'static str, &PathBuf)> {
+    /// Those of the [files](Self::files) that hold a secret, each with the key that names it.
+    pub fn secret_files(&self) -> impl Iterator<Item = (&'static str, &PathBuf)> {
         self.files().filter(|(key, _)| !["nats.ca", "nats.cert"].contains(key))
     }
 

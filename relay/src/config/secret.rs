@@ -5,7 +5,7 @@ use std::fmt;
 use serde::{Deserialize, Serialize, Serializer};
 
 /// What is shown in a secret's place.
-pub(crate) const MASK: &str = "***";
+pub const MASK: &str = "***";
 
 /// A token or a password. Shown, logged or serialised, it is `***`; only [`reveal`](Self::reveal) gives it.
 #[derive(Clone, PartialEq, Eq, Deserialize)]
@@ -60,13 +60,13 @@ const HARMLESS: [&str; 13] = [
 ];
 
 /// A URL without its user, password and parameters, for logs. What cannot be told apart is left out.
-pub(crate) fn without_secrets(url: &str) -> String {
+pub fn without_secrets(url: &str) -> String {
     each(url, |parts| format!("{}{}", parts.scheme, parts.place))
 }
 
 /// A URL with `***` for what is secret in it: a database's password, all of a login to the broker, and parameters
 /// that are not known to be harmless.
-pub(crate) fn masked(url: &str) -> String {
+pub fn masked(url: &str) -> String {
     each(url, |parts| {
         let user = match (parts.login, parts.scheme.starts_with("postgres")) {
             (None, _) => String::new(),

@@ -3,7 +3,8 @@
 use sqlx::{PgConnection, Row as _};
 use uuid::Uuid;
 
-use super::entry::{is_of_data, payload, text, time_of};
+use super::entry::{payload, text, time_of};
+use super::is_of_data;
 use super::{BadRow, Entry, Reading};
 use crate::message::Row;
 use crate::reader::Refused;

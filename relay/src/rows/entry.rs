@@ -48,18 +48,6 @@ impl Entry {
     }
 }
 
-/// Whether the database, or sqlx, stumbled over what it read. Anything else is not the fault of a row.
-pub(crate) fn is_of_data(error: &sqlx::Error) -> bool {
-    match error {
-        sqlx::Error::Database(error) => error.code().is_some_and(|code| {
-            // Data exceptions, limits of the program, and damaged or missing pieces.
-            ["22", "54", "XX"].iter().any(|class| code.starts_with(class))
-        }),
-        sqlx::Error::ColumnDecode { .. } | sqlx::Error::Decode(_) => true,
-        _ => false,
-    }
-}
-
 /// Reads a row of [`Select`](super::Select).
 pub(crate) fn read(row: &PgRow) -> Result<Entry, sqlx::Error> {
     let (position, place): (i64, i64) = (row.try_get(0)?, row.try_get("place")?);

@@ -25,7 +25,8 @@ use sqlx::{PgConnection, SqlStr};
 
 use crate::message::Row;
 use alone::Alone;
-pub(crate) use entry::{BadRow, Entry, is_of_data, read as read_entry};
+pub(crate) use entry::{BadRow, Entry, read as read_entry};
+pub(crate) use pillarbox_store::bad_data::is_of_data;
 pub(crate) use room::{Memory, Room};
 pub(crate) use select::{Compression, Select, Table};
 

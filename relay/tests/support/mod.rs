@@ -1,12 +1,8 @@
-//! A shop with an outbox, a stream, and relays as processes and in this process.
+//! A shop with an outbox, a stream, and relays in this process. The tests of `cli/` have it too.
 #![allow(dead_code, clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
-pub mod http;
-
 use std::collections::HashMap;
-use std::io::{BufRead, BufReader};
-use std::process::{Child, Command, Stdio};
-use std::sync::{Arc, Mutex, Once};
+use std::sync::Once;
 use std::time::Duration;
 
 use async_nats::jetstream;
@@ -252,88 +248,6 @@ impl Started {
     pub async fn stop(self) {
         self.shutdown.cancel();
         self.running.await.unwrap().unwrap();
-    }
-}
-
-/// `pillarbox` as a process. Killed when dropped.
-pub struct Process {
-    pub child: Child,
-    pub lines: Arc<Mutex<Vec<String>>>,
-}
-
-impl Process {
-    pub fn relay(shop: &Shop, more: &[&str]) -> Self {
-        let mut arguments = vec!["relay", "--lease-ms", "2000"];
-        arguments.extend(more);
-        Self::run(
-            &arguments,
-            &[("DATABASE_URL", shop.scope.database_url()), ("NATS_URL", shop.scope.nats_url())],
-        )
-    }
-
-    pub fn run(arguments: &[&str], environment: &[(&str, &str)]) -> Self {
-        let mut child = Command::new(env!("CARGO_BIN_EXE_pillarbox"))
-            .args(arguments)
-            .env_remove("RUST_LOG")
-            // The default port is one for all.
-            .env("PILLARBOX_HTTP", "off")
-            .envs(environment.iter().copied())
-            .stdin(Stdio::null())
-            .stdout(Stdio::null())
-            .stderr(Stdio::piped())
-            .spawn()
-            .unwrap();
-        let lines = Arc::new(Mutex::new(Vec::new()));
-        let (errors, kept) = (child.stderr.take().unwrap(), lines.clone());
-        std::thread::spawn(move || {
-            for line in BufReader::new(errors).lines().map_while(Result::ok) {
-                kept.lock().unwrap().push(line);
-            }
-        });
-        Self { child, lines }
-    }
-
-    pub fn id(&self) -> i32 {
-        i32::try_from(self.child.id()).unwrap()
-    }
-
-    pub fn signal(&self, signal: rustix::process::Signal) {
-        rustix::process::kill_process(rustix::process::Pid::from_raw(self.id()).unwrap(), signal)
-            .unwrap();
-    }
-
-    pub fn kill(&mut self) {
-        self.child.kill().unwrap();
-        self.child.wait().unwrap();
-    }
-
-    pub fn said(&self, text: &str) -> usize {
-        self.lines.lock().unwrap().iter().filter(|line| line.contains(text)).count()
-    }
-
-    pub async fn until_said(&self, text: &str) {
-        eventually(&format!("the line {text:?}"), DEADLINE, async || match self.said(text) {
-            0 => Err(format!("{:#?}", self.lines.lock().unwrap())),
-            _ => Ok(Some(())),
-        })
-        .await
-        .unwrap();
-    }
-
-    pub async fn ended(&mut self) -> i32 {
-        eventually("the process to end", DEADLINE, async || {
-            self.child.try_wait().map(|status| status.map(|status| status.code().unwrap_or(-1)))
-        })
-        .await
-        .unwrap()
-    }
-}
-
-impl Drop for Process {
-    fn drop(&mut self) {
-        // It may have ended already.
-        let _ = self.child.kill();
-        let _ = self.child.wait();
     }
 }
 

@@ -1,0 +1,139 @@
+//! `pillarbox migrate`.
+
+mod watch;
+
+use crate::grants::{self, Duty, Roles, Tables};
+use clap::{Args, ValueEnum};
+use pillarbox_outbox::Migrated;
+use pillarbox_relay::Database;
+
+use super::Done;
+use super::limit::Limit;
+use super::settings::{self, Flags};
+use watch::Watch;
+
+/// Create or update the tables. Safe to run again, and from several places at once.
+#[derive(Debug, Args)]
+pub(crate) struct Migrate {
+    /// Which tables.
+    #[arg(value_enum, default_value = "all")]
+    set: Set,
+    /// Print the SQL instead of running it; needs no database.
+    #[arg(long)]
+    print: bool,
+    /// Print the SQL that grants each role the least it needs on the tables, instead of running anything;
+    /// needs no database. Roles that are missing are created; apply it as the tables' owner.
+    #[arg(long, conflicts_with = "print")]
+    print_grants: bool,
+    /// What the roles' names begin with, for --print-grants.
+    #[arg(long, value_name = "PREFIX", default_value = "pillarbox", requires = "print_grants")]
+    role_prefix: String,
+    /// The role for one duty, for --print-grants: writer, relay, consumer or operator. May be given several
+    /// times.
+    #[arg(long, value_name = "DUTY=ROLE", value_parser = duty_and_role, requires = "print_grants")]
+    role: Vec<(Duty, String)>,
+    #[command(flatten)]
+    limit: Limit,
+    #[command(flatten)]
+    flags: Flags<settings::Tables>,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+enum Set {
+    /// The producer's: outbox, relay, dead letters.
+    Outbox,
+    /// The consumer's: inbox, failures, dead letters.
+    Inbox,
+    /// Both.
+    All,
+}
+
+impl Migrate {
+    pub(crate) async fn run(self) -> Done {
+        let config = match self.print || self.print_grants {
+            true => self.flags.outbox_without_database()?,
+            false => self.flags.outbox()?,
+        };
+        let outbox = pillarbox_outbox::Outbox::new().schema(&config.schema)?;
+        let inbox = pillarbox_inbox::migrations(&config.schema)?;
+        if self.print_grants {
+            return super::print(&self.grants(&config.schema)?);
+        }
+        if self.print {
+            if self.set != Set::Inbox {
+                print(&pillarbox_outbox::migrations(&config.schema)?);
+            }
+            if self.set != Set::Outbox {
+                print(&inbox);
+            }
+            return Ok(());
+        }
+        // The server does not end what works: see `watch`.
+        let name = format!("pillarbox migrate {}", std::process::id());
+        let database = Database::new(&config.database_url, &name)?;
+        let watch = Watch::new(&config.database_url, &name, self.limit)?;
+        let pool = self.limit.ask("let this command in", database.pool(1)).await?;
+        if self.set != Set::Inbox {
+            let migrated = watch.over(outbox.migrate(&pool)).await?;
+            super::print(&told("outbox", &config.schema, &migrated))?;
+        }
+        if self.set != Set::Outbox {
+            let migrating = pillarbox_inbox::migrate_schema(&pool, &config.schema);
+            let migrated = watch.over(migrating).await?;
+            super::print(&told("inbox", &config.schema, &migrated))?;
+        }
+        let closed = async {
+            pool.close().await;
+            Ok::<_, sqlx::Error>(())
+        };
+        self.limit.ask("end the session", closed).await
+    }
+
+    fn grants(&self, schema: &str) -> Result<String, grants::RoleError> {
+        let mut roles = Roles::with_prefix(&self.role_prefix)?;
+        for (duty, role) in &self.role {
+            roles = roles.with(*duty, role)?;
+        }
+        let tables: &[Tables] = match self.set {
+            Set::Outbox => &[Tables::Outbox],
+            Set::Inbox => &[Tables::Inbox],
+            Set::All => &[Tables::Outbox, Tables::Inbox],
+        };
+        Ok(grants::sql(schema, &roles, tables))
+    }
+}
+
+fn duty_and_role(text: &str) -> Result<(Duty, String), String> {
+    let (duty, role) = text.split_once('=').ok_or("it is written as duty=role")?;
+    let duty = Duty::ALL
+        .into_iter()
+        .find(|known| known.as_str() == duty)
+        .ok_or("the duty is writer, relay, consumer or operator")?;
+    Ok((duty, role.to_owned()))
+}
+
+/// What was found and done.
+fn told(side: &str, schema: &str, migrated: &Migrated) -> String {
+    let tables = format!("{side} tables in schema {schema}");
+    let mut text: String = migrated
+        .applied
+        .iter()
+        .map(|name| format!("applied {name} in schema {schema}\n"))
+        .collect();
+    if migrated.newer.is_empty() {
+        text += &format!("{tables} are up to date\n");
+    } else {
+        let newer: Vec<String> = migrated.newer.iter().map(i64::to_string).collect();
+        text += &format!(
+            "{tables} are newer than this program, which does not know migration {}: update the program\n",
+            newer.join(", ")
+        );
+    }
+    text
+}
+
+fn print(migrations: &[(String, String)]) {
+    for (name, sql) in migrations {
+        println!("-- {name}\n\n{sql}");
+    }
+}

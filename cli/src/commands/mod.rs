@@ -1,0 +1,168 @@
+//! The command line.
+
+mod completions;
+mod config;
+mod dead_letters;
+mod doctor;
+mod limit;
+mod man;
+mod migrate;
+mod relay;
+mod replay;
+mod settings;
+mod status;
+
+use std::io::Write;
+use std::process::ExitCode;
+
+use crate::config::LoadError;
+use crate::logging::LogFormat;
+use crate::{interrupt, logging, terminal};
+use clap::{CommandFactory, Parser, Subcommand};
+use pillarbox_relay::error::full_text;
+use pillarbox_store::row_security;
+
+/// What the commands end with; also in the man pages and in docs/commands.md.
+const EXIT_CODES: [(&str, &str); 4] = [
+    ("0", "done; for doctor: nothing failed, though there may be warnings"),
+    ("1", "failed; the reason is on standard error"),
+    ("2", "wrong usage: nothing was done"),
+    ("130", "stopped at once by SIGTERM or SIGINT; relay: by the second one"),
+];
+
+/// Transactional outbox for Postgres and NATS JetStream.
+#[derive(Debug, Parser)]
+#[command(name = "pillarbox", version, propagate_version = true)]
+pub(crate) struct Cli {
+    #[command(subcommand)]
+    command: Command,
+
+    /// How log lines are written to standard error. RUST_LOG sets what is logged; `info` otherwise.
+    #[arg(long, global = true, value_enum, default_value = "text", env = "PILLARBOX_LOG_FORMAT")]
+    log_format: LogFormat,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Ship committed outbox rows to JetStream, until SIGTERM or SIGINT.
+    Relay(relay::Relay),
+    /// Check the settings, or show them.
+    Config(config::ConfigCommand),
+    /// Create or update the tables, or print the SQL that does.
+    Migrate(migrate::Migrate),
+    /// Show backlog, oldest age, cursor and holder.
+    Status(status::StatusCommand),
+    /// Check the database, the outbox, the broker and its streams, and say what to mend.
+    Doctor(doctor::DoctorCommand),
+    /// Look at events that were given up, try them again, or discard them.
+    DeadLetters(dead_letters::DeadLettersCommand),
+    /// Send shipped events again.
+    Replay(replay::Replay),
+    /// Print a shell's completions for this program.
+    Completions(completions::Completions),
+    /// Print this program's manual page, or write those of all commands.
+    Man(man::ManPages),
+}
+
+/// The command line, with its exit codes at the end of each help.
+pub(crate) fn command() -> clap::Command {
+    let codes: String =
+        EXIT_CODES.iter().map(|(code, meaning)| format!("\n  {code:<4} {meaning}")).collect();
+    ending_with(Cli::command(), &format!("Exit codes:{codes}"))
+}
+
+fn ending_with(command: clap::Command, help: &str) -> clap::Command {
+    command.after_help(help.to_owned()).mut_subcommands(|below| ending_with(below, help))
+}
+
+pub(crate) fn run(cli: Cli) -> ExitCode {
+    logging::start(cli.log_format);
+    let runtime = match tokio::runtime::Builder::new_multi_thread().enable_all().build() {
+        Ok(runtime) => runtime,
+        Err(error) => return failed(&error),
+    };
+    let done = runtime.block_on(async {
+        // The relay stops in order.
+        if !matches!(cli.command, Command::Relay(_)) {
+            interrupt::ends_the_process()?;
+        }
+        match cli.command {
+            Command::Relay(command) => command.run().await,
+            Command::Config(command) => command.run(),
+            Command::Migrate(command) => command.run().await,
+            Command::Status(command) => command.run().await,
+            Command::Doctor(command) => command.run().await,
+            Command::DeadLetters(command) => command.run().await,
+            Command::Replay(command) => command.run().await,
+            Command::Completions(command) => command.run(),
+            Command::Man(command) => command.run(),
+        }
+    });
+    match done {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            let usage = matches!(error.downcast_ref(), Some(LoadError::Missing { .. }));
+            let code = failed(&*error);
+            if usage { ExitCode::from(2) } else { code }
+        }
+    }
+}
+
+/// Writes to standard output. A reader that has seen enough, such as `head`, is no failure.
+fn print(text: &(impl AsRef<[u8]> + ?Sized)) -> Done {
+    let mut out = std::io::stdout().lock();
+    match out.write_all(text.as_ref()).and_then(|()| out.flush()) {
+        Err(error) if error.kind() != std::io::ErrorKind::BrokenPipe => Err(error.into()),
+        _ => Ok(()),
+    }
+}
+
+/// As [`print`], for JSON.
+fn print_json(json: &str) -> Done {
+    print(&terminal::harmless_json(json))
+}
+
+/// An age for people, from seconds.
+fn age(seconds: f64) -> String {
+    match seconds {
+        s if s < 120.0 => format!("{s:.0} s"),
+        s if s < 7_200.0 => format!("{:.0} min", s / 60.0),
+        s if s < 172_800.0 => format!("{:.0} h", s / 3_600.0),
+        s => format!("{:.0} d", s / 86_400.0),
+    }
+}
+
+type Done = Result<(), Box<dyn std::error::Error>>;
+
+fn failed(error: &(dyn std::error::Error + 'static)) -> ExitCode {
+    eprintln!("pillarbox: {}", terminal::harmless(&full_text(error)));
+    if let Some(hint) = hint(error) {
+        eprintln!("{hint}");
+    }
+    ExitCode::FAILURE
+}
+
+/// What to do about a failure that says little by itself.
+fn hint(error: &(dyn std::error::Error + 'static)) -> Option<&'static str> {
+    let mut causes = std::iter::successors(Some(error), |error| error.source());
+    let error = causes.find_map(|error| error.downcast_ref::<sqlx::Error>())?;
+    let code = error.as_database_error().and_then(|error| error.code());
+    match (error, code.as_deref()) {
+        (_, Some("42P01" | "3F000")) => Some(
+            "There are no such tables here: run `pillarbox migrate`, or name the right database or --schema.",
+        ),
+        (_, Some("57014")) => Some(
+            "The server ended the statement because it took too long: the database is slow, or something that it needs \
+             is locked. --timeout-s waits longer.",
+        ),
+        _ if row_security::is_refusal(error) => Some(row_security::REMEDY),
+        (_, Some("42501")) => Some(
+            "The role lacks a right: `pillarbox migrate --print-grants` prints what each role needs.",
+        ),
+        (sqlx::Error::Io(_) | sqlx::Error::Tls(_) | sqlx::Error::PoolTimedOut, _)
+        | (_, Some("28P01" | "28000" | "3D000" | "53300" | "57P03")) => {
+            Some("The database cannot be used: `pillarbox doctor` says more.")
+        }
+        _ => None,
+    }
+}

@@ -1,0 +1,154 @@
+//! `pillarbox replay`.
+
+use std::io::IsTerminal;
+use std::num::NonZeroU32;
+use std::time::{Duration, Instant};
+
+use clap::Args;
+use pillarbox_relay::jetstream;
+use pillarbox_relay::replay::{self, Which};
+
+use super::Done;
+use super::limit::Limit;
+use super::settings::{Flags, Shipped};
+use crate::terminal::harmless;
+
+/// Send shipped events again, to a stream that was lost or to consumers that start anew.
+///
+/// The outbox has them for its retention. They keep their ids; a consumer with an inbox skips what it has
+/// handled, unless it goes by another name. The relay goes on meanwhile. Counts first, with --dry-run only that.
+#[derive(Debug, Args)]
+pub(crate) struct Replay {
+    #[command(flatten)]
+    flags: Flags<Shipped>,
+    #[command(flatten)]
+    limit: Limit,
+    #[command(flatten)]
+    start: Start,
+    /// Only those of this topic.
+    #[arg(long)]
+    topic: Option<String>,
+    /// Only those of this key.
+    #[arg(long)]
+    key: Option<String>,
+    /// Goes into the message ids, so that the broker takes the events for new ones. Give that of a replay that
+    /// was broken off to go on with it. The time of day unless given.
+    #[arg(long)]
+    generation: Option<String>,
+    /// Only count.
+    #[arg(long)]
+    dry_run: bool,
+    /// Send without asking. Needed where standard input is no terminal.
+    #[arg(long)]
+    yes: bool,
+    /// Send at most so many events per second. As fast as the broker takes them unless given.
+    #[arg(long, value_name = "EVENTS_PER_SECOND")]
+    rate: Option<NonZeroU32>,
+}
+
+#[derive(Debug, Args)]
+#[group(required = true, multiple = true)]
+struct Start {
+    /// Those written since then: a time as Postgres reads it, or 90s, 15m, 2h, 1d ago.
+    #[arg(long, value_name = "TIME")]
+    since: Option<String>,
+    /// Those from this position on.
+    #[arg(long, value_name = "POSITION")]
+    from_position: Option<i64>,
+}
+
+/// How often progress is shown.
+const SHOWN_EVERY: Duration = Duration::from_secs(1);
+
+impl Replay {
+    pub(crate) async fn run(self) -> Done {
+        let config = self.flags.outbox()?;
+        let generation = match self.generation {
+            Some(generation) => generation,
+            None => {
+                let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH)?;
+                format!("replay-{}", now.as_secs())
+            }
+        };
+        pillarbox_event::header::validate_value("Nats-Msg-Id", &generation)?;
+        let limit = self.limit;
+        let database = limit.database(&config.database_url)?;
+        let connection = limit.ask("let this command in", database.one_direct()).await?;
+        let which = Which {
+            since: self.start.since,
+            from_position: self.start.from_position,
+            topic: self.topic,
+            key: self.key,
+        };
+        let opened = replay::Replay::open(connection, &config, which);
+        let mut replay = limit.ask("find what there is", opened).await?.limit(limit.of_database());
+        let extent = replay.count().await?;
+        match extent.positions {
+            Some((first, last)) => {
+                println!("{} events, positions {first} to {last}", extent.events);
+            }
+            None => println!("0 events"),
+        }
+        if self.dry_run || extent.events == 0 {
+            return Ok(());
+        }
+        if !self.yes {
+            confirm(extent.events)?;
+        }
+        let shown = harmless(&generation);
+        eprintln!("generation {shown}");
+        let broker = jetstream(&config.nats_url, &config.nats);
+        let broker = limit.ask_broker("let this command in", broker).await?;
+        if let Some(rate) = self.rate {
+            replay = replay.at_most(rate);
+        }
+        let mut shown_at = Instant::now();
+        let ran = replay
+            .run(broker, &generation, |progress| {
+                if shown_at.elapsed() >= SHOWN_EVERY {
+                    shown_at = Instant::now();
+                    let (sent, after) = (progress.sent, progress.after);
+                    eprintln!("{sent} of {} sent, up to position {after}", extent.events);
+                }
+            })
+            .await;
+        match ran {
+            Ok(done) if done.skipped == 0 => println!("{} sent", done.sent),
+            Ok(done) => {
+                println!("{} sent, {} skipped: they are no events", done.sent, done.skipped)
+            }
+            Err(error) => {
+                if let Some(after) = error.after() {
+                    eprintln!(
+                        "go on with --from-position {} --generation {shown}",
+                        after.saturating_add(1)
+                    );
+                }
+                return Err(error.into());
+            }
+        }
+        Ok(())
+    }
+}
+
+/// Asks whether so many events are to be sent; an error unless the answer is yes.
+fn confirm(events: i64) -> Done {
+    let question = format!(
+        "This sends {events} events again to every consumer of their topics; one without an inbox, or under a new \
+         name, handles them again."
+    );
+    let input = std::io::stdin();
+    if !input.is_terminal() {
+        return Err(format!(
+            "{question} Nothing was sent: give --yes to send them, or --dry-run to count them"
+        )
+        .into());
+    }
+    eprint!("{question} Send them? [y/N] ");
+    let mut answer = String::new();
+    input.read_line(&mut answer)?;
+    match answer.trim().to_lowercase().as_str() {
+        "y" | "yes" => Ok(()),
+        _ => Err("nothing was sent".into()),
+    }
+}

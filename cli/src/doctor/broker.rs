@@ -1,0 +1,389 @@
+//! The broker, and the streams that the outbox's topics go to.
+
+use std::collections::BTreeSet;
+use std::time::Duration;
+
+use async_nats::jetstream::Context;
+use async_nats::jetstream::context::GetStreamByNameErrorKind;
+use async_nats::jetstream::stream::{DiscardPolicy, Info, RetentionPolicy, StorageType};
+use pillarbox_event::Partition;
+use pillarbox_relay::RelayConfig;
+use pillarbox_relay::checkpoint::{Api, Mark, Marks};
+use pillarbox_relay::config::without_secrets;
+use pillarbox_relay::error::full_text;
+use pillarbox_store::limit::within;
+
+use super::outbox::Found;
+use super::{Report, said};
+
+/// Who does not answer, where the broker does not.
+const BROKER: &str = "the broker";
+/// What a takeover or a lost connection repeats is dropped by the stream within its window.
+const SHORT_WINDOW: Duration = Duration::from_secs(30);
+
+/// Checks the broker, and the streams that take what the outbox holds or held.
+pub(super) async fn examine(config: &RelayConfig, outbox: &Found, report: &mut Report) {
+    let Some(context) = connect(config, report).await else {
+        return;
+    };
+    version(&context, report);
+    if !jetstream(&context, report).await {
+        return;
+    }
+    let streams = streams(&context, config, outbox, report).await;
+    watched(&outbox.marks, report);
+    let clustered = context.client().server_info().cluster.is_some();
+    let api = Api(context);
+    for stream in streams {
+        let failed = match within(report.limit, BROKER, api.stream(&stream)).await {
+            Ok(Ok(found)) => {
+                settings(&stream, found.cached_info(), config, clustered, report);
+                continue;
+            }
+            Ok(Err(error)) => full_text(&error),
+            Err(late) => late.to_string(),
+        };
+        report.fail(
+            "broker.stream",
+            format!("stream {stream} does not answer: {failed}"),
+            "look at its replicas with `nats stream info`, and that the user may ask $JS.API.STREAM.INFO.*",
+        );
+    }
+}
+
+/// Whether the streams can be watched for loss.
+fn watched(marks: &Marks, report: &mut Report) {
+    const CHECK: &str = "broker.watched";
+    let unseen: Vec<&str> =
+        marks.iter().filter(|(_, mark)| !mark.shown).map(|(name, _)| name.as_str()).collect();
+    if unseen.is_empty() {
+        report.ok(CHECK, "a loss in any stream that acknowledged events would be noticed");
+        return;
+    }
+    report.warn(
+        CHECK,
+        format!(
+            "the JetStream API did not show {} at the newest checkpoint, which acknowledged events: a loss there may go \
+             unnoticed",
+            unseen.join(", ")
+        ),
+        "if it lies in another domain or account, set nats.jetstream_domain or nats.api_prefix; if it was deleted, it is \
+         forgotten after the retention (docs/operations.md#streams-out-of-sight)",
+    );
+}
+
+/// What acknowledgements tell of a subject for which the API shows no stream.
+#[derive(Debug, PartialEq, Eq)]
+enum Told {
+    /// This stream acknowledged it: through a mapping of the account, or in another domain.
+    Taken(String),
+    /// This stream acknowledged events, and the API has never shown it: perhaps it takes the subject.
+    Perhaps(String),
+    Nothing,
+}
+
+fn told(marks: &Marks, subject: &str) -> Told {
+    let never_shown = |mark: &Mark| mark.created.is_none();
+    let taken =
+        marks.iter().find(|(_, mark)| (mark.shown || never_shown(mark)) && mark.is_taken(subject));
+    if let Some((name, _)) = taken {
+        return Told::Taken(name.clone());
+    }
+    match marks.iter().find(|(_, mark)| never_shown(mark)) {
+        Some((name, _)) => Told::Perhaps(name.clone()),
+        None => Told::Nothing,
+    }
+}
+
+async fn connect(config: &RelayConfig, report: &mut Report) -> Option<Context> {
+    const CHECK: &str = "broker.reachable";
+    let url = without_secrets(&config.nats_url);
+    let connecting = pillarbox_relay::jetstream(&config.nats_url, &config.nats);
+    let error = match within(report.limit, BROKER, connecting).await {
+        Ok(Ok(context)) => {
+            report.ok(CHECK, format!("connected to {url}"));
+            return Some(context);
+        }
+        Ok(Err(error)) => full_text(&error),
+        Err(late) => format!("no connection to the broker at {url}: {late}"),
+    };
+    let remedy = if error.to_lowercase().contains("authorization") {
+        "check the user and the password, token or credentials file, and docs/security.md for its permissions"
+    } else if error.to_lowercase().contains("tls") || error.contains("certificate") {
+        "check the CA, and that the certificate names the host in the URL"
+    } else {
+        "check host and port, that nats-server runs and listens there, and the network between"
+    };
+    report.fail(CHECK, error, remedy);
+    None
+}
+
+fn version(context: &Context, report: &mut Report) {
+    const CHECK: &str = "broker.version";
+    let version = context.client().server_info().version;
+    if context.client().is_server_compatible(2, 14, 0) {
+        report.ok(CHECK, format!("nats-server {version}"));
+    } else {
+        report.warn(
+            CHECK,
+            format!("nats-server {version} has no fast ingest: events of one key go one round trip each"),
+            "update to nats-server 2.14 or newer; consumers keep their order over crashes only with it, too",
+        );
+    }
+}
+
+/// Whether it answers. It is asked for a subject that no stream has, which needs no more rights than the relay has.
+async fn jetstream(context: &Context, report: &mut Report) -> bool {
+    const CHECK: &str = "broker.jetstream";
+    let asked = within(report.limit, BROKER, context.stream_by_subject("pillarbox.doctor")).await;
+    let error = match asked {
+        Ok(Ok(_)) => None,
+        Ok(Err(error)) if error.kind() == GetStreamByNameErrorKind::NotFound => None,
+        Ok(Err(error)) => Some(full_text(&error)),
+        Err(late) => Some(late.to_string()),
+    };
+    let Some(error) = error else {
+        report.ok(CHECK, "JetStream answers");
+        return true;
+    };
+    let remedy = if error.contains("no responders") || error.contains("not enabled") {
+        "switch JetStream on: `jetstream {}` in nats-server's configuration, and for the account if accounts are used"
+    } else {
+        "if nats-server logs a violation, let the user publish to $JS.API.STREAM.NAMES and subscribe to its inboxes \
+         (docs/security.md); if not, look whether the cluster has a meta leader"
+    };
+    report.fail(CHECK, format!("JetStream does not answer: {error}"), remedy);
+    false
+}
+
+/// The subjects that the relay sends these topics under: of the partitions the first and the last.
+fn subjects(config: &RelayConfig, topics: &[String]) -> Vec<String> {
+    let of = config.partitions;
+    if of < 2 {
+        return topics.to_vec();
+    }
+    let ends = [0, of - 1].into_iter().filter_map(|number| Partition::new(number, of).ok());
+    topics.iter().flat_map(|topic| ends.clone().map(|end| end.subject(topic))).collect()
+}
+
+/// The streams that take the topics, each once.
+async fn streams(
+    context: &Context,
+    config: &RelayConfig,
+    outbox: &Found,
+    report: &mut Report,
+) -> BTreeSet<String> {
+    const CHECK: &str = "broker.subjects";
+    let (mut streams, mut unseen) = (BTreeSet::new(), BTreeSet::new());
+    let (mut homeless, mut unclear) = (Vec::new(), Vec::new());
+    let subjects = subjects(config, &outbox.topics);
+    for subject in &subjects {
+        let asked = within(report.limit, BROKER, context.stream_by_subject(subject)).await;
+        let failed = match asked {
+            Ok(Ok(stream)) => {
+                streams.insert(stream);
+                continue;
+            }
+            Ok(Err(error)) => match error.kind() {
+                GetStreamByNameErrorKind::NotFound => {
+                    match told(&outbox.marks, subject) {
+                        Told::Taken(stream) => {
+                            let shown = outbox.marks.get(&stream).is_some_and(|mark| mark.shown);
+                            if shown {
+                                streams.insert(stream)
+                            } else {
+                                unseen.insert(stream)
+                            };
+                        }
+                        Told::Perhaps(stream) => unclear.push((subject.as_str(), stream)),
+                        Told::Nothing => homeless.push(subject.as_str()),
+                    }
+                    continue;
+                }
+                // Such a row becomes a dead letter.
+                GetStreamByNameErrorKind::InvalidSubject => continue,
+                _ => full_text(&error),
+            },
+            Err(late) => late.to_string(),
+        };
+        report.warn(CHECK, format!("not checked: {failed}"), "run doctor again");
+        return BTreeSet::new();
+    }
+    if let Some(first) = homeless.first() {
+        let mut remedy = format!(
+            "`nats stream add` one with a subject such as {first:?}, or add it to a stream; the relay goes on by itself"
+        );
+        if config.partitions > 1 {
+            remedy.push_str(&format!(
+                ". With partitions = {} a number stands behind the topic's first word: subjects such as `orders.>` or \
+                 `orders.*.placed` take it",
+                config.partitions
+            ));
+        }
+        report.fail(
+            CHECK,
+            format!("no stream takes {}: the relay holds there", homeless.join(", ")),
+            remedy,
+        );
+    } else if let Some((subject, stream)) = unclear.first() {
+        let all: Vec<&str> = unclear.iter().map(|(subject, _)| *subject).collect();
+        report.warn(
+            CHECK,
+            format!(
+                "it is not known whether a stream takes {}: the JetStream API shows none, and not {stream} either, which \
+                 acknowledged other events",
+                all.join(", ")
+            ),
+            format!(
+                "look where that stream is whether it takes {subject:?}; with nats.jetstream_domain or nats.api_prefix \
+                 doctor can ask there"
+            ),
+        );
+    } else if streams.is_empty() && unseen.is_empty() {
+        report.ok(CHECK, "no event in the outbox, so no stream to look for");
+    } else {
+        let names: Vec<&str> = streams.union(&unseen).map(String::as_str).collect();
+        report.ok(CHECK, format!("all topics are taken, by {}", names.join(", ")));
+    }
+    streams
+}
+
+fn settings(name: &str, info: &Info, config: &RelayConfig, clustered: bool, report: &mut Report) {
+    let (set, state) = (&info.config, &info.state);
+    let edit = format!("nats stream edit {name}");
+    let mut well = true;
+    let mut say = |bad: bool, fail: bool, message: String, remedy: String| {
+        if bad {
+            well = false;
+            match fail {
+                true => report.fail("broker.stream", format!("stream {name} {message}"), remedy),
+                false => report.warn("broker.stream", format!("stream {name} {message}"), remedy),
+            }
+        }
+    };
+    say(
+        set.no_ack || set.sealed,
+        true,
+        "acknowledges nothing, or is sealed: the relay waits for ever".into(),
+        "make a stream that acknowledges (without no_ack)".into(),
+    );
+    let leaderless = info.cluster.as_ref().is_some_and(|cluster| cluster.leader.is_none());
+    say(
+        leaderless,
+        true,
+        "has no leader: nothing can be stored".into(),
+        "bring back enough of its servers; `nats stream info` shows which".into(),
+    );
+    let lost: Vec<&str> = info
+        .cluster
+        .iter()
+        .flat_map(|cluster| cluster.replicas.iter().filter(|peer| peer.offline || !peer.current))
+        .map(|peer| peer.name.as_str())
+        .collect();
+    say(
+        !lost.is_empty(),
+        false,
+        format!("has replicas that are offline or behind: {}", lost.join(", ")),
+        "look at these servers before another one fails".into(),
+    );
+    let full = |used: u64, most: i64| most > 0 && used as f64 >= 0.9 * most as f64;
+    let limited = set.max_bytes > 0 || set.max_messages > 0;
+    say(
+        set.discard == DiscardPolicy::New
+            && (full(state.bytes, set.max_bytes) || full(state.messages, set.max_messages)),
+        false,
+        "is over nine tenths full: when it is full, the relay holds".into(),
+        format!("raise its limits (`{edit} --max-bytes …`), or see why its consumers lag"),
+    );
+    say(
+        set.discard == DiscardPolicy::Old && limited && set.retention == RetentionPolicy::Limits,
+        false,
+        "drops its oldest events at its limit, handled or not".into(),
+        format!(
+            "`{edit} --discard new`: then the relay holds, and the outbox keeps what does not fit"
+        ),
+    );
+    say(
+        set.retention == RetentionPolicy::Interest && state.consumer_count == 0,
+        true,
+        "keeps events only for consumers (retention interest), and has none: events vanish".into(),
+        "create the consumers first, or use retention limits".into(),
+    );
+    say(
+        set.storage == StorageType::Memory,
+        false,
+        "is in memory: a restart of its servers loses what it acknowledged".into(),
+        "make a stream with file storage".into(),
+    );
+    say(
+        !set.allow_batch_publish,
+        false,
+        "does not take fast-ingest batches: events of one key go one round trip each".into(),
+        "set allow_batched on it (nats-server 2.14 or newer)".into(),
+    );
+    let window = set.duplicate_window;
+    say(
+        window < SHORT_WINDOW.max(Duration::from_millis(2 * config.lease_ms)),
+        false,
+        format!(
+            "forgets message ids after {}: what a takeover or a lost connection repeats is stored twice (consumers skip it)",
+            said(window.as_secs_f64())
+        ),
+        format!("`{edit} --dupe-window 2m`"),
+    );
+    let retention = Duration::from_secs(config.retention_s);
+    say(
+        !set.max_age.is_zero() && set.max_age < retention,
+        false,
+        format!(
+            "drops events after {}, sooner than the outbox ({}): a consumer that is away for longer misses them",
+            said(set.max_age.as_secs_f64()),
+            said(retention.as_secs_f64())
+        ),
+        format!("`{edit} --max-age …`, longer than any consumer may be away"),
+    );
+    say(
+        clustered && set.num_replicas == 1,
+        false,
+        "has one replica on a cluster: it is away when its server is".into(),
+        format!("`{edit} --replicas 3`"),
+    );
+    if well {
+        report.ok("broker.stream", format!("stream {name} is set up for the relay"));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn marks(of: &[(&str, serde_json::Value)]) -> Marks {
+        let marks = of.iter().map(|(name, mark)| {
+            let mark =
+                serde_json::from_value(mark.clone()).unwrap_or_else(|error| panic!("{error}"));
+            ((*name).to_owned(), mark)
+        });
+        marks.collect()
+    }
+
+    #[test]
+    fn acknowledgements_tell_of_streams_that_the_api_does_not_show() {
+        let mark = |created: Option<&str>, shown: bool, subjects: &[&str]| {
+            serde_json::json!({
+                "created": created, "shown": shown, "subjects": subjects,
+                "last_sequence": 1, "last_time": null,
+            })
+        };
+        let then = Some("2026-01-01T00:00:00Z");
+        let mapped = marks(&[("ORDERS", mark(then, true, &["orders.>", "shop.placed"]))]);
+        assert_eq!(told(&mapped, "shop.placed"), Told::Taken("ORDERS".into()));
+        assert_eq!(told(&mapped, "shop.paid"), Told::Nothing);
+        let hidden = marks(&[("ORDERS", mark(None, false, &["orders.placed"]))]);
+        assert_eq!(told(&hidden, "orders.placed"), Told::Taken("ORDERS".into()));
+        assert_eq!(told(&hidden, "orders.paid"), Told::Perhaps("ORDERS".into()));
+        // It was there, and is gone: nobody takes its subjects now.
+        let gone = marks(&[("ORDERS", mark(then, false, &["orders.>"]))]);
+        assert_eq!(told(&gone, "orders.placed"), Told::Nothing);
+        assert_eq!(told(&Marks::new(), "orders.placed"), Told::Nothing);
+    }
+}

@@ -1,0 +1,191 @@
+//! Looks for what is wrong, or will be, and says what to do about it.
+//!
+//! Everything is only read, with the rights that the relay has: nothing is written, published or changed.
+//!
+//! | module | looks at |
+//! |---|---|
+//! | `database` | the server: reachable, a primary, its version, clock, open transactions, vacuum |
+//! | `outbox` | tables, rights, migrations, sequence, cursor, lease, backlog, dead letters |
+//! | `broker` | reachable, its version, JetStream, the streams that take what waits in the outbox |
+
+mod broker;
+mod database;
+mod outbox;
+mod privileges;
+
+use std::time::Duration;
+
+use pillarbox_relay::RelayConfig;
+use pillarbox_relay::error::full_text;
+use pillarbox_store::limit::limited;
+use pillarbox_store::row_security;
+use serde::Serialize;
+
+/// How bad a finding is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
+#[serde(rename_all = "lowercase")]
+#[non_exhaustive]
+pub enum Level {
+    /// It is as it should be.
+    Ok,
+    /// It works, and may not for long, or not as well as it could.
+    Warn,
+    /// Events are not shipped, or will not be, or can be lost.
+    Fail,
+}
+
+/// What a check found.
+#[derive(Clone, Debug, Serialize)]
+pub struct Finding {
+    /// The check's name, such as `outbox.sequence`. It stays the same from version to version.
+    pub check: &'static str,
+    /// How bad it is.
+    pub level: Level,
+    /// What was found.
+    pub message: String,
+    /// What to do about it; `None` where there is nothing to do.
+    pub remedy: Option<String>,
+}
+
+/// A check-up of one relay's surroundings.
+#[derive(Clone, Debug)]
+pub struct Doctor {
+    /// The relay's settings.
+    pub config: RelayConfig,
+    /// The database role that the relay runs as; `None`: the one of `config.database_url`.
+    pub role: Option<String>,
+    /// A transaction that has been open for this long is reported.
+    pub old_transaction: Duration,
+    /// How long the database or the broker may take for one answer. What does not answer for so long is not asked
+    /// again.
+    pub limit: Duration,
+}
+
+impl Doctor {
+    /// A check-up with the usual patience: a transaction may be open for five minutes, and an answer may take 30
+    /// seconds.
+    pub fn new(config: RelayConfig) -> Self {
+        Self {
+            config,
+            role: None,
+            old_transaction: Duration::from_secs(300),
+            limit: Duration::from_secs(30),
+        }
+    }
+
+    /// Checks everything that can be reached, and returns what was found in the order of the checks. Takes
+    /// seconds; where nobody answers, about [`limit`](Self::limit) for the database and the same for the broker.
+    ///
+    /// Dropping the future ends it at once; nothing was changed.
+    pub async fn examine(&self) -> Vec<Finding> {
+        let mut report = Report { findings: Vec::new(), limit: self.limit, lost: false };
+        if let Err(error) = self.config.validate() {
+            report.fail("config", error, "mend the setting");
+            return report.findings;
+        }
+        let mut outbox = outbox::Found::default();
+        if let Some(mut connection) = database::examine(self, &mut report).await {
+            outbox = outbox::examine(self, &mut connection, &mut report).await;
+            // All has been read.
+            if !report.lost {
+                let _ = limited(self.limit, sqlx::Connection::close(connection)).await;
+            }
+        }
+        broker::examine(&self.config, &outbox, &mut report).await;
+        report.findings
+    }
+}
+
+/// The findings so far.
+#[derive(Debug)]
+struct Report {
+    findings: Vec<Finding>,
+    /// How long an answer may take.
+    limit: Duration,
+    /// The database has not answered once, so its connection is of no more use.
+    lost: bool,
+}
+
+impl Report {
+    fn ok(&mut self, check: &'static str, message: impl ToString) {
+        self.add(check, Level::Ok, message, None);
+    }
+
+    fn warn(&mut self, check: &'static str, message: impl ToString, remedy: impl ToString) {
+        self.add(check, Level::Warn, message, Some(remedy.to_string()));
+    }
+
+    fn fail(&mut self, check: &'static str, message: impl ToString, remedy: impl ToString) {
+        self.add(check, Level::Fail, message, Some(remedy.to_string()));
+    }
+
+    fn add(
+        &mut self,
+        check: &'static str,
+        level: Level,
+        message: impl ToString,
+        remedy: Option<String>,
+    ) {
+        self.findings.push(Finding { check, level, message: message.to_string(), remedy });
+    }
+
+    /// What a statement returned; if it failed, a finding that the check could not be made. Asks nothing more once the
+    /// database has left a question without an answer.
+    async fn got<T>(
+        &mut self,
+        check: &'static str,
+        asked: impl Future<Output = Result<T, sqlx::Error>>,
+    ) -> Option<T> {
+        if self.lost {
+            return None;
+        }
+        // The server ends a statement that takes too long before that, and then goes on with others.
+        let error = match limited(self.limit + CANCELLED_WITHIN, asked).await {
+            Ok(value) => return Some(value),
+            Err(error) => error,
+        };
+        let text = full_text(&error);
+        if is_silence(&error) {
+            self.lost = true;
+            self.fail(
+                check,
+                format!("{text}, so neither this nor what follows of the database was checked"),
+                "look whether something between here and the server swallows the connection (a firewall, a NAT, a \
+                 proxy), and run doctor again",
+            );
+            return None;
+        }
+        let code = error.as_database_error().and_then(|error| error.code());
+        let remedy = match code.as_deref() {
+            _ if row_security::is_refusal(&error) => row_security::REMEDY,
+            Some("42501") => {
+                "run doctor as the relay's role or the operator's; `pillarbox migrate --print-grants` shows their rights"
+            }
+            Some("57014") => {
+                "the database is slow, or something is locked: give --timeout-s to wait longer"
+            }
+            _ => "run doctor again; if it stays, the error is the finding",
+        };
+        self.warn(check, format!("not checked: {text}"), remedy);
+        None
+    }
+}
+
+/// How much longer than the server's own limit its word is waited for.
+const CANCELLED_WITHIN: Duration = Duration::from_secs(2);
+
+/// Whether an error says that nobody answered.
+fn is_silence(error: &sqlx::Error) -> bool {
+    matches!(error, sqlx::Error::Io(error) if error.kind() == std::io::ErrorKind::TimedOut)
+}
+
+/// A duration for people.
+fn said(seconds: f64) -> String {
+    match seconds {
+        s if s < 1.0 => format!("{:.0} ms", s * 1000.0),
+        s if s < 120.0 => format!("{s:.0} s"),
+        s if s < 7_200.0 => format!("{:.0} min", s / 60.0),
+        s if s < 172_800.0 => format!("{:.0} h", s / 3_600.0),
+        s => format!("{:.0} d", s / 86_400.0),
+    }
+}

@@ -1,0 +1,272 @@
+//! The least rights that each part needs in the database, as SQL to be applied by the tables' owner.
+//!
+//! | role | who | what it may do |
+//! |---|---|---|
+//! | writer | a service that publishes | insert into the outbox |
+//! | relay | the relay | read the outbox, remove old rows, its own row and dead letters |
+//! | consumer | a service that handles events | the inbox's tables |
+//! | operator | people, and what watches | look at all but events under way; resolve dead letters |
+
+use std::collections::BTreeMap;
+use std::fmt;
+
+/// Above the statements that create roles.
+const ROLES_NOTE: &str = "\
+-- The roles, if they are missing. They cannot log in: make each account a member of the role that it needs
+-- (`grant pillarbox_relay to shop`), or name accounts that are there already (--role relay=shop).
+--
+-- To be run by the owner of the tables, once they are there. Creating roles takes the right to; without it,
+-- have them created first. All of this may be run again, after an update for instance: it only adds.
+";
+const ROLE_SQL: &str = include_str!("../grants/role.sql");
+const OUTBOX_SQL: &str = include_str!("../grants/outbox.sql");
+const INBOX_SQL: &str = include_str!("../grants/inbox.sql");
+
+/// What somebody does with the tables.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Duty {
+    /// Publishes events.
+    Writer,
+    /// Ships them.
+    Relay,
+    /// Handles them.
+    Consumer,
+    /// Looks after all that.
+    Operator,
+}
+
+impl Duty {
+    /// All of them.
+    pub const ALL: [Self; 4] = [Self::Writer, Self::Relay, Self::Consumer, Self::Operator];
+
+    /// The duty's name, which is also the end of its usual role.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Writer => "writer",
+            Self::Relay => "relay",
+            Self::Consumer => "consumer",
+            Self::Operator => "operator",
+        }
+    }
+}
+
+/// Which role has which duty.
+#[derive(Clone, Debug)]
+pub struct Roles(BTreeMap<Duty, String>);
+
+/// A role's name that is refused.
+#[derive(Debug, thiserror::Error)]
+#[error(
+    "role {0:?} is refused: 1 to 63 bytes, without quotes, backslashes, dollar signs and control characters"
+)]
+pub struct RoleError(String);
+
+impl Roles {
+    /// `<prefix>_writer`, `<prefix>_relay`, `<prefix>_consumer` and `<prefix>_operator`.
+    ///
+    /// # Errors
+    /// [`RoleError`] if that makes no names.
+    pub fn with_prefix(prefix: &str) -> Result<Self, RoleError> {
+        let mut roles = Self(BTreeMap::new());
+        for duty in Duty::ALL {
+            roles = roles.with(duty, &format!("{prefix}_{}", duty.as_str()))?;
+        }
+        Ok(roles)
+    }
+
+    /// The same with another role for one duty. One role may have several.
+    ///
+    /// # Errors
+    /// [`RoleError`].
+    pub fn with(mut self, duty: Duty, role: &str) -> Result<Self, RoleError> {
+        let refused = |c: char| c.is_control() || matches!(c, '\'' | '"' | '\\' | '$');
+        if role.is_empty() || role.len() > 63 || role.chars().any(refused) {
+            return Err(RoleError(role.chars().take(80).collect()));
+        }
+        self.0.insert(duty, role.to_owned());
+        Ok(self)
+    }
+
+    fn get(&self, duty: Duty) -> &str {
+        self.0.get(&duty).map_or(duty.as_str(), String::as_str)
+    }
+}
+
+/// Which tables.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Tables {
+    /// The producer's.
+    Outbox,
+    /// The consumer's.
+    Inbox,
+}
+
+impl Tables {
+    fn concern(self, duty: Duty) -> bool {
+        match self {
+            Self::Outbox => duty != Duty::Consumer,
+            Self::Inbox => matches!(duty, Duty::Consumer | Duty::Operator),
+        }
+    }
+}
+
+/// The statements that create missing roles and grant them the rights on these tables in this schema, which
+/// is a plain lower-case word, checked elsewhere. They run as they are in psql or any other tool, and again
+/// without harm.
+pub fn sql(schema: &str, roles: &Roles, tables: &[Tables]) -> String {
+    let rename = |text: &str| -> String {
+        text.split_inclusive('\n').map(|line| rename(line, schema, roles)).collect()
+    };
+    let mut text = rename(ROLES_NOTE);
+    for duty in Duty::ALL {
+        if tables.iter().any(|tables| tables.concern(duty)) {
+            let role = ROLE_SQL.replace("pillarbox_role", &format!("pillarbox_{}", duty.as_str()));
+            text.push_str(&rename(&role));
+        }
+    }
+    for tables in tables {
+        text.push('\n');
+        text.push_str(&rename(match tables {
+            Tables::Outbox => OUTBOX_SQL,
+            Tables::Inbox => INBOX_SQL,
+        }));
+    }
+    text
+}
+
+/// One right on one relation, or on one of its columns.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) struct Need {
+    /// Without the schema.
+    pub(crate) relation: String,
+    /// In lower case.
+    pub(crate) privilege: String,
+    pub(crate) column: Option<String>,
+}
+
+/// What a duty needs on the outbox's tables: what is granted, read off the statements that grant it.
+pub(crate) fn needs(duty: Duty) -> Vec<Need> {
+    let to = format!(" to pillarbox_{};", duty.as_str());
+    let mut needs = Vec::new();
+    for line in OUTBOX_SQL.lines().map(str::trim) {
+        let Some((privileges, relation)) = line
+            .strip_prefix("grant ")
+            .and_then(|rest| rest.strip_suffix(&to))
+            .and_then(|rest| rest.split_once(" on pillarbox."))
+        else {
+            continue;
+        };
+        let of_all = |privilege: &str, column: Option<&str>| Need {
+            relation: relation.to_owned(),
+            privilege: privilege.trim().to_owned(),
+            column: column.map(|column| column.trim().to_owned()),
+        };
+        match privileges.split_once('(') {
+            Some((privilege, columns)) => needs.extend(
+                columns
+                    .trim_end_matches(')')
+                    .split(',')
+                    .map(|column| of_all(privilege, Some(column))),
+            ),
+            None => needs.extend(privileges.split(',').map(|privilege| of_all(privilege, None))),
+        }
+    }
+    needs
+}
+
+/// Puts the names in. Word by word, so that a name that is put in is not taken for another.
+fn rename(line: &str, schema: &str, roles: &Roles) -> String {
+    // A comment speaks of the program, too, which keeps its name.
+    let comment = line.trim_start().starts_with("--");
+    let mut written = String::with_capacity(line.len());
+    let mut rest = line;
+    while let Some(start) = rest.find("pillarbox") {
+        let (before, from) = rest.split_at(start);
+        written.push_str(before);
+        let end = from.find(|c: char| !c.is_ascii_alphanumeric() && c != '_').unwrap_or(from.len());
+        let (word, after) = from.split_at(end);
+        let duty =
+            Duty::ALL.into_iter().find(|duty| word == format!("pillarbox_{}", duty.as_str()));
+        match duty {
+            Some(duty) if after.starts_with('\'') => written.push_str(roles.get(duty)),
+            Some(duty) => written.push_str(&Identifier(roles.get(duty)).to_string()),
+            None if word == "pillarbox" && !comment => written.push_str(schema),
+            None => written.push_str(word),
+        }
+        rest = after;
+    }
+    written.push_str(rest);
+    written
+}
+
+/// A role's name in a statement, in quotes where it needs them.
+struct Identifier<'a>(&'a str);
+
+impl fmt::Display for Identifier<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let plain = self.0.starts_with(|c: char| c.is_ascii_lowercase() || c == '_')
+            && self.0.chars().all(|c| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '_')
+            && self.0.contains('_');
+        if plain { f.write_str(self.0) } else { write!(f, "\"{}\"", self.0) }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_are_put_in_word_by_word() {
+        let roles = Roles::with_prefix("shop")
+            .unwrap()
+            .with(Duty::Writer, "shop-app@project.iam")
+            .unwrap()
+            .with(Duty::Relay, "pillarbox_writer")
+            .unwrap();
+        let text = sql("billing", &roles, &[Tables::Outbox]);
+        assert!(
+            text.contains("grant usage on schema billing to \"shop-app@project.iam\";"),
+            "{text}"
+        );
+        assert!(text.contains("rolname = 'shop-app@project.iam'"), "{text}");
+        assert!(text.contains("delete on billing.outbox to pillarbox_writer;"), "{text}");
+        assert!(text.contains("`pillarbox doctor`"), "the program keeps its name: {text}");
+        assert!(
+            !text.contains("billing_") && !text.contains("inbox") && !text.contains("consumer"),
+            "{text}"
+        );
+    }
+
+    #[test]
+    fn needs_are_read_off_the_statements() {
+        let needs = needs(Duty::Relay);
+        let need = |relation: &str, privilege: &str, column: Option<&str>| Need {
+            relation: relation.into(),
+            privilege: privilege.into(),
+            column: column.map(str::to_owned),
+        };
+        for wanted in [
+            need("outbox", "select", None),
+            need("outbox", "delete", None),
+            need("relay", "insert", None),
+            need("outbox_position_seq", "select", None),
+        ] {
+            assert!(needs.contains(&wanted), "{wanted:?} in {needs:?}");
+        }
+        let statements = OUTBOX_SQL.lines().filter(|line| {
+            line.starts_with("grant ")
+                && line.contains(" on pillarbox.")
+                && line.contains("to pillarbox_relay")
+        });
+        assert_eq!(statements.count(), 7, "each is on one line, and for one role");
+        assert_eq!(needs.len(), 22);
+    }
+
+    #[test]
+    fn a_role_that_could_break_out_of_its_quotes_is_refused() {
+        for role in ["", "a\"b", "a'b", "a\\b", "a$$b", "a\nb", &"x".repeat(64)] {
+            assert!(Roles::with_prefix("p").unwrap().with(Duty::Relay, role).is_err(), "{role:?}");
+        }
+        assert!(Roles::with_prefix(&"x".repeat(60)).is_err());
+    }
+}

@@ -1,0 +1,45 @@
+//! The program `pillarbox`: its settings, its commands and its endpoints. The relay itself is
+//! [`pillarbox_relay`], which needs none of this.
+//!
+//! ```no_run
+//! use pillarbox_cli::config::{Settings, Sources};
+//!
+//! # fn example() -> Result<(), pillarbox_cli::config::LoadError> {
+//! let settings = Settings::load(&Sources::of_this_process())?;
+//! println!("{}", settings.print());
+//! # Ok(())
+//! # }
+//! ```
+//!
+//! | module | concept |
+//! |---|---|
+//! | [`config`] | `pillarbox.toml`, environment and flags in layers |
+//! | `commands` | the command line, a file for each command |
+//! | [`doctor`] | what is wrong, and what to do about it |
+//! | [`dead_letters`] | events that were given up, on either side |
+//! | [`grants`] | the least rights that each part needs in the database |
+//! | `http` | `/healthz`, `/readyz` and `/metrics` |
+//! | `logging`, `terminal`, `interrupt` | the log, what may be shown on a terminal, and Ctrl-C |
+
+mod commands;
+pub mod config;
+pub mod dead_letters;
+pub mod doctor;
+pub mod grants;
+mod http;
+mod interrupt;
+mod logging;
+mod terminal;
+
+use std::process::ExitCode;
+
+use clap::FromArgMatches;
+
+/// Runs the program with the arguments and the environment of this process, and answers what the process should end
+/// with. Wrong arguments and `--help` end the process at once, as clap does.
+pub fn main() -> ExitCode {
+    match commands::Cli::from_arg_matches(&commands::command().get_matches()) {
+        Ok(cli) => commands::run(cli),
+        Err(error) => error.exit(),
+    }
+}

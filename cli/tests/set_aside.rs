@@ -1,0 +1,284 @@
+//! Setting events aside: whose letter is whose, and how fast many are set aside.
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
+
+mod support;
+
+use std::time::{Duration, Instant};
+
+use async_nats::jetstream::stream;
+use pillarbox_cli::dead_letters::{DeadLetter, DeadLetters, Filter, Side};
+use pillarbox_relay::{Order, RelayConfig};
+use pillarbox_testkit::eventually;
+use sqlx::AssertSqlSafe;
+use sqlx::types::Uuid;
+use support::{DEADLINE, Shop};
+
+fn letters(shop: &Shop) -> DeadLetters {
+    DeadLetters::new(shop.pool().clone(), "pillarbox", Side::Outbox).unwrap()
+}
+
+async fn listed(shop: &Shop) -> Vec<DeadLetter> {
+    letters(shop).list(&Filter::default(), 1_000).await.unwrap()
+}
+
+async fn until(shop: &Shop, what: &str, sql: &str, wanted: i64) {
+    eventually(what, DEADLINE, async || match shop.number(sql).await {
+        found if found == wanted => Ok(Some(())),
+        found => Err(format!("{found}")),
+    })
+    .await
+    .unwrap();
+}
+
+async fn run(shop: &Shop, sql: String) {
+    sqlx::raw_sql(AssertSqlSafe(sql)).execute(shop.pool()).await.unwrap();
+}
+
+const COUNT: &str = "select count(*) from pillarbox.outbox_dead_letter";
+
+/// A letter at this position, of an event that could be shipped today.
+async fn old_letter(shop: &Shop, position: i64, id: Uuid, state: &str) {
+    sqlx::query(
+        "insert into pillarbox.outbox_dead_letter \
+         (position, relay, event_id, event_type, topic, key, headers, payload, created_at, reason, error, attempts, state, resolved_at) \
+         values ($1, 'default', $2, 'order.placed', $3, 'old', '{}', 'old', now() - interval '9 days', \
+                 'too_large', 'of an earlier life', 1, $4, case when $4 in ('retried', 'discarded') then now() - interval '8 days' end)",
+    )
+    .bind(position)
+    .bind(id)
+    .bind(shop.topic())
+    .bind(state)
+    .execute(shop.pool())
+    .await
+    .unwrap();
+}
+
+/// An event that no broker takes, at the position that comes next.
+async fn insert_invalid(shop: &Shop, key: &str, id: Uuid) {
+    sqlx::query(
+        "insert into pillarbox.outbox (event_id, event_type, topic, key, payload) \
+         values ($1, 't', 'a topic with spaces', $2, 'new')",
+    )
+    .bind(id)
+    .bind(key)
+    .execute(shop.pool())
+    .await
+    .unwrap();
+}
+
+#[tokio::test]
+async fn a_letter_of_an_earlier_life_of_the_table_swallows_no_new_one() {
+    for state in ["dead", "parked", "retried", "discarded"] {
+        for same_id in [false, true] {
+            let shop = Shop::open().await;
+            let (old, new) = (Uuid::now_v7(), Uuid::now_v7());
+            let old = if same_id { new } else { old };
+            old_letter(&shop, 1, old, state).await;
+            insert_invalid(&shop, "new", new).await;
+            shop.insert_one("new", "behind it").await;
+            let relay = shop.start(shop.config());
+            shop.until_messages(1).await;
+            shop.shipped().await;
+            let dead = "select count(*) from pillarbox.outbox_dead_letter where state = 'dead' and reason = 'invalid' and position = 1";
+            until(&shop, &format!("the new one beside one that is {state}"), dead, 1).await;
+            assert_eq!(shop.number(COUNT).await, 2, "{state}: the old one is kept as well");
+
+            // Each is retried by itself.
+            if state == "dead" {
+                let found = listed(&shop).await;
+                assert_eq!(found.len(), 2);
+                let first = found.iter().find(|letter| letter.payload == "old").unwrap();
+                assert!(letters(&shop).retry(first).await.unwrap());
+                shop.until_messages(2).await;
+                let left = "select count(*) from pillarbox.outbox_dead_letter where state = 'dead' and payload = 'new' and attempts = 1";
+                until(&shop, "the new one is as it was", left, 1).await;
+                let second = listed(&shop).await;
+                assert_eq!(second.len(), 1);
+                assert!(letters(&shop).discard(&second[0]).await.unwrap());
+                assert!(listed(&shop).await.is_empty());
+            }
+            relay.stop().await;
+        }
+    }
+}
+
+#[tokio::test]
+async fn two_relays_of_one_outbox_set_the_same_event_aside_each_for_itself() {
+    let shop = Shop::open().await;
+    insert_invalid(&shop, "a", Uuid::now_v7()).await;
+    let first = shop.start(shop.config());
+    until(&shop, "the first relay's letter", COUNT, 1).await;
+    let second = shop.start(RelayConfig { name: "second".into(), ..shop.config() });
+    until(
+        &shop,
+        "the second relay's letter",
+        "select count(distinct relay) from pillarbox.outbox_dead_letter",
+        2,
+    )
+    .await;
+    let found = listed(&shop).await;
+    let of_second = found.iter().find(|letter| letter.owner == "second").unwrap();
+    assert!(letters(&shop).discard(of_second).await.unwrap());
+    assert_eq!(listed(&shop).await.len(), 1, "the other relay's is still there");
+    first.stop().await;
+    second.stop().await;
+}
+
+#[tokio::test]
+async fn an_event_met_again_has_one_letter_and_one_that_was_shipped_is_dead_again() {
+    let shop = Shop::open().await;
+    shop.create_stream(|config| stream::Config { max_message_size: 2_000, ..config }).await;
+    insert_invalid(&shop, "a", Uuid::now_v7()).await;
+    shop.insert_one("b", &"x".repeat(5_000)).await;
+    insert_invalid(&shop, "c", Uuid::now_v7()).await;
+    let relay = shop.start(shop.config());
+    until(&shop, "three letters", COUNT, 3).await;
+    shop.shipped().await;
+    relay.stop().await;
+    // The second has been shipped, the third is not to be; then the relay starts anew.
+    run(&shop, "update pillarbox.outbox_dead_letter set state = case key when 'b' then 'retried' else 'discarded' end, \
+                resolved_at = now() where key <> 'a'; delete from pillarbox.relay".to_owned()).await;
+    let relay = shop.start(shop.config());
+    shop.shipped().await;
+    until(
+        &shop,
+        "the shipped one is dead again",
+        "select count(*) from pillarbox.outbox_dead_letter where key = 'b' and state = 'dead' and attempts = 2 and resolved_at is null",
+        1,
+    )
+    .await;
+    assert_eq!(shop.number(COUNT).await, 3);
+    let discarded =
+        "select count(*) from pillarbox.outbox_dead_letter where key = 'c' and state = 'discarded'";
+    assert_eq!(shop.number(discarded).await, 1, "what was discarded stays so");
+    relay.stop().await;
+}
+
+#[tokio::test]
+async fn a_parked_event_finds_its_place_taken_and_is_shipped_all_the_same() {
+    for state in ["retried", "discarded", "dead"] {
+        let shop = Shop::open().await;
+        old_letter(&shop, 2, Uuid::now_v7(), state).await;
+        insert_invalid(&shop, "a", Uuid::now_v7()).await;
+        shop.insert_one("a", "2").await;
+        shop.insert_one("a", "3").await;
+        shop.insert_one("b", "1").await;
+        let relay = shop.start(RelayConfig { order: Order::Strict, ..shop.config() });
+        shop.until_messages(1).await;
+        let parked = "select count(*) from pillarbox.outbox_dead_letter where key = 'a' and state = 'parked'";
+        until(&shop, &format!("two parked beside one that is {state}"), parked, 2).await;
+        let found = listed(&shop).await;
+        let dead = found.iter().find(|letter| letter.reason == "invalid").unwrap();
+        assert!(letters(&shop).discard(dead).await.unwrap());
+        shop.until_messages(3).await;
+        let payloads: Vec<_> = (shop.stored().await.into_iter())
+            .filter(|stored| stored.key.as_deref() == Some("a"))
+            .map(|stored| stored.payload)
+            .collect();
+        assert_eq!(payloads, ["2", "3"]);
+        relay.stop().await;
+    }
+}
+
+#[tokio::test]
+async fn a_resolved_letter_that_goes_takes_no_other_of_its_place_along() {
+    let shop = Shop::open().await;
+    old_letter(&shop, 9, Uuid::now_v7(), "retried").await;
+    old_letter(&shop, 9, Uuid::now_v7(), "dead").await;
+    shop.insert_one("a", "1").await;
+    let relay = shop.start(RelayConfig { retention_s: 1, ..shop.config() });
+    until(&shop, "the resolved one to go", COUNT, 1).await;
+    tokio::time::sleep(Duration::from_secs(1)).await;
+    assert_eq!(listed(&shop).await.len(), 1);
+    relay.stop().await;
+}
+
+#[tokio::test]
+async fn many_events_that_cannot_be_sent_are_set_aside_at_once_among_those_that_can() {
+    for order in [Order::Key, Order::Strict] {
+        let shop = Shop::open().await;
+        run(
+            &shop,
+            format!(
+                "insert into pillarbox.outbox (event_type, topic, key, payload) \
+                 select 't', case when i % 4 = 0 then '{}' else 'a topic with spaces' end, (i % 4)::text || 'k', \
+                        convert_to(i::text, 'utf8') \
+                 from generate_series(1, 8000) i",
+                shop.topic()
+            ),
+        )
+        .await;
+        let started = Instant::now();
+        let relay = shop.start(RelayConfig { order, ..shop.config() });
+        until(&shop, "6000 letters", COUNT, 6_000).await;
+        shop.until_messages(2_000).await;
+        let took = started.elapsed();
+        println!("{order:?}: 6000 of 8000 events were set aside in {took:?}");
+        assert!(took < Duration::from_secs(15), "{took:?}");
+        shop.shipped().await;
+        relay.stop().await;
+        let sound = "select count(*) from pillarbox.outbox_dead_letter join pillarbox.outbox using (position, event_id, payload) \
+                     where reason = 'invalid' and attempts = 1 and state = 'dead'";
+        assert_eq!(shop.number(sound).await, 6_000);
+        let payloads: Vec<i64> =
+            shop.stored().await.iter().map(|stored| stored.payload.parse().unwrap()).collect();
+        assert!(payloads.is_sorted(), "in order");
+    }
+}
+
+#[tokio::test]
+async fn in_a_strict_order_what_follows_a_bad_event_on_the_same_page_waits_behind_it() {
+    let shop = Shop::open().await;
+    let mut transaction = shop.pool().begin().await.unwrap();
+    shop.insert(&mut transaction, "a", "1").await;
+    shop.insert(&mut transaction, "b", "1").await;
+    sqlx::query("insert into pillarbox.outbox (event_type, topic, key, payload) values ('t', 'no topic', 'a', 'bad')")
+        .execute(&mut *transaction)
+        .await
+        .unwrap();
+    for payload in ["3", "4"] {
+        shop.insert(&mut transaction, "a", payload).await;
+        shop.insert(&mut transaction, "b", payload).await;
+    }
+    transaction.commit().await.unwrap();
+    let relay = shop.start(RelayConfig { order: Order::Strict, ..shop.config() });
+    shop.until_messages(4).await;
+    let parked =
+        "select count(*) from pillarbox.outbox_dead_letter where key = 'a' and state = 'parked'";
+    until(&shop, "two behind it", parked, 2).await;
+    let found = listed(&shop).await;
+    let dead = found.iter().find(|letter| letter.reason == "invalid").unwrap();
+    assert!(letters(&shop).discard(dead).await.unwrap());
+    shop.until_messages(6).await;
+    let of_a: Vec<_> = (shop.stored().await.into_iter())
+        .filter(|stored| stored.key.as_deref() == Some("a"))
+        .map(|stored| stored.payload)
+        .collect();
+    assert_eq!(of_a, ["1", "3", "4"]);
+    relay.stop().await;
+}
+
+#[tokio::test]
+async fn ten_legal_headers_that_are_too_many_together_hold_nobody_up() {
+    let shop = Shop::open().await;
+    run(
+        &shop,
+        format!(
+            "insert into pillarbox.outbox (event_type, topic, key, headers, payload) \
+             select 't', '{}', 'a', \
+                    case when i % 3 = 0 then '{{}}'::jsonb \
+                         else (select jsonb_object_agg('x-' || n, repeat('x', 8000)) from generate_series(1, 10) n) end, \
+                    convert_to(i::text, 'utf8') \
+             from generate_series(1, 300) i",
+            shop.topic()
+        ),
+    )
+    .await;
+    let relay = shop.start(shop.config());
+    shop.until_messages(100).await;
+    let dead = "select count(*) from pillarbox.outbox_dead_letter where reason = 'too_large' and error like '%65535%'";
+    until(&shop, "200 letters", dead, 200).await;
+    shop.shipped().await;
+    assert_eq!(shop.messages().await, 100);
+    relay.stop().await;
+}
