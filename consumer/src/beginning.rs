@@ -23,7 +23,7 @@ use std::time::{Duration, SystemTime};
 use async_nats::jetstream::consumer::DeliverPolicy;
 use async_nats::jetstream::message::StreamMessage;
 use async_nats::jetstream::stream::{RawMessageErrorKind, RetentionPolicy, Stream};
-use pillarbox_inbox::internal::Store;
+use pillarbox_inbox::source::Store;
 use pillarbox_store::full_text;
 
 use super::config::AfterLoss;

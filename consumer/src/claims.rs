@@ -20,13 +20,20 @@ use std::collections::BTreeSet;
 use std::time::Duration;
 
 use async_nats::connection::State;
-use pillarbox_inbox::internal::Store;
+use pillarbox_inbox::source::Store;
 use pillarbox_store::full_text;
 use sqlx::{AssertSqlSafe, Connection, PgConnection, Row};
 use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep_until, timeout};
 
 use super::ConsumerConfig;
+
+/// Says that a process lives, and takes its share of the partitions.
+const CLAIM: &str = include_str!("partitions/claim_partitions.sql");
+
+/// Gives up all that a process has.
+const LEAVE: &str = "delete from pillarbox.inbox_process \
+     where consumer operator(pg_catalog.=) $1 and process operator(pg_catalog.=) $2";
 
 /// The longest time between two beats.
 const INTERVAL: Duration = Duration::from_secs(1);
@@ -220,7 +227,7 @@ impl Claims {
     pub(super) async fn leave(mut self) {
         self.beating.shutdown().await;
         let leave = async {
-            let left = sqlx::query(self.store.leave());
+            let left = sqlx::query(self.store.statement(LEAVE));
             let pool = self.store.pool().await?;
             left.bind(&self.consumer).bind(&self.process).execute(pool).await
         };
@@ -270,7 +277,7 @@ impl Claim {
         .bind(&self.consumer)
         .execute(&mut *tx)
         .await?;
-        let row = sqlx::query(store.claim_partitions())
+        let row = sqlx::query(store.statement(CLAIM))
             .bind(&self.consumer)
             .bind(&self.process)
             .bind(self.partitions)

@@ -5,7 +5,9 @@ use std::time::Duration;
 
 use async_nats::jetstream;
 use pillarbox_event::FromEvent;
-use pillarbox_inbox::internal::{Batches, Breakers, Limit, One, RunBatch, Store, keep_removing};
+use pillarbox_inbox::source::{
+    HandlerTimeout, Judge, Killers, RunBatch, Store, keep_removing, one_by_one, run_batches,
+};
 use pillarbox_inbox::{
     BatchHandler, DeadLetters, Delivery, Handling, InboxError, InboxLayer, Outcome, Router,
 };
@@ -26,7 +28,6 @@ use crate::running::Running;
 use crate::share::Share;
 use crate::status::{Reporter, Watch};
 use crate::strays::look_out;
-use crate::suspects::Suspects;
 use crate::worker::{Rules, Worker};
 
 /// How long until a database that did not answer at the start is asked again.
@@ -293,7 +294,7 @@ impl Consumer {
             + 'static,
     {
         let longest = self.config.handler_timeout();
-        let service = Limit { inner: service, longest };
+        let service = HandlerTimeout::new(service, longest);
         let service = self.layer().layer(service);
         self.run_service(service, shutdown).await
     }
@@ -317,11 +318,11 @@ impl Consumer {
         E: FromEvent + Send + Sync + 'static,
     {
         let (handler, longest) = (Arc::new(handler), self.config.handler_timeout());
-        let one = Router::new().on(One(handler.clone()));
-        let service = self.layer().layer(Limit { inner: one, longest });
+        let one = Router::new().on(one_by_one(handler.clone()));
+        let service = self.layer().layer(HandlerTimeout::new(one, longest));
         let keeps_keys = self.config.order.keeps_keys();
-        let batches = Batches::new(handler, longest, keeps_keys);
-        self.run_all(service, Some(Arc::new(batches)), shutdown).await
+        let batches = run_batches(handler, longest, keeps_keys);
+        self.run_all(service, Some(batches), shutdown).await
     }
 
     /// As [`run`](Self::run), with a service that has this consumer's [`layer`](Self::layer) inside already, and
@@ -407,8 +408,8 @@ impl Consumer {
             batches,
             rules: Rules {
                 store: self.store.clone(),
-                suspects: Suspects::new(self.store.clone(), self.config.handler_timeout()),
-                breakers: Breakers::new(self.store.clone()),
+                killers: Killers::new(self.store.clone(), self.config.handler_timeout()),
+                judge: Judge::new(self.store.clone()),
                 config: self.config.clone(),
                 reporter: self.reporter.clone(),
                 journal: Journal::new(),

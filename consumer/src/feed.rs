@@ -13,7 +13,7 @@ use async_nats::jetstream::stream::{RetentionPolicy, Stream as JetStream};
 use futures::Stream;
 use futures::stream::{BoxStream, StreamExt, unfold};
 use pillarbox_event::Partition;
-use pillarbox_inbox::internal::Store;
+use pillarbox_inbox::source::Store;
 use pillarbox_store::full_text;
 use tokio::time::sleep;
 

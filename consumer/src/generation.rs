@@ -23,7 +23,7 @@ use std::sync::Arc;
 use async_nats::jetstream;
 use async_nats::jetstream::context::ConsumerInfoErrorKind;
 use pillarbox_inbox::InboxError;
-use pillarbox_inbox::internal::Store;
+use pillarbox_inbox::source::Store;
 use pillarbox_store::full_text;
 use sqlx::{AssertSqlSafe, PgPool, SqlSafeStr};
 

@@ -6,7 +6,7 @@ use std::time::SystemTime;
 use async_nats::jetstream::message::Acker;
 use bytes::Bytes;
 use pillarbox_event::{Partition, RawEvent, header};
-use pillarbox_inbox::internal::Unreadable;
+use pillarbox_inbox::source::Unreadable;
 use pillarbox_store::full_text;
 
 use super::lanes::Lane;

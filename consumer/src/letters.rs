@@ -18,7 +18,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use pillarbox_inbox::DeadLetter;
-use pillarbox_inbox::internal::Store;
+use pillarbox_inbox::source::Store;
 use pillarbox_store::full_text;
 use tokio::task::JoinSet;
 use tokio::time::Instant;

@@ -82,7 +82,6 @@ mod strays;
 pub mod streams;
 mod subjects;
 mod subscription;
-mod suspects;
 mod unreadable;
 mod worker;
 

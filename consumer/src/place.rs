@@ -4,7 +4,7 @@ use std::fmt;
 use std::sync::Arc;
 use std::time::{SystemTime, UNIX_EPOCH};
 
-use pillarbox_inbox::internal::Unreadable;
+use pillarbox_inbox::source::Unreadable;
 
 /// Where a message is stored: the stream, its sequence there, and when the stream stored it.
 ///

@@ -14,7 +14,7 @@
 
 use std::time::Duration;
 
-use pillarbox_inbox::internal::Store;
+use pillarbox_inbox::source::Store;
 use tokio::task::JoinSet;
 use tokio::time::Instant;
 

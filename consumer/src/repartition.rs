@@ -22,7 +22,7 @@ use async_nats::jetstream::message::StreamMessage;
 use async_nats::jetstream::stream::{RawMessageErrorKind, RetentionPolicy, Stream};
 use futures::TryStreamExt;
 use pillarbox_event::{Partition, header};
-use pillarbox_inbox::internal::Store;
+use pillarbox_inbox::source::Store;
 use pillarbox_store::full_text;
 
 use super::beginning::begin;

@@ -193,7 +193,7 @@ where
         }
         self.handlers.shutdown().await;
         self.worker.rules.summarise(true);
-        self.worker.rules.suspects.unmark_all().await;
+        self.worker.rules.killers.unmark_all().await;
         let _ = timeout(LAST_WORDS, self.worker.rules.store.give_back(true)).await;
         // What is not told now comes again, and is skipped.
         let _ = timeout(LAST_WORDS, async {

@@ -6,7 +6,7 @@
 use std::collections::BTreeSet;
 
 use pillarbox_event::Partition;
-use pillarbox_inbox::internal::Store;
+use pillarbox_inbox::source::Store;
 use tokio::task::JoinSet;
 
 use super::claims::{Change, Claims};

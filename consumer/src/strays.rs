@@ -9,7 +9,7 @@ use async_nats::jetstream;
 use async_nats::jetstream::stream::Stream;
 use futures::TryStreamExt;
 use pillarbox_event::{Partition, RawEvent};
-use pillarbox_inbox::internal::Store;
+use pillarbox_inbox::source::Store;
 use pillarbox_store::full_text;
 use tokio::time::{sleep, timeout};
 

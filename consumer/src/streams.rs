@@ -33,8 +33,10 @@ use async_nats::jetstream;
 use async_nats::jetstream::ErrorCode;
 use async_nats::jetstream::context::{CreateStreamErrorKind, GetStreamErrorKind};
 use async_nats::jetstream::stream::{Config, DiscardPolicy, RetentionPolicy, StorageType, Stream};
-use pillarbox_inbox::internal::LONGEST_AGE;
 use pillarbox_store::full_text;
+
+/// The greatest age that a stream is given: a century. The server counts nanoseconds in 64 bits.
+const LONGEST_MAX_AGE: Duration = Duration::from_secs(100 * 365 * 86_400);
 
 /// How long a fan-out keeps its events unless told: longer than a service should be down.
 pub const FAN_OUT_MAX_AGE: Duration = Duration::from_secs(7 * 24 * 3600);
@@ -130,7 +132,7 @@ impl StreamSpec {
     /// Keeps events for this long, handled or not; a century at the most. The rows of an inbox must outlive it.
     pub fn max_age(mut self, age: Duration) -> Self {
         // The server counts nanoseconds in 64 bits.
-        let age = age.min(LONGEST_AGE);
+        let age = age.min(LONGEST_MAX_AGE);
         self.config.max_age = age;
         // The server refuses a longer window.
         if !age.is_zero() {

@@ -18,7 +18,7 @@ use async_nats::jetstream;
 use async_nats::jetstream::consumer::Info;
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
-use pillarbox_inbox::internal::{Store, Stored as Letter};
+use pillarbox_inbox::source::{Store, Stored as Letter};
 use pillarbox_store::full_text;
 use tokio::time::Instant;
 

@@ -7,8 +7,9 @@ use std::time::{Duration, Instant};
 use backon::{BackoffBuilder, ExponentialBuilder};
 use futures::FutureExt;
 use pillarbox_event::{Partition, RawEvent};
-use pillarbox_inbox::internal::{
-    Blame, Breakers, Burial, End, Finding, RunBatch, Sign, Store, Stored, is_of_data, sign_of,
+use pillarbox_inbox::source::{
+    BatchEnd, Blame, Burial, Judge, Killers, Ruling, RunBatch, Store, Stored, is_of_data,
+    is_refused,
 };
 use pillarbox_inbox::{Delivery, HandlerError, InboxError, MAX_RETRY_AFTER, Outcome};
 use pillarbox_store::full_text;
@@ -17,7 +18,6 @@ use tower_service::Service;
 use super::incoming::Content;
 use super::journal::{Change, Journal, Untold};
 use super::status::Reporter;
-use super::suspects::{Ruling, Suspects};
 use super::{BoxError, ConsumerConfig};
 
 /// The longest wait between failures that are not counted.
@@ -78,8 +78,8 @@ pub(super) struct Worker<S> {
 #[derive(Clone)]
 pub(super) struct Rules {
     pub(super) store: Store,
-    pub(super) suspects: Suspects,
-    pub(super) breakers: Breakers,
+    pub(super) killers: Killers,
+    pub(super) judge: Judge,
     pub(super) config: Arc<ConsumerConfig>,
     pub(super) reporter: Reporter,
     pub(super) journal: Journal,
@@ -153,12 +153,12 @@ where
                 let mut verdicts = Vec::with_capacity(ends.len());
                 for (end, event) in ends.into_iter().zip(&events) {
                     verdicts.push(match end {
-                        End::Well(outcome) => {
+                        BatchEnd::Well(outcome) => {
                             rules.ended_well(event, outcome, took).await;
                             Verdict::Done
                         }
-                        End::Failed(error) => rules.failed(event, &error, took, false).await,
-                        End::Behind => Verdict::Behind,
+                        BatchEnd::Failed(error) => rules.failed(event, &error, took, false).await,
+                        BatchEnd::Behind => Verdict::Behind,
                     });
                 }
                 return verdicts;
@@ -167,9 +167,7 @@ where
             Err(_) => InboxError::handler(HandlerError::transient("an event could not be read")),
         };
         let text = full_text(&error);
-        let finding = Finding::of(&error);
-        let well = !finding.takes_asking() || rules.store.well().await.is_some();
-        if finding.blame(well) == Blame::Everybody {
+        if rules.judge.is_everybodys(&error).await {
             return contents.iter().map(|_| Verdict::Environment(text.clone())).collect();
         }
         let events = contents.len();
@@ -204,7 +202,7 @@ where
 
     async fn run(&mut self, event: &Arc<RawEvent>, dead_letter: bool, alone: bool) -> Verdict {
         let id = event.id().as_str();
-        if self.rules.breakers.is_suspect(&event.identity()) {
+        if self.rules.judge.is_suspect(&event.identity()) {
             if !alone {
                 tracing::warn!(
                     consumer = self.rules.config.name,
@@ -213,7 +211,7 @@ where
                 );
                 return Verdict::Alone;
             }
-            self.rules.breakers.begin_alone().await;
+            self.rules.judge.begin_alone().await;
         }
         let began = Instant::now();
         match call(&mut self.service, event, dead_letter).await {
@@ -252,7 +250,7 @@ impl Rules {
     /// Marks an event that was delivered before. A verdict, if it is not to run now.
     async fn begin_again(&self, event: &RawEvent, alone: bool) -> Option<Verdict> {
         let (name, id) = (&self.config.name, event.id().as_str());
-        match self.suspects.begin(event, alone).await {
+        match self.killers.begin(event, alone).await {
             Ok(Ruling::Run) => None,
             Ok(Ruling::RunAlone) => {
                 tracing::warn!(
@@ -335,8 +333,8 @@ impl Rules {
     /// The event is in work no more, and the database knows.
     fn ended(&self, event: &RawEvent) {
         let identity = event.identity();
-        self.suspects.ended(&identity);
-        self.breakers.clear(&identity);
+        self.killers.ended(&identity);
+        self.judge.clear(&identity);
     }
 
     /// The event is handled already. A process that was slow to see it may have left a failure behind.
@@ -359,7 +357,7 @@ impl Rules {
         let (name, id) = (&self.config.name, event.id().as_str());
         let (event_type, text) = (event.event_type(), full_text(error));
         let identity = event.identity();
-        let blame = self.breakers.blame(&identity, error, alone).await;
+        let blame = self.judge.blame(&identity, error, alone).await;
         self.reporter.meter.failed(blame.fault().unwrap_or_else(|| error.fault()), took);
         self.reporter.error(Some(id), &text);
         match blame {
@@ -371,13 +369,13 @@ impl Rules {
                 {
                     return self.count(event, error, &text).await;
                 }
-                self.suspects.unmark(&identity).await;
+                self.killers.unmark(&identity).await;
                 Verdict::Environment(text)
             }
             Blame::Excused(most) => match self.store.record_uncounted(event, &text).await {
                 Ok(times) if times > most => self.count(event, error, &text).await,
                 Ok(times) => {
-                    self.suspects.ended(&identity);
+                    self.killers.ended(&identity);
                     if times == most.div_ceil(2) {
                         let (error, left) = (text.as_str(), most - times);
                         tracing::warn!(
@@ -401,7 +399,7 @@ impl Rules {
                 if self.lasts_too_long(outage) {
                     return self.count(event, error, &text).await;
                 }
-                self.suspects.ended(&identity);
+                self.killers.ended(&identity);
                 let wait = self.wait(error, outage.0);
                 let error = text.as_str();
                 if outage.0 <= 1 && self.journal.tells(Change::Fails, Some(&identity)) {
@@ -448,7 +446,7 @@ impl Rules {
             Ok(attempts) => attempts,
             Err(error) => return self.unrecorded(event, text, &error).await,
         };
-        self.suspects.ended(&event.identity());
+        self.killers.ended(&event.identity());
         if attempts >= self.config.max_attempts {
             error_or_debug!(
                 self.journal.tells(Change::Letter, Some(&event.identity())),
@@ -498,11 +496,7 @@ impl Rules {
         if self.store.well().await.is_none() {
             return Verdict::Environment(text);
         }
-        let wait = match sign_of(error) {
-            // The statement was refused, and will be again.
-            Sign::Sure(_) => self.config.max_backoff(),
-            _ => self.backoff(1),
-        };
+        let wait = if is_refused(error) { self.config.max_backoff() } else { self.backoff(1) };
         if self.journal.tells(Change::Unwritten, None) {
             tracing::error!(
                 consumer = self.config.name,

@@ -33,12 +33,14 @@ use pillarbox_event::{FromEvent, Identity, RawEvent};
 use tokio::time::timeout;
 
 use crate::delivery::{EndOnDrop, Outcome, Slot};
+use crate::error::HandlerError;
 use crate::error::{BEGIN, InboxError};
-use crate::failure::{Fault, HandlerError, Sign};
-use crate::handler::{Handler, Received, Tx};
+use crate::fault::{Fault, Sign};
+use crate::handler::{Handler, Received};
 use crate::layer::{PATIENCE, panic_text};
-use crate::limit::TookTooLong;
 use crate::store::{Begun, Fate, Store};
+use crate::timeout::TookTooLong;
+use crate::tx::Tx;
 
 /// Handles many events of one type in one transaction. State lives in `self`; a plain function will do without:
 /// [`batch_fn`]. One of [`RawEvent`] takes events of every type.
@@ -126,9 +128,8 @@ where
 }
 
 /// A batch handler as one of single events.
-#[doc(hidden)]
 #[derive(Debug)]
-pub struct One<H>(pub Arc<H>);
+pub(crate) struct One<H>(Arc<H>);
 
 impl<H, E> Handler<Received<E>> for One<H>
 where
@@ -141,9 +142,8 @@ where
 }
 
 /// What became of an event of a batch.
-#[doc(hidden)]
 #[derive(Debug)]
-pub enum End {
+pub enum BatchEnd {
     /// Handled, or done with before.
     Well(Outcome),
     /// Failed by itself.
@@ -152,34 +152,45 @@ pub enum End {
     Behind,
 }
 
-/// Handles batches, whatever the type of their events.
-#[doc(hidden)]
+/// Runs a [`BatchHandler`], whatever the type of its events.
 pub trait RunBatch: Send + Sync {
-    /// What became of each. An error has undone all of it.
+    /// Handles these events in one transaction, and says what became of each, in their order. An error has undone all of
+    /// it. Dropping the future rolls back.
     fn run<'a>(
         &'a self,
         store: &'a Store,
         events: &'a [Arc<RawEvent>],
-    ) -> BoxFuture<'a, Result<Vec<End>, InboxError>>;
+    ) -> BoxFuture<'a, Result<Vec<BatchEnd>, InboxError>>;
+}
+
+/// A batch handler, to be run by a source of events.
+///
+/// `longest` is how long one call of it may take; a longer one fails. `keeps_keys` says whether an event that fails holds
+/// back the later ones of its key.
+pub fn run_batches<H, E>(handler: Arc<H>, longest: Duration, keeps_keys: bool) -> Arc<dyn RunBatch>
+where
+    H: BatchHandler<E>,
+    E: FromEvent + Send + Sync + 'static,
+{
+    Arc::new(Batches { handler, longest, keeps_keys, event: PhantomData })
+}
+
+/// The same handler for one event at a time, as a [`Router`](crate::Router) takes it.
+pub fn one_by_one<H, E>(handler: Arc<H>) -> impl Handler<Received<E>>
+where
+    H: BatchHandler<E>,
+    E: FromEvent + Send + Sync + 'static,
+{
+    One(handler)
 }
 
 /// A batch handler with its settings.
-#[doc(hidden)]
 #[derive(Debug)]
-pub struct Batches<H, E> {
+struct Batches<H, E> {
     handler: Arc<H>,
     longest: Duration,
-    /// Whether an event that fails holds back its key.
     keeps_keys: bool,
     event: PhantomData<fn(E)>,
-}
-
-impl<H, E> Batches<H, E> {
-    /// `longest`: how long one call of the handler may take. `keeps_keys`: whether an event that fails holds back the
-    /// later ones of its key.
-    pub fn new(handler: Arc<H>, longest: Duration, keeps_keys: bool) -> Self {
-        Self { handler, longest, keeps_keys, event: PhantomData }
-    }
 }
 
 impl<H, E> RunBatch for Batches<H, E>
@@ -191,7 +202,7 @@ where
         &'a self,
         store: &'a Store,
         events: &'a [Arc<RawEvent>],
-    ) -> BoxFuture<'a, Result<Vec<End>, InboxError>> {
+    ) -> BoxFuture<'a, Result<Vec<BatchEnd>, InboxError>> {
         Box::pin(self.run_batch(store, events))
     }
 }
@@ -208,7 +219,7 @@ where
         &self,
         store: &Store,
         events: &[Arc<RawEvent>],
-    ) -> Result<Vec<End>, InboxError> {
+    ) -> Result<Vec<BatchEnd>, InboxError> {
         let identities: Vec<_> = events.iter().map(|event| event.identity()).collect();
         let begun = timeout(PATIENCE, begin(store, events, &identities)).await;
         let (begun, mut ends, known) = begun.map_err(|_| InboxError::Slow { doing: "begin" })??;
@@ -221,7 +232,7 @@ where
             let event = &events[place];
             match decode(event, known.get(identities[place].as_str()).copied().flatten()) {
                 Ok(event) => part.push((place, event)),
-                Err(error) => ends[place] = Some(End::Failed(error)),
+                Err(error) => ends[place] = Some(BatchEnd::Failed(error)),
             }
         }
         let handled = match slot.hold().await.as_mut() {
@@ -249,20 +260,23 @@ where
             let Some(key) = event.key().filter(|_| self.keeps_keys) else {
                 continue;
             };
-            if matches!(end, Some(End::Failed(_))) && held_back.contains(key) {
-                *end = Some(End::Behind);
+            if matches!(end, Some(BatchEnd::Failed(_))) && held_back.contains(key) {
+                *end = Some(BatchEnd::Behind);
             }
-            if !matches!(end, Some(End::Well(_))) {
+            if !matches!(end, Some(BatchEnd::Well(_))) {
                 held_back.insert(key);
             }
         }
-        let ends: Vec<End> = ends.into_iter().map(|end| end.unwrap_or(End::Behind)).collect();
+        let ends: Vec<BatchEnd> =
+            ends.into_iter().map(|end| end.unwrap_or(BatchEnd::Behind)).collect();
         let (mut undone, mut recovered) = (Vec::new(), Vec::new());
         for place in claimed {
             let id = identities[place].as_str();
             match ends[place] {
-                End::Well(_) if known.get(id).is_some_and(Option::is_some) => recovered.push(id),
-                End::Well(_) => {}
+                BatchEnd::Well(_) if known.get(id).is_some_and(Option::is_some) => {
+                    recovered.push(id)
+                }
+                BatchEnd::Well(_) => {}
                 _ => undone.push(id),
             }
         }
@@ -295,7 +309,7 @@ where
         begun: &mut Begun,
         part: Part<E>,
         all: &[Arc<RawEvent>],
-        ends: &mut [Option<End>],
+        ends: &mut [Option<BatchEnd>],
     ) -> Result<(), InboxError> {
         let mut parts = vec![part];
         while let Some(mut part) = parts.pop() {
@@ -305,7 +319,7 @@ where
                 // Left out behind a failure of its key.
                 key.is_none()
                     || !before.into_iter().any(|(other, end)| {
-                        matches!(end, Some(End::Failed(_))) && other.key() == key
+                        matches!(end, Some(BatchEnd::Failed(_))) && other.key() == key
                     })
             });
             if part.is_empty() {
@@ -317,7 +331,7 @@ where
                 Err(error) => {
                     // Asked for only if the handler has ended the transaction.
                     for place in places {
-                        ends[place] = Some(End::Failed(InboxError::Ended { committed: true }));
+                        ends[place] = Some(BatchEnd::Failed(InboxError::Ended { committed: true }));
                     }
                     return Err(error);
                 }
@@ -325,10 +339,10 @@ where
             match handled {
                 Ok(()) => {
                     for place in places {
-                        ends[place] = Some(End::Well(Outcome::Handled));
+                        ends[place] = Some(BatchEnd::Well(Outcome::Handled));
                     }
                 }
-                Err(error) if places.len() == 1 => ends[places[0]] = Some(End::Failed(error)),
+                Err(error) if places.len() == 1 => ends[places[0]] = Some(BatchEnd::Failed(error)),
                 Err(_) => {
                     let mut first: Part<E> = places.into_iter().zip(events).collect();
                     let second = first.split_off(first.len() / 2);
@@ -391,9 +405,9 @@ where
 async fn committed_by_handler(
     store: &Store,
     identities: &[Identity],
-    ends: Vec<Option<End>>,
+    ends: Vec<Option<BatchEnd>>,
     claimed: &[usize],
-) -> Option<Vec<End>> {
+) -> Option<Vec<BatchEnd>> {
     let waiting = claimed.iter().filter(|place| ends[**place].is_none());
     let waiting: Vec<&str> = waiting.map(|place| identities[*place].as_str()).collect();
     if !waiting.is_empty()
@@ -406,25 +420,25 @@ async fn committed_by_handler(
         );
         return None;
     }
-    Some(ends.into_iter().map(|end| end.unwrap_or(End::Behind)).collect())
+    Some(ends.into_iter().map(|end| end.unwrap_or(BatchEnd::Behind)).collect())
 }
 
 /// What became of each event, when the handler has rolled back the transaction that it was given, and with it all rows.
 /// Those that it did not have in hand come again, also those that it had handled before.
-fn rolled_back_by_handler(ends: Vec<Option<End>>) -> Vec<End> {
+fn rolled_back_by_handler(ends: Vec<Option<BatchEnd>>) -> Vec<BatchEnd> {
     let after = |end| match end {
-        Some(End::Failed(InboxError::Ended { .. })) => {
-            End::Failed(InboxError::Ended { committed: false })
+        Some(BatchEnd::Failed(InboxError::Ended { .. })) => {
+            BatchEnd::Failed(InboxError::Ended { committed: false })
         }
-        Some(End::Failed(error)) => End::Failed(error),
-        Some(End::Well(Outcome::Duplicate)) => End::Well(Outcome::Duplicate),
-        Some(End::Well(_) | End::Behind) | None => End::Behind,
+        Some(BatchEnd::Failed(error)) => BatchEnd::Failed(error),
+        Some(BatchEnd::Well(Outcome::Duplicate)) => BatchEnd::Well(Outcome::Duplicate),
+        Some(BatchEnd::Well(_) | BatchEnd::Behind) | None => BatchEnd::Behind,
     };
     ends.into_iter().map(after).collect()
 }
 
 /// The open transaction, what is decided already, and what is known of failed attempts at what was recorded.
-type Opened = (Begun, Vec<Option<End>>, HashMap<String, Option<u32>>);
+type Opened = (Begun, Vec<Option<BatchEnd>>, HashMap<String, Option<u32>>);
 
 /// Opens a transaction and records the events in it.
 async fn begin(
@@ -435,9 +449,9 @@ async fn begin(
     let mut begun = store.begin().await.map_err(InboxError::database(BEGIN))?;
     let mut ids = HashSet::with_capacity(events.len());
     // The same event twice: the second comes again, and is a duplicate then.
-    let mut ends: Vec<Option<End>> = identities
+    let mut ends: Vec<Option<BatchEnd>> = identities
         .iter()
-        .map(|identity| (!ids.insert(identity.as_str())).then_some(End::Behind))
+        .map(|identity| (!ids.insert(identity.as_str())).then_some(BatchEnd::Behind))
         .collect();
     let ids: Vec<&str> = ids.into_iter().collect();
     let known = store
@@ -446,7 +460,7 @@ async fn begin(
         .map_err(InboxError::database("record the events"))?;
     for (identity, end) in identities.iter().zip(&mut ends) {
         if end.is_none() && !known.contains_key(identity.as_str()) {
-            *end = Some(End::Well(Outcome::Duplicate));
+            *end = Some(BatchEnd::Well(Outcome::Duplicate));
         }
     }
     let tx = &mut *begun.tx;
@@ -461,7 +475,7 @@ async fn begin(
                 store.park(&mut *tx, event).await
             };
             parked.await.map_err(InboxError::database("park an event"))?;
-            *end = Some(End::Well(Outcome::Parked));
+            *end = Some(BatchEnd::Well(Outcome::Parked));
         }
     }
     Ok((begun, ends, known))

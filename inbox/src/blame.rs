@@ -16,7 +16,7 @@
 //! handler tells of is excused for `max_outage_s`.
 //!
 //! An event that crashes the server leaves a database that is not well for a moment, and its neighbours lose their
-//! connections with it. So an event that was in work twice when that happened runs [alone](Breakers), and then the
+//! connections with it. So an event that was in work twice when that happened runs [alone](Judge), and then the
 //! database is given time: if it is back soon, and its server was not started anew, the event is to blame.
 
 use std::collections::HashMap;
@@ -27,9 +27,9 @@ use pillarbox_event::Identity;
 use tokio::time::{Instant, sleep};
 
 use crate::error::InboxError;
-use crate::failure::{Fault, Sign};
-use crate::limit::TookTooLong;
+use crate::fault::{Fault, Sign};
 use crate::store::{ServerRun, Store};
+use crate::timeout::TookTooLong;
 
 /// How many conflicts of an event in a row are not counted, and how many times a server has run out of something.
 const CONFLICTS: u32 = 20;
@@ -76,7 +76,7 @@ impl Blame {
 
 /// What the inbox found of an event's failure.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Finding {
+enum Finding {
     /// The handler, or a statement, with an error of this kind.
     Failed(Sign),
     /// The inbox itself waited too long for the database.
@@ -87,7 +87,7 @@ pub enum Finding {
 
 impl Finding {
     /// What an error says.
-    pub fn of(error: &InboxError) -> Self {
+    fn of(error: &InboxError) -> Self {
         match error {
             InboxError::Slow { .. } => Self::SlowDatabase,
             error if error.is_caused_by::<TookTooLong>() => Self::SlowHandler,
@@ -96,7 +96,7 @@ impl Finding {
     }
 
     /// Whether only the database can tell.
-    pub fn takes_asking(self) -> bool {
+    fn takes_asking(self) -> bool {
         !matches!(self, Self::Failed(Sign::Sure(_) | Sign::Idle))
     }
 
@@ -106,7 +106,7 @@ impl Finding {
     }
 
     /// Whose failure it is. `well`: what the database said, where that [matters](Self::takes_asking).
-    pub fn blame(self, well: bool) -> Blame {
+    fn blame(self, well: bool) -> Blame {
         match self {
             Self::Failed(Sign::Sure(fault)) => match fault {
                 Fault::Transient => Blame::Event,
@@ -126,16 +126,18 @@ impl Finding {
     }
 }
 
-/// Events that were in work when the database went away, and may have crashed it. Clones share them.
+/// Finds whose failure an event's failure is.
+///
+/// It knows which events were in work when the database went away, and may have crashed it. Clones share that.
 #[derive(Clone, Debug)]
-pub struct Breakers {
+pub struct Judge {
     store: Store,
     hits: Arc<Mutex<HashMap<Identity, u32>>>,
     /// The server's run when an event last began alone.
     run: Arc<Mutex<Option<ServerRun>>>,
 }
 
-impl Breakers {
+impl Judge {
     /// None yet.
     pub fn new(store: Store) -> Self {
         Self { store, hits: Arc::default(), run: Arc::default() }
@@ -178,6 +180,14 @@ impl Breakers {
         }
         *hits.entry(event.clone()).or_default() += 1;
         Blame::Everybody
+    }
+
+    /// Whether a failure of many events at once is everybody's: then none of them is to run for now. Asks the database if
+    /// only that can tell.
+    pub async fn is_everybodys(&self, error: &InboxError) -> bool {
+        let finding = Finding::of(error);
+        let well = !finding.takes_asking() || self.store.well().await.is_some();
+        finding.blame(well) == Blame::Everybody
     }
 
     /// Whether the server is back soon, and is the one that was there before.

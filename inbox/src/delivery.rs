@@ -6,8 +6,8 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use pillarbox_event::RawEvent;
 use tokio::sync::{Mutex, MutexGuard};
 
-use crate::handler::Tx;
 use crate::store::Begun;
+use crate::tx::Tx;
 
 /// One delivery of an event: the request of [`Inbox`](crate::Inbox).
 #[derive(Clone, Debug)]

@@ -1,11 +1,131 @@
+//! Why an event was not handled: what a handler says, and what the inbox says.
+
+use std::error::Error;
+use std::fmt;
+use std::time::Duration;
+
 use pillarbox_store::HiddenRows;
 
-use crate::failure::{Fault, HandlerError, Sign, is_of_data, sign_of};
+use crate::fault::{Fault, Sign, is_of_data, is_unreachable, sign_of_sqlx};
 use crate::pooler::{Pooled, is_pooled};
-use crate::store::ENDED;
+
+/// The name in the error of a statement that fails where the handler has ended its transaction.
+pub(crate) const ENDED: &str = "pillarbox.the_handler_ended_the_transaction";
 
 /// What the inbox does first.
 pub(crate) const BEGIN: &str = "begin a transaction";
+
+/// The longest wait that a handler can ask for: a day.
+pub const MAX_RETRY_AFTER: Duration = Duration::from_secs(24 * 3600);
+
+/// Why a handler failed.
+///
+/// Made from any error by `?`. The first in the chain of its sources that tells decides: sqlx errors are told apart by
+/// [`Fault`], and an [`std::io::Error`] that says that somebody could not be reached (refused, unreachable, timed out)
+/// is an [outage](Fault::Outage), which HTTP clients have at the bottom of theirs. All others are transient. Say so
+/// where that is wrong.
+///
+/// ```
+/// use pillarbox_inbox::HandlerError;
+/// # enum Answer { Receipt(String), Declined, Unavailable }
+/// # async fn charge(cents: i64) -> Result<Answer, std::io::Error> { Ok(Answer::Declined) }
+/// # async fn handle(cents: i64) -> Result<(), HandlerError> {
+/// if cents < 0 {
+///     return Err(HandlerError::permanent("an amount cannot be negative"));
+/// }
+/// match charge(cents).await? { // refused: an outage
+///     Answer::Unavailable => Err(HandlerError::outage("the provider answers with 503")),
+///     Answer::Declined | Answer::Receipt(_) => Ok(()),
+/// }
+/// # }
+/// ```
+pub struct HandlerError {
+    sign: Sign,
+    retry_after: Option<Duration>,
+    cause: Box<dyn Error + Send + Sync>,
+}
+
+impl HandlerError {
+    fn sure(fault: Fault, cause: impl Into<Box<dyn Error + Send + Sync>>) -> Self {
+        Self { sign: Sign::Sure(fault), retry_after: None, cause: cause.into() }
+    }
+
+    /// It may work the next time. Counts as an attempt.
+    pub fn transient(cause: impl Into<Box<dyn Error + Send + Sync>>) -> Self {
+        Self::sure(Fault::Transient, cause)
+    }
+
+    /// It can never work: a dead letter at once.
+    pub fn permanent(cause: impl Into<Box<dyn Error + Send + Sync>>) -> Self {
+        Self::sure(Fault::Permanent, cause)
+    }
+
+    /// A provider or another party that this event needs is away. No attempt is counted: the event waits, and its key
+    /// behind it, with the same growing waits as between attempts. An outage that lasts longer than
+    /// `max_outage_s` for one event counts. Events that do not need that
+    /// provider continue, as long as fewer events wait for it than the consumer may hold (`prefetch`).
+    pub fn outage(cause: impl Into<Box<dyn Error + Send + Sync>>) -> Self {
+        Self::sure(Fault::Outage, cause)
+    }
+
+    /// Something that all events need is not there: the consumer pauses, and no attempt is counted for up to
+    /// `max_outage_s`.
+    pub fn environment(cause: impl Into<Box<dyn Error + Send + Sync>>) -> Self {
+        Self::sure(Fault::Environment, cause)
+    }
+
+    /// Asks for the next attempt after this long, instead of after the usual backoff. A wait longer than a day
+    /// ([`MAX_RETRY_AFTER`]) becomes a day: the value may come from somebody else's `Retry-After`.
+    #[must_use]
+    pub fn retry_after(mut self, wait: Duration) -> Self {
+        self.retry_after = Some(wait.min(MAX_RETRY_AFTER));
+        self
+    }
+
+    /// The error of a layer between the inbox and the handler.
+    pub(crate) fn of_layer(error: Box<dyn Error + Send + Sync>) -> Self {
+        Self { sign: sign_of(&*error), retry_after: None, cause: error }
+    }
+
+    /// Whose fault it is.
+    pub fn fault(&self) -> Fault {
+        self.sign.fault()
+    }
+
+    pub(crate) fn sign(&self) -> Sign {
+        self.sign
+    }
+
+    pub(crate) fn wanted_retry_after(&self) -> Option<Duration> {
+        self.retry_after
+    }
+
+    /// What happened.
+    pub fn cause(&self) -> &(dyn Error + Send + Sync + 'static) {
+        &*self.cause
+    }
+}
+
+impl<E: Error + Send + Sync + 'static> From<E> for HandlerError {
+    fn from(error: E) -> Self {
+        Self { sign: sign_of(&error), retry_after: None, cause: Box::new(error) }
+    }
+}
+
+impl fmt::Display for HandlerError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.cause.fmt(f)
+    }
+}
+
+impl fmt::Debug for HandlerError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("HandlerError")
+            .field("fault", &self.fault())
+            .field("cause", &self.cause)
+            .finish_non_exhaustive()
+    }
+}
 
 /// Why an event was not handled. Everything was rolled back.
 #[derive(Debug, thiserror::Error)]
@@ -72,8 +192,8 @@ pub enum InboxError {
 #[derive(Debug)]
 pub struct HandlerCause(pub HandlerError);
 
-impl std::fmt::Display for HandlerCause {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+impl fmt::Display for HandlerCause {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         self.0.fmt(f)
     }
 }
@@ -137,8 +257,7 @@ impl InboxError {
     }
 
     /// What it looks like.
-    #[doc(hidden)]
-    pub fn sign(&self) -> Sign {
+    pub(crate) fn sign(&self) -> Sign {
         match self {
             Self::Handler(cause) => cause.0.sign(),
             Self::Database { source, .. } if is_of_data(source) => Sign::Sure(Fault::Permanent),
@@ -157,13 +276,11 @@ impl InboxError {
     }
 
     /// Whether the handler itself says that nothing can be handled now.
-    #[doc(hidden)]
     pub fn is_said_to_be_everybodys(&self) -> bool {
         matches!(self, Self::Handler(cause) if cause.0.sign() == Sign::Sure(Fault::Environment))
     }
 
-    #[doc(hidden)]
-    pub fn is_caused_by<E: std::error::Error + 'static>(&self) -> bool {
+    pub(crate) fn is_caused_by<E: std::error::Error + 'static>(&self) -> bool {
         match self {
             Self::Handler(cause) => {
                 let cause: &(dyn std::error::Error + 'static) = cause.0.cause();
@@ -178,6 +295,150 @@ impl InboxError {
         match self {
             Self::Handler(cause) => cause.0.wanted_retry_after(),
             _ => None,
+        }
+    }
+}
+
+/// The fault of an error, as long as nobody has asked the database.
+pub(crate) fn fault_of(error: &(dyn Error + 'static)) -> Fault {
+    sign_of(error).fault()
+}
+
+/// Whether the database refused a statement, and would refuse it again. Otherwise it may work once the database is well.
+pub fn is_refused(error: &sqlx::Error) -> bool {
+    matches!(sign_of(error), Sign::Sure(_))
+}
+
+/// How many sources of an error are looked at. An error of the application may be its own source.
+const DEEPEST: usize = 64;
+
+/// The first recognised error in the source chain decides; without one it is transient.
+pub(crate) fn sign_of(error: &(dyn Error + 'static)) -> Sign {
+    let chain = std::iter::successors(Some(error), |error| Error::source(*error)).take(DEEPEST);
+    chain.filter_map(recognised).next().unwrap_or(Sign::Sure(Fault::Transient))
+}
+
+fn recognised(error: &(dyn Error + 'static)) -> Option<Sign> {
+    if let Some(error) = error.downcast_ref::<InboxError>() {
+        return Some(error.sign());
+    }
+    if let Some(error) = error.downcast_ref::<sqlx::Error>() {
+        return Some(sign_of_sqlx(error));
+    }
+    let unreachable = error.downcast_ref::<std::io::Error>().is_some_and(is_unreachable);
+    unreachable.then_some(Sign::Sure(Fault::Outage))
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    #[derive(Debug, thiserror::Error)]
+    #[error("outer")]
+    struct Outer(#[source] sqlx::Error);
+
+    #[derive(Debug, thiserror::Error)]
+    #[error("sending a request")]
+    struct Client(#[source] std::io::Error);
+
+    #[test]
+    fn a_provider_that_is_not_reached_is_away_and_one_that_hangs_up_may_have_been_brought_down() {
+        use std::io::ErrorKind as E;
+        let of = |kind: E| HandlerError::from(Client(kind.into())).fault();
+        for away in [E::ConnectionRefused, E::HostUnreachable, E::NetworkUnreachable, E::TimedOut] {
+            assert_eq!(of(away), Fault::Outage, "{away:?}");
+        }
+        for counts in [E::ConnectionReset, E::BrokenPipe, E::UnexpectedEof, E::NotFound] {
+            assert_eq!(of(counts), Fault::Transient, "{counts:?}");
+        }
+        let said = HandlerError::transient(Client(E::ConnectionRefused.into()));
+        assert_eq!(said.fault(), Fault::Transient, "the handler knows better");
+        // The database is what all events need.
+        let lost = sqlx::Error::Io(E::ConnectionRefused.into());
+        assert_eq!(HandlerError::from(lost).fault(), Fault::Environment);
+    }
+
+    #[test]
+    fn a_lost_database_is_nobodys_fault_however_deep_it_is_told() {
+        assert_eq!(HandlerError::from(sqlx::Error::PoolTimedOut).fault(), Fault::Environment);
+        assert_eq!(
+            HandlerError::from(Outer(sqlx::Error::PoolTimedOut)).fault(),
+            Fault::Environment
+        );
+        assert_eq!(HandlerError::from(Outer(sqlx::Error::RowNotFound)).fault(), Fault::Transient);
+        assert_eq!(HandlerError::from(fmt::Error).fault(), Fault::Transient);
+        assert_eq!(HandlerError::permanent("no").fault(), Fault::Permanent);
+    }
+
+    /// An error with any sources.
+    #[derive(Debug)]
+    struct Nested(Option<Box<dyn Error + Send + Sync>>);
+
+    impl fmt::Display for Nested {
+        fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+            f.write_str("nested")
+        }
+    }
+
+    impl Error for Nested {
+        fn source(&self) -> Option<&(dyn Error + 'static)> {
+            match &self.0 {
+                Some(source) => Some(&**source),
+                None => Some(self),
+            }
+        }
+    }
+
+    #[test]
+    fn an_error_that_is_its_own_source_is_transient() {
+        assert_eq!(HandlerError::from(Nested(None)).fault(), Fault::Transient);
+    }
+
+    fn any_leaf() -> impl Strategy<Value = Box<dyn Error + Send + Sync>> {
+        use std::io::ErrorKind as E;
+        let kinds =
+            [E::ConnectionRefused, E::TimedOut, E::ConnectionReset, E::UnexpectedEof, E::Other];
+        let io = proptest::sample::select(kinds.to_vec());
+        let sqlx = prop_oneof![
+            io.clone().prop_map(|kind| sqlx::Error::Io(kind.into())),
+            any::<String>().prop_map(sqlx::Error::Protocol),
+            Just(()).prop_map(|()| sqlx::Error::PoolTimedOut),
+            Just(()).prop_map(|()| sqlx::Error::PoolClosed),
+            Just(()).prop_map(|()| sqlx::Error::WorkerCrashed),
+            Just(()).prop_map(|()| sqlx::Error::RowNotFound),
+            any::<String>().prop_map(|text| sqlx::Error::Decode(text.into())),
+            any::<String>().prop_map(|text| sqlx::Error::Encode(text.into())),
+        ];
+        prop_oneof![
+            any::<String>().prop_map(Into::into),
+            io.prop_map(|kind| Box::new(std::io::Error::from(kind)) as _),
+            sqlx.prop_map(|error| Box::new(error) as _),
+        ]
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig { failure_persistence: None, ..ProptestConfig::default() })]
+
+        #[test]
+        fn every_error_has_the_fault_of_what_is_at_its_bottom(
+            leaf in any_leaf(), layers in proptest::collection::vec(any::<bool>(), 0..20)
+        ) {
+            let fault = fault_of(&*leaf);
+            let wrapped = layers.into_iter().fold(leaf, |error, plain| match plain {
+                true => Box::new(Nested(Some(error))),
+                false => Box::new(InboxError::handler(HandlerError::of_layer(error))),
+            });
+            prop_assert_eq!(HandlerError::of_layer(wrapped).fault(), fault);
+        }
+
+        #[test]
+        fn a_wait_is_never_longer_than_a_day(seconds in any::<u64>(), nanos in 0_u32..1_000_000_000) {
+            let wait = Duration::new(seconds, nanos);
+            let asked = HandlerError::transient("later").retry_after(wait).wanted_retry_after();
+            prop_assert_eq!(asked, Some(wait.min(MAX_RETRY_AFTER)));
         }
     }
 }

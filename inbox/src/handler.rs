@@ -6,15 +6,10 @@ use std::ops::Deref;
 use std::sync::Arc;
 
 use pillarbox_event::{Context, DecodeError, EventId, FromEvent, RawEvent};
-use sqlx::{Postgres, Transaction};
 
 use crate::delivery::Handling;
-use crate::failure::HandlerError;
-
-/// The transaction that a handler writes in, and publishes in. The inbox commits it after success.
-///
-/// Queries go to `&mut **tx`; `pillarbox_outbox::publish(tx, …)` takes it as it is.
-pub type Tx = Transaction<'static, Postgres>;
+use crate::error::HandlerError;
+use crate::tx::Tx;
 
 /// Handles events of one type. State lives in `self`; a plain function will do without: [`handler_fn`].
 ///

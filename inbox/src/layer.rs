@@ -16,8 +16,8 @@ use tracing::{Instrument, Span};
 
 use crate::dead_letter::DeadLetters;
 use crate::delivery::{Delivery, EndOnDrop, Handling, Outcome, Slot};
+use crate::error::HandlerError;
 use crate::error::{BEGIN, InboxError};
-use crate::failure::HandlerError;
 use crate::migrations::DEFAULT_SCHEMA;
 use crate::store::{Begun, Claim, Fate, Store};
 
@@ -98,8 +98,7 @@ impl InboxLayer {
         crate::retention::remove_old(&self.store, retention).await
     }
 
-    /// For a source of events that has a [`Store`] already.
-    #[doc(hidden)]
+    /// For a source of events, which has a [`Store`].
     pub fn of(store: Store) -> Self {
         Self { store }
     }

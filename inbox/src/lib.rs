@@ -29,6 +29,7 @@
 //! # }
 //! ```
 //!
+//! A source of events that also counts attempts, gives up, and waits out outages is built on [`source`].
 //! The crate `pillarbox-consumer` does this for events from JetStream, with retries, order per key and dead letters.
 //!
 //! | module | concept |
@@ -36,8 +37,8 @@
 //! | [`handler`] | [`Handler`], [`handler_fn`], [`Received`]: what a service writes |
 //! | [`batch`] | [`BatchHandler`]: many events in one transaction |
 //! | [`router`] | [`Router`]: one handler for each type of event |
-//! | [`failure`] | [`HandlerError`] and whose [`Fault`] it is |
-//! | [`layer`] | [`InboxLayer`]: the tower layer that makes it once |
+//! | [`error`], [`fault`] | [`HandlerError`], [`InboxError`], and whose [`Fault`] it is |
+//! | [`layer`] | [`InboxLayer`]: the tower layer that runs a handler once per event |
 //! | [`delivery`] | what the layer takes, and what it hands in |
 //! | [`dead_letter`] | [`DeadLetters`]: what was given up, and how to get at it |
 //! | `http` | `IdempotencyLayer`: HTTP requests that take effect once (feature `http`) |
@@ -45,47 +46,40 @@
 //! | `pooler` | whether a pool's sessions are its own |
 //! | `retention` | removes what was handled long ago |
 //! | `blame` | whose failure it is, once the database has been asked |
-//! | `limit` | how long a handler may take |
-//! | `store`, `kept`, `session` | the statements, and the connections they run on |
+//! | [`source`] | for who brings events from a source of their own |
+//! | `timeout` | how long a handler may take |
+//! | `killers` | events that may kill the process |
+//! | `store` | the statements, and the connections they run on |
 
 pub mod batch;
 mod blame;
 pub mod dead_letter;
 pub mod delivery;
-mod error;
-pub mod failure;
+pub mod error;
+pub mod fault;
 pub mod handler;
 #[cfg(feature = "http")]
 pub mod http;
-mod kept;
+mod killers;
 pub mod layer;
-mod limit;
 pub mod migrations;
 mod pooler;
 mod retention;
 pub mod router;
-mod session;
+pub mod source;
 mod store;
+mod timeout;
+mod tx;
 
 pub use batch::{BatchHandler, batch_fn};
 pub use dead_letter::{DeadLetter, DeadLetters, LetterError, Retried, WhichLetter};
 pub use delivery::{Delivery, Handling, Outcome};
-pub use error::InboxError;
-pub use failure::{Fault, HandlerError, MAX_RETRY_AFTER};
-pub use handler::{Handler, Received, Tx, handler_fn};
+pub use error::{HandlerError, InboxError, MAX_RETRY_AFTER};
+pub use fault::Fault;
+pub use handler::{Handler, Received, handler_fn};
 pub use layer::{Inbox, InboxLayer};
 pub use migrations::{migrate, migrate_schema, migrations};
 pub use pillarbox_store::HiddenRows;
 pub use pooler::Pooled;
 pub use router::Router;
-
-/// What `pillarbox-consumer` needs of the inside. Not for others: it may change with any release.
-#[doc(hidden)]
-pub mod internal {
-    pub use crate::batch::{Batches, End, One, RunBatch};
-    pub use crate::blame::{Blame, Breakers, Finding};
-    pub use crate::failure::{Sign, is_of_data, sign_of};
-    pub use crate::limit::{Limit, TookTooLong};
-    pub use crate::retention::{LONGEST_AGE, keep_removing};
-    pub use crate::store::{Burial, Marked, ServerRun, Store, Stored, Unreadable};
-}
+pub use tx::Tx;

@@ -7,7 +7,7 @@ use pillarbox_store::{Migrated, Migrations, Schema};
 use sqlx::PgPool;
 use sqlx::migrate::MigrateError;
 
-use crate::InboxError;
+use crate::error::InboxError;
 
 pub(crate) const DEFAULT_SCHEMA: &str = pillarbox_store::schema::DEFAULT;
 

@@ -42,7 +42,7 @@ pub struct Pooled;
 
 /// What is known of a pool; asked for until all is well.
 #[derive(Clone, Debug)]
-pub(crate) struct Sessions {
+pub(crate) struct PoolCheck {
     schema: Arc<str>,
     tables: &'static [&'static str],
     own: Arc<OnceCell<bool>>,
@@ -51,7 +51,7 @@ pub(crate) struct Sessions {
     open_for_now: Arc<OnceCell<()>>,
 }
 
-impl Sessions {
+impl PoolCheck {
     /// Of a pool that is to see all rows of these tables.
     pub(crate) fn new(schema: &str, tables: &'static [&'static str]) -> Self {
         Self {

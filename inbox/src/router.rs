@@ -11,9 +11,10 @@ use futures::future::BoxFuture;
 use tower_service::Service;
 
 use crate::delivery::Handling;
+use crate::error::HandlerError;
 use crate::error::InboxError;
-use crate::failure::HandlerError;
-use crate::handler::{FromHandling, Handler, Tx};
+use crate::handler::{FromHandling, Handler};
+use crate::tx::Tx;
 
 /// Hands each event to the handler of its type. It is the service inside [`Inbox`](crate::Inbox).
 ///

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use tokio::sync::{MappedMutexGuard, MutexGuard};
 
 use crate::delivery::Slot;
-use crate::handler::Tx;
+use crate::tx::Tx;
 
 /// A request and its open transaction, in the request's extensions: `Extension<Command>` under axum.
 ///

@@ -18,9 +18,10 @@ use sqlx::PgPool;
 use tower_layer::Layer;
 use tower_service::Service;
 
-use crate::InboxError;
-use crate::http::StoredRequests;
+use crate::error::InboxError;
 use crate::http::once;
+use crate::http::requests::StoredRequests;
+use crate::http::settings::Settings;
 use crate::http::verdict::Verdict;
 
 type BoxError = Box<dyn std::error::Error + Send + Sync>;
@@ -62,22 +63,6 @@ const DROPPED: [HeaderName; 11] = [
 #[derive(Clone)]
 pub struct IdempotencyLayer {
     settings: Settings,
-}
-
-type ScopeOf = dyn Fn(&Parts) -> Option<String> + Send + Sync;
-type VerdictOn = dyn Fn(&response::Parts) -> Verdict + Send + Sync;
-
-#[derive(Clone)]
-pub(crate) struct Settings {
-    pub(crate) requests: StoredRequests,
-    pub(crate) scope: Arc<ScopeOf>,
-    pub(crate) verdict: Arc<VerdictOn>,
-    pub(crate) key_required: bool,
-    pub(crate) max_request_bytes: usize,
-    pub(crate) max_response_bytes: usize,
-    pub(crate) dropped_headers: Vec<HeaderName>,
-    pub(crate) documentation: Option<String>,
-    pub(crate) longest_idle: Duration,
 }
 
 impl IdempotencyLayer {

@@ -72,6 +72,7 @@ mod once;
 mod problem;
 pub mod requests;
 pub mod scope;
+mod settings;
 pub mod verdict;
 
 // For the fuzz target; no part of the interface.

@@ -13,13 +13,14 @@ use pillarbox_store::full_text;
 use tokio::time::timeout;
 use tower_service::Service;
 
-use crate::InboxError;
 use crate::delivery::{EndOnDrop, Slot};
-use crate::failure::{Fault, fault_of};
-use crate::http::Command;
-use crate::http::layer::Settings;
+use crate::error::InboxError;
+use crate::error::fault_of;
+use crate::fault::Fault;
+use crate::http::command::Command;
 use crate::http::problem::Refusal;
 use crate::http::requests::{Answer, Identity, Known};
+use crate::http::settings::Settings;
 use crate::http::verdict::Verdict;
 use crate::http::{fingerprint, key, scope};
 use crate::store::{Begun, Fate};

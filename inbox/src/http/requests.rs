@@ -6,13 +6,14 @@ use std::time::Duration;
 use sqlx::postgres::PgRow;
 use sqlx::{AssertSqlSafe, PgPool, Row, SqlSafeStr, SqlStr};
 
-use crate::InboxError;
-use crate::handler::Tx;
+use crate::error::InboxError;
 use crate::http::fingerprint;
 use crate::migrations::{DEFAULT_SCHEMA, check_schema};
+use crate::pooler::PoolCheck;
 use crate::retention::LONGEST_AGE;
-use crate::session::Sessions;
 use crate::store::Begun;
+use crate::store::Sessions;
+use crate::tx::Tx;
 
 /// How many rows go at once.
 const BATCH: i64 = 1_000;
@@ -40,7 +41,7 @@ pub struct StoredRequests {
     pool: PgPool,
     schema: Arc<str>,
     sessions: Arc<Sessions>,
-    own_sessions: crate::pooler::Sessions,
+    pool_check: PoolCheck,
     statements: Arc<Statements>,
 }
 
@@ -109,7 +110,7 @@ impl StoredRequests {
             pool,
             schema: schema.into(),
             sessions: Arc::default(),
-            own_sessions: crate::pooler::Sessions::new(schema, &["inbox_request"]),
+            pool_check: PoolCheck::new(schema, &["inbox_request"]),
             statements: Arc::new(statements),
         }
     }
@@ -121,7 +122,7 @@ impl StoredRequests {
     /// # Errors
     /// [`InboxError::Database`], and [`InboxError::Pooled`] behind a pooler in transaction mode.
     pub async fn remove_older_than(&self, age: Duration) -> Result<u64, InboxError> {
-        let own = self.own_sessions.are_own(&self.pool).await;
+        let own = self.pool_check.are_own(&self.pool).await;
         own.map_err(InboxError::database("remove old requests"))?;
         let mut all = 0;
         loop {
@@ -144,7 +145,7 @@ impl StoredRequests {
     pub(crate) async fn begin(&self, longest_idle: Duration) -> Result<Begun, sqlx::Error> {
         let longest = longest_idle.as_millis().clamp(1, i32::MAX as u128);
         let begin = format!("begin; set local idle_in_transaction_session_timeout = {longest}");
-        self.own_sessions.are_own(&self.pool).await?;
+        self.pool_check.are_own(&self.pool).await?;
         Ok(Begun::new(self.pool.begin_with(AssertSqlSafe(begin)).await?))
     }
 

@@ -12,11 +12,11 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use pillarbox_store::literal::hex_text;
 
-use super::without_comments;
+use crate::store::text::without_comments;
 
 /// See the [module](self).
 #[derive(Debug)]
-pub(super) struct OneTrip {
+pub(super) struct BeginAndClaim {
     /// Begins, and finds out the longest time of a statement.
     find_out: String,
     /// Begins where it is known; it goes behind this.
@@ -30,7 +30,7 @@ pub(super) struct OneTrip {
     forgetful: AtomicBool,
 }
 
-impl OneTrip {
+impl BeginAndClaim {
     /// `find_out` and `known` begin, `claim` is the statement with its parameters.
     pub(super) fn new(find_out: String, known: String, claim: &str, consumer: &str) -> Self {
         let claim = without_comments(claim);

@@ -1,23 +1,4 @@
-//! The inbox's statements, for one consumer in one schema.
-//!
-//! They run on the service's own connections, and some of them in the transaction that a handler gets next. So the
-//! `search_path` is the service's, and it may name a schema that other roles may write to: an operator that such a role
-//! puts there would run with the service's rights. Setting another path around the inbox's statements would cost round
-//! trips, and would reach the service's triggers. So each statement itself says that its operators, functions and types
-//! are those of `pg_catalog`:
-//!
-//! - `a operator(pg_catalog.=) b`. Operators that are written so all bind alike, from left to right, whatever their
-//!   name; so brackets say what belongs together.
-//! - no `in (…)`, `nullif`, `is distinct from`, `between`, `like`: they look `=` and the like up by the path.
-//! - types that are words of the grammar (`bigint`, `integer`, `interval`, `double precision`) are always those of
-//!   `pg_catalog`; others (`text`, `jsonb`) are written with it.
-//!
-//! `tests/search_path/` reads every statement, and lays traps for them.
-
-mod begun;
-mod letters;
-mod one_trip;
-mod reach;
+//! What a consumer has handled, and what is known of its failures: the statements.
 
 use std::borrow::Cow;
 use std::sync::Arc;
@@ -25,19 +6,18 @@ use std::time::Duration;
 use std::time::SystemTime;
 
 use pillarbox_event::{Identity, RawEvent};
+use pillarbox_store::Schema;
+use pillarbox_store::literal::hex_text;
 use sqlx::postgres::PgRow;
 use sqlx::{AssertSqlSafe, PgExecutor, PgPool, Row, SqlSafeStr, SqlStr};
 
 use crate::error::InboxError;
-use crate::failure::is_of_data;
-use crate::kept::Kept;
-use crate::migrations::check_schema;
-use crate::session::Sessions;
-pub(crate) use begun::{Begun, Claim, ENDED, Fate};
-pub use letters::{Burial, Stored, Unreadable};
-use one_trip::OneTrip;
-use pillarbox_store::literal::hex_text;
-pub use reach::ServerRun;
+use crate::fault::is_of_data;
+use crate::pooler::PoolCheck;
+use crate::store::begin_and_claim::BeginAndClaim;
+use crate::store::kept_connections::KeptConnections;
+use crate::store::session::Sessions;
+use crate::store::text::{in_ascii, storable, without_comments};
 
 /// How long a database that is well may take to answer.
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(3);
@@ -52,21 +32,19 @@ const FORGET: &str = "delete from pillarbox.inbox_failure \
 pub(crate) const TABLES: [&str; 5] =
     ["inbox", "inbox_forgotten", "inbox_failure", "inbox_dead_letter", "inbox_process"];
 
-/// How much of an error's text is kept.
-const MAX_ERROR_CHARS: usize = 8_000;
-
 /// Where a consumer keeps what it has handled. Cheap to clone.
 #[derive(Clone, Debug)]
 pub struct Store {
     /// Behind [`pool`](Self::pool), which looks first.
-    pool: PgPool,
+    pub(super) pool: PgPool,
     pub(crate) consumer: Arc<str>,
-    statements: Arc<Statements>,
+    schema: Schema,
+    pub(super) statements: Arc<Statements>,
     /// `None` where nothing is kept.
-    one_trip: Option<Arc<OneTrip>>,
-    kept: Option<Arc<Kept>>,
-    sessions: Arc<Sessions>,
-    own_sessions: crate::pooler::Sessions,
+    pub(super) begin_and_claim: Option<Arc<BeginAndClaim>>,
+    pub(super) kept: Option<Arc<KeptConnections>>,
+    pub(super) sessions: Arc<Sessions>,
+    pub(super) pool_check: PoolCheck,
     /// Whether a key waits behind its dead letter.
     pub(crate) strict: bool,
     /// The stream that it reads, if it does.
@@ -75,39 +53,37 @@ pub struct Store {
 
 #[cfg_attr(feature = "sabotage", derive(Clone))]
 #[derive(Debug)]
-struct Statements {
-    begin: SqlStr,
-    claim: SqlStr,
-    recorded: SqlStr,
-    forget: SqlStr,
-    release: SqlStr,
-    fail: SqlStr,
-    outage: SqlStr,
-    excuse: SqlStr,
-    well: SqlStr,
-    mark: SqlStr,
-    unmark: SqlStr,
-    bury: SqlStr,
-    blocked: SqlStr,
-    park: SqlStr,
-    claim_all: SqlStr,
-    unclaim: SqlStr,
-    forget_all: SqlStr,
-    due: SqlStr,
-    rest: SqlStr,
-    set_aside: SqlStr,
-    spoil: SqlStr,
-    letters: SqlStr,
-    find: SqlStr,
-    retry: SqlStr,
-    discard: SqlStr,
-    forgotten: SqlStr,
-    remove_old: SqlStr,
-    forget_old: SqlStr,
-    remove_resolved: SqlStr,
-    is_handled: SqlStr,
-    claim_partitions: SqlStr,
-    leave: SqlStr,
+pub(super) struct Statements {
+    pub(super) begin: SqlStr,
+    pub(super) claim: SqlStr,
+    pub(super) recorded: SqlStr,
+    pub(super) forget: SqlStr,
+    pub(super) release: SqlStr,
+    pub(super) fail: SqlStr,
+    pub(super) outage: SqlStr,
+    pub(super) excuse: SqlStr,
+    pub(super) well: SqlStr,
+    pub(super) mark: SqlStr,
+    pub(super) unmark: SqlStr,
+    pub(super) bury: SqlStr,
+    pub(super) blocked: SqlStr,
+    pub(super) park: SqlStr,
+    pub(super) claim_all: SqlStr,
+    pub(super) unclaim: SqlStr,
+    pub(super) forget_all: SqlStr,
+    pub(super) due: SqlStr,
+    pub(super) rest: SqlStr,
+    pub(super) set_aside: SqlStr,
+    pub(super) spoil: SqlStr,
+    pub(super) letters: SqlStr,
+    pub(super) find: SqlStr,
+    pub(super) retry: SqlStr,
+    pub(super) discard: SqlStr,
+    pub(super) forgotten: SqlStr,
+    pub(super) remove_old: SqlStr,
+    pub(super) forget_old: SqlStr,
+    pub(super) remove_resolved: SqlStr,
+    pub(super) is_handled: SqlStr,
 }
 
 /// What was known of an event when it was marked as begun.
@@ -136,20 +112,19 @@ impl Store {
         schema: &str,
         longest: Option<Duration>,
     ) -> Result<Self, InboxError> {
-        check_schema(schema)?;
-        let sql = |text: &str| {
-            let text = text.replace("pillarbox.", &format!("{schema}."));
-            AssertSqlSafe(Arc::<str>::from(text)).into_sql_str()
-        };
+        let schema = Schema::parse(schema)?;
+        let sql =
+            |text: &str| AssertSqlSafe(Arc::<str>::from(schema.statement(text))).into_sql_str();
         let claim = sql(include_str!("claim.sql"));
         let mut begin = "begin".to_owned();
-        let mut one_trip = None;
+        let mut begin_and_claim = None;
         if let Some(longest) = longest {
             let longest = longest.as_millis().min(i32::MAX as u128);
             let idle = format!("begin; set local idle_in_transaction_session_timeout = {longest};");
             begin = format!("{idle} {}", LIMIT.replace("$1", &longest.to_string()));
             let known = format!("{idle} set local statement_timeout =");
-            one_trip = Some(Arc::new(OneTrip::new(begin.clone(), known, claim.as_str(), consumer)));
+            begin_and_claim =
+                Some(Arc::new(BeginAndClaim::new(begin.clone(), known, claim.as_str(), consumer)));
         }
         let statements = Statements {
             begin: sql(&begin),
@@ -203,19 +178,17 @@ impl Store {
             remove_resolved: sql(include_str!("remove_resolved.sql")),
             is_handled: sql("select exists (select from pillarbox.inbox \
                  where consumer operator(pg_catalog.=) $1 and event_id operator(pg_catalog.=) $2)"),
-            claim_partitions: sql(include_str!("claim_partitions.sql")),
-            leave: sql("delete from pillarbox.inbox_process \
-                 where consumer operator(pg_catalog.=) $1 and process operator(pg_catalog.=) $2"),
         };
         let statements = Arc::new(statements);
         Ok(Self {
             pool,
             consumer: consumer.into(),
             statements,
-            one_trip,
+            begin_and_claim,
             kept: None,
             sessions: Arc::default(),
-            own_sessions: crate::pooler::Sessions::new(schema, &TABLES),
+            pool_check: PoolCheck::new(schema.as_str(), &TABLES),
+            schema,
             strict: false,
             stream: None,
         })
@@ -246,11 +219,13 @@ impl Store {
         for claim in [&mut statements.claim, &mut statements.claim_all] {
             *claim = AssertSqlSafe(Arc::<str>::from(twice(claim.as_str()))).into_sql_str();
         }
-        self.one_trip = self.one_trip.map(|one_trip| Arc::new(one_trip.rewritten(twice)));
+        self.begin_and_claim =
+            self.begin_and_claim.map(|begin_and_claim| Arc::new(begin_and_claim.rewritten(twice)));
         self
     }
 
-    /// Keeps connections from one event to the next. Whoever asks for it gives them back: see [`Kept`].
+    /// Keeps connections from one event to the next. Whoever asks for it also calls
+    /// [`give_back`](Self::give_back), about once a second and at the end.
     pub fn keeping(mut self) -> Self {
         self.kept = Some(Arc::default());
         self
@@ -294,7 +269,7 @@ impl Store {
         forget.bind(&*self.consumer).bind(event_id).execute(executor).await.map(drop)
     }
 
-    /// [`forget`](Self::forget) in a transaction of its own.
+    /// Removes what is known of failed attempts, in a transaction of its own.
     pub async fn forget_now(&self, event_id: &str) -> Result<(), sqlx::Error> {
         self.forget(self.pool().await?, event_id).await
     }
@@ -309,13 +284,13 @@ impl Store {
         unclaim.bind(&*self.consumer).bind(event_ids).execute(executor).await.map(drop)
     }
 
-    /// [`unclaim`](Self::unclaim) in a transaction of its own.
+    /// Events that were recorded are not handled after all, in a transaction of its own.
     pub(crate) async fn unclaim_now(&self, event_ids: &[&str]) -> Result<(), sqlx::Error> {
         self.unclaim(self.pool().await?, event_ids).await
     }
 
     /// [`forget`](Self::forget) as the text of a simple query.
-    fn forget_text(&self, event_id: &str) -> String {
+    pub(super) fn forget_text(&self, event_id: &str) -> String {
         let text = self.statements.forget.as_str();
         let text = text.replace("$1", &hex_text(&self.consumer));
         format!("{}; ", text.replace("$2", &hex_text(event_id)))
@@ -360,14 +335,9 @@ impl Store {
         handled.bind(&*self.consumer).bind(event_id).fetch_one(self.pool().await?).await?.try_get(0)
     }
 
-    /// The statement by which a process takes its share of the partitions.
-    pub fn claim_partitions(&self) -> SqlStr {
-        self.statements.claim_partitions.clone()
-    }
-
-    /// The statement by which it gives up all.
-    pub fn leave(&self) -> SqlStr {
-        self.statements.leave.clone()
+    /// A statement of the source's own, whose tables are named in schema `pillarbox`, for this inbox's schema.
+    pub fn statement(&self, sql: &str) -> SqlStr {
+        AssertSqlSafe(Arc::<str>::from(self.schema.statement(sql))).into_sql_str()
     }
 
     /// Marks an event that was delivered before as begun.
@@ -455,35 +425,8 @@ impl Store {
     }
 }
 
-/// The text of a statement that is sent unprepared, and so each time.
-fn without_comments(sql: &str) -> String {
-    sql.lines().filter(|line| !line.starts_with("--")).collect::<Vec<_>>().join("\n")
-}
-
 /// An event's id and source, where its identity shows neither.
 fn in_clear<'a>(event: &'a RawEvent, identity: &Identity) -> (Option<&'a str>, Option<&'a str>) {
     let id = event.id().as_str();
     if identity.as_str() == id { (None, None) } else { (Some(id), event.source()) }
-}
-
-/// Postgres text holds no NUL.
-fn without_nul(text: &str) -> String {
-    text.replace('\0', "\u{fffd}")
-}
-
-/// A text that every encoding of a database has: other characters as `\u{…}`.
-fn in_ascii(text: &str) -> Cow<'_, str> {
-    if text.is_ascii() {
-        return text.into();
-    }
-    let escaped = text.chars().map(|char| match char {
-        char if char.is_ascii() => char.to_string(),
-        char => char.escape_unicode().to_string(),
-    });
-    escaped.collect::<String>().into()
-}
-
-/// An error's text as it is kept: without NUL, and not without end.
-fn storable(error: &str) -> String {
-    without_nul(&error.chars().take(MAX_ERROR_CHARS).collect::<String>())
 }

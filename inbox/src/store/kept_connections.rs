@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 
 use sqlx::PgPool;
 
-use crate::store::Begun;
+use crate::store::begun::Begun;
 
 /// How long a connection stays away from the pool.
 const LONGEST: Duration = Duration::from_secs(1);
@@ -19,9 +19,9 @@ const LONGEST: Duration = Duration::from_secs(1);
 /// What is kept; never more than there were events at the same time. No transaction is open on these connections,
 /// though sqlx, and so the pool, does not know.
 #[derive(Debug, Default)]
-pub(crate) struct Kept(Mutex<Vec<Begun>>);
+pub(crate) struct KeptConnections(Mutex<Vec<Begun>>);
 
-impl Kept {
+impl KeptConnections {
     /// One that was kept.
     pub(crate) fn take(&self) -> Option<Begun> {
         self.all().pop()

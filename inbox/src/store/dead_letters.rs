@@ -9,9 +9,10 @@ use sqlx::postgres::PgRow;
 use sqlx::{PgExecutor, Row};
 use time::OffsetDateTime;
 
-use super::{Store, in_ascii, storable, without_nul};
-use crate::dead_letter::{DeadLetter, WhichLetter, read};
-use crate::failure::is_of_data;
+use crate::fault::is_of_data;
+use crate::store::letter::{DeadLetter, WhichLetter, read};
+use crate::store::statements::Store;
+use crate::store::text::{in_ascii, storable, without_nul};
 
 /// What is written about an event that is given up.
 #[derive(Debug)]

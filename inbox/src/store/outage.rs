@@ -5,7 +5,7 @@ use std::time::Duration;
 use pillarbox_store::full_text;
 use sqlx::{ConnectOptions, Connection, Row};
 
-use super::Store;
+use crate::store::statements::Store;
 
 /// How long one that is there may take to let somebody in, and answer.
 const LET_IN_TIMEOUT: Duration = Duration::from_secs(2);

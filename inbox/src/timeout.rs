@@ -10,21 +10,27 @@ use crate::delivery::Handling;
 
 type BoxError = Box<dyn std::error::Error + Send + Sync>;
 
-/// Drops the inner service's future when it takes too long.
+/// Drops the inner service's future when it takes too long, and fails. For inside of an
+/// [`InboxLayer`](crate::InboxLayer).
 #[derive(Clone, Debug)]
-pub struct Limit<S> {
-    /// The service.
-    pub inner: S,
-    /// How long one call may take.
-    pub longest: Duration,
+pub struct HandlerTimeout<S> {
+    inner: S,
+    longest: Duration,
+}
+
+impl<S> HandlerTimeout<S> {
+    /// For calls that take `longest` at the most.
+    pub fn new(inner: S, longest: Duration) -> Self {
+        Self { inner, longest }
+    }
 }
 
 /// The handler took too long.
 #[derive(Debug, thiserror::Error)]
 #[error("the handler took longer than {0:?}")]
-pub struct TookTooLong(pub Duration);
+pub(crate) struct TookTooLong(pub(crate) Duration);
 
-impl<S> Service<Handling> for Limit<S>
+impl<S> Service<Handling> for HandlerTimeout<S>
 where
     S: Service<Handling, Response = (), Error: Into<BoxError>, Future: Send + 'static>,
 {

@@ -36,8 +36,9 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use pillarbox_event::{Identity, RawEvent};
-use pillarbox_inbox::internal::{Marked, Store};
 use tokio::time::{Instant, timeout};
+
+use crate::store::{Marked, Store};
 
 /// How long a clean stop may take to remove the marks of what it dropped.
 const UNMARK_TIMEOUT: Duration = Duration::from_secs(2);
@@ -48,9 +49,10 @@ const CONTROL: u32 = 5;
 /// How long it is held back at the least.
 const SHORTEST_CONTROL: Duration = Duration::from_secs(10);
 
-/// The marks that this process has set. Clones share them.
+/// The events that may kill the process: those that were delivered before. Clones share the marks that this process has
+/// set.
 #[derive(Clone, Debug)]
-pub(super) struct Suspects {
+pub struct Killers {
     store: Store,
     marked: Arc<Mutex<HashMap<Identity, Mark>>>,
     /// How long an event can be in work.
@@ -70,7 +72,7 @@ enum Mark {
 
 /// How an event that was delivered before is to go on.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Ruling {
+pub enum Ruling {
     /// As any other.
     Run,
     /// With nothing beside it.
@@ -107,14 +109,14 @@ fn control(lasted: Duration, longest: Duration) -> Duration {
     SHORTEST_CONTROL.max(CONTROL * lasted.min(longest))
 }
 
-impl Suspects {
+impl Killers {
     /// `longest`: how long a handler may take.
-    pub(super) fn new(store: Store, longest: Duration) -> Self {
+    pub fn new(store: Store, longest: Duration) -> Self {
         Self { store, marked: Arc::default(), longest }
     }
 
     /// Marks an event as begun.
-    pub(super) async fn begin(&self, event: &RawEvent, alone: bool) -> Result<Ruling, sqlx::Error> {
+    pub async fn begin(&self, event: &RawEvent, alone: bool) -> Result<Ruling, sqlx::Error> {
         let identity = event.identity();
         let (mark, control) = {
             let marked = self.marked();
@@ -178,13 +180,13 @@ impl Suspects {
     }
 
     /// The event has ended, and the database knows.
-    pub(super) fn ended(&self, event: &Identity) {
+    pub fn ended(&self, event: &Identity) {
         self.marked().remove(event);
     }
 
     /// The event has ended, and the database is to be told. If that fails, the mark is still this process's
     /// own, and found so by [`begin`](Self::begin).
-    pub(super) async fn unmark(&self, event: &Identity) {
+    pub async fn unmark(&self, event: &Identity) {
         if self.marked().contains_key(event)
             && self.store.unmark(&[event.to_string()]).await.is_ok()
         {
@@ -193,7 +195,7 @@ impl Suspects {
     }
 
     /// Nothing is in work any more.
-    pub(super) async fn unmark_all(&self) {
+    pub async fn unmark_all(&self) {
         let ids: Vec<String> =
             std::mem::take(&mut *self.marked()).keys().map(Identity::to_string).collect();
         if !ids.is_empty() {

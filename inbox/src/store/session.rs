@@ -27,7 +27,7 @@ const FIND_PREPARED: &str = "select pg_catalog.quote_ident(name) as prepared_by_
      from pg_catalog.pg_prepared_statements \
      where from_sql and not pg_catalog.starts_with(name, 'pillarbox_claim_'); ";
 
-const READ: &str = include_str!("store/session.sql");
+const READ: &str = include_str!("session.sql");
 
 /// What a backend's session had before a handler used it.
 #[derive(Debug, Default)]

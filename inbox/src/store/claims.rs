@@ -1,0 +1,161 @@
+//! The beginning and the end of an event's transaction: it is recorded as handled, and committed.
+
+use std::collections::HashMap;
+
+use sqlx::postgres::PgRow;
+use sqlx::{AssertSqlSafe, Row};
+
+use crate::error::InboxError;
+use crate::store::begun::{Begun, unexpected};
+use crate::store::statements::Store;
+
+/// What a claim found.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Claim {
+    /// The event is handled already: its row is there.
+    Duplicate,
+    /// It is claimed. So many attempts failed; `None` if nothing is known of it.
+    Claimed(Option<u32>),
+}
+
+impl Store {
+    /// Opens a transaction.
+    pub(crate) async fn begin(&self) -> Result<Begun, sqlx::Error> {
+        let pool = self.pool().await?;
+        Ok(Begun::new(pool.begin_with(self.statements.begin.clone()).await?))
+    }
+
+    /// Fails if the pool's sessions are shared with others, or rows may be hidden from them. Asks until all is well.
+    pub(crate) async fn has_own_sessions(&self) -> Result<(), sqlx::Error> {
+        self.pool_check.are_own(&self.pool).await
+    }
+
+    /// Opens a transaction on a connection that was kept, and records the event in it, in [one trip](super::begin_and_claim).
+    /// `None` if there is no such connection, or it is not well.
+    pub(crate) async fn begin_and_claim(&self, event_id: &str) -> Option<(Begun, Claim)> {
+        let (kept, begin_and_claim) = (self.kept.as_ref()?, self.begin_and_claim.as_ref()?);
+        loop {
+            let mut begun = kept.take()?;
+            begun.mark = None;
+            let text = begin_and_claim.text(begun.limit, event_id);
+            let rows = match sqlx::raw_sql(AssertSqlSafe(text)).fetch_all(&mut *begun.tx).await {
+                Ok(rows) => rows,
+                Err(error) => {
+                    tracing::debug!(%error, "a kept connection is of no use");
+                    begin_and_claim.failed(&error);
+                    continue;
+                }
+            };
+            let mut rows = rows.iter();
+            if begun.limit.is_none() {
+                begun.limit = Some(rows.next()?.try_get::<i64, _>(0).ok()?.unsigned_abs());
+            }
+            let claim = self.claimed(&mut begun, event_id, rows.next()).await.ok()?;
+            return Some((begun, claim));
+        }
+    }
+
+    /// [Commits](Begun::commit), and keeps the connection if that is wanted. `recovered`: the event of which failed
+    /// attempts are known, which are forgotten with it.
+    pub(crate) async fn commit(
+        &self,
+        begun: Begun,
+        recovered: Option<&str>,
+    ) -> Result<(), InboxError> {
+        let last = recovered.map(|event_id| self.forget_text(event_id)).unwrap_or_default();
+        match self.kept.as_ref().filter(|kept| kept.wants(&self.pool, begun.taken_at)) {
+            Some(kept) => kept.keep(begun.commit(&last, true).await?),
+            None => drop(begun.commit(&last, false).await?),
+        }
+        Ok(())
+    }
+
+    /// Records the event as handled. Waits for another transaction that is handling it.
+    pub(crate) async fn claim(
+        &self,
+        begun: &mut Begun,
+        event_id: &str,
+    ) -> Result<Claim, sqlx::Error> {
+        let row = sqlx::query(self.statements.claim.clone())
+            .bind(&*self.consumer)
+            .bind(event_id)
+            .fetch_optional(&mut *begun.tx)
+            .await?;
+        self.claimed(begun, event_id, row.as_ref()).await
+    }
+
+    /// What the answer to a claim says. No row is no answer: another look tells.
+    async fn claimed(
+        &self,
+        begun: &mut Begun,
+        event_id: &str,
+        row: Option<&PgRow>,
+    ) -> Result<Claim, sqlx::Error> {
+        let Some(row) = row else {
+            let recorded = self.recorded(begun, &[event_id]).await?;
+            return if recorded.iter().any(|recorded| recorded == event_id) {
+                Ok(Claim::Duplicate)
+            } else {
+                Err(unexpected("neither that the event is recorded now, nor that it was"))
+            };
+        };
+        let (id, failed) = self.read_claim(row)?;
+        if id != event_id {
+            return Err(unexpected("that another event is recorded"));
+        }
+        let (transaction, backend): (&str, i32) = (row.try_get(3)?, row.try_get(4)?);
+        begun.mark(&self.sessions, transaction, backend, None).await?;
+        Ok(Claim::Claimed(failed))
+    }
+
+    /// The event that a row of a claim is about, and what is known of failed attempts.
+    fn read_claim(&self, row: &PgRow) -> Result<(String, Option<u32>), sqlx::Error> {
+        if row.try_get::<&str, _>(0)? != &*self.consumer {
+            return Err(unexpected("that an event of another consumer is recorded"));
+        }
+        let failed: Option<i32> = row.try_get(2)?;
+        Ok((row.try_get(1)?, failed.map(i32::unsigned_abs)))
+    }
+
+    /// Which of these events are recorded as handled.
+    async fn recorded(
+        &self,
+        begun: &mut Begun,
+        event_ids: &[&str],
+    ) -> Result<Vec<String>, sqlx::Error> {
+        let recorded = sqlx::query(self.statements.recorded.clone());
+        let rows = recorded.bind(&*self.consumer).bind(event_ids).fetch_all(&mut *begun.tx).await?;
+        rows.iter()
+            .map(|row| match row.try_get::<&str, _>(0)? == &*self.consumer {
+                true => row.try_get(1),
+                false => Err(unexpected("that an event of another consumer is recorded")),
+            })
+            .collect()
+    }
+
+    /// Records many events as handled. Those that are recorded, with what is known of failed attempts; the
+    /// others are duplicates: their rows are there. Waits as [`claim`](Self::claim) does.
+    pub(crate) async fn claim_all(
+        &self,
+        begun: &mut Begun,
+        event_ids: &[&str],
+    ) -> Result<HashMap<String, Option<u32>>, sqlx::Error> {
+        let claim = sqlx::query(self.statements.claim_all.clone());
+        let rows = claim.bind(&*self.consumer).bind(event_ids).fetch_all(&mut *begun.tx).await?;
+        let claimed: HashMap<_, _> =
+            rows.iter().map(|row| self.read_claim(row)).collect::<Result<_, _>>()?;
+        if let Some(row) = rows.first() {
+            let (transaction, backend): (&str, i32) = (row.try_get(3)?, row.try_get(4)?);
+            begun.mark(&self.sessions, transaction, backend, None).await?;
+        }
+        let others: Vec<&str> =
+            event_ids.iter().copied().filter(|id| !claimed.contains_key(*id)).collect();
+        if !others.is_empty() {
+            let recorded = self.recorded(begun, &others).await?;
+            if others.iter().any(|id| !recorded.iter().any(|recorded| recorded == id)) {
+                return Err(unexpected("neither that an event is recorded now, nor that it was"));
+            }
+        }
+        Ok(claimed)
+    }
+}
