@@ -6,7 +6,7 @@ use pillarbox_outbox::{Migrated, Outbox, OutboxError, migrate, migrations};
 use pillarbox_testkit::servers;
 use sqlx::migrate::{Migration, MigrationType, Migrator};
 use sqlx::postgres::{PgConnectOptions, PgPoolOptions};
-use sqlx::{AssertSqlSafe, PgPool, Row, SqlSafeStr};
+use sqlx::{AssertSqlSafe, Executor, PgConnection, PgPool, Row, SqlSafeStr};
 use tokio::task::JoinSet;
 
 #[tokio::test]
@@ -179,4 +179,84 @@ async fn what_can_never_be_shipped_is_refused_where_it_is_written() {
         assert!(error.to_string().contains("violates check constraint"), "{columns}: {error}");
         insert(columns, taken).await.unwrap();
     }
+}
+
+/// What a subscription does to a row that it brings: its session replicates.
+async fn replicate(connection: &mut PgConnection, positions: &str) -> Result<(), sqlx::Error> {
+    let sql = format!(
+        "begin; set local session_replication_role = replica; \
+         insert into pillarbox.outbox (txid, position, event_type, topic, payload) overriding system value \
+         select '5', position, 't', 'a', position::text::bytea from {positions} as position; \
+         commit"
+    );
+    connection.execute(sqlx::raw_sql(AssertSqlSafe(sql))).await.map(drop)
+}
+
+/// Writes an event as a service does, and returns its position.
+async fn write(connection: &mut PgConnection) -> i64 {
+    sqlx::query_scalar(
+        "insert into pillarbox.outbox (event_type, topic, payload) values ('t', 'a', '') returning position",
+    )
+    .fetch_one(connection)
+    .await
+    .unwrap()
+}
+
+#[tokio::test]
+async fn a_service_can_write_where_a_subscription_has_brought_rows_before_it() {
+    let scope = servers().await.unwrap().scope().await.unwrap();
+    migrate(scope.pool()).await.unwrap();
+    let mut replicating = scope.pool().acquire().await.unwrap();
+    let mut writing = scope.pool().acquire().await.unwrap();
+    let kept = async |from: i64, to: i64| -> i64 {
+        sqlx::query_scalar(
+            "select count(*) from pillarbox.outbox where position between $1 and $2 and payload = position::text::bytea \
+             and txid::xid = xmin",
+        )
+        .bind(from)
+        .bind(to)
+        .fetch_one(scope.pool())
+        .await
+        .unwrap()
+    };
+    // The first copy, as it may lie on disk, into an outbox that nobody has written to.
+    let backwards = "(select generate_series(1, 50) as position order by 1 desc)";
+    replicate(&mut replicating, backwards).await.unwrap();
+    assert_eq!(kept(1, 50).await, 50, "each under its own position and a local transaction id");
+    assert_eq!(write(&mut writing).await, 51);
+    // Later rows: the next one, one after a small gap and one after a large one.
+    for position in [52, 100, 1_000_000] {
+        replicate(&mut replicating, &format!("generate_series({position}, {position})"))
+            .await
+            .unwrap();
+        assert_eq!(kept(position, position).await, 1);
+        assert_eq!(write(&mut writing).await, position + 1);
+    }
+    // One that is taken, one that lies behind, and one that would leave no positions for writers.
+    for position in [1_000_000, 70, i64::MAX] {
+        replicate(&mut replicating, &format!("generate_series({position}, {position})"))
+            .await
+            .unwrap();
+    }
+    assert_eq!(write(&mut writing).await, 1_000_005);
+}
+
+#[tokio::test]
+async fn rows_behind_a_sequence_that_was_restarted_get_the_next_positions() {
+    let scope = servers().await.unwrap().scope().await.unwrap();
+    migrate(scope.pool()).await.unwrap();
+    let mut connection = scope.pool().acquire().await.unwrap();
+    // As where the outbox was in use before: what lies below was shipped, and is not looked at by the scan.
+    sqlx::raw_sql("alter sequence pillarbox.outbox_position_seq restart with 500")
+        .execute(&mut *connection)
+        .await
+        .unwrap();
+    replicate(&mut connection, "generate_series(10, 12)").await.unwrap();
+    let positions: Vec<i64> =
+        sqlx::query_scalar("select position from pillarbox.outbox order by 1")
+            .fetch_all(scope.pool())
+            .await
+            .unwrap();
+    assert_eq!(positions, [500, 501, 502]);
+    assert_eq!(write(&mut connection).await, 503);
 }

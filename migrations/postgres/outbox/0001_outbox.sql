@@ -60,6 +60,11 @@ alter table pillarbox.outbox alter column headers set storage external;
 -- was when the transaction brought its first row, so that the order of a first copy, which comes as the rows lie on
 -- disk, stays that of their positions. A taken position is no reason to stop the subscription.
 --
+-- A subscription does not bring the sequence. Where a row keeps its position, the trigger brings the sequence up to it:
+-- otherwise the first writers here would draw positions that are taken, and be refused. It draws positions until it has
+-- that one, which is safe beside writers that draw from the same sequence. Only a large gap is skipped with setval. A
+-- position that no sequence reaches is not kept: it would leave no positions for the writers.
+--
 -- The trigger fires in sessions that replicate and in no others: it costs an ordinary writer nothing.
 create or replace function pillarbox.outbox_replicated() returns trigger
 language plpgsql
@@ -67,14 +72,30 @@ set search_path = pg_catalog, pg_temp
 as $$
 declare
     above bigint := nullif(current_setting('pillarbox.replicated_above', true), '')::bigint;
+    reached bigint;
 begin
     new.txid := pg_current_xact_id();
+    -- A sequence that has not been called since it was made or restarted stands behind the position before.
+    select case when is_called then last_value else last_value - 1 end into reached from pillarbox.outbox_position_seq;
     if above is null then
-        select case when is_called then last_value else 0 end into above from pillarbox.outbox_position_seq;
+        above := reached;
         perform set_config('pillarbox.replicated_above', above::text, true);
     end if;
-    if new.position <= above or exists (select from pillarbox.outbox where position = new.position) then
+    if
+        new.position <= above
+        or new.position > 4611686018427387904
+        or exists (select from pillarbox.outbox where position = new.position)
+    then
         new.position := nextval('pillarbox.outbox_position_seq');
+    elsif new.position > reached then
+        if new.position - reached > 1000 then
+            perform setval('pillarbox.outbox_position_seq', new.position, false);
+        end if;
+        loop
+            reached := nextval('pillarbox.outbox_position_seq');
+            exit when reached >= new.position;
+        end loop;
+        new.position := reached;
     end if;
     return new;
 end
