@@ -129,6 +129,49 @@ async fn a_row_that_cannot_be_read_is_set_aside_by_its_position_and_the_rest_is_
 }
 
 #[tokio::test]
+async fn a_row_without_a_transaction_id_is_shipped_like_any_other_and_not_removed_before() {
+    let shop = Shop::open().await;
+    let (pool, topic) = (shop.pool(), shop.topic());
+    run(pool, "alter table pillarbox.outbox alter txid drop not null").await;
+    let columns = "txid, event_type, topic, payload";
+    let without = format!("null, 't', '{topic}', 'without'");
+    // Also beside a transaction that is older and open, and under a savepoint.
+    let mut open = pool.begin().await.unwrap();
+    sqlx::query("select pg_current_xact_id()::text").fetch_one(&mut *open).await.unwrap();
+    insert_between(pool, &topic, columns, &without).await;
+    let relay = shop.start(RelayConfig { retention_s: 1, ..shop.config() });
+    shop.until_messages(3).await;
+    insert_between(pool, &topic, columns, &without).await;
+    shop.until_messages(6).await;
+    let sql = format!(
+        "savepoint a; insert into pillarbox.outbox ({columns}) values ({without}); release a"
+    );
+    sqlx::raw_sql(AssertSqlSafe(sql)).execute(&mut *open).await.unwrap();
+    open.commit().await.unwrap();
+    shop.until_messages(7).await;
+    until(pool, "shipped rows to go", "select count(*) from pillarbox.outbox", 0).await;
+    relay.stop().await;
+    assert_eq!(shop.messages().await, 7);
+}
+
+#[tokio::test]
+async fn times_before_christ_and_far_ahead_are_times() {
+    let shop = Shop::open().await;
+    let (pool, topic) = (shop.pool(), shop.topic());
+    let times = ["4713-01-01 BC", "0001-01-01 BC", "0001-01-01", "9999-12-31 23:59:59.999999"];
+    for time in times {
+        let values = format!("'t', '{topic}', 'k', '{{}}', 'good', '{time}+00'");
+        let values = values.replace(" BC+00", "+00 BC");
+        insert_between(pool, &topic, ALL, &values).await;
+    }
+    let relay = shop.start(shop.config());
+    shop.until_messages(12).await;
+    shop.shipped().await;
+    relay.stop().await;
+    assert_eq!(number(pool, "select count(*) from pillarbox.outbox_dead_letter").await, 0);
+}
+
+#[tokio::test]
 async fn a_backlog_whose_oldest_time_is_infinite_has_a_status() {
     let shop = Shop::open().await;
     for time in ["-infinity", "infinity"] {

@@ -8,6 +8,8 @@
 //! - Otherwise it was written under a savepoint (then `t` is `x`'s transaction, and older), or it was loaded, and `t` is
 //!   another cluster's. Above `x` it is certainly that, since a transaction is never younger than its subtransactions.
 //!   Below, nothing tells it from a savepoint's.
+//! - `t` may be null, if somebody dropped the column's constraint. Then `x` alone decides. A rule that is null itself would
+//!   hide the row from every page, and retention would remove it.
 //!
 //! So there are two rules for the rows where they differ. Both are exact for rows written under a savepoint, but for
 //! the case below, and both believe a snapshot to have seen a row whose `x` is older than everything that the snapshot
@@ -87,10 +89,11 @@ fn put_here() -> String {
 fn seen(arguments: &[&str]) -> String {
     let s = snapshot(arguments.first());
     let x = put_here();
+    let t = format!("coalesce(outbox.txid, {x})");
     format!(
         "(case when {OWN} then pg_visible_in_snapshot(outbox.txid, {s}) \
          else {x} < pg_snapshot_xmin({s}) or (pg_visible_in_snapshot({x}, {s}) and (\
-         outbox.txid > {x} or pg_visible_in_snapshot(outbox.txid, {s}))) end)"
+         {t} > {x} or pg_visible_in_snapshot({t}, {s}))) end)"
     )
 }
 
@@ -99,8 +102,8 @@ fn surely_seen(arguments: &[&str]) -> String {
     let x = put_here();
     format!(
         "(case when {OWN} then pg_visible_in_snapshot(outbox.txid, {s}) \
-         else {x} < pg_snapshot_xmin({s}) or (outbox.txid >= pg_snapshot_xmin({s}) \
-         and pg_visible_in_snapshot({x}, {s}) and pg_visible_in_snapshot(outbox.txid, {s})) end)"
+         else {x} < pg_snapshot_xmin({s}) or coalesce(outbox.txid >= pg_snapshot_xmin({s}) \
+         and pg_visible_in_snapshot({x}, {s}) and pg_visible_in_snapshot(outbox.txid, {s}), false) end)"
     )
 }
 
@@ -109,7 +112,7 @@ fn covered(arguments: &[&str]) -> String {
     let (found, snapshots, positions) = (argument(0), argument(1), argument(2));
     let (s, x) = (snapshot(Some(&found)), put_here());
     format!(
-        "({found} is not null and outbox.txid::xid <> outbox.xmin and pg_visible_in_snapshot({x}, {s}) \
+        "({found} is not null and outbox.txid is not null and outbox.txid::xid <> outbox.xmin and pg_visible_in_snapshot({x}, {s}) \
          and exists (select from unnest({snapshots}, {positions}) as shipped (snapshot, position) \
          where outbox.position <= shipped.position \
          and pg_visible_in_snapshot(outbox.txid, shipped.snapshot::pg_snapshot)))"
