@@ -7,11 +7,12 @@ use std::time::{Duration, Instant};
 
 use async_nats::jetstream::stream;
 use pillarbox_cli::dead_letters::{DeadLetter, DeadLetters, Filter, Side};
-use pillarbox_relay::{Order, RelayConfig};
+use pillarbox_relay::{Order, Relay, RelayConfig};
 use pillarbox_testkit::eventually;
 use sqlx::AssertSqlSafe;
 use sqlx::types::Uuid;
 use support::{DEADLINE, Shop};
+use tokio_util::sync::CancellationToken;
 
 fn letters(shop: &Shop) -> DeadLetters {
     DeadLetters::new(shop.pool().clone(), "pillarbox", Side::Outbox).unwrap()
@@ -281,4 +282,47 @@ async fn ten_legal_headers_that_are_too_many_together_hold_nobody_up() {
     shop.shipped().await;
     assert_eq!(shop.messages().await, 100);
     relay.stop().await;
+}
+
+/// A trigger may leave a row out without an error.
+#[tokio::test]
+async fn an_event_whose_letter_a_trigger_leaves_out_is_not_passed_and_the_trigger_is_named() {
+    let shop = Shop::open().await;
+    run(
+        &shop,
+        "create function leave_out() returns trigger language plpgsql as 'begin return null; end'; \
+         create trigger audit before insert on pillarbox.outbox_dead_letter \
+         for each row execute function leave_out()"
+            .to_owned(),
+    )
+    .await;
+    shop.insert_many(5).await;
+    insert_invalid(&shop, "1", Uuid::now_v7()).await;
+    shop.insert_many(5).await;
+    let relay = Relay::new(shop.config()).unwrap();
+    let state = relay.state();
+    let shutdown = CancellationToken::new();
+    let running = tokio::spawn(relay.run(shutdown.clone()));
+    eventually("the reason to be told", DEADLINE, async || {
+        let said = state.borrow().not_ready().unwrap_or_default();
+        let named =
+            ["trigger", "outbox_dead_letter", "position 6 "].iter().all(|word| said.contains(word));
+        if named { Ok(Some(())) } else { Err(said) }
+    })
+    .await
+    .unwrap();
+    assert_eq!(shop.number(COUNT).await, 0);
+    let passed = "select coalesce(max((cursor ->> 'high')::bigint), 0) from pillarbox.relay";
+    assert!(shop.number(passed).await < 6, "the cursor has passed it");
+    run(&shop, "drop trigger audit on pillarbox.outbox_dead_letter".to_owned()).await;
+    shop.until_messages(10).await;
+    until(&shop, "the letter", COUNT, 1).await;
+    eventually("the relay to be ready", DEADLINE, async || match state.borrow().not_ready() {
+        None => Ok(Some(())),
+        Some(said) => Err(said),
+    })
+    .await
+    .unwrap();
+    shutdown.cancel();
+    running.await.unwrap().unwrap();
 }

@@ -66,6 +66,10 @@ pub enum RelayError {
     /// Policies may hide rows of the relay's tables from its role.
     #[error(transparent)]
     Hidden(#[from] pillarbox_store::HiddenRows),
+    /// The relay's tables are there, and are not what it can work with: somebody changed the cursor into something else,
+    /// or a trigger leaves out what the relay writes.
+    #[error("the relay's tables are not as they must be")]
+    Tables(#[source] Box<dyn std::error::Error + Send + Sync>),
     /// A statement failed.
     #[error("the database failed")]
     Database(#[source] sqlx::Error),
@@ -122,6 +126,9 @@ impl From<LeaseError> for RelayError {
     fn from(error: LeaseError) -> Self {
         match error {
             LeaseError::Database(error) => Self::Database(error),
+            error @ (LeaseError::Cursor { .. } | LeaseError::LeftOut { .. }) => {
+                Self::Tables(Box::new(error))
+            }
             error => Self::Lease(Box::new(error)),
         }
     }

@@ -84,6 +84,11 @@ pub(crate) enum LeaseError {
         #[source]
         source: serde_json::Error,
     },
+    #[error(
+        "the event at position {position} can never be shipped, and the table outbox_dead_letter did not keep it ({events} \
+         such events in this page): a trigger on that table leaves rows out; drop it, and shipping goes on by itself"
+    )]
+    LeftOut { position: i64, events: usize },
     #[error(transparent)]
     Database(#[from] sqlx::Error),
 }

@@ -51,21 +51,30 @@ impl Aside {
 }
 
 impl Lease {
-    /// Sets events aside, and moves the cursor if there is one, in one statement. If a copy cannot be made of one of
-    /// them, each is copied by itself, and of that one only what can be. Returns the positions of those that were not
-    /// aside already.
+    /// Sets events aside, and then moves the cursor if there is one. If a copy cannot be made of one of them, each is
+    /// copied by itself, and of that one only what can be. Returns the positions of those that were not aside already.
+    ///
+    /// The cursor moves last: if this leader ends in between, its successor meets the events again, and finds their letters.
     pub(super) async fn set_aside(
         &mut self,
         cursor: Option<String>,
         events: Vec<Aside>,
     ) -> Result<Vec<i64>, LeaseError> {
-        match self.write_letters(cursor.clone(), &events).await {
-            Err(LeaseError::Database(error)) if is_of_data(&error) => {}
-            done => return done,
+        let new = match self.write_letters(None, &events).await {
+            Err(LeaseError::Database(error)) if is_of_data(&error) => {
+                self.set_each_aside(events).await?
+            }
+            done => done?,
+        };
+        if cursor.is_some() {
+            self.write_letters(cursor, &[]).await?;
         }
+        Ok(new)
+    }
+
+    async fn set_each_aside(&mut self, events: Vec<Aside>) -> Result<Vec<i64>, LeaseError> {
         let mut new = Vec::new();
         for event in events {
-            // The cursor moves last.
             new.extend(match self.write_letters(None, std::slice::from_ref(&event)).await {
                 Err(LeaseError::Database(error)) if is_of_data(&error) => {
                     self.write_letters(None, &[event.least()]).await?
@@ -73,7 +82,6 @@ impl Lease {
                 done => done?,
             });
         }
-        self.write_letters(cursor, &[]).await?;
         Ok(new)
     }
 
@@ -103,7 +111,11 @@ impl Lease {
                 "these events were to be set aside, and are not in the outbox any more: somebody deleted them"
             );
         }
-        Ok(row.try_get(2)?)
+        let left_out: Vec<i64> = row.try_get(2)?;
+        if let Some(position) = left_out.first().copied() {
+            return Err(LeaseError::LeftOut { position, events: left_out.len() });
+        }
+        Ok(row.try_get(3)?)
     }
 
     /// The event of a parked letter could not be stored.

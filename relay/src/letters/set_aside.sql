@@ -18,6 +18,9 @@
 --   retried        it was shipped once, and the relay has gone back behind it, for instance because the broker lost it:
 --                  it is dead or parked again
 --
+-- A trigger that somebody put on the letters may leave a row out without an error. The answer says which events that
+-- happened to: they are neither shipped nor set aside, so the cursor must not pass them.
+--
 -- A null in a column of the outbox, whose constraint somebody dropped, becomes the nearest thing that the letter may
 -- hold. Columns that are passed on unchanged are copied as they are stored, without being unpacked.
 with held as (
@@ -60,7 +63,7 @@ event as (
     inner join pillarbox.outbox on outbox.position = given.position
 ),
 known as (
-    select letter.letter, event.position, event.state, event.reason, event.error, event.attempts
+    select letter.letter, letter.state as stands, event.position, event.state, event.reason, event.error, event.attempts
     from event
     inner join pillarbox.outbox_dead_letter as letter
         on letter.position = event.position and letter.event_id = event.event_id and letter.relay = event.relay
@@ -89,7 +92,7 @@ again as (
         dead_at = clock_timestamp(),
         resolved_at = null
     from known
-    where letter.letter = known.letter and letter.state = 'retried'
+    where letter.letter = known.letter and known.stands = 'retried'
     returning letter.position
 ),
 kept as (
@@ -108,4 +111,13 @@ kept as (
 select
     (select count(*) from held) as held,
     array(select given.position from given where not exists (select from event where event.position = given.position)) as gone,
+    array(
+        select event.position
+        from event
+        where
+            not exists (select from known where known.position = event.position and known.stands <> 'retried')
+            and not exists (select from again where again.position = event.position)
+            and not exists (select from kept where kept.position = event.position)
+        order by event.position
+    ) as left_out,
     array(select position from kept union all select position from again) as new
