@@ -1,7 +1,7 @@
 //! The endpoints for operators and their machines: `/healthz`, `/readyz` and `/metrics`.
 //!
-//! Shipping comes first. An address that another process holds, or that this machine does not have yet, ends nothing:
-//! the relay ships without endpoints, says so, and takes the address when it can. Whoever connects can hold a
+//! Shipping comes first. An address that another process holds, that this machine does not have yet or does not allow, or
+//! whose name is not found, ends nothing: the relay ships without endpoints, says so, and takes the address when it can. Whoever connects can hold a
 //! connection for a few seconds and no longer, so `/healthz` answers whatever others do; see [`connections`].
 
 mod address;
@@ -33,37 +33,26 @@ pub(crate) struct Http {
     metrics: PrometheusHandle,
 }
 
-/// Why there can be no endpoints.
+/// The metrics cannot be recorded.
 #[derive(Debug, thiserror::Error)]
-pub(crate) enum HttpError {
-    #[error(
-        "http = {address:?} cannot be used: its host is unknown; give another address with --http or PILLARBOX_HTTP, \
-         or `off`"
-    )]
-    Unknown {
-        address: String,
-        #[source]
-        source: std::io::Error,
-    },
-    #[error("the metrics cannot be recorded")]
-    Recorder(#[source] Box<dyn std::error::Error + Send + Sync>),
-}
+#[error("the metrics cannot be recorded")]
+pub(crate) struct RecorderError(#[source] Box<dyn std::error::Error + Send + Sync>);
 
 impl Http {
-    /// Finds the address and installs the recorder; `None` if the address is `off`. Before any relay is made:
-    /// what is counted earlier is lost.
-    pub(crate) async fn new(address: &str) -> Result<Option<Self>, HttpError> {
+    /// Installs the recorder; `None` if the address is `off`. Must be called before any relay is made: what is counted
+    /// earlier is lost.
+    pub(crate) fn new(address: &str) -> Result<Option<Self>, RecorderError> {
         if address == "off" {
             return Ok(None);
         }
-        let address = Address::find(address).await?;
+        let address = Address::new(address);
         let recorder = PrometheusBuilder::new()
             .set_buckets(BUCKETS)
-            .map_err(|error| HttpError::Recorder(Box::new(error)))?
+            .map_err(|error| RecorderError(Box::new(error)))?
             .build_recorder();
         let metrics = recorder.handle();
         ::metrics::set_global_recorder(recorder)
-            .map_err(|error| HttpError::Recorder(error.to_string().into()))?;
+            .map_err(|error| RecorderError(error.to_string().into()))?;
         Ok(Some(Self { address, metrics }))
     }
 

@@ -132,13 +132,7 @@ async fn a_relay_whose_address_is_taken_ships_says_so_and_takes_the_address_when
     shop.shipped().await;
     const LINE: &str = "no endpoints: this address cannot be listened on";
     relay.until_said(LINE).await;
-    eventually("the status to tell", DEADLINE, async || {
-        let said = status(&shop).await;
-        let wanted = format!("http = {address:?} cannot be listened on: Address already in use");
-        if said.contains(&wanted) { Ok(Some(())) } else { Err(said) }
-    })
-    .await
-    .unwrap();
+    until_status_tells(&shop, &address, "Address already in use").await;
     let findings = pillarbox_cli::doctor::Doctor::new(shop.config()).examine().await;
     let finding = findings.iter().find(|finding| finding.check == "outbox.processes").unwrap();
     assert!(finding.message.contains(&address), "{finding:?}");
@@ -157,24 +151,66 @@ async fn a_relay_whose_address_is_taken_ships_says_so_and_takes_the_address_when
     .unwrap();
 }
 
+/// Waits until the status tells that this address cannot be listened on, and why.
+async fn until_status_tells(shop: &Shop, address: &str, why: &str) {
+    let wanted = format!("http = {address:?} cannot be listened on: {why}");
+    eventually("the status to tell", DEADLINE, async || {
+        let said = status(shop).await;
+        if said.contains(&wanted) { Ok(Some(())) } else { Err(said) }
+    })
+    .await
+    .unwrap();
+}
+
 #[tokio::test]
-async fn addresses_that_this_machine_lacks_or_does_not_allow_stop_no_shipping_either() {
+async fn addresses_that_this_machine_lacks_or_does_not_know_stop_no_shipping_either() {
     let shop = Shop::open().await;
-    // Of a network for documents, which no machine has.
-    for (number, address) in (1..).zip(["192.0.2.1:9464", "[2001:db8::1]:9464"]) {
+    for (number, (address, why)) in (1..).zip([
+        // Of a network for documents, which no machine has.
+        ("192.0.2.1:9464", "Cannot assign requested address"),
+        ("[2001:db8::1]:9464", ""),
+        // As while no name server answers: a name that is not found now may be found later.
+        ("no-such-host.invalid:9464", "failed to lookup address information"),
+    ]) {
         shop.insert_many(100).await;
         let mut relay = Process::relay(&shop, &["--http", address]);
         relay.until_said("no endpoints").await;
         shop.until_messages(100 * number).await;
+        until_status_tells(&shop, address, why).await;
         relay.signal(Signal::TERM);
         assert_eq!(relay.ended().await, 0);
     }
 }
 
 #[tokio::test]
+async fn a_port_that_the_system_does_not_allow_stops_no_shipping_either() {
+    let from = std::fs::read_to_string("/proc/sys/net/ipv4/ip_unprivileged_port_start");
+    if from.is_ok_and(|from| from.trim().parse::<u16>().is_ok_and(|from| from <= 80)) {
+        eprintln!("NOT TESTED: every account may listen on port 80 here");
+        return;
+    }
+    let shop = Shop::open().await;
+    // Without what lets root listen on every port.
+    let without = ["setpriv", "--inh-caps=-net_bind_service", "--bounding-set=-net_bind_service"];
+    let launcher = if rustix::process::getuid().is_root() { &without[..] } else { &[] };
+    let mut relay = Process::run_through(
+        launcher,
+        &["relay", "--lease-ms", "2000", "--http", "127.0.0.1:80"],
+        &[("DATABASE_URL", shop.scope.database_url()), ("NATS_URL", shop.scope.nats_url())],
+    );
+    relay.until_said("no endpoints").await;
+    shop.insert_many(100).await;
+    shop.until_messages(100).await;
+    until_status_tells(&shop, "127.0.0.1:80", "Permission denied").await;
+    assert_eq!(relay.said("no endpoints"), 1, "one line for many tries");
+    relay.signal(Signal::TERM);
+    assert_eq!(relay.ended().await, 0);
+}
+
+#[tokio::test]
 async fn an_address_that_can_never_be_one_ends_the_start_and_is_named() {
     let shop = Shop::open().await;
-    for address in ["no-such-host.invalid:9464", "127.0.0.1", "127.0.0.1:99999"] {
+    for address in ["no..host:9464", "127.0.0.1", "127.0.0.1:99999"] {
         let mut relay = Process::relay(&shop, &["--http", address]);
         assert_eq!(relay.ended().await, 1);
         relay.until_said(&format!("http = \"{address}\" cannot be used")).await;

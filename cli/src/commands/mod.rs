@@ -98,6 +98,8 @@ pub(crate) fn run(cli: Cli) -> ExitCode {
             Command::Man(command) => command.run(),
         }
     });
+    // The system may still look up a host's name, which nobody can end, and which takes long while no name server answers.
+    runtime.shutdown_background();
     match done {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {

@@ -30,7 +30,7 @@ impl Relay {
         for warning in settings.exposed_files() {
             tracing::warn!("{warning}");
         }
-        let http = Http::new(&settings.program.http).await?;
+        let http = Http::new(&settings.program.http)?;
         let relays = Relays::new(settings.outboxes)?;
         let mut serving = JoinSet::new();
         if let Some(http) = http {

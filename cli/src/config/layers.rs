@@ -492,13 +492,25 @@ fn is_listen_address(text: &str) -> bool {
     }
     // A name. An IPv6 address has brackets and was an address already.
     text.rsplit_once(':').is_some_and(|(host, port)| {
-        let plain = |c: char| c.is_ascii_alphanumeric() || matches!(c, '.' | '-' | '_');
-        !host.is_empty()
-            && host.chars().all(plain)
-            && host.parse::<std::net::Ipv4Addr>().is_err()
-            && !host.chars().all(|c| c.is_ascii_digit() || c == '.')
+        let digits = |text: &str| text.bytes().all(|b| b.is_ascii_digit());
+        is_host_name(host)
+            && !digits(&host.replace('.', ""))
+            && digits(port)
             && port.parse::<u16>().is_ok()
     })
+}
+
+/// Whether a name server could know this host: words of letters, digits, `-` and `_` with dots between them. Whether one
+/// does know it is for later: it may be away now.
+fn is_host_name(host: &str) -> bool {
+    let plain = |b: u8| b.is_ascii_alphanumeric() || b == b'-' || b == b'_';
+    let word = |word: &str| {
+        (1..=63).contains(&word.len())
+            && word.bytes().all(plain)
+            && !word.starts_with('-')
+            && !word.ends_with('-')
+    };
+    host.len() <= 253 && host.strip_suffix('.').unwrap_or(host).split('.').all(word)
 }
 
 /// What is wrong with the permissions of a file that holds a secret.

@@ -5,30 +5,27 @@ use std::time::Duration;
 
 use backon::{BackoffBuilder, ExponentialBuilder};
 use pillarbox_relay::Notice;
+use pillarbox_store::limit::within;
 use tokio::net::TcpListener;
-
-use super::HttpError;
 
 const FIRST_WAIT: Duration = Duration::from_millis(100);
 /// The longest wait is twice this, with jitter.
 const LONGEST_WAIT: Duration = Duration::from_millis(2_500);
 
-/// A host that is known, and a port.
+/// How long the look-up of a host's name may take.
+const LOOK_UP: Duration = Duration::from_secs(10);
+
+/// A host and a port. The settings have made sure that it can be one.
 pub(super) struct Address(String);
 
 impl Address {
-    /// Fails if the host is unknown: no waiting mends a misspelt name.
-    pub(super) async fn find(address: &str) -> Result<Self, HttpError> {
-        let unknown = |source| HttpError::Unknown { address: address.to_owned(), source };
-        let mut found = tokio::net::lookup_host(address).await.map_err(unknown)?;
-        match found.next() {
-            Some(_) => Ok(Self(address.to_owned())),
-            None => Err(unknown(io::ErrorKind::NotFound.into())),
-        }
+    pub(super) fn new(address: &str) -> Self {
+        Self(address.to_owned())
     }
 
     /// Listens there, if not at once, then later: another process may hold the port, this machine may not have the
-    /// address yet, or the system may not allow the port. Each is said once, in the log and through `notice`.
+    /// address yet, the system may not allow the port, or the name of the host may not be found, as while no name server
+    /// answers. Each is said once, in the log and through `notice`.
     pub(super) async fn listen(self, notice: &Notice) -> TcpListener {
         let mut waits = ExponentialBuilder::new()
             .with_min_delay(FIRST_WAIT)
@@ -65,7 +62,10 @@ impl Address {
     }
 
     async fn bind(&self) -> io::Result<(TcpListener, std::net::SocketAddr)> {
-        let listener = TcpListener::bind(&self.0).await?;
+        let found = within(LOOK_UP, "the name server", tokio::net::lookup_host(&self.0)).await;
+        let addresses: Vec<_> =
+            found.map_err(|late| io::Error::new(io::ErrorKind::TimedOut, late))??.collect();
+        let listener = TcpListener::bind(&*addresses).await?;
         let bound = listener.local_addr()?;
         Ok((listener, bound))
     }

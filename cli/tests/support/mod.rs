@@ -29,8 +29,19 @@ impl Process {
     }
 
     pub fn run(arguments: &[&str], environment: &[(&str, &str)]) -> Self {
-        let mut child = Command::new(env!("CARGO_BIN_EXE_pillarbox"))
-            .args(arguments)
+        Self::run_through(&[], arguments, environment)
+    }
+
+    /// Through a program that is given these arguments, `pillarbox` and its own, and becomes that.
+    pub fn run_through(
+        launcher: &[&str],
+        arguments: &[&str],
+        environment: &[(&str, &str)],
+    ) -> Self {
+        let pillarbox = [env!("CARGO_BIN_EXE_pillarbox")];
+        let mut all = launcher.iter().chain(&pillarbox).chain(arguments);
+        let mut child = Command::new(all.next().unwrap())
+            .args(all)
             .env_remove("RUST_LOG")
             // The default port is one for all.
             .env("PILLARBOX_HTTP", "off")
