@@ -462,7 +462,7 @@ fn values_that_could_not_be_used_later_are_refused_with_their_key() {
 }
 
 #[test]
-fn a_secret_that_every_account_can_read_is_warned_of() {
+fn a_secret_that_others_can_read_or_change_is_warned_of() {
     use std::os::unix::fs::PermissionsExt;
     let folder = Folder::with(
         "database_url = \"postgres://u:hunter2@h/x\"\n[nats]\ntoken_file = \"token\"\n",
@@ -472,22 +472,26 @@ fn a_secret_that_every_account_can_read_is_warned_of() {
         let path = folder.0.path().join(name);
         std::fs::set_permissions(path, std::fs::Permissions::from_mode(mode)).unwrap();
     };
+    let everybody = |what: &str| format!("every account of this machine can {what} /");
+    let group = "every account in the group of /".to_owned();
     for (settings, token, warned) in [
         (0o600, 0o600, vec![]),
-        (0o640, 0o400, vec![]),
-        (0o644, 0o600, vec!["read"]),
-        (0o600, 0o606, vec!["read and change"]),
-        (0o602, 0o604, vec!["change", "read"]),
+        // As Kubernetes mounts a secret for the pod's group.
+        (0o640, 0o440, vec![]),
+        (0o644, 0o600, vec![everybody("read")]),
+        (0o600, 0o606, vec![everybody("read and change")]),
+        (0o602, 0o604, vec![everybody("change"), everybody("read")]),
+        (0o620, 0o600, vec![group.clone()]),
+        (0o600, 0o664, vec![everybody("read"), group.clone()]),
+        (0o660, 0o620, vec![group.clone(), group]),
     ] {
         allow("pillarbox.toml", settings);
         allow("token", token);
         let said = folder.load(&[], &[]).exposed_files();
         assert_eq!(said.len(), warned.len(), "{said:?}");
-        for (said, what) in said.iter().zip(warned) {
-            assert!(
-                said.contains(&format!("can {what} /")) && said.contains("chmod o-rw"),
-                "{said}"
-            );
+        for (said, start) in said.iter().zip(warned) {
+            let remedy = if start.contains("group") { "chmod g-w /" } else { "chmod o-rw /" };
+            assert!(said.starts_with(&start) && said.contains(remedy), "{said}");
             assert!(!said.contains("hunter2"), "{said}");
         }
     }

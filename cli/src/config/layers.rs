@@ -233,8 +233,8 @@ impl Settings {
         Ok(settings)
     }
 
-    /// A sentence for each file with a secret, and each settings file with one in it, that other accounts of this
-    /// machine can read or change.
+    /// A sentence for each file with a secret, and each settings file with one in it, that every account of this machine
+    /// can read or change, or that its group can change.
     pub fn exposed_files(&self) -> Vec<String> {
         let mut files: BTreeMap<PathBuf, &str> = BTreeMap::new();
         for outbox in &self.outboxes {
@@ -259,7 +259,7 @@ impl Settings {
             files.insert(file, "the settings");
         }
         let mut said: Vec<String> =
-            files.iter().filter_map(|(path, key)| exposed(path, key)).collect();
+            files.iter().flat_map(|(path, key)| exposed(path, key)).collect();
         if self.outboxes.iter().any(|outbox| database_files::wants_password(&outbox.database_url)) {
             said.extend(database_files::password_files().iter().filter_map(|path| unused(path)));
         }
@@ -513,20 +513,31 @@ fn is_host_name(host: &str) -> bool {
     host.len() <= 253 && host.strip_suffix('.').unwrap_or(host).split('.').all(word)
 }
 
-/// What is wrong with the permissions of a file that holds a secret.
-fn exposed(path: &Path, key: &str) -> Option<String> {
+/// What is wrong with the permissions of a file that holds a secret. Its group may read it: that is how Kubernetes gives a
+/// mounted secret to a pod (`fsGroup`), and how a service gets a file that root owns.
+fn exposed(path: &Path, key: &str) -> Vec<String> {
     use std::os::unix::fs::PermissionsExt;
-    let mode = std::fs::metadata(path).ok()?.permissions().mode();
-    let what = match (mode & 0o004 != 0, mode & 0o002 != 0) {
-        (false, false) => return None,
-        (true, false) => "read",
-        (false, true) => "change",
-        (true, true) => "read and change",
-    };
+    let Ok(metadata) = std::fs::metadata(path) else { return Vec::new() };
+    let mode = metadata.permissions().mode();
     let path = path.display();
-    Some(format!(
-        "every account of this machine can {what} {path} ({key}), which holds a secret: chmod o-rw {path}"
-    ))
+    let mut said = Vec::new();
+    let everybody = match (mode & 0o004 != 0, mode & 0o002 != 0) {
+        (false, false) => None,
+        (true, false) => Some("read"),
+        (false, true) => Some("change"),
+        (true, true) => Some("read and change"),
+    };
+    said.extend(everybody.map(|what| {
+        format!(
+            "every account of this machine can {what} {path} ({key}), which holds a secret: chmod o-rw {path}"
+        )
+    }));
+    if mode & 0o020 != 0 {
+        said.push(format!(
+            "every account in the group of {path} ({key}) can change it, and it holds a secret: chmod g-w {path}"
+        ));
+    }
+    said
 }
 
 /// What is wrong with the permissions of a file of passwords, as `psql` reads one too: it is not used then.
@@ -571,6 +582,16 @@ mod tests {
             "1.2.3:80",
             "a b:1",
             "http://x:1",
+            "a..b:1",
+            ".a:1",
+            ".:1",
+            "-a:1",
+            "a-.b:1",
+            "localhost:+80",
+            "localhost:",
+            "größe:1",
+            &format!("{}:1", "a".repeat(64)),
+            &format!("{}a:1", "a.".repeat(127)),
         ] {
             assert!(!is_listen_address(wrong), "{wrong}");
         }
