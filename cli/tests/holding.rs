@@ -233,3 +233,37 @@ async fn a_dead_letter_that_is_retried_in_vain_holds_nothing_else() {
     http.until_ready(200).await;
     gateway.abort();
 }
+
+/// What another hand has set on the stream keeps events from being stored: that is held, and named with the remedy.
+#[tokio::test]
+async fn a_stream_that_acknowledges_nothing_or_is_sealed_is_named() {
+    type Set = fn(stream::Config) -> stream::Config;
+    let cases: [(&str, Set); 2] = [
+        ("no_ack", |config| stream::Config { no_ack: true, allow_batch_publish: false, ..config }),
+        ("sealed", |config| stream::Config { sealed: true, ..config }),
+    ];
+    for (named, set) in cases {
+        let shop = Shop::open().await;
+        shop.create_stream(set).await;
+        shop.insert_many(3).await;
+        let relay = Process::relay(&shop, &["--http", "127.0.0.1:0", "--ack-timeout-ms", "1000"]);
+        let http = Endpoint::of(&relay).await;
+        eventually("readiness to name it", DEADLINE, async || {
+            let said = http.until_ready(503).await["reason"].to_string();
+            if said.contains(named) { Ok(Some(())) } else { Err(said) }
+        })
+        .await
+        .unwrap();
+        http.until(r#"pillarbox_held{relay="default"}"#, 1.0).await;
+        let letters = "select count(*) from pillarbox.outbox_dead_letter";
+        assert_eq!(shop.number(letters).await, 0);
+        // A sealed stream stays so.
+        if named == "sealed" {
+            shop.jetstream().await.delete_stream(&shop.stream).await.unwrap();
+        }
+        shop.create_stream(|config| config).await;
+        shop.shipped().await;
+        http.until_ready(200).await;
+        assert_eq!(shop.messages().await, 3);
+    }
+}

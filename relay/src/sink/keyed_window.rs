@@ -16,7 +16,7 @@ use tokio::time::timeout;
 use uuid::Uuid;
 
 use super::fault::Blame;
-use super::streams::stream_of;
+use super::streams::{acknowledges_nothing, stream_of};
 use super::swallowed::First;
 use super::{Fault, FirstSends, Sink, SinkError, SinkFailure};
 use crate::checkpoint::{Acknowledged, Api, Doubt};
@@ -182,6 +182,13 @@ impl KeyedWindow {
             Err(error) => return error,
         };
         match heard {
+            true if acknowledges_nothing(&self.context, &stream).await => unknown(
+                None,
+                format!(
+                    "stream {stream} is set to acknowledge nothing (no_ack), so nobody knows what it stores: set no_ack to \
+                     false"
+                ),
+            ),
             true => {
                 unknown(None, format!("stream {stream} did not acknowledge it in time ({error})"))
             }

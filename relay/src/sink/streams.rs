@@ -114,6 +114,12 @@ pub(crate) async fn stream_of(
     }
 }
 
+/// Whether a stream is known to be set so that it acknowledges nothing.
+pub(super) async fn acknowledges_nothing(context: &Context, name: &str) -> bool {
+    let stream = within(API, BROKER, context.get_stream(name)).await;
+    matches!(stream, Ok(Ok(stream)) if stream.cached_info().config.no_ack)
+}
+
 /// Whether the server said itself that no stream takes the subject.
 pub(crate) fn is_none(error: &GetStreamByNameError) -> bool {
     error.kind() == GetStreamByNameErrorKind::NotFound
