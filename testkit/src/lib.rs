@@ -36,6 +36,7 @@
 //! | [`cluster`] | three nats-servers that form a cluster |
 //! | [`proxy`] | a TCP proxy that cuts, stalls, slows and refuses |
 //! | [`wait`] | waiting with a deadline |
+//! | [`traps`] | names in a schema of the `search_path` that show when a statement finds them |
 //! | [`child`] | a program started again in another role, and when it stops |
 //! | [`find`] | where servers are looked for |
 //! | `install` | the private install |
@@ -55,6 +56,7 @@ mod process;
 pub mod proxy;
 mod run;
 pub mod scope;
+pub mod traps;
 pub mod wait;
 
 pub use child::told_to_stop;

@@ -7,12 +7,12 @@ mod support;
 use std::process::Command;
 
 use pillarbox_event::RawEvent;
-use pillarbox_testkit::eventually;
+use pillarbox_testkit::{eventually, traps};
 use sqlx::postgres::PgConnectOptions;
 use sqlx::{AssertSqlSafe, ConnectOptions, Connection, PgPool};
 use support::{DEADLINE, Process, Shop};
 
-const TRAPS: &str = include_str!("traps.sql");
+const TEMPORARY: &str = include_str!("temporary.sql");
 
 /// Runs a command as a role, and fails with what it said if it fails.
 fn pillarbox(url: &str, shop: &Shop, arguments: &[&str]) -> String {
@@ -32,7 +32,7 @@ fn pillarbox(url: &str, shop: &Shop, arguments: &[&str]) -> String {
 
 /// A superuser whose search_path is this, and its URL. `postgres` keeps its own.
 async fn victim(shop: &Shop, path: &str) -> String {
-    let name = format!("victim_{}", shop.scope.prefix());
+    let name = format!("victim_{}_{}", shop.scope.prefix(), path.len());
     let sql =
         format!("create role {name} login superuser; alter role {name} set search_path = {path};");
     sqlx::raw_sql(AssertSqlSafe(sql)).execute(shop.pool()).await.unwrap();
@@ -40,7 +40,7 @@ async fn victim(shop: &Shop, path: &str) -> String {
 }
 
 async fn lay_traps(pool: &PgPool) {
-    sqlx::raw_sql(TRAPS).execute(pool).await.unwrap();
+    sqlx::raw_sql(AssertSqlSafe(traps::sql("public"))).execute(pool).await.unwrap();
 }
 
 async fn assert_none_sprang(shop: &Shop, after: &str) {
@@ -111,21 +111,19 @@ async fn no_trap_in_public_runs_as_the_relay_or_as_a_command() {
 
 #[tokio::test]
 async fn no_trap_runs_where_migrate_finds_them_before_the_tables() {
-    for path in PATHS {
-        let shop = Shop::open().await;
+    let shop = Shop::open().await;
+    lay_traps(shop.pool()).await;
+    for (number, path) in PATHS.iter().enumerate() {
         sqlx::raw_sql("drop schema pillarbox cascade").execute(shop.pool()).await.unwrap();
-        lay_traps(shop.pool()).await;
         let url = victim(&shop, path).await;
         pillarbox(&url, &shop, &["migrate"]);
         assert_none_sprang(&shop, "migrate").await;
         // What the tables do by themselves has been resolved then, for all who write.
         shop.insert_one("a", "one").await;
         assert_none_sprang(&shop, "an insert").await;
-        let grants = pillarbox(
-            &url,
-            &shop,
-            &["migrate", "--print-grants", "--role-prefix", shop.scope.prefix()],
-        );
+        let prefix = format!("{}_{number}", shop.scope.prefix());
+        let grants =
+            pillarbox(&url, &shop, &["migrate", "--print-grants", "--role-prefix", &prefix]);
         sqlx::raw_sql(AssertSqlSafe(grants)).execute(shop.pool()).await.unwrap();
         assert_none_sprang(&shop, "the grants").await;
     }
@@ -133,9 +131,9 @@ async fn no_trap_runs_where_migrate_finds_them_before_the_tables() {
 
 #[tokio::test]
 async fn no_trap_runs_in_a_service_that_publishes_or_migrates() {
-    for path in PATHS {
-        let shop = Shop::open().await;
-        lay_traps(shop.pool()).await;
+    let shop = Shop::open().await;
+    lay_traps(shop.pool()).await;
+    for (number, path) in (1..).zip(PATHS) {
         let url = victim(&shop, path).await;
         let victim = PgPool::connect(&url).await.unwrap();
         pillarbox_outbox::migrate(&victim).await.unwrap();
@@ -149,12 +147,64 @@ async fn no_trap_runs_in_a_service_that_publishes_or_migrates() {
         pillarbox_outbox::publish_all(&mut tx, &events).await.unwrap();
         tx.commit().await.unwrap();
         assert_none_sprang(&shop, "publishing").await;
-        assert_eq!(shop.number("select count(*) from pillarbox.outbox").await, 3);
+        assert_eq!(shop.number("select count(*) from pillarbox.outbox").await, 3 * number);
         let own: PgConnectOptions = url.parse().unwrap();
         let mut own = own.connect().await.unwrap();
         pillarbox_relay::Status::read(&mut own, "pillarbox", "default").await.ok();
         own.close().await.unwrap();
     }
+}
+
+/// A trigger of the service runs in the relay's session, and can leave something in that session's temporary schema, where
+/// names of types and tables are looked up first unless a path says otherwise.
+#[tokio::test]
+async fn no_trap_in_the_temporary_schema_of_its_own_session_runs() {
+    let shop = Shop::open().await;
+    sqlx::raw_sql(TEMPORARY).execute(shop.pool()).await.unwrap();
+    for path in ["pg_temp, public", "\"$user\", public"] {
+        let url = victim(&shop, path).await;
+        sqlx::query(
+            "insert into pillarbox.outbox (event_type, topic, payload) values ('order.placed', 'not a subject', '')",
+        )
+        .execute(shop.pool())
+        .await
+        .unwrap();
+        let more = ["--database-url", url.as_str(), "--retention-s", "1"];
+        let mut relay = Process::relay(&shop, &more);
+        shop.insert_one("a", "one").await;
+        let sessions = "select count(distinct session) from public.laid";
+        eventually("traps in the sessions of the lease and of retention", DEADLINE, async || {
+            match shop.number(sessions).await {
+                found if found >= 2 => Ok(Some(())),
+                found => Err(format!("in {found} sessions: {:#?}", relay.lines.lock().unwrap())),
+            }
+        })
+        .await
+        .unwrap();
+        shop.insert_one("a", "two").await;
+        let left = "select count(*) from pillarbox.outbox where topic <> 'not a subject'";
+        eventually("shipped rows to go", DEADLINE, async || {
+            Ok::<_, String>((shop.number(left).await == 0).then_some(()))
+        })
+        .await
+        .unwrap();
+        assert_none_sprang(&shop, &format!("a relay with search_path = {path}")).await;
+        assert_eq!(relay.said("WARN"), 0, "{:#?}", relay.lines.lock().unwrap());
+        relay.kill();
+        for arguments in [
+            &["dead-letters", "retry", "--outbox", "--all"][..],
+            &["dead-letters", "discard", "--outbox", "--all"],
+            &["status"],
+        ] {
+            pillarbox(&url, &shop, arguments);
+            assert_none_sprang(&shop, &format!("{arguments:?} with search_path = {path}")).await;
+        }
+        sqlx::raw_sql("truncate public.laid").execute(shop.pool()).await.unwrap();
+    }
+    // They are good traps: whoever looks there first steps on them.
+    let look = "update pillarbox.relay set heartbeat = heartbeat; select 'a'::text, '1'::xid8";
+    sqlx::raw_sql(look).execute(shop.pool()).await.unwrap();
+    assert_eq!(shop.number("select is_called::integer::bigint from public.sprung").await, 1);
 }
 
 #[tokio::test]

@@ -21,13 +21,11 @@ use pillarbox_inbox::http::{Command, IdempotencyLayer, StoredRequests, scope};
 use pillarbox_inbox::{
     BatchHandler, Handler, HandlerError, InboxLayer, Outcome, Received, Router, Tx, handler_fn,
 };
-use pillarbox_testkit::eventually;
+use pillarbox_testkit::{eventually, traps};
 use sqlx::postgres::{PgConnectOptions, PgPoolOptions};
 use sqlx::{AssertSqlSafe, PgPool};
 use support::{DEADLINE, OrderPlaced, Shop, record, until};
 use tower::{Layer, ServiceExt};
-
-const TRAPS: &str = include_str!("traps.sql");
 
 /// Lets a role that is nobody in particular create what it likes in this schema.
 async fn lay_traps(shop: &Shop, schema: &str) {
@@ -35,7 +33,7 @@ async fn lay_traps(shop: &Shop, schema: &str) {
     let sql = format!(
         "create schema if not exists {schema}; create role {role}; grant usage on schema {schema} to public; \
          grant create, usage on schema {schema} to {role}; begin; set local role {role}; {} commit",
-        TRAPS.replace("trapped", schema)
+        traps::sql(schema)
     );
     sqlx::raw_sql(AssertSqlSafe(sql)).execute(shop.pool()).await.unwrap();
 }

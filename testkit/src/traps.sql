@@ -1,7 +1,4 @@
--- What a role that may create something in a schema could put there, which is called `trapped` here: operators,
--- functions, types and views of every name that the statements use, for every pair of types, in the signatures of
--- pg_catalog and in others that fit better. Whatever of it runs draws from the sequence `sprung`, which a
--- rollback does not undo, and says its name as a warning.
+-- What a role that may create something in a schema, which is called `trapped` here, could put there: see traps.rs.
 create sequence trapped.sprung;
 grant usage, select on sequence trapped.sprung to public;
 
@@ -15,10 +12,12 @@ $$;
 
 do $$
 declare
-    operators constant text[] := array['=', '<>', '<', '>', '<=', '>=', '+', '-', '*', '/', '%', '||', '<<', '|'];
+    operators constant text[] := array[
+        '=', '<>', '<', '>', '<=', '>=', '+', '-', '*', '/', '%', '->', '->>', '#>', '#>>', '||', '~', '~~', '!~', '!~~',
+        '?', '<<', '|', '&'];
     types constant text[] := array[
-        'bigint', 'integer', 'double precision', 'numeric', 'text', 'interval', 'timestamptz', 'uuid', 'bytea', 'name',
-        'tid', 'oid', 'text[]', 'integer[]', 'anyelement', 'anyarray'];
+        'bigint', 'integer', 'double precision', 'numeric', 'text', 'interval', 'timestamptz', 'jsonb', 'uuid', 'bytea',
+        'name', 'xid8', 'pg_lsn', 'tid', 'oid', 'text[]', 'integer[]', 'bigint[]', 'anyelement', 'anyarray'];
     own constant text := 'language plpgsql as $f$ begin perform trapped.spring(%L); return %s; end $f$';
     called text;
     one text;
@@ -34,8 +33,8 @@ begin
             end loop;
             foreach called in array operators loop
                 returned := case
-                    when called in ('=', '<>', '<', '>', '<=', '>=') then 'boolean'
-                    when called = '||' then 'text'
+                    when called in ('=', '<>', '<', '>', '<=', '>=', '~', '~~') then 'boolean'
+                    when called in ('->', '->>', '#>>', '||') then 'text'
                     when called = '*' then 'interval'
                     when one = 'timestamptz' and other = 'timestamptz' then 'interval'
                     when one = 'timestamptz' then 'timestamptz'
@@ -48,26 +47,11 @@ begin
         end loop;
     end loop;
 
-    -- With the arguments of pg_catalog's own. What cannot be written (internal types) is left out.
+    -- Functions with the arguments of pg_catalog's own. What cannot be written (internal types) is left out.
     for called, one, other in
-        select
-            proc.proname,
-            pg_get_function_identity_arguments(proc.oid),
-            case
-                when proc.prokind = 'a' then format_type(proc.prorettype, null)
-                else pg_get_function_result(proc.oid)
-            end
+        select proc.proname, pg_get_function_identity_arguments(proc.oid), pg_get_function_result(proc.oid)
         from pg_proc as proc
-        where
-            proc.pronamespace = 'pg_catalog'::regnamespace
-            and proc.proname in (
-                'array_agg', 'clock_timestamp', 'convert_from', 'count', 'current_setting', 'date_part', 'decode',
-                'extract', 'format', 'gen_random_uuid', 'generate_series', 'hashtextextended', 'jsonb_each_text',
-                'lower', 'max', 'min', 'now', 'pg_advisory_unlock_all', 'pg_advisory_xact_lock', 'pg_backend_pid',
-                'pg_current_xact_id', 'pg_current_xact_id_if_assigned', 'pg_is_in_recovery', 'pg_listening_channels',
-                'pg_my_temp_schema', 'pg_postmaster_start_time', 'pg_relation_size', 'pg_stat_get_activity',
-                'pg_try_advisory_xact_lock', 'pg_xact_status', 'quote_ident', 'quote_literal', 'set_config',
-                'starts_with', 'string_agg', 'to_regclass', 'transaction_timestamp', 'unnest')
+        where proc.pronamespace = 'pg_catalog'::regnamespace and proc.prokind = 'f'
     loop
         begin
             execute format(
@@ -76,12 +60,38 @@ begin
         exception when others then null;
         end;
     end loop;
+
+    -- Aggregates: one for each of pg_catalog's, which counts what it is given. Some of them are called with a filter or with
+    -- distinct, which a plain function refuses. So these are the better traps.
+    create function trapped.collect(state bigint) returns bigint language plpgsql as
+        'begin perform trapped.spring(''an aggregate''); return state; end';
+    create aggregate trapped.count(*) (sfunc = trapped.collect, stype = bigint, initcond = '0');
+    for called, one in
+        select proc.proname, format_type(proc.proargtypes[0], null)
+        from pg_proc as proc
+        where proc.pronamespace = 'pg_catalog'::regnamespace and proc.prokind = 'a' and proc.pronargs = 1
+        union
+        select 'count', fits.better from unnest(types) as fits (better)
+    loop
+        begin
+            execute format(
+                'create function trapped.collect(state bigint, one %s) returns bigint ' || own, one,
+                format('%s(%s)', called, one), 'state');
+        exception when others then null;
+        end;
+        begin
+            execute format(
+                'create aggregate trapped.%I(%s) (sfunc = trapped.collect, stype = bigint, initcond = ''0'')', called, one);
+        exception when others then null;
+        end;
+    end loop;
+
     -- What fits a call better than those, or is a word of the grammar in pg_catalog.
     foreach called in array array[
         'hashtextextended(text, integer)', 'format(text, bigint)', 'set_config(text, text, text)',
-        'pg_relation_size(text)', 'max(timestamptz)', 'array_agg(integer)', 'generate_series(integer, bigint)',
-        'date_part(text, interval)', 'count()', 'extract(text, interval)', 'nullif(text, text)',
-        'coalesce(text, text)', 'greatest(integer, bigint)']
+        'pg_relation_size(text)', 'generate_series(integer, bigint)', 'date_part(text, interval)',
+        'extract(text, interval)', 'nullif(text, text)', 'coalesce(text, text)', 'greatest(integer, bigint)',
+        'string_agg(text, text)', 'jsonb_object_agg(text, text)']
     loop
         begin
             execute format(
@@ -92,7 +102,8 @@ begin
 
     foreach one in array array[
         'pg_class', 'pg_namespace', 'pg_settings', 'pg_roles', 'pg_stat_activity', 'pg_proc', 'pg_type', 'pg_locks',
-        'pg_prepared_statements', 'pg_prepared_xacts', 'pg_cursors']
+        'pg_prepared_statements', 'pg_prepared_xacts', 'pg_cursors', 'pg_constraint', 'pg_sequence',
+        'pg_trigger']
     loop
         execute format(
             'create view trapped.%I as select * from pg_catalog.%I where trapped.spring(%L)', one, one, 'view ' || one);
@@ -100,7 +111,8 @@ begin
     end loop;
     -- Types last: from here on, their names may mean these.
     foreach one in array array[
-        'jsonb', 'xid', 'xid8', 'tid', 'uuid', 'text', 'bytea', 'timestamptz', 'float8', 'int8', 'int4', 'name', 'oid']
+        'jsonb', 'xid', 'xid8', 'pg_snapshot', 'tid', 'uuid', 'text', 'bytea', 'timestamptz', 'pg_lsn', 'float8', 'int8',
+        'int4', 'name', 'oid', 'regclass']
     loop
         execute format(
             'create domain trapped.%I as pg_catalog.%I check (trapped.spring(%L))', one, one, 'type ' || one);
