@@ -8,7 +8,9 @@ use std::time::Duration;
 
 use pillarbox_relay::RelayConfig;
 use pillarbox_testkit::{Database, Postgres, eventually, servers};
+use rustix::process::Signal;
 use sqlx::{AssertSqlSafe, PgPool, Row};
+use support::http::Endpoint;
 use support::{Process, Shop};
 
 const COLUMNS: &str =
@@ -134,8 +136,13 @@ async fn a_change_of_cluster_rewrites_no_row_and_disturbs_no_other_relay() {
     let (_new, to) = cluster(0).await;
     restore(&from.pool, &to.pool).await;
     insert(&to.pool, &shop.topic(), 50_011..=50_020).await;
-    let relay = shop.start(config(&shop, &to.url));
+    let mut relay = Process::relay(&shop, &["--database-url", &to.url, "--http", "127.0.0.1:0"]);
+    let http = Endpoint::of(&relay).await;
+    // It leads, is ready, and knows that nothing waits, however large the outbox is.
+    http.until_ready(200).await;
+    http.until(r#"pillarbox_leader{relay="default"}"#, 1.0).await;
     shop.until_messages(50_020).await;
+    http.until(r#"pillarbox_backlog_events{relay="default"}"#, 0.0).await;
     let second = shop.start(named(&to.url));
     insert(&to.pool, &shop.topic(), 50_021..=50_030).await;
     until_all_of(&shop, 1..=50_030).await;
@@ -148,10 +155,21 @@ async fn a_change_of_cluster_rewrites_no_row_and_disturbs_no_other_relay() {
         Ok::<_, sqlx::Error>(high.filter(|high| *high == 50_030))
     });
     moved.await.unwrap();
-    relay.stop().await;
+    let scrape = http.scrape().await;
+    assert_eq!(
+        scrape.get(r#"pillarbox_lease_takeovers_total{relay="default"}"#),
+        1.0,
+        "{}",
+        scrape.text
+    );
+    // The stream would drop what it knows, so its messages alone do not tell.
+    let shipped = scrape.get(r#"pillarbox_shipped_events_total{relay="default"}"#);
+    assert_eq!(shipped, 30.0, "what had been shipped was not shipped again");
+    relay.signal(Signal::TERM);
+    assert_eq!(relay.ended().await, 0);
     second.stop().await;
     drop(other);
-    assert_eq!(shop.messages().await, 50_030, "what had been shipped was not shipped again");
+    assert_eq!(shop.messages().await, 50_030);
     let updated = "select pg_stat_get_tuples_updated('pillarbox.outbox'::regclass) + \
                    (select count(*) from pillarbox.outbox where xmax::text <> '0')";
     let updated: i64 = sqlx::query_scalar(updated).fetch_one(&to.pool).await.unwrap();

@@ -12,7 +12,8 @@ use pillarbox_relay::RelayConfig;
 use pillarbox_relay::RelayState;
 use pillarbox_testkit::eventually;
 use sqlx::AssertSqlSafe;
-use support::Shop;
+use support::http::Endpoint;
+use support::{Process, Shop};
 use tokio::sync::watch;
 
 /// How soon trouble must show.
@@ -108,6 +109,18 @@ async fn a_policy_that_comes_while_the_relay_leads_is_told() {
     shop.insert_many(5).await;
     shop.until_messages(5).await;
     until_ready(&state).await;
+    // A standby says it as the leader does, and so do the numbers that alerts read.
+    let more = ["--database-url", config.database_url.as_str(), "--http", "127.0.0.1:0"];
+    let standby = Process::relay(&shop, &more);
+    let http = Endpoint::of(&standby).await;
+    http.until_ready(200).await;
+    run(&shop, &hide("outbox")).await;
+    let said = http.until_ready(503).await["reason"].to_string();
+    assert!(said.contains("row-level security"), "{said}");
+    http.until(r#"pillarbox_backlog_known{relay="default"}"#, 0.0).await;
+    run(&shop, &show("outbox")).await;
+    http.until_ready(200).await;
+    drop(standby);
     for table in ["outbox", "outbox_dead_letter", "relay"] {
         run(&shop, &hide(table)).await;
         until_told(&state, table).await;

@@ -8,6 +8,7 @@ use std::time::Duration;
 use async_nats::jetstream::stream::{Config, StorageType};
 use pillarbox_testkit::{Nats, Scope, eventually, servers};
 use sqlx::AssertSqlSafe;
+use support::http::Endpoint;
 use support::{Process, Shop};
 
 const LIMIT_KB: u64 = 256 * 1024;
@@ -55,8 +56,12 @@ async fn four_hundred_events_of_a_megabyte_are_shipped() {
         ),
     )
     .await;
-    let relay = Process::relay(&shop, &[]);
+    let relay = Process::relay(&shop, &["--http", "127.0.0.1:0"]);
+    let http = Endpoint::of(&relay).await;
     until(&shop, &relay, "400 events of 1 MB", 400, 0).await;
+    http.until(r#"pillarbox_backlog_events{relay="default"}"#, 0.0).await;
+    http.until(r#"pillarbox_shipped_events_total{relay="default"}"#, 400.0).await;
+    http.until_ready(200).await;
 }
 
 #[tokio::test]

@@ -5,9 +5,10 @@ mod support;
 
 use std::process::Command;
 
-use pillarbox_testkit::{PgBouncer, PoolMode, servers};
+use pillarbox_testkit::{PgBouncer, PoolMode, Proxy, eventually, servers};
 use sqlx::{Connection, PgConnection, Row};
-use support::{Process, Shop};
+use support::http::Endpoint;
+use support::{DEADLINE, Process, Shop};
 
 /// A PgBouncer in front of the shop's database, and its URL; `None` where there is none.
 async fn behind(shop: &Shop, mode: PoolMode, more: &[(&str, &str)]) -> Option<(PgBouncer, String)> {
@@ -107,4 +108,36 @@ async fn session_mode_works() {
     let said = run(&shop, &url, &["doctor"]).1;
     let line = said.lines().find(|line| line.contains("database.pooler")).unwrap();
     assert!(line.starts_with("ok"), "{said}");
+}
+
+/// As when a name moves, or the second host of several is a pooler: the relay has run, so it waits, and says why.
+#[tokio::test]
+async fn a_pooler_that_comes_in_between_later_is_told_and_waited_out() {
+    let shop = Shop::open().await;
+    let Some((_pooler, pooled)) = behind(&shop, PoolMode::Transaction, &[]).await else { return };
+    let port = servers().await.unwrap().postgres.port();
+    let direct = Proxy::to_port(port).await.unwrap();
+    let url = pooled.replace("127.0.0.1:", &format!("127.0.0.1:{},127.0.0.1:", direct.port()));
+    let relay = Process::relay(&shop, &["--database-url", &url, "--http", "127.0.0.1:0"]);
+    let http = Endpoint::of(&relay).await;
+    shop.insert_one("a", "one").await;
+    shop.until_messages(1).await;
+    http.until_ready(200).await;
+
+    direct.refuse();
+    direct.cut();
+    shop.insert_one("a", "two").await;
+    eventually("readiness to name the pooler", DEADLINE, async || {
+        let said = http.until_ready(503).await["reason"].to_string();
+        if said.contains("transaction mode") { Ok(Some(())) } else { Err(said) }
+    })
+    .await
+    .unwrap();
+    http.until(r#"pillarbox_database_up{relay="default"}"#, 0.0).await;
+    http.until(r#"pillarbox_leader{relay="default"}"#, 0.0).await;
+    assert_eq!(shop.messages().await, 1);
+    direct.accept();
+    shop.until_messages(2).await;
+    http.until_ready(200).await;
+    assert_eq!(relay.said("transaction mode"), 1, "{:#?}", relay.lines.lock().unwrap());
 }

@@ -6,8 +6,10 @@ mod support;
 use std::process::Command;
 
 use pillarbox_relay::Database;
+use pillarbox_testkit::eventually;
 use sqlx::{AssertSqlSafe, Connection, PgConnection, Row};
-use support::{Process, Shop};
+use support::http::Endpoint;
+use support::{DEADLINE, Process, Shop};
 
 /// Settings of a role that stop, mislead or slow down whoever trusts what a connection comes with.
 const HOSTILE: [(&str, &str); 24] = [
@@ -102,10 +104,13 @@ async fn a_relay_and_the_commands_do_not_mind_what_their_role_is_set_to() {
     .execute(shop.pool())
     .await
     .unwrap();
-    let relay = Process::relay(&shop, &["--database-url", &url]);
+    let relay = Process::relay(&shop, &["--database-url", &url, "--http", "127.0.0.1:0"]);
+    let http = Endpoint::of(&relay).await;
     shop.until_messages(300_000).await;
     late.commit().await.unwrap();
     shop.until_messages(300_001).await;
+    http.until(r#"pillarbox_backlog_events{relay="default"}"#, 0.0).await;
+    http.until_ready(200).await;
     assert_eq!(relay.said("WARN"), 0, "{:#?}", relay.lines.lock().unwrap());
     for arguments in [
         &["status"][..],
@@ -122,6 +127,26 @@ async fn a_relay_and_the_commands_do_not_mind_what_their_role_is_set_to() {
         let said = String::from_utf8_lossy(&output.stderr);
         assert!(output.status.success(), "{arguments:?}: {said}");
     }
+}
+
+#[tokio::test]
+async fn a_setting_that_the_role_may_not_change_back_is_told() {
+    let shop = Shop::open().await;
+    let name = format!("kept_{}", shop.scope.prefix());
+    let sql = format!(
+        "create role {name} login; alter role {name} set session_replication_role = replica"
+    );
+    sqlx::raw_sql(AssertSqlSafe(sql)).execute(shop.pool()).await.unwrap();
+    let url = shop.scope.database_url().replace("postgres@", &format!("{name}@"));
+    let relay = Process::relay(&shop, &["--database-url", &url, "--http", "127.0.0.1:0"]);
+    let http = Endpoint::of(&relay).await;
+    eventually("readiness to name the setting", DEADLINE, async || {
+        let said = http.until_ready(503).await["reason"].to_string();
+        if said.contains("session_replication_role") { Ok(Some(())) } else { Err(said) }
+    })
+    .await
+    .unwrap();
+    http.until(r#"pillarbox_database_up{relay="default"}"#, 0.0).await;
 }
 
 #[tokio::test]
