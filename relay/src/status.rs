@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
-use sqlx::{AssertSqlSafe, PgConnection, Row, SqlSafeStr};
+use sqlx::{AssertSqlSafe, Connection, Executor, PgConnection, Row, SqlSafeStr};
 
 use crate::cursor::Cursor;
 use crate::schema::in_schema;
@@ -48,24 +48,32 @@ pub struct ProcessNotice {
     pub notice: String,
 }
 
+const SETTINGS: &str = "set local search_path = pg_catalog, pg_temp; set local row_security = off";
+
 impl Status {
     /// Reads the status of the relay of this name. `schema` is the outbox's, a plain identifier as
     /// [`RelayConfig::validate`](crate::RelayConfig::validate) checks it.
     ///
     /// Counting a backlog takes time in proportion to it.
     ///
+    /// The connection may be any, also in a transaction: names are looked up in `pg_catalog` alone, whatever the session's
+    /// `search_path` is, and nothing that is set for that stays behind.
+    ///
     /// # Errors
-    /// What sqlx says; a cursor that cannot be read is a decoding error.
+    /// What sqlx says; a cursor that cannot be read is a decoding error. Where a policy would hide rows, Postgres refuses.
     pub async fn read(
         connection: &mut PgConnection,
         schema: &str,
         relay: &str,
     ) -> Result<Self, sqlx::Error> {
         let sql = in_schema(&spliced(include_str!("status.sql")), schema);
-        let row = sqlx::query(AssertSqlSafe(Arc::<str>::from(sql)).into_sql_str())
-            .bind(relay)
-            .fetch_one(connection)
-            .await?;
+        let query = sqlx::query(AssertSqlSafe(Arc::<str>::from(sql)).into_sql_str()).bind(relay);
+        // It is rolled back, and with it what is set. In a transaction of the caller's it is a savepoint.
+        let mut transaction = connection.begin().await?;
+        transaction.execute(SETTINGS).await?;
+        let row = query.fetch_one(&mut *transaction).await;
+        transaction.rollback().await?;
+        let row = row?;
         let undecodable = |error| sqlx::Error::Decode(Box::new(error));
         let cursor: Option<String> = row.try_get("cursor")?;
         let cursor =

@@ -5,6 +5,7 @@
 mod support;
 
 use std::process::Command;
+use std::sync::atomic::{AtomicU32, Ordering};
 
 use pillarbox_event::RawEvent;
 use pillarbox_testkit::{eventually, traps};
@@ -32,7 +33,9 @@ fn pillarbox(url: &str, shop: &Shop, arguments: &[&str]) -> String {
 
 /// A superuser whose search_path is this, and its URL. `postgres` keeps its own.
 async fn victim(shop: &Shop, path: &str) -> String {
-    let name = format!("victim_{}_{}", shop.scope.prefix(), path.len());
+    static VICTIMS: AtomicU32 = AtomicU32::new(0);
+    let number = VICTIMS.fetch_add(1, Ordering::Relaxed);
+    let name = format!("victim_{}_{number}", shop.scope.prefix());
     let sql =
         format!("create role {name} login superuser; alter role {name} set search_path = {path};");
     sqlx::raw_sql(AssertSqlSafe(sql)).execute(shop.pool()).await.unwrap();
@@ -150,7 +153,11 @@ async fn no_trap_runs_in_a_service_that_publishes_or_migrates() {
         assert_eq!(shop.number("select count(*) from pillarbox.outbox").await, 3 * number);
         let own: PgConnectOptions = url.parse().unwrap();
         let mut own = own.connect().await.unwrap();
-        pillarbox_relay::Status::read(&mut own, "pillarbox", "default").await.ok();
+        pillarbox_relay::Status::read(&mut own, "pillarbox", "default").await.unwrap();
+        assert_none_sprang(&shop, "reading the status").await;
+        let kept: String =
+            sqlx::query_scalar("show search_path").fetch_one(&mut own).await.unwrap();
+        assert_eq!(kept, path, "the session's own path stays");
         own.close().await.unwrap();
     }
 }
