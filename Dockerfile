@@ -1,4 +1,4 @@
-# The pillarbox program, static, and nothing else: no shell, no package manager, no root.
+# An image with only the static program `pillarbox`: no shell, no package manager, no root.
 #
 #   docker build -t pillarbox .
 #   docker run --rm -e DATABASE_URL -e NATS_URL -p 127.0.0.1:9464:9464 pillarbox
@@ -15,7 +15,7 @@ FROM scratch
 COPY --from=build /etc/ssl/certs/ca-certificates.crt /etc/ssl/certs/ca-certificates.crt
 COPY --from=build /pillarbox /pillarbox
 USER 65532:65532
-# A container's loopback is its own; publish the port only where operators are.
+# A container has its own loopback, so listen on all addresses. Publish the port only where operators can reach it.
 ENV PILLARBOX_HTTP=0.0.0.0:9464 PILLARBOX_LOG_FORMAT=json
 EXPOSE 9464
 STOPSIGNAL SIGTERM

@@ -1,7 +1,7 @@
 -- Writes events in the order given: positions are drawn in the order of `ordinality`.
 --
--- It runs in the service's transaction, whatever that one's search_path is: all names are of pg_catalog. (So is
--- `unnest` of several arrays, which is syntax, and may not be written with a schema.)
+-- It runs in the service's transaction, with any search_path, so every name is written in pg_catalog. (`unnest` of
+-- several arrays is always that of pg_catalog. It is syntax, and must not be written with a schema.)
 --
 --   $1 ids   $2 types   $3 topics   $4 keys   $5 headers   $6 payloads
 insert into pillarbox.outbox (event_id, event_type, topic, key, headers, payload)

@@ -1,12 +1,10 @@
 -- The inbox of a service: which events each of its consumers has handled, which it is still trying, and
--- which it gave up on.
+-- which it has given up.
 --
 -- Plain SQL: apply it with `pillarbox migrate inbox`, with `pillarbox_inbox::migrate`, with psql, or with
--- any migration tool. Another schema is had by replacing the word `pillarbox` throughout, which is what
--- `--schema` does.
+-- any migration tool. To use another schema, replace the word `pillarbox` throughout, as `--schema` does.
 
--- `create schema if not exists` asks for the right to create schemas in the database also where the schema is
--- there.
+-- `create schema if not exists` would need the right to create schemas even if the schema exists.
 do $$
 begin
     if to_regnamespace('pillarbox') is null then
@@ -15,36 +13,37 @@ begin
 end
 $$;
 
--- One row for each event a consumer is done with, written in the handler's transaction: the row and the
--- handler's effects commit together or not at all. Inserting it is also the lock: a second delivery of the
+-- One row for each event that a consumer has handled, written in the handler's transaction: the row and the
+-- handler's effects commit together or not at all. Inserting the row also takes a lock: a second delivery of the
 -- same event waits for the first one's transaction and then finds the row.
 --
--- `event_id` is the event's identity: the id of an event that a relay shipped, or that names no source; of others a
--- digest of source and id, since two sources may give the same id. Never longer than 36 bytes, unless somebody else
--- wrote the row.
+-- `event_id` is the event's identity. For an event that a relay shipped, or that names no source, it is the event's id.
+-- For others it is a digest of source and id, because two sources may use the same id. It is never longer than 36
+-- bytes, unless somebody else wrote the row.
 create table if not exists pillarbox.inbox (
     consumer     text        not null check (consumer <> ''),
     event_id     text        not null check (event_id <> ''),
     processed_at timestamptz not null default clock_timestamp(),
     primary key (consumer, event_id)
 );
--- No index by age: old rows are removed by walking the table a piece at a time, which costs the insert nothing.
+-- There is no index by age. Old rows are removed by walking the table piece by piece, which costs the insert nothing.
 
--- For each consumer, when the newest of the events was handled that were removed from the inbox for their age. Written
--- with their removal. What the stream stored until then may have been handled and forgotten: a durable consumer that
--- is made anew must not read it again. No row: nothing was forgotten.
+-- What each consumer has forgotten: `handled_at` is when the newest event was handled whose row was removed from the
+-- inbox because of its age. It is written when rows are removed. Messages that the stream stored until then may have
+-- been handled and forgotten, so a durable consumer that is created again must not read them. No row means that nothing
+-- was forgotten.
 create table if not exists pillarbox.inbox_forgotten (
     consumer   text        not null primary key,
     handled_at timestamptz not null
 );
 
--- Events that failed and will be tried again. Written after the handler's rollback, removed with its
--- success or with the dead letter. `outages` is how often somebody was away whom the handler needs, which is no
--- attempt, and `outage_since` when that began. `uncounted` is how many other failures were not counted as attempts:
--- conflicts, and connections that the event may have broken itself. `started` is how far an event that was delivered
--- before is under suspicion of killing its process: 0 not at all, 1 in work, 2 and 4 in work alone, 3 and 5 held back to
--- see whether the process lives without it; `started_at` is since when.
--- `event_id` is the identity, as in the inbox; `id` and `source` are its own where that is another text.
+-- Events that failed and will be tried again. A row is written after the handler's rollback, and removed when the event
+-- is handled or becomes a dead letter. `outages` is how often a provider that the handler needs was away, which does
+-- not count as an attempt, and `outage_since` is when that began. `uncounted` is how many other failures were not
+-- counted as attempts: conflicts, and connections that the event may have broken itself. `started` says whether an
+-- event that was delivered before is suspected of killing its process: 0 no, 1 in work, 2 and 4 in work alone, 3 and 5
+-- held back to see whether the process lives without it. `started_at` is when that began. `event_id` is the identity,
+-- as in the inbox. `id` and `source` are those of the event, if the identity is another text.
 create table if not exists pillarbox.inbox_failure (
     consumer        text        not null,
     event_id        text        not null,
@@ -62,28 +61,29 @@ create table if not exists pillarbox.inbox_failure (
     primary key (consumer, event_id)
 );
 
--- For each consumer, when one of its processes last died for reasons of its own: while the event that was suspected was
--- not in work. For a day it then takes more to take an event for one that kills its process.
+-- For each consumer, when one of its processes last died for a reason of its own, which means while the suspected event
+-- was not in work. For a day, more evidence is then needed to decide that an event kills its process.
 create table if not exists pillarbox.inbox_own_death (
     consumer text        not null primary key,
     died_at  timestamptz not null
 );
 
--- Events that were given up, whole, so that they can be looked at and tried again.
+-- Dead letters: events that were given up. The whole event is kept, so that somebody can look at it and retry it.
 --
 --   dead       given up, until somebody retries or discards it
---   parked     waits for the consumer to handle it: it was retried, or, with order = "strict", stands behind a
---              dead event of its key
+--   parked     waits for the consumer to handle it: it was retried, or, with order = "strict", it waits behind a
+--              dead letter of its key
 --   retried    handled after all
 --   discarded  not to be handled
 --
--- `position` is the order in which they came. `due_at` is when a parked one may be taken: a process that takes
--- it moves it forward, and so has it for itself until then.
+-- `position` is the order in which they came. `due_at` is the time from which a process may take a parked letter. The
+-- process that takes it moves `due_at` forward, and so reserves the letter for itself until then.
 --
--- `event_id` is the id that the event's producer gave it, and `identity` what the inbox knows it by, where that is
--- another text. A message that could not be read has no type: its identity is its place, `stream_sequence` and
--- `stored_at` in the stream (a stream that is made anew counts from one again), and `event_id` is what to call it:
--- `STREAM:sequence`. `stream` is where it came from; only a consumer that reads this stream handles it after a retry.
+-- `event_id` is the id that the event's producer gave it. `identity` is the inbox's name for it, if that is another
+-- text. A message that could not be read has no type. It is identified by its place: `stream_sequence` and `stored_at`
+-- in the stream (a stream that is created again counts from one again). Its `event_id` is a name for it,
+-- `STREAM:sequence`. `stream` is where the event came from. After a retry, only a consumer that reads this stream
+-- handles it.
 create table if not exists pillarbox.inbox_dead_letter (
     position        bigint      not null generated always as identity primary key,
     consumer        text        not null,
@@ -107,7 +107,7 @@ create table if not exists pillarbox.inbox_dead_letter (
     resolved_at     timestamptz null
 );
 
--- An event has one letter, and so has a place.
+-- There is at most one letter for an event, and at most one for a place.
 create unique index if not exists inbox_dead_letter_event
     on pillarbox.inbox_dead_letter (consumer, coalesce(identity, event_id))
     where event_type is not null;
@@ -119,10 +119,10 @@ create index if not exists inbox_dead_letter_open
     on pillarbox.inbox_dead_letter (consumer, key, position)
     where state in ('dead', 'parked');
 
--- HTTP requests that have been answered, by their Idempotency-Key. Written in the transaction of the handler's
--- own writes, like the inbox row of an event, but at its end, when there is an answer. `scope` is whose key it
--- is; `fingerprint` is the SHA-256 of method, path, query and body, to tell a repeat from another request under
--- the same key. The answer is kept as it was: the n-th name belongs to the n-th value.
+-- HTTP requests that have been answered, by their Idempotency-Key. The row is written in the same transaction as the
+-- handler's writes, like the inbox row of an event, but at its end, when there is an answer. `scope` says whose key it
+-- is. `fingerprint` is the SHA-256 of method, path, query and body, and tells a repeat from another request with the
+-- same key. The answer is kept as it was: the n-th name belongs to the n-th value.
 create table if not exists pillarbox.inbox_request (
     scope         text        not null,
     key           text        not null check (key <> ''),
@@ -135,5 +135,5 @@ create table if not exists pillarbox.inbox_request (
     primary key (scope, key)
 );
 
--- Removing old rows in batches walks them by age.
+-- Old rows are removed in batches, in the order of their age.
 create index if not exists inbox_request_answered_at on pillarbox.inbox_request (answered_at);

@@ -1,6 +1,6 @@
--- The processes of consumers that share a stream by partitions: which are alive, and which partitions each has. A
--- row is written about once a second by its process, and counts for as long as the consumer's `takeover_ms`.
--- `sharing` is false while a process could not do its share: it is not connected to the broker.
+-- The processes of consumers that share a stream by partitions: which of them are alive, and which partitions each has.
+-- Each process writes its row about once a second. The row counts for as long as the consumer's `takeover_ms`.
+-- `sharing` is false while a process cannot do its share because it is not connected to the broker.
 create table if not exists pillarbox.inbox_process (
     consumer   text        not null check (consumer <> ''),
     process    text        not null check (process <> ''),

@@ -1,11 +1,10 @@
--- The outbox of a service, and the relay's place in it.
+-- The outbox of a service, and the tables of the relay.
 --
 -- Plain SQL: apply it with `pillarbox migrate outbox`, with `pillarbox_outbox::migrate`, with psql, or
--- with any migration tool. Another schema is had by replacing the word `pillarbox` throughout, which is
--- what `--schema` does.
+-- with any migration tool. To use another schema, replace the word `pillarbox` throughout, as `--schema`
+-- does.
 
--- `create schema if not exists` asks for the right to create schemas in the database also where the schema is
--- there.
+-- `create schema if not exists` would need the right to create schemas even if the schema exists.
 do $$
 begin
     if to_regnamespace('pillarbox') is null then
@@ -14,17 +13,18 @@ begin
 end
 $$;
 
--- One row for each event, written in the transaction that it tells of.
+-- One row for each event, written in the same transaction as the business data.
 --
--- `txid` stands before `position` on purpose: defaults are evaluated from left to right, so a row's
--- position is always drawn after its transaction has its id. The relay's cursor rests on that, and on
--- positions being handed out in order over all sessions, which is why the sequence has cache 1.
+-- `txid` comes before `position` on purpose: defaults are evaluated from left to right, so a row's
+-- position is always drawn after its transaction has its id. The relay's cursor relies on that. It also relies
+-- on positions being handed out in order across all sessions, which is why the sequence has cache 1.
 --
--- The relay never updates these rows. Any language may insert (event_type, topic, key, headers, payload).
+-- The relay never updates these rows. A service in any language may insert (event_type, topic, key, headers, payload).
 --
--- The checks on sizes refuse what no broker can ever store: nats-server takes messages up to 64 MiB and JetStream
--- headers up to 64 KiB. They are generous, so that a broker's own limits decide about the rest. A position is above
--- zero, where every cursor begins: a row below it, which `overriding system value` can bring, would never be read.
+-- The size checks refuse what no broker can ever store: nats-server takes messages up to 64 MiB, and JetStream takes
+-- headers up to 64 KiB. The checks are generous, so that the broker's own limits decide about the rest. A position must
+-- be above zero, because every cursor begins there: a row below it, which `overriding system value` could insert, would
+-- never be read.
 create table if not exists pillarbox.outbox (
     txid       xid8        not null default pg_current_xact_id(),
     position   bigint      generated always as identity (cache 1) primary key check (position > 0),
@@ -49,23 +49,24 @@ comment on column pillarbox.outbox.key is
 comment on column pillarbox.outbox.headers is
     'Message headers by name, string to string: the remaining CloudEvents attributes (ce-source, ce-subject, traceparent, ...) and the application''s own.';
 
--- Payloads are bytes that seldom compress well; leave them as they are up to the toast threshold, and
--- keep the writer from spending time on compression.
+-- Payloads seldom compress well. Do not compress them, so that the writer spends no time on it.
 alter table pillarbox.outbox alter column payload set storage external;
--- Headers are not compressed either, so that the relay sees their size without unpacking them.
+-- Headers are not compressed either, so that the relay can see their size without unpacking them.
 alter table pillarbox.outbox alter column headers set storage external;
 
--- Rows that a subscription brings carry the publisher's transaction ids, and positions that may lie behind those
--- given out here. So they get this transaction's id, and the next position where theirs is behind: where the sequence
--- was when the transaction brought its first row, so that the order of a first copy, which comes as the rows lie on
--- disk, stays that of their positions. A taken position is no reason to stop the subscription.
+-- Rows that a subscription brings carry the publisher's transaction ids, and their positions may be behind those given
+-- out here. So this trigger gives them the id of the current transaction. If their position is behind, or taken, it
+-- also gives them the next one. "Behind" means behind the sequence as it was when the transaction brought its first
+-- row. A first copy brings rows in the order in which they are on disk, and so it keeps the order of their positions. A
+-- taken position does not stop the subscription.
 --
--- A subscription does not bring the sequence. Where a row keeps its position, the trigger brings the sequence up to it:
--- otherwise the first writers here would draw positions that are taken, and be refused. It draws positions until it has
--- that one, which is safe beside writers that draw from the same sequence. Only a large gap is skipped with setval. A
--- position that no sequence reaches is not kept: it would leave no positions for the writers.
+-- A subscription does not bring the sequence. If a row keeps its position, the trigger brings the sequence up to it.
+-- Otherwise the first writers here would draw positions that are taken, and would be refused. The trigger draws
+-- positions until it has that one, which is safe beside writers that draw from the same sequence. It skips only a large
+-- gap with setval. A row does not keep a position that no sequence reaches, because that would leave no positions for
+-- the writers.
 --
--- The trigger fires in sessions that replicate and in no others: it costs an ordinary writer nothing.
+-- The trigger fires only in sessions that replicate, so it costs an ordinary writer nothing.
 create or replace function pillarbox.outbox_replicated() returns trigger
 language plpgsql
 set search_path = pg_catalog, pg_temp
@@ -75,7 +76,7 @@ declare
     reached bigint;
 begin
     new.txid := pg_current_xact_id();
-    -- A sequence that has not been called since it was made or restarted stands behind the position before.
+    -- If the sequence was not called since it was created or restarted, its next value is last_value itself.
     select case when is_called then last_value else last_value - 1 end into reached from pillarbox.outbox_position_seq;
     if above is null then
         above := reached;
@@ -113,8 +114,9 @@ end
 $$;
 alter table pillarbox.outbox enable replica trigger outbox_replicated;
 
--- What the publisher removes, when its own retention is over, it names by position. Here another event may have that
--- position, one that has not been shipped. So a subscription changes and removes nothing: retention does that here.
+-- When the publisher's retention removes rows, the subscription names them by position. Here another event may have
+-- that position, and it may not have been shipped. So a subscription changes and removes nothing. The retention here
+-- does that.
 create or replace function pillarbox.outbox_kept() returns trigger
 language plpgsql
 set search_path = pg_catalog, pg_temp
@@ -151,8 +153,8 @@ comment on column pillarbox.relay.cursor is
 comment on column pillarbox.relay.epoch is
     'Grows with each change of holder; a write that names an older epoch changes nothing.';
 
--- The processes that serve a relay name, leading or standing by, and how many outboxes each of them leads: by
--- this they share several outboxes evenly. `notice` says what is wrong with a process that ships nevertheless.
+-- The processes that serve a relay name, leading or standing by, and how many outboxes each of them leads. With this
+-- they share several outboxes evenly. `notice` says what is wrong with a process that ships nevertheless.
 create table if not exists pillarbox.relay_member (
     relay   text        not null,
     holder  text        not null,
@@ -162,9 +164,9 @@ create table if not exists pillarbox.relay_member (
     primary key (relay, holder)
 );
 
--- Places that a relay can go back to when the broker has lost what it had acknowledged: the cursor, and how
--- each stream stood when everything before the cursor was in it. Kept for the retention; rows of the outbox go
--- when the newest checkpoint past the retention covers them.
+-- Checkpoints: places to which a relay can go back when the broker has lost events that it had acknowledged. Each has
+-- the cursor, and the state of each stream when everything before the cursor was in it. They are kept for the
+-- retention. Rows of the outbox are removed when the newest checkpoint past the retention covers them.
 create table if not exists pillarbox.relay_checkpoint (
     relay    text        not null,
     taken_at timestamptz not null default clock_timestamp(),
@@ -173,19 +175,19 @@ create table if not exists pillarbox.relay_checkpoint (
     primary key (relay, taken_at)
 );
 
--- Events that can never be stored by the broker (payload over its limit, a subject it refuses), moved
--- aside in the same transaction in which the cursor passes them.
+-- Dead letters: events that the broker can never store (the payload is over its limit, or it refuses the subject). They
+-- are set aside in the same transaction in which the cursor passes them.
 --
 --   dead       given up, until somebody retries or discards it
---   parked     waits for the relay to ship it: it was retried, or, with order = "strict", stands behind a dead
---              event of its key
+--   parked     waits for the relay to ship it: it was retried, or, with order = "strict", it waits behind a dead
+--              letter of its key
 --   retried    shipped after all
 --   discarded  not to be shipped
 --
--- A letter is a row of its own, under a number of its own. Positions come again when a table is emptied and its
--- sequence restarted, and two relays of one outbox each have a letter for the same event. `whole` is false where not
--- all of the event could be kept: its row was damaged, or a column of it was too large to be copied. Such a letter
--- cannot be retried; the row stays in the outbox until the letter is resolved.
+-- A letter has a number of its own, because positions come again when a table is emptied and its sequence restarted,
+-- and two relays of one outbox may each have a letter for the same event. `whole` is false if not all of the event
+-- could be kept: its row was damaged, or one of its columns was too large to be copied. Such a letter cannot be
+-- retried, and the row stays in the outbox until the letter is resolved.
 create table if not exists pillarbox.outbox_dead_letter (
     position    bigint      not null,
     relay       text        not null,
@@ -212,6 +214,6 @@ alter table pillarbox.outbox_dead_letter alter column headers set storage extern
 create index if not exists outbox_dead_letter_open
     on pillarbox.outbox_dead_letter (relay, key, position)
     where state in ('dead', 'parked');
--- Is there a letter for this event already?
+-- For the question whether there is already a letter for an event.
 create index if not exists outbox_dead_letter_place
     on pillarbox.outbox_dead_letter (position, event_id);
