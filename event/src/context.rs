@@ -1,4 +1,4 @@
-//! The event that is being handled, so that what its handler publishes can say where it came from.
+//! The event that is being handled, so that the events that its handler publishes can name their cause.
 
 use std::future::Future;
 
@@ -8,20 +8,20 @@ tokio::task_local! {
     static CURRENT: Context;
 }
 
-/// What an event hands on to the events that its handler publishes.
+/// What an event passes on to the events that its handler publishes.
 ///
-/// The inbox runs each handler inside [`Context::scope`]; the outbox asks [`Context::current`] when it
+/// The inbox runs each handler inside [`Context::scope`], and the outbox calls [`Context::current`] when it
 /// writes. The context belongs to the task: code that a handler moves to another task (`tokio::spawn`) is
-/// outside it.
+/// outside of it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Context {
-    /// The handled event's id: the causation id of what is published.
+    /// The id of the handled event. It becomes the causation id of the events that the handler publishes.
     pub event_id: EventId,
-    /// The handled event's correlation id, or its id where it had none.
+    /// The correlation id of the handled event, or its id if it has none.
     pub correlation_id: String,
-    /// The handled event's trace context.
+    /// The trace context of the handled event.
     pub traceparent: Option<String>,
-    /// The handled event's trace state.
+    /// The trace state of the handled event.
     pub tracestate: Option<String>,
 }
 
@@ -36,7 +36,7 @@ impl Context {
         }
     }
 
-    /// Runs a future with this context as the current one. Dropping the future ends it.
+    /// Runs a future with this context as the current one. Dropping the future also ends the context.
     pub async fn scope<F: Future>(self, future: F) -> F::Output {
         CURRENT.scope(self, future).await
     }

@@ -1,6 +1,6 @@
-//! What can be wrong with an event.
+//! Why an event is refused or cannot be read.
 
-/// Why an event was refused. Nothing has been written when it is returned.
+/// Why an event was refused. Nothing has been written when this error is returned.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum EventError {
@@ -17,7 +17,7 @@ pub enum EventError {
     /// The topic cannot be published to.
     #[error(
         "topic {topic:?} is refused: {problem}; a topic is a NATS subject such as \"orders.placed\": \
-         words parted by single dots, without wildcards, spaces or a leading \"$\", at most 255 bytes"
+         words separated by single dots, without wildcards, spaces or a leading \"$\", at most 255 bytes"
     )]
     Topic {
         /// The start of the refused topic.
@@ -26,7 +26,9 @@ pub enum EventError {
         problem: &'static str,
     },
     /// An attribute (type, key, source, ...) is empty, too long, or holds a control character.
-    #[error("event attribute {name} is refused: {problem}")]
+    #[error(
+        "event attribute {name} is refused: {problem}; it must be 1 to 255 bytes without control characters"
+    )]
     Attribute {
         /// The attribute's header name, such as `ce-type`.
         name: String,
@@ -35,16 +37,19 @@ pub enum EventError {
         /// What is wrong with it.
         problem: &'static str,
     },
-    /// A header's name is not one, or is set by Pillarbox itself.
-    #[error("header name {name:?} is refused: {problem}")]
+    /// A header's name is not allowed, or Pillarbox itself sets this header.
+    #[error("header name {name:?} is refused: {problem}; choose another name")]
     HeaderName {
         /// The refused name.
         name: String,
         /// What is wrong with it.
         problem: &'static str,
     },
-    /// A header's value cannot be carried, for instance because it holds a line break.
-    #[error("the value of header {name} is refused: {problem}")]
+    /// A header's value cannot be sent, for instance because it holds a line break.
+    #[error(
+        "the value of header {name} is refused: {problem}; a value must be at most 8 KiB, without control \
+         characters, and without white space around it"
+    )]
     HeaderValue {
         /// The header's name.
         name: String,
@@ -52,7 +57,9 @@ pub enum EventError {
         problem: &'static str,
     },
     /// The typed event could not be serialized.
-    #[error("event of type {event_type} cannot be written as JSON")]
+    #[error(
+        "an event of type {event_type} cannot be written as JSON; correct how this type is serialized"
+    )]
     Encode {
         /// The event's type.
         event_type: &'static str,
@@ -66,14 +73,14 @@ pub enum EventError {
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum DecodeError {
-    /// A header that every event carries is missing.
+    /// A header that every event must have is missing.
     #[error("the message has no {name} header, so it is not a CloudEvent in binary mode")]
     MissingHeader {
         /// The header's name.
         name: &'static str,
     },
-    /// `ce-specversion` names a version this library does not know.
-    #[error("the message's CloudEvents version is not supported; 1.0 is")]
+    /// `ce-specversion` names a version that this library does not know.
+    #[error("the message's CloudEvents version is not supported; it must be 1.0")]
     SpecVersion {
         /// The version found, which is not part of the error's text: it is a header's value.
         version: String,
@@ -81,8 +88,8 @@ pub enum DecodeError {
     /// An attribute or header breaks the rules for events.
     #[error(transparent)]
     Invalid(#[from] EventError),
-    /// The event is of another type than the one asked for.
-    #[error("event {id} is of type {found}, not {expected}")]
+    /// The event has another type than the one asked for.
+    #[error("event {id} has type {found}, not {expected}")]
     Type {
         /// The event's id.
         id: String,
@@ -103,12 +110,12 @@ pub enum DecodeError {
     },
 }
 
-/// The first characters of a refused text, so that an error never carries all of it.
+/// The first characters of a refused text, so that an error never carries the whole text.
 pub(crate) fn excerpt(text: &str) -> String {
     text.chars().take(60).collect()
 }
 
-/// What serde_json says, without what it quotes: errors are logged, and payloads are not.
+/// What serde_json says, without the values that it quotes: errors are logged, and payloads must not be.
 pub(crate) fn without_values(error: &serde_json::Error) -> String {
     let text = error.to_string();
     let place = text.rfind(" at line ").map_or("", |at| &text[at..]);
@@ -118,7 +125,7 @@ pub(crate) fn without_values(error: &serde_json::Error) -> String {
         .find(|start| what.starts_with(start));
     let shown = match quotes {
         Some(start) => {
-            // The last one is serde's own; an earlier one may be part of what is quoted.
+            // The last match is serde's own. An earlier one may be part of a quoted value.
             let expected = what.rfind(", expected ").map_or("", |at| &what[at..]);
             let kind = what[start.len()..].split([' ', '`']).next().unwrap_or_default();
             format!(
@@ -127,7 +134,7 @@ pub(crate) fn without_values(error: &serde_json::Error) -> String {
                 if kind.is_empty() { String::new() } else { format!(" {kind}") }
             )
         }
-        // These name what the type has, or a sign.
+        // These errors name only a field of the type, or a character of the syntax.
         None if error.is_syntax() || error.is_eof() => what.to_owned(),
         None if what.starts_with("missing field ") => what.to_owned(),
         None => "it does not fit".to_owned(),

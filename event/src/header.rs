@@ -1,76 +1,77 @@
-//! Header names, and what names and values may look like.
+//! The names of headers, and which names and values are allowed.
 
 use std::borrow::Cow;
 
 use crate::error::{EventError, excerpt};
 
-/// CloudEvents version; always `1.0`.
+/// The CloudEvents version; always `1.0`.
 pub const SPEC_VERSION: &str = "ce-specversion";
 /// The event's id.
 pub const ID: &str = "ce-id";
 /// The event's type.
 pub const TYPE: &str = "ce-type";
-/// Who says so: a URI reference that names the producing service.
+/// The producer of the event: a URI reference that names the service.
 pub const SOURCE: &str = "ce-source";
 /// What the event is about, within its source.
 pub const SUBJECT: &str = "ce-subject";
-/// When it happened, RFC 3339.
+/// When it happened, in RFC 3339 form.
 pub const TIME: &str = "ce-time";
-/// The payload's media type; sent as `content-type` too.
+/// The payload's media type; also sent as `content-type`.
 pub const DATA_CONTENT_TYPE: &str = "ce-datacontenttype";
 /// Where the payload's schema is.
 pub const DATA_SCHEMA: &str = "ce-dataschema";
 /// The ordering key.
 pub const PARTITION_KEY: &str = "ce-partitionkey";
-/// The id shared by all events that one first event led to.
+/// The id that all events share that go back to the same first event.
 pub const CORRELATION_ID: &str = "ce-correlationid";
 /// The id of the event whose handling produced this one.
 pub const CAUSATION_ID: &str = "ce-causationid";
-/// The trace context as a CloudEvents extension; sent as [`TRACEPARENT`] too.
+/// The trace context as a CloudEvents extension; also sent as [`TRACEPARENT`].
 pub const CE_TRACEPARENT: &str = "ce-traceparent";
 /// The trace state as a CloudEvents extension.
 pub const CE_TRACESTATE: &str = "ce-tracestate";
-/// The trace context, W3C Trace Context, as tracing libraries look for it.
+/// The trace context (W3C Trace Context), under the name that tracing libraries look for.
 pub const TRACEPARENT: &str = "traceparent";
 /// The payload's media type.
 pub const CONTENT_TYPE: &str = "content-type";
-/// The partition in the message's subject, `3/8`: see [`partition`](crate::partition); set by the relay.
+/// The partition in the message's subject, such as `3/8`: see [`partition`](crate::partition). The relay sets it.
 pub const PARTITION: &str = "pillarbox-partition";
-/// Says `1` on what a relay ships out of an outbox: then the id, a UUID, is the event's whole
-/// [identity](crate::identity), whatever `ce-source` says; set by the relay.
+/// `1` on every event that a relay ships from an outbox. Then the id alone, a UUID, is the event's
+/// [identity](crate::identity), whatever `ce-source` says. The relay sets it.
 pub const OUTBOX: &str = "pillarbox-outbox";
-/// JetStream's message id; set by the relay.
+/// JetStream's message id. The relay sets it.
 pub const NATS_MSG_ID: &str = "Nats-Msg-Id";
 
-/// The media type of a payload that names none.
+/// The media type of a payload if none is set.
 pub const JSON: &str = "application/json";
 
 /// The longest value, in bytes.
 pub const MAX_VALUE_BYTES: usize = 8 * 1024;
 
-/// The attributes that have a place of their own, so that no header may set them.
+/// The attributes that are fields of the event, so that no header may set them.
 const OWN_PLACE: [&str; 6] = [SPEC_VERSION, ID, TYPE, PARTITION_KEY, PARTITION, OUTBOX];
 
 /// Checks a header that an application or a producer wants to set.
 ///
 /// # Errors
-/// [`EventError::HeaderName`] if the name is empty, is not made of visible ASCII without a colon, starts
-/// with `Nats-` (those steer the server), or names an attribute with a place of its own
-/// (`ce-id`, `ce-type`, `ce-partitionkey`, `ce-specversion`, `pillarbox-partition`, `pillarbox-outbox`); [`EventError::HeaderValue`] as
+/// [`EventError::HeaderName`] if the name is empty, is not made of visible ASCII without a colon, starts with `Nats-`
+/// (those headers control the server), or names an attribute that the event itself sets (`ce-id`, `ce-type`,
+/// `ce-partitionkey`, `ce-specversion`, `pillarbox-partition`, `pillarbox-outbox`). [`EventError::HeaderValue`] as for
 /// [`validate_value`].
 pub fn validate(name: &str, value: &str) -> Result<(), EventError> {
     validate_name(name)?;
     let problem = if is_the_brokers(name) {
-        "headers that start with \"Nats-\" steer the server"
+        "headers that start with \"Nats-\" control the server"
     } else if OWN_PLACE.iter().any(|own| own.eq_ignore_ascii_case(name)) {
-        "this attribute is set from the event itself"
+        "the event itself sets this attribute"
     } else {
         return validate_value(name, value);
     };
     Err(EventError::HeaderName { name: excerpt(name), problem })
 }
 
-/// Checks that a name is one by the protocol (ADR-4 of NATS): visible ASCII without a colon; and not too long.
+/// Checks that the protocol allows a name (ADR-4 of NATS): visible ASCII without a colon. It must not be too long
+/// either.
 pub(crate) fn validate_name(name: &str) -> Result<(), EventError> {
     let problem = if name.is_empty() {
         "it is empty"
@@ -89,7 +90,7 @@ pub(crate) fn is_the_brokers(name: &str) -> bool {
     name.get(..5).is_some_and(|start| start.eq_ignore_ascii_case("nats-"))
 }
 
-/// Lower case for the names that this library knows, as they are for all others.
+/// The name in lower case if this library knows it, and unchanged otherwise.
 pub(crate) fn canonical(name: &str) -> Cow<'_, str> {
     let known = name.get(..3).is_some_and(|start| start.eq_ignore_ascii_case("ce-"))
         || name.eq_ignore_ascii_case(CONTENT_TYPE)
@@ -103,8 +104,8 @@ pub(crate) fn canonical(name: &str) -> Cow<'_, str> {
     }
 }
 
-/// The name under which an event keeps a header: the canonical one, and the plain one of the two that are sent for
-/// the media type and the trace context.
+/// The name under which an event keeps a header: the canonical one. The media type and the trace context are sent under
+/// two names, and kept under the plain one.
 pub(crate) fn kept_as(name: &str) -> Cow<'_, str> {
     match canonical(name) {
         name if name == DATA_CONTENT_TYPE => CONTENT_TYPE.into(),

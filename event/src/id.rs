@@ -1,4 +1,4 @@
-//! The identity of an event, carried end to end.
+//! The id of an event, which stays the same from end to end.
 
 use std::fmt;
 
@@ -8,8 +8,8 @@ use crate::error::{EventError, excerpt};
 
 /// An event's id: 1 to 255 bytes without control characters.
 ///
-/// Events made here get a UUID of version 7, so ids sort by the time they were made. Ids of other
-/// producers' events are taken as they are.
+/// Events made by this library get a UUID of version 7, so their ids sort by the time at which they were made. The ids
+/// of other producers are kept as they are.
 #[derive(Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct EventId(String);
 
@@ -17,7 +17,7 @@ impl EventId {
     /// The longest id, in bytes.
     pub const MAX_BYTES: usize = 255;
 
-    /// A new id: a UUID of version 7.
+    /// Makes a new id: a UUID of version 7.
     pub fn generate() -> Self {
         Self(Uuid::now_v7().to_string())
     }

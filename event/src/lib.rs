@@ -1,4 +1,4 @@
-//! The event of Pillarbox: what a service says happened, on its way from the outbox to a handler.
+//! Events: what a service says happened, on the way from its outbox to a handler.
 //!
 //! A typed event is any serde type that names its type, topic and key:
 //!
@@ -21,8 +21,8 @@
 //! # Ok::<(), pillarbox_event::EventError>(())
 //! ```
 //!
-//! On the wire it is a [CloudEvent 1.0](https://cloudevents.io) in the binary mode of the NATS binding:
-//! [`RawEvent::wire_headers`] and [`RawEvent::from_wire`] map both ways. This crate does no I/O.
+//! On the wire an event is a [CloudEvent 1.0](https://cloudevents.io) in the binary mode of the NATS binding.
+//! [`RawEvent::wire_headers`] writes it, and [`RawEvent::from_wire`] reads it. This crate does no I/O.
 //!
 //! | module | concept |
 //! |---|---|
@@ -30,12 +30,12 @@
 //! | [`raw`] | [`RawEvent`]: validated attributes, headers and payload bytes |
 //! | [`id`] | [`EventId`] |
 //! | [`identity`] | [`Identity`]: what makes two messages the same event |
-//! | [`topic`] | what a topic may look like |
-//! | [`partition`] | the number in a subject by which several processes share a stream's keys |
-//! | [`header`] | header names, and what names and values may look like |
-//! | [`wire`] | the CloudEvents headers, both ways |
+//! | [`topic`] | which topics are allowed |
+//! | [`partition`] | the number in a subject that lets several processes share the keys of a stream |
+//! | [`header`] | the names of headers, and which names and values are allowed |
+//! | [`wire`] | writing and reading CloudEvents headers |
 //! | [`context`] | the event that is being handled, for causation, correlation and trace |
-//! | [`trace`] | the trace that an event carries, and its handler's span joins |
+//! | [`trace`] | the trace that an event carries and that its handler's span joins |
 //! | [`error`] | [`EventError`], [`DecodeError`] |
 
 pub mod context;

@@ -1,25 +1,25 @@
-//! Partitions: a number in the subject, the same for all events of a key, so that several processes can share a
-//! stream's events without sharing a key.
+//! Partitions: a number in the subject that is the same for all events of a key, so that several processes can share
+//! a stream's events without sharing a key.
 //!
-//! The number stands behind the first word of the topic, and in a header together with how many there are:
+//! The number comes after the first word of the topic. A header has it too, together with the number of partitions:
 //!
 //! | topic | key | partitions | subject | `pillarbox-partition` |
 //! |---|---|---|---|---|
 //! | `orders.placed` | `42` | 8 | `orders.3.placed` | `3/8` |
 //! | `orders` | `42` | 8 | `orders.3` | `3/8` |
 //!
-//! Behind the first word, and not at the end, because there every filter can be narrowed to one partition,
-//! `orders.>` among them; and a stream with that subject takes the events as before.
+//! It comes after the first word and not at the end, because there every filter can be narrowed to one partition, even
+//! `orders.>`, and a stream with that subject takes the events as before.
 //!
 //! The number is the 32-bit [FNV-1a](http://www.isthe.com/chongo/tech/comp/fnv/) hash of the key's bytes, modulo
-//! the number of partitions. That is what nats-server computes for `{{partition(8,1)}}` in a subject mapping, and
-//! four lines in any language. An event without a key is put by its id.
+//! the number of partitions. nats-server computes the same for `{{partition(8,1)}}` in a subject mapping, and it takes
+//! four lines in any language. For an event without a key, the id is hashed.
 
 use std::borrow::Cow;
 use std::fmt;
 use std::str::FromStr;
 
-/// The most partitions there can be.
+/// The largest number of partitions.
 pub const MOST: u32 = 1024;
 
 /// One of several partitions. Prints as `3/8`.
@@ -29,21 +29,22 @@ pub struct Partition {
     of: u32,
 }
 
-/// This is not a partition: `number/of`, with a number less than `of`, and that at most [`MOST`].
+/// A text or number that is not a partition. It must be `number/of`, with `number` less than `of`, and `of` at most
+/// [`MOST`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("not a partition: 3/8 is one")]
+#[error("this is not a partition; it must be number/of, such as 3/8, with of at most 1024")]
 pub struct NoPartition;
 
 impl Partition {
-    /// The partition of this number, from 0, of so many.
+    /// The partition with this number, counted from 0, out of `of` partitions.
     ///
     /// # Errors
-    /// [`NoPartition`].
+    /// [`NoPartition`] if `number` is not less than `of`, or `of` is above [`MOST`].
     pub fn new(number: u32, of: u32) -> Result<Self, NoPartition> {
         if number < of && of <= MOST { Ok(Self { number, of }) } else { Err(NoPartition) }
     }
 
-    /// The one that a key belongs to, of so many; 0 counts as 1.
+    /// The partition to which a key belongs, out of `of` partitions. 0 counts as 1, and more than [`MOST`] as [`MOST`].
     ///
     /// ```
     /// # use pillarbox_event::partition::Partition;
@@ -54,18 +55,18 @@ impl Partition {
         Self { number: fnv1a(key.as_bytes()) % of, of }
     }
 
-    /// Its number, from 0.
+    /// Its number, counted from 0.
     pub fn number(self) -> u32 {
         self.number
     }
 
-    /// How many there are.
+    /// The number of partitions.
     pub fn of(self) -> u32 {
         self.of
     }
 
-    /// The subject of a topic, or of a filter, in this partition. `>` alone takes topics of one word too, and so
-    /// becomes two filters: see [`filters`](Self::filters).
+    /// The subject of a topic, or of a filter, in this partition. The filter `>` also matches topics of one word, and
+    /// so becomes two filters: see [`filters`](Self::filters).
     pub fn subject(self, topic: &str) -> String {
         let number = self.number;
         match topic.split_once('.') {
@@ -74,7 +75,7 @@ impl Partition {
         }
     }
 
-    /// The filters that take, of what this one takes, the events of this partition.
+    /// The filters that match those events of this partition that `filter` matches.
     pub fn filters(self, filter: &str) -> Vec<String> {
         match filter {
             ">" => vec![self.subject("*"), self.subject("*.>")],
@@ -82,7 +83,7 @@ impl Partition {
         }
     }
 
-    /// The topic of a subject, or `None` if that is not in this partition.
+    /// The topic of a subject, or `None` if the subject is not in this partition.
     pub fn topic(self, subject: &str) -> Option<String> {
         let (first, rest) = subject.split_once('.')?;
         let (number, rest) = match rest.split_once('.') {
@@ -112,7 +113,7 @@ impl FromStr for Partition {
     }
 }
 
-/// The topic that a message was published under, before a partition was put into its subject.
+/// The topic of a message, before a partition was put into its subject.
 pub(crate) fn topic_of<'a>(subject: &'a str, partition: Option<&str>) -> Cow<'a, str> {
     partition
         .and_then(|text| text.parse::<Partition>().ok())

@@ -14,12 +14,12 @@ use crate::{Context, DecodeError, Event, EventError, EventId, Identity, header, 
 
 /// An event whose payload is bytes.
 ///
-/// It is always valid: a topic that can be published to, an id, type and key within their limits, headers
-/// without line breaks. Attributes beyond id, type, topic and key are headers under the names in
-/// [`header`], as they are in the outbox table; applications add their own beside them.
+/// It is always valid: its topic can be published to, its id, type and key are within their limits, and its headers
+/// have no line breaks. Attributes other than id, type, topic and key are headers with the names in [`header`], as
+/// in the outbox table. Applications can add headers of their own.
 ///
-/// Two of them are equal if attributes, headers and payload are; whether they are the same event is told by
-/// [`identity`](Self::identity). `Debug` shows the payload's size, never its content.
+/// Two events are equal if their attributes, headers and payloads are equal. Whether they are the same event is
+/// decided by their [`identity`](Self::identity). `Debug` shows the payload's size, never its content.
 #[derive(Clone)]
 pub struct RawEvent {
     pub(crate) id: EventId,
@@ -31,20 +31,20 @@ pub struct RawEvent {
     pub(crate) origin: Origin,
 }
 
-/// What an event's identity follows from.
+/// What determines an event's identity.
 #[derive(Clone, Debug, Default)]
 pub(crate) enum Origin {
     /// Its source and id.
     #[default]
     Any,
-    /// Its id alone: a relay ships it.
+    /// Its id alone, because a relay ships it.
     Outbox,
-    /// It was stored, or is that of headers that say more than source and id.
+    /// This identity, which was stored, or comes from headers with more than one source and id.
     Stored(Identity),
 }
 
 impl RawEvent {
-    /// Starts an event of this type for this topic, with a new id and an empty payload.
+    /// Starts to build an event of this type for this topic, with a new id and an empty payload.
     pub fn builder(event_type: impl Into<String>, topic: impl Into<String>) -> RawEventBuilder {
         RawEventBuilder {
             event: Self {
@@ -60,7 +60,7 @@ impl RawEvent {
         }
     }
 
-    /// Makes an event of a typed one, with a new id and its JSON as the payload.
+    /// Makes an event from a typed one, with a new id and its JSON as the payload.
     ///
     /// # Errors
     /// [`EventError`] if its topic or key is refused, or it cannot be written as JSON.
@@ -74,11 +74,11 @@ impl RawEvent {
         builder.build()
     }
 
-    /// Puts together an event that was stored. `headers` are the attributes without a place of their own, and
-    /// the application's.
+    /// Puts together an event that was stored. `headers` are the attributes other than id, type, topic and key, and
+    /// the headers of the application.
     ///
     /// # Errors
-    /// [`EventError`], for the first thing that is refused.
+    /// [`EventError`], for the first value that is refused.
     pub fn from_parts(
         id: EventId,
         event_type: String,
@@ -90,7 +90,7 @@ impl RawEvent {
         let origin = Origin::Any;
         let mut event = Self { id, event_type, topic, key, headers, payload, origin };
         let headers = &event.headers;
-        // This library stores them as they are kept. SQL may have written them otherwise.
+        // This library stores headers in canonical form. A service that writes SQL may have stored them in another.
         if headers.keys().all(|name| header::kept_as(name) == name.as_str())
             && headers.get(header::CONTENT_TYPE).is_none_or(|value| value != header::JSON)
         {
@@ -105,7 +105,7 @@ impl RawEvent {
         event.validated()
     }
 
-    /// What [`from_parts`](Self::from_parts) takes, in the same order.
+    /// The parts that [`from_parts`](Self::from_parts) takes, in the same order.
     pub fn into_parts(
         self,
     ) -> (EventId, String, String, Option<String>, BTreeMap<String, String>, Bytes) {
@@ -115,8 +115,8 @@ impl RawEvent {
     /// Reads the payload as a typed event.
     ///
     /// # Errors
-    /// [`DecodeError::Type`] if the event is of another type, [`DecodeError::Payload`] if the payload is not
-    /// the JSON of that type.
+    /// [`DecodeError::Type`] if the event has another type; [`DecodeError::Payload`] if the payload is not the JSON
+    /// of that type.
     pub fn decode<E: Event + DeserializeOwned>(&self) -> Result<E, DecodeError> {
         if self.event_type != E::TYPE {
             return Err(DecodeError::Type {
@@ -132,13 +132,13 @@ impl RawEvent {
         })
     }
 
-    /// The id, the same at every delivery.
+    /// The id. It is the same at every delivery.
     pub fn id(&self) -> &EventId {
         &self.id
     }
 
-    /// What it is told by from all other events, the same at every delivery, at most 36 bytes: see
-    /// [`identity`](crate::identity). An id alone is unique within its source only.
+    /// What tells this event from all others, the same at every delivery, at most 36 bytes: see
+    /// [`identity`](crate::identity). An id alone is unique only within its source.
     pub fn identity(&self) -> Identity {
         match &self.origin {
             Origin::Stored(identity) => identity.clone(),
@@ -147,7 +147,7 @@ impl RawEvent {
         }
     }
 
-    /// The same event, stored under this identity.
+    /// The same event with this identity, under which it was stored.
     #[must_use]
     pub fn identified_by(mut self, identity: Identity) -> Self {
         self.origin = if identity == Identity::of(self.source(), self.id.as_str()) {
@@ -160,9 +160,9 @@ impl RawEvent {
         self
     }
 
-    /// The same event, marked as one that a relay ships out of an outbox: its id, a UUID, tells it from all others,
-    /// whatever source the relay is set to name. It is sent with the header `pillarbox-outbox`. No other id is one
-    /// of an outbox: then nothing changes.
+    /// The same event, marked as one that a relay ships from an outbox. Its id, a UUID, then tells it from all others,
+    /// whatever source the relay is set to name. It is sent with the header `pillarbox-outbox`. If the id is not a
+    /// UUID, the event cannot come from an outbox, and nothing changes.
     #[must_use]
     pub fn shipped(mut self) -> Self {
         if is_uuid(self.id.as_str()) {
@@ -171,7 +171,7 @@ impl RawEvent {
         self
     }
 
-    /// Whether it is marked so.
+    /// Whether the event is marked as one that a relay ships from an outbox.
     pub fn is_shipped(&self) -> bool {
         matches!(self.origin, Origin::Outbox)
     }
@@ -196,7 +196,7 @@ impl RawEvent {
         &self.payload
     }
 
-    /// All headers but id, type, key and version, by name.
+    /// All headers except id, type, key and version, by name.
     pub fn headers(&self) -> &BTreeMap<String, String> {
         &self.headers
     }
@@ -206,12 +206,12 @@ impl RawEvent {
         self.headers.get(name).map(String::as_str)
     }
 
-    /// The service that says so.
+    /// The service that produced the event.
     pub fn source(&self) -> Option<&str> {
         self.header(header::SOURCE)
     }
 
-    /// When it happened. `None` too if a foreign producer wrote something other than RFC 3339.
+    /// When it happened. `None` if the header is missing, or if a foreign producer wrote something other than RFC 3339.
     pub fn time(&self) -> Option<OffsetDateTime> {
         OffsetDateTime::parse(self.header(header::TIME)?, &Rfc3339).ok()
     }
@@ -221,7 +221,7 @@ impl RawEvent {
         self.header(header::CONTENT_TYPE).unwrap_or(header::JSON)
     }
 
-    /// The id shared by all events that one first event led to.
+    /// The id that all events share that go back to the same first event.
     pub fn correlation_id(&self) -> Option<&str> {
         self.header(header::CORRELATION_ID)
     }
@@ -236,10 +236,10 @@ impl RawEvent {
         self.header(header::TRACEPARENT)
     }
 
-    /// Sets a header, as [`RawEventBuilder::header`].
+    /// Sets a header, like [`RawEventBuilder::header`].
     ///
     /// # Errors
-    /// [`EventError::HeaderName`] or [`EventError::HeaderValue`], as [`header::validate`].
+    /// [`EventError::HeaderName`] or [`EventError::HeaderValue`], as for [`header::validate`].
     pub fn with_header(
         mut self,
         name: impl Into<String>,
@@ -249,12 +249,12 @@ impl RawEvent {
         Ok(self)
     }
 
-    /// Under the name that it is kept as, so that it comes back from the wire as it was set.
+    /// Sets a header under the name under which it is kept, so that it comes back from the wire as it was set.
     fn set_header(&mut self, name: &str, value: String) -> Result<(), EventError> {
         let name = header::kept_as(name);
         header::validate(&name, &value)?;
         if name == header::CONTENT_TYPE && value == header::JSON {
-            // It goes without saying.
+            // It is the default, which is not kept.
             self.headers.remove(header::CONTENT_TYPE);
         } else {
             self.headers.insert(name.into_owned(), value);
@@ -271,9 +271,9 @@ impl RawEvent {
         Ok(self)
     }
 
-    /// Adds causation, correlation and trace of the event that this task is handling, if it is handling
-    /// one, where this event does not say otherwise. With feature `opentelemetry` the trace is that of the
-    /// current tracing span, also outside a handler.
+    /// Adds the causation, correlation and trace of the event that this task is handling, if it is handling one. It
+    /// does not overwrite what this event already has. With the feature `opentelemetry`, the trace is that of the
+    /// current tracing span, also outside of a handler.
     pub fn caused_by_current(mut self) -> Self {
         if self.traceparent().is_none()
             && let Some((parent, state)) = crate::trace::current()
@@ -289,8 +289,9 @@ impl RawEvent {
         }
     }
 
-    /// Adds causation, correlation and trace of another event, where this one does not say otherwise. For what a
-    /// handler of many events publishes; what a handler of single ones publishes has its context by itself.
+    /// Adds the causation, correlation and trace of another event. It does not overwrite what this event already has.
+    /// Use it for events that a batch handler publishes; those of a handler of single events get their context by
+    /// themselves.
     pub fn caused_by(mut self, context: &Context) -> Self {
         let inherited = [
             (header::CAUSATION_ID, Some(context.event_id.as_str())),
@@ -300,7 +301,7 @@ impl RawEvent {
         ];
         let own_trace = self.headers.contains_key(header::TRACEPARENT);
         for (name, value) in inherited {
-            // The state belongs to its parent.
+            // The trace state belongs to the traceparent, so it is not inherited without it.
             if own_trace && name == header::CE_TRACESTATE {
                 continue;
             }
@@ -335,7 +336,7 @@ impl fmt::Debug for RawEvent {
     }
 }
 
-/// Builds a [`RawEvent`]; the first thing refused is reported by [`build`](Self::build).
+/// Builds a [`RawEvent`]. [`build`](Self::build) reports the first value that is refused.
 #[derive(Debug)]
 #[must_use]
 pub struct RawEventBuilder {
@@ -344,7 +345,7 @@ pub struct RawEventBuilder {
 }
 
 impl RawEventBuilder {
-    /// Sets the id; a new UUID of version 7 otherwise.
+    /// Sets the id. The default is a new UUID of version 7.
     pub fn id(mut self, id: impl Into<String>) -> Self {
         match EventId::parse(id) {
             Ok(id) => self.event.id = id,
@@ -369,13 +370,13 @@ impl RawEventBuilder {
         self.header(header::SUBJECT, subject)
     }
 
-    /// Sets the payload's media type; `application/json` otherwise.
+    /// Sets the payload's media type. The default is `application/json`.
     pub fn content_type(self, content_type: impl Into<String>) -> Self {
         self.header(header::CONTENT_TYPE, content_type)
     }
 
-    /// Sets a header. One that this library knows is kept in lower case, and `ce-datacontenttype` and
-    /// `ce-traceparent` under their plain names.
+    /// Sets a header. Names that this library knows are kept in lower case, and `ce-datacontenttype` and
+    /// `ce-traceparent` are kept under their plain names.
     pub fn header(mut self, name: impl Into<String>, value: impl Into<String>) -> Self {
         if let Err(error) = self.event.set_header(&name.into(), value.into()) {
             self.fail(error);
@@ -389,7 +390,7 @@ impl RawEventBuilder {
         self
     }
 
-    /// Checks everything and gives the event.
+    /// Checks everything and returns the event.
     ///
     /// # Errors
     /// [`EventError`], for the first thing that is refused.

@@ -1,4 +1,4 @@
-//! Topics are NATS subjects, checked when an event is built and not when it is shipped.
+//! Topics are NATS subjects. They are checked when an event is built, not only when it is shipped.
 
 use crate::error::{EventError, excerpt};
 

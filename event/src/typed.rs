@@ -6,27 +6,27 @@ use serde::{Serialize, de::DeserializeOwned};
 
 use crate::{DecodeError, EventError, RawEvent};
 
-/// A typed event: a serde type that says what it is called, where it goes and what it is ordered by.
+/// A typed event: a serde type that names its event type, its topic and its ordering key.
 ///
-/// The payload is its JSON. For other encodings build a [`RawEvent`].
+/// The payload is the type's JSON. For other encodings, build a [`RawEvent`].
 pub trait Event: Serialize {
-    /// The CloudEvents type, such as `order.placed`. It names the meaning and does not change.
+    /// The CloudEvents type, such as `order.placed`. It names the meaning of the event and must not change.
     const TYPE: &'static str;
 
-    /// The NATS subject it is published to, such as `orders.placed`.
+    /// The NATS subject to which the event is published, such as `orders.placed`.
     fn topic(&self) -> Cow<'_, str>;
 
-    /// The ordering key, such as the order's number. Events of one key are delivered in the order in which
-    /// their transactions committed, provided that the writers serialise on that key, as they do when they
-    /// update the same row first. Without a key no order is promised.
+    /// The ordering key, such as the number of the order. Events with the same key are delivered in the order in
+    /// which their transactions committed, provided that the writers serialise on that key, as they do if each of
+    /// them first updates the same row. Without a key (the default), no order is promised.
     fn key(&self) -> Option<Cow<'_, str>> {
         None
     }
 }
 
-/// What can be published: a [`RawEvent`], or a reference to one or to a typed [`Event`].
+/// What you can publish: a [`RawEvent`], a reference to one, or a reference to a typed [`Event`].
 pub trait IntoEvent {
-    /// Makes the event, with a new id if it has none yet.
+    /// Makes the event. A typed event gets a new id.
     ///
     /// # Errors
     /// [`EventError`] if the topic, the key or the payload is refused.
@@ -51,15 +51,15 @@ impl<E: Event> IntoEvent for &E {
     }
 }
 
-/// What a handler can take: every deserializable [`Event`], and [`RawEvent`] itself.
+/// What a handler can receive: every deserializable [`Event`], and [`RawEvent`] itself.
 pub trait FromEvent: Sized {
-    /// The only type of event that can be read as this, or `None` if every type can.
+    /// The only event type that can be read as `Self`, or `None` if every type can.
     const ACCEPTS: Option<&'static str>;
 
     /// Reads the event.
     ///
     /// # Errors
-    /// [`DecodeError::Type`] if it is of another type, [`DecodeError::Payload`] if its payload does not fit.
+    /// [`DecodeError::Type`] if the event has another type; [`DecodeError::Payload`] if its payload does not fit.
     fn from_event(event: &RawEvent) -> Result<Self, DecodeError>;
 }
 

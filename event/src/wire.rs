@@ -1,9 +1,9 @@
-//! The CloudEvents headers of a message, both ways.
+//! Writing and reading the CloudEvents headers of a message.
 //!
-//! CloudEvents 1.0, NATS protocol binding 1.0, binary mode: attributes are headers with the prefix `ce-`,
-//! their values percent-encoded where they hold a space, a double quote, a percent sign or anything outside
-//! visible ASCII; the payload travels as it is. `content-type` and `traceparent` are sent under their plain
-//! names as well, for those who do not know CloudEvents. Application headers travel as they are.
+//! CloudEvents 1.0, NATS protocol binding 1.0, binary mode: attributes are headers with the prefix `ce-`. Their
+//! values are percent-encoded where they hold a space, a double quote, a percent sign or anything outside visible
+//! ASCII. The payload is sent unchanged. `content-type` and `traceparent` are also sent under their plain names,
+//! for readers that do not know CloudEvents. Application headers are sent unchanged.
 
 use std::borrow::Cow;
 use std::collections::BTreeMap;
@@ -27,13 +27,13 @@ pub(crate) fn encoded(value: &str) -> Cow<'_, str> {
 }
 
 impl RawEvent {
-    /// The headers to send, each name once. `Nats-Msg-Id` is not among them: what the broker is to take for
-    /// a repeat is for the sender to say.
+    /// The headers to send, each name once. `Nats-Msg-Id` is not among them: the sender decides which messages the
+    /// broker should treat as repeats.
     pub fn wire_headers(&self) -> impl Iterator<Item = (&str, Cow<'_, str>)> {
         self.wire_headers_or([])
     }
 
-    /// The same, with these headers where the event does not set them itself.
+    /// The same headers, and these defaults for headers that the event does not set.
     pub fn wire_headers_or<'a, const N: usize>(
         &'a self,
         defaults: [(&'a str, Option<&'a str>); N],
@@ -68,14 +68,16 @@ impl RawEvent {
         })
     }
 
-    /// Reads a message. Names are matched without regard to case; where a name comes twice, the first
-    /// counts, and where it is written in two ways, the one that sorts first (clients keep their order only within a
-    /// name). All of them count for its [identity](crate::identity). Headers that start with `Nats-` are the broker's and are left out. A [partition](crate::partition)
-    /// that a header names is taken out of the subject: what remains is the topic.
+    /// Reads a message.
+    ///
+    /// Upper and lower case of names make no difference. If a name comes twice, the first one counts; if it is written
+    /// in two ways, the one that sorts first counts, because clients keep the order only within a name. For the
+    /// [identity](crate::identity), all of them count. Headers that start with `Nats-` belong to the broker and are
+    /// left out. If a header names a [partition](crate::partition), its number is taken out of the subject, and the
+    /// rest is the topic.
     ///
     /// # Errors
-    /// [`DecodeError`] if it has no `ce-id` or `ce-type`, names another version, or breaks a rule for
-    /// events.
+    /// [`DecodeError`] if the message has no `ce-id` or `ce-type`, names another version, or breaks a rule for events.
     pub fn from_wire<'a>(
         subject: &str,
         headers: impl IntoIterator<Item = (&'a str, &'a str)>,
@@ -120,7 +122,8 @@ impl RawEvent {
         let shipped = all.remove(header::OUTBOX).is_some_and(|value| value == SHIPPED);
         let topic = topic_of(subject, all.remove(header::PARTITION).as_deref());
         topic::validate(&topic)?;
-        // What surrounds the value of a plain header is stripped on its way, and that of an attribute is not.
+        // White space around the value of a plain header is stripped on the way. Around the value of an attribute it is
+        // not.
         for (attribute, plain) in [
             (header::DATA_CONTENT_TYPE, header::CONTENT_TYPE),
             (header::CE_TRACEPARENT, header::TRACEPARENT),
@@ -130,7 +133,7 @@ impl RawEvent {
             }
         }
         if all.get(header::CONTENT_TYPE).is_some_and(|content_type| content_type == header::JSON) {
-            // It goes without saying.
+            // It is the default, which is not kept.
             all.remove(header::CONTENT_TYPE);
         }
         let source = all.get(header::SOURCE).map(String::as_str);
@@ -295,7 +298,8 @@ mod tests {
         assert!(read(&[("ce-id", "1")]).contains("no ce-type header"));
         assert!(read(&[("ce-id", ""), ("ce-type", "t")]).contains("it is empty"));
         assert!(
-            read(&[("ce-id", "1"), ("ce-type", "t"), ("ce-specversion", "0.3")]).contains("1.0 is")
+            read(&[("ce-id", "1"), ("ce-type", "t"), ("ce-specversion", "0.3")])
+                .contains("must be 1.0")
         );
         assert!(
             read(&[("ce-id", "a%0Ab"), ("ce-type", "t")])

@@ -1,4 +1,4 @@
-//! What tells events apart: source and id, byte for byte, in a text that is no longer than a UUID.
+//! Events are told apart by source and id, byte for byte, in a text that is no longer than a UUID.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -85,7 +85,7 @@ fn an_event_of_an_outbox_is_its_uuid_whatever_the_source_of_its_relay() {
         let sent: BTreeMap<_, _> = event.wire_headers().collect();
         assert_eq!(sent.get(header::OUTBOX).map(AsRef::as_ref), Some("1"), "it stays one");
     }
-    // No relay sends these.
+    // A relay never sends these.
     assert_all_differ(&[
         &[("ce-id", UUID), outbox],
         &[("ce-id", "1"), ("ce-source", "/shop"), outbox],

@@ -1,4 +1,4 @@
-//! What holds for every event, whoever made it: on the wire and back, within its limits, and never a panic.
+//! Properties of every event, whoever made it: it survives the wire, it stays within its limits, and nothing panics.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
 use std::borrow::Cow;
@@ -42,7 +42,7 @@ fn properties() -> ProptestConfig {
     ProptestConfig { cases: 256, failure_persistence: None, ..ProptestConfig::default() }
 }
 
-/// Any text: plain, with signs that mean something to somebody, or of any characters at all; now and then a long one.
+/// Any text: plain, with special characters, or with any characters at all, and now and then a long one.
 fn text() -> impl Strategy<Value = String> {
     prop_oneof![
         6 => "[a-z0-9._-]{1,12}",
@@ -55,7 +55,7 @@ fn text() -> impl Strategy<Value = String> {
     ]
 }
 
-/// Any name: one that the library knows, in any case, or any text.
+/// Any name: one that the library knows, in upper or lower case, or any text.
 fn name() -> impl Strategy<Value = String> {
     let known = prop::sample::select(vec![
         header::SPEC_VERSION,
@@ -85,7 +85,7 @@ fn name() -> impl Strategy<Value = String> {
     prop_oneof![4 => known.prop_map(str::to_owned), 2 => cased, 1 => text()]
 }
 
-/// Any media type, among them the one that goes without saying.
+/// Any media type, including the default.
 fn header_value() -> impl Strategy<Value = String> {
     prop_oneof![4 => text(), 1 => Just("application/json".to_owned()), 1 => Just("1.0".to_owned()), 1 => "[0-9]/[0-9]"]
 }
@@ -94,7 +94,7 @@ fn headers() -> impl Strategy<Value = Vec<(String, String)>> {
     vec((name(), header_value()), 0..8)
 }
 
-/// A topic that is one, or any text.
+/// A valid topic, or any text.
 fn any_topic() -> impl Strategy<Value = String> {
     prop_oneof![3 => "[a-z]{1,5}(\\.[a-zä0-9_-]{1,5}){0,3}", 1 => text()]
 }
@@ -107,9 +107,9 @@ fn over_the_wire(event: &RawEvent) -> RawEvent {
     let headers: Vec<(String, String)> =
         event.wire_headers().map(|(name, value)| (name.to_owned(), value.into_owned())).collect();
     for (at, (name, value)) in headers.iter().enumerate() {
-        // What would end the header, or start another.
+        // Text that would end the header or start another one.
         assert!(!value.contains(['\r', '\n']) && !name.contains([':', '\r', '\n']), "{headers:?}");
-        // The server and the client strip what surrounds a value.
+        // The server and the client strip white space around a value.
         assert_eq!(value.trim(), value, "{name}");
         assert!(headers[..at].iter().all(|(other, _)| other != name), "{name} is sent once");
     }
@@ -140,7 +140,7 @@ proptest! {
     ) {
         let mut builder = RawEvent::builder(event_type, topic).id(id).payload(payload);
         for (name, value) in headers {
-            // One at a time, as most sets of several hold one that is refused.
+            // One header at a time, because most sets of several contain one that is refused.
             if header::validate(&name, &value).is_ok() {
                 builder = builder.header(name, value);
             }
@@ -180,7 +180,7 @@ proptest! {
         payload in payload(),
     ) {
         let own = [(header::ID.to_owned(), id), (header::TYPE.to_owned(), event_type)];
-        // Before the others or behind them: the first of a name counts.
+        // Before or after the others: the first header with a name counts.
         for headers in [[&own[..], &headers].concat(), [&headers, &own[..]].concat()] {
             let headers = headers.iter().map(|(name, value)| (name.as_str(), value.as_str()));
             match RawEvent::from_wire(&topic, headers, Bytes::from(payload.clone())) {
@@ -217,7 +217,7 @@ proptest! {
     }
 }
 
-/// JSON that is near to an order, with `marker` in places where a value or a name stands.
+/// JSON that resembles an order, with `marker` in place of a value or a name.
 fn json(marker: &'static str) -> impl Strategy<Value = serde_json::Value> {
     use serde_json::{Value, json};
     let leaf = prop_oneof![

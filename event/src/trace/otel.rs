@@ -1,5 +1,5 @@
-//! W3C trace context between an event's headers and OpenTelemetry. Needs no SDK: a span has a context if the
-//! program has put `tracing_opentelemetry`'s layer on its subscriber.
+//! Converts the W3C trace context between an event's headers and OpenTelemetry. It needs no SDK: a span has a context
+//! if the program has put `tracing_opentelemetry`'s layer on its subscriber.
 
 use opentelemetry::Context;
 use opentelemetry::trace::{SpanContext, SpanId, TraceContextExt, TraceFlags, TraceId, TraceState};
@@ -28,8 +28,8 @@ pub(super) fn current() -> Option<(String, Option<String>)> {
     Some((parent, (!state.is_empty()).then_some(state)))
 }
 
-/// <https://www.w3.org/TR/trace-context/#traceparent-header>: version, trace, parent, flags. A version that is
-/// not known is read as the one that is, as the specification asks.
+/// Reads <https://www.w3.org/TR/trace-context/#traceparent-header>: version, trace, parent, flags. An unknown version
+/// is read like the known one, as the specification requires.
 fn read(event: &RawEvent) -> Option<SpanContext> {
     let mut parts = event.traceparent()?.split('-');
     let version = parts.next().filter(|version| version.len() == 2 && *version != "ff")?;
@@ -60,7 +60,7 @@ mod tests {
     }
 
     #[test]
-    fn a_trace_context_is_read_or_passed_over() {
+    fn a_trace_context_is_read_or_ignored() {
         let parent = with("00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01").unwrap();
         assert_eq!(parent.trace_id().to_string(), "0af7651916cd43dd8448eb211c80319c");
         assert_eq!(parent.span_id().to_string(), "b7ad6b7169203331");
