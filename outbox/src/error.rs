@@ -1,18 +1,17 @@
 use pillarbox_event::EventError;
 use pillarbox_store::SchemaError;
 
-/// Why an event was not written. The transaction is as usable as Postgres leaves it: untouched after
-/// [`Event`](Self::Event), [`Id`](Self::Id) and [`Schema`](Self::Schema), to be rolled back after
-/// [`Database`](Self::Database).
+/// Why an event was not written. After [`Event`](Self::Event), [`Id`](Self::Id) and [`Schema`](Self::Schema), the
+/// transaction is untouched. After [`Database`](Self::Database), it must be rolled back.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum OutboxError {
-    /// The event is refused; nothing was sent to the database.
+    /// The event is refused. Nothing was sent to the database.
     #[error(transparent)]
     Event(#[from] EventError),
-    /// The outbox holds events whose id is a UUID.
+    /// The event's id is not a UUID. The outbox holds only events whose id is one.
     #[error(
-        "event id {id:?} is not a UUID, and the outbox takes only those; leave the id out to get one"
+        "event id {id:?} is not a UUID, and the outbox takes only UUIDs; leave the id out to get a new one"
     )]
     Id {
         /// The id.
@@ -21,12 +20,13 @@ pub enum OutboxError {
     /// The schema's name is refused.
     #[error(transparent)]
     Schema(#[from] SchemaError),
-    /// The database refused the row, or is gone. If the table is missing: run `pillarbox migrate outbox`.
-    #[error("event {id} ({event_type}) was not written to the outbox")]
+    /// The database refused the row, or the connection is lost. If the table is missing, run
+    /// `pillarbox migrate outbox`.
+    #[error("event {id} ({event_type}) was not written to the outbox; roll the transaction back")]
     Database {
-        /// The event's id; the first one's, of several.
+        /// The event's id. If there were several events, the id of the first.
         id: String,
-        /// The event's type; the first one's, of several.
+        /// The event's type. If there were several events, the type of the first.
         event_type: String,
         /// What sqlx said.
         #[source]

@@ -22,8 +22,8 @@
 //! # }
 //! ```
 //!
-//! Both rows are there after the commit, or neither is. A relay ships what was committed; what was rolled
-//! back was never there. It takes a transaction, so an event outside of one does not compile:
+//! After the commit both rows are there, or neither is. A relay ships what was committed, and never what was
+//! rolled back. `publish` takes a transaction, so code that publishes outside of one does not compile:
 //!
 //! ```compile_fail,E0308
 //! # async fn place(pool: sqlx::PgPool, event: pillarbox_event::RawEvent) {
@@ -34,13 +34,12 @@
 //!
 //! # Order
 //! Events with the same key are delivered in the order in which their transactions committed, provided that
-//! the writers of a key serialise: they do when each first updates the row that the key stands for, or locks
-//! it. Two transactions that insert events of one key without touching a common row have no order between
-//! them.
+//! the writers of a key serialise. They do if each of them first updates or locks the row that the key stands
+//! for. Two transactions that insert events with the same key without touching a common row have no order.
 //!
 //! | module | concept |
 //! |---|---|
-//! | [`publish`](mod@publish) | [`publish()`](publish::publish), [`publish_all`], and [`Outbox`] for a schema or a source of one's own |
+//! | [`publish`](mod@publish) | [`publish()`](publish::publish), [`publish_all`], and [`Outbox`] for another schema or a default source |
 //! | [`migrations`](mod@migrations) | the tables |
 
 mod error;

@@ -1,7 +1,7 @@
 //! The outbox's tables.
 //!
-//! Plain SQL, recorded in `<schema>.outbox_migration`, a table of their own: a service's own migrations are
-//! neither seen nor disturbed. Safe to run again, and from several processes at once.
+//! The migrations are plain SQL. They are recorded in `<schema>.outbox_migration`, a table of their own, so they do
+//! not interfere with the service's migrations. It is safe to run them again, and from several processes at once.
 
 use pillarbox_store::{Migrated, Migrations, Schema};
 use sqlx::PgPool;
@@ -16,10 +16,10 @@ const MIGRATIONS: Migrations = Migrations {
 
 /// Creates or updates the tables in schema `pillarbox`, and says what it did.
 ///
-/// Where nothing is missing it needs no right to create anything.
+/// If nothing is missing, it needs no right to create anything.
 ///
 /// # Errors
-/// What sqlx says. Nothing is half done: each migration is one transaction.
+/// The error of sqlx. No migration is applied in part, because each is one transaction.
 pub async fn migrate(pool: &PgPool) -> Result<Migrated, MigrateError> {
     Outbox::new().migrate(pool).await
 }
@@ -28,13 +28,13 @@ impl Outbox {
     /// Creates or updates the tables in this outbox's schema, and says what it did.
     ///
     /// # Errors
-    /// As the function [`migrate`].
+    /// As for the function [`migrate`].
     pub async fn migrate(&self, pool: &PgPool) -> Result<Migrated, MigrateError> {
         MIGRATIONS.apply(pool, self.schema_checked()).await
     }
 }
 
-/// The migrations for a schema, in order: name and SQL, for any other tool.
+/// The migrations for a schema, in order, as name and SQL. Use them with any other tool.
 ///
 /// # Errors
 /// [`OutboxError::Schema`] if Postgres would not take the schema's name without quotes.

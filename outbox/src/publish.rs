@@ -13,13 +13,13 @@ use crate::OutboxError;
 
 /// Writes an event to the outbox in schema `pillarbox`, in one round trip, and returns its id.
 ///
-/// It is delivered if, and only if, `tx` commits. Inside a handler of the inbox the event says by itself
-/// what caused it: causation, correlation and trace are those of the handled event.
+/// The event is delivered if, and only if, `tx` commits. Inside a handler of the inbox, the event gets the causation,
+/// correlation and trace of the handled event by itself.
 ///
-/// Dropping the future leaves the transaction as sqlx does: to be rolled back.
+/// If you drop the future before it is done, roll the transaction back.
 ///
 /// # Errors
-/// [`OutboxError`]; nothing has been written then.
+/// [`OutboxError`]. Nothing has been written then.
 pub async fn publish(
     tx: &mut Transaction<'_, Postgres>,
     event: impl IntoEvent,
@@ -27,10 +27,11 @@ pub async fn publish(
     Outbox::new().publish(tx, event).await
 }
 
-/// Writes many events, in this order, in one statement and one round trip. All or none are written.
+/// Writes many events, in the given order, in one statement and one round trip, and returns their ids. Either all of
+/// them are written, or none.
 ///
 /// # Errors
-/// As [`publish`].
+/// As for [`publish`].
 pub async fn publish_all<E: IntoEvent>(
     tx: &mut Transaction<'_, Postgres>,
     events: impl IntoIterator<Item = E>,
@@ -38,7 +39,7 @@ pub async fn publish_all<E: IntoEvent>(
     Outbox::new().publish_all(tx, events).await
 }
 
-/// An outbox in a schema of one's own choosing, or with a default `ce-source`. Cheap to clone.
+/// An outbox in a schema of your choice, or with a default `ce-source`. Cheap to clone.
 #[derive(Clone, Debug)]
 pub struct Outbox {
     schema: Schema,
@@ -62,7 +63,7 @@ impl Outbox {
         }
     }
 
-    /// The same in another schema.
+    /// The same outbox in another schema.
     ///
     /// # Errors
     /// [`OutboxError::Schema`] if Postgres would not take the name without quotes.
@@ -73,7 +74,7 @@ impl Outbox {
         Ok(Self { insert: sql(INSERT), insert_all: sql(INSERT_ALL), source: self.source, schema })
     }
 
-    /// The same with a `ce-source` for events that name none: a URI reference such as `/shop/orders`.
+    /// The same outbox with a `ce-source` for events that set none: a URI reference such as `/shop/orders`.
     ///
     /// # Errors
     /// [`OutboxError::Event`] if it cannot be a header's value.
@@ -91,7 +92,7 @@ impl Outbox {
         &self.schema
     }
 
-    /// As the function [`publish`].
+    /// Writes an event, like the function [`publish`].
     ///
     /// # Errors
     /// [`OutboxError`]; nothing has been written then.
@@ -129,7 +130,7 @@ impl Outbox {
         Ok(row.event.id().clone())
     }
 
-    /// As the function [`publish_all`].
+    /// Writes many events, like the function [`publish_all`].
     ///
     /// # Errors
     /// [`OutboxError`]; nothing has been written then.
@@ -202,7 +203,7 @@ struct Row {
     event: RawEvent,
 }
 
-/// The headers column: what does not go without saying.
+/// The value of the headers column: all headers except those that have their default.
 fn headers(event: &RawEvent) -> Result<String, OutboxError> {
     let said: BTreeMap<&str, &str> = event
         .headers()
@@ -214,8 +215,8 @@ fn headers(event: &RawEvent) -> Result<String, OutboxError> {
         .map_err(|error| not_written(event, sqlx::Error::Encode(Box::new(error))))
 }
 
-/// Runs a statement as a simple query, with these values for its parameters: in one round trip, and without preparing
-/// it under any name.
+/// Runs a statement as a simple query, with these values as its parameters. This takes one round trip and prepares no
+/// statement under a name.
 async fn ask(
     tx: &mut Transaction<'_, Postgres>,
     statement: &str,
@@ -247,18 +248,18 @@ fn uuid_literal(row: &Row) -> String {
     format!("'{}'::pg_catalog.uuid", row.id)
 }
 
-/// Whether this connection keeps prepared statements. One that keeps none (`statement_cache_capacity(0)`) is one behind
-/// a pooler in transaction mode, where the names of statements meet those of others; one that has prepared nothing yet
-/// cannot be told from it.
+/// Whether this connection has prepared statements in its cache. A connection without a cache
+/// (`statement_cache_capacity(0)`) is meant for a pooler in transaction mode, where several clients share the names of
+/// statements. A connection that has prepared nothing yet looks the same.
 fn keeps_statements(tx: &Transaction<'_, Postgres>) -> bool {
     tx.cached_statements_size() > 0
 }
 
-/// The answer is not that of the statement that was sent.
+/// The error when the answer does not belong to the statement that was sent.
 fn another_statement() -> sqlx::Error {
     sqlx::Error::Protocol(
-        "another statement ran instead of this one: the connection goes through a pooler in transaction mode, and needs \
-         statement_cache_capacity(0) (docs/poolers.md); roll back"
+        "another statement ran instead of this one, because the connection goes through a pooler in transaction mode; roll \
+         the transaction back, and open connections with statement_cache_capacity(0) (docs/poolers.md)"
             .into(),
     )
 }

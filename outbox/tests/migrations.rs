@@ -1,4 +1,4 @@
-//! The tables come to be once, wherever from, and leave others alone.
+//! The tables are created once, whoever creates them, and other tables are left alone.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
 use pillarbox_event::RawEvent;
@@ -109,7 +109,7 @@ async fn where_nothing_is_missing_no_right_to_create_is_needed() {
     let denied = sqlx::query("create schema other").execute(&pool).await.unwrap_err();
     assert!(denied.to_string().contains("permission denied for database"), "{denied}");
 
-    // The schema is there, and its owner may not create another.
+    // The schema exists, and its owner may not create another one.
     let outbox = Outbox::new().schema("shop_events").unwrap();
     let migrated = outbox.migrate(&pool).await.unwrap();
     assert_eq!(migrated.applied, ["0001_outbox.sql"]);
@@ -118,7 +118,7 @@ async fn where_nothing_is_missing_no_right_to_create_is_needed() {
     }
     assert_eq!(outbox.migrate(&pool).await.unwrap(), Migrated::default());
 
-    // The tables are somebody else's, and the service may only read what was applied.
+    // The tables belong to somebody else, and the service may only read which migrations were applied.
     outbox_of_owner(&scope, &role).await;
     let outbox = Outbox::new().schema("owned").unwrap();
     assert_eq!(outbox.migrate(&pool).await.unwrap(), Migrated::default());

@@ -86,7 +86,7 @@ async fn a_row_carries_its_writers_transaction_id() {
     let mut tx = scope.pool().begin().await.unwrap();
     let txid: String =
         sqlx::query("select pg_current_xact_id()::text").fetch_one(&mut *tx).await.unwrap().get(0);
-    // In a savepoint too: visibility goes by the whole transaction.
+    // Also in a savepoint, because the whole transaction decides about visibility.
     sqlx::raw_sql("savepoint s").execute(&mut *tx).await.unwrap();
     publish(&mut tx, &OrderPlaced { order: 1 }).await.unwrap();
     tx.commit().await.unwrap();

@@ -1,4 +1,4 @@
-//! How often a writer waits for the database.
+//! The number of round trips that a writer waits for.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
 use std::sync::Arc;
@@ -44,7 +44,7 @@ async fn publishing_is_one_round_trip_however_many_events() {
     counting.abort();
 }
 
-/// Passes on what one client and the server say, and counts how often the client took the word.
+/// Passes on what one client and the server say, and counts how often the client began to speak.
 async fn count_turns(
     listener: TcpListener,
     port: u16,
