@@ -1,4 +1,4 @@
-//! The account that Postgres runs under when the owner is root, which Postgres refuses.
+//! The account under which Postgres runs if the owner is root, because Postgres refuses to run as root.
 
 use std::fs;
 use std::os::unix::fs::{MetadataExt, PermissionsExt};
@@ -18,7 +18,7 @@ pub(crate) struct Account {
 }
 
 impl Account {
-    /// An unprivileged account if this process is root's: `postgres`, else `nobody`.
+    /// An unprivileged account, if this process runs as root: `postgres`, or else `nobody`.
     pub(crate) fn unprivileged_for_root() -> Option<Self> {
         if !rustix::process::geteuid().is_root() {
             return None;
@@ -35,8 +35,8 @@ impl Account {
     }
 }
 
-/// The folder of Postgres's programs, or a copy of the install where the account can read it: a checkout in
-/// root's home is closed to everybody else.
+/// The folder with Postgres's programs. If the account cannot read it, for instance in a checkout in root's home, a
+/// copy of the install that it can read.
 pub(crate) fn readable(programs: &Path, account: Account) -> Result<PathBuf, TestkitError> {
     let runs = Command::new(programs.join("postgres"))
         .arg("--version")
@@ -65,9 +65,9 @@ pub(crate) fn readable(programs: &Path, account: Account) -> Result<PathBuf, Tes
         run(Command::new("cp").arg("-a").arg(install).arg(beside.path().join("install")))?;
         fs::set_permissions(beside.path(), fs::Permissions::from_mode(0o755))
             .context("opening the copy")?;
-        // Whatever the umask was when it was installed.
+        // The umask at the time of the install may have been strict.
         run(Command::new("chmod").args(["-R", "a+rX"]).arg(beside.path()))?;
-        // Somebody else may have been faster, which is as good.
+        // Another process may have been faster, which is just as good.
         if fs::rename(beside.path(), &copy).is_ok() {
             let _ = beside.keep();
         }
@@ -76,8 +76,8 @@ pub(crate) fn readable(programs: &Path, account: Account) -> Result<PathBuf, Tes
     Ok(copy.join("install").join(inside))
 }
 
-/// Everything that the programs need: of a private install all of it, for libraries lie beside the programs'
-/// own folder there.
+/// Everything that the programs need. For a private install that is all of it, because the libraries are next to the
+/// programs' folder.
 fn whole_install(programs: &Path) -> &Path {
     let cache = cache_folder();
     let private = programs.ancestors().find(|folder| folder.parent() == Some(&*cache));

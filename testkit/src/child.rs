@@ -1,14 +1,15 @@
-//! A program that is started again in another role: how such a child knows when to stop.
+//! How a program that is started again in another role knows when to stop.
 
 use std::io::Read;
 use std::time::Duration;
 
 use tokio_util::sync::CancellationToken;
 
-/// For a child whose standard input is a pipe from its owner: cancelled when the other end closes, as it does when
-/// the owner ends, however it ends. A child that has not stopped `deadline` later is ended (exit code 1).
+/// A token for a child whose standard input is a pipe from its owner. It is cancelled when the other end closes, which
+/// happens when the owner ends, for whatever reason. A child that has not stopped `deadline` later is ended (exit code
+/// 1).
 ///
-/// On Linux it is also killed when the thread that started it ends, which reaches one that is paused.
+/// On Linux the child is also killed when the thread that started it ends. That works even if the child is paused.
 pub fn told_to_stop(deadline: Duration) -> CancellationToken {
     #[cfg(target_os = "linux")]
     let _ = rustix::process::set_parent_process_death_signal(Some(rustix::process::Signal::KILL));

@@ -12,7 +12,7 @@ use crate::wait::eventually;
 const NODES: usize = 3;
 const START_DEADLINE: Duration = Duration::from_secs(30);
 
-/// Three nats-servers on loopback that form one cluster, gone with their owner.
+/// Three nats-servers on loopback that form one cluster. They end with their owner.
 #[derive(Debug)]
 pub struct NatsCluster {
     nodes: Vec<Nats>,
@@ -27,12 +27,13 @@ impl NatsCluster {
         Self::start_with("").await
     }
 
-    /// The same with these lines in the configuration of each server.
+    /// Starts a cluster with these lines in the configuration of each server.
     ///
     /// # Errors
     /// Any [`TestkitError`].
     pub async fn start_with(config: &str) -> Result<Self, TestkitError> {
-        // The ports of the routes must be known to all before the first starts, and may be taken meanwhile.
+        // All servers must know the ports of the routes before the first one starts. Somebody may take a port
+        // meanwhile.
         let mut last = Self::try_start(config).await;
         for _ in 0..2 {
             if last.is_ok() {
@@ -75,12 +76,12 @@ impl NatsCluster {
         Ok(cluster)
     }
 
-    /// The URLs of all nodes, parted by commas.
+    /// The URLs of all nodes, separated by commas.
     pub fn url(&self) -> String {
         self.nodes.iter().map(Nats::url).collect::<Vec<_>>().join(",")
     }
 
-    /// The nodes: to look at, to kill, and to pause.
+    /// The nodes, which you can inspect, kill and pause.
     pub fn nodes(&self) -> &[Nats] {
         &self.nodes
     }
@@ -88,7 +89,7 @@ impl NatsCluster {
     /// The number of the node that leads a stream, if one does.
     ///
     /// # Errors
-    /// What the cluster says, which within an election is often nothing in time.
+    /// The error of the cluster. During an election it often does not answer in time.
     pub async fn leader(&self, stream: &str) -> Result<Option<usize>, String> {
         let info = self.info(stream).await?;
         let leader = info.cluster.and_then(|cluster| cluster.leader);
@@ -125,7 +126,7 @@ impl NatsCluster {
     /// Starts a node again on its port and store, and waits for its port. It may still have to catch up.
     ///
     /// # Errors
-    /// As [`NatsOptions::start`](crate::nats::NatsOptions::start).
+    /// As for [`NatsOptions::start`](crate::nats::NatsOptions::start).
     pub async fn restart(&mut self, number: usize) -> Result<(), TestkitError> {
         match self.nodes.get_mut(number) {
             Some(node) => node.restart().await,

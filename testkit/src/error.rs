@@ -4,11 +4,11 @@ use std::path::PathBuf;
 use std::process::ExitStatus;
 use std::time::Duration;
 
-/// Why a server could not be had, or did not do what it was told.
+/// Why a server could not be found or started, or did not do what it was told.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum TestkitError {
-    /// A program that an environment variable names is not there or cannot be used.
+    /// A program that an environment variable names does not exist or cannot be used.
     #[error("{variable} = {path} cannot be used: {problem}")]
     Override {
         /// The environment variable.
@@ -20,7 +20,7 @@ pub enum TestkitError {
     },
     /// No server was found, and none could be installed.
     #[error(
-        "no {server} could be had: none in the usual places, and the private install failed: {problem}\n\
+        "no {server} was found in the usual places, and the private install failed: {problem}\n\
          install {hint}, or set {variable}"
     )]
     NotFound {
@@ -53,8 +53,8 @@ pub enum TestkitError {
         /// The end of what it printed.
         output: String,
     },
-    /// A condition did not come true in time.
-    #[error("waited {waited:?} in vain for {what}; last seen: {last}")]
+    /// A condition did not become true in time.
+    #[error("waited {waited:?} for {what}, without success; last seen: {last}")]
     Deadline {
         /// What was waited for.
         what: String,
@@ -63,8 +63,8 @@ pub enum TestkitError {
         /// The last error, or "not yet".
         last: String,
     },
-    /// A file, a process or a socket.
-    #[error("{what}")]
+    /// An operation on a file, a process or a socket failed.
+    #[error("{what} failed")]
     Io {
         /// What was being done.
         what: String,
@@ -78,11 +78,11 @@ pub enum TestkitError {
         /// Which server.
         server: &'static str,
     },
-    /// Postgres refused something.
-    #[error("Postgres refused")]
+    /// A statement failed in Postgres, or the connection was lost.
+    #[error("Postgres returned an error")]
     Postgres(#[from] sqlx::Error),
-    /// The broker could not be connected to.
-    #[error("no connection to nats-server")]
+    /// The connection to the broker failed.
+    #[error("could not connect to nats-server")]
     Nats(#[from] async_nats::ConnectError),
 }
 

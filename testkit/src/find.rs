@@ -18,7 +18,7 @@ pub const PGBOUNCER_VARIABLE: &str = "PILLARBOX_PGBOUNCER";
 const OLDEST_POSTGRES: u32 = 13;
 const OLDEST_NATS: (u32, u32) = (2, 14);
 
-/// Where to look. [`Search::of_this_process`] is what everybody wants; tests make their own.
+/// Where to look. Use [`Search::of_this_process`]; only tests make their own.
 #[derive(Clone, Debug)]
 pub struct Search {
     /// The value of [`POSTGRES_VARIABLE`].
@@ -27,16 +27,16 @@ pub struct Search {
     pub nats: Option<OsString>,
     /// Folders to look in for programs, as in `PATH`.
     pub path: Vec<PathBuf>,
-    /// Whether to look in the usual folders of installed servers too.
+    /// Whether to look also in the usual folders of installed servers.
     pub usual_folders: bool,
 }
 
 /// A program that was found.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Found {
-    /// For Postgres the folder that holds its programs, for nats-server the program.
+    /// For Postgres, the folder that holds its programs. For nats-server, the program.
     pub path: PathBuf,
-    /// What it says of its version.
+    /// The version that it prints.
     pub version: String,
 }
 
@@ -53,7 +53,7 @@ impl Search {
         }
     }
 
-    /// Postgres 13 or newer.
+    /// Finds Postgres 13 or newer.
     ///
     /// # Errors
     /// [`TestkitError::Override`], [`TestkitError::NotFound`].
@@ -70,7 +70,7 @@ impl Search {
         }
         let usual = if self.usual_folders { usual_postgres_folders() } else { Vec::new() };
         for folder in self.path.iter().cloned().chain(usual) {
-            // A link on PATH stands beside none of the files that initdb needs.
+            // A link on PATH is not next to the files that initdb needs.
             let folder = folder
                 .join("postgres")
                 .canonicalize()
@@ -88,13 +88,13 @@ impl Search {
         })?;
         postgres_in(&folder).ok_or_else(|| TestkitError::NotFound {
             server: "Postgres",
-            problem: format!("what is in {} does not run here", folder.display()),
+            problem: format!("the programs in {} do not run here", folder.display()),
             hint: "PostgreSQL 13 or newer",
             variable: POSTGRES_VARIABLE,
         })
     }
 
-    /// nats-server 2.14 or newer. An older one is passed over, with a line that says so.
+    /// Finds nats-server 2.14 or newer. It skips an older one, and prints a line that says so.
     ///
     /// # Errors
     /// [`TestkitError::Override`], [`TestkitError::NotFound`].
@@ -104,7 +104,7 @@ impl Search {
             let problem = match nats_at(&program) {
                 Some((found, true)) => return Ok(found),
                 Some((found, false)) => {
-                    format!("it is {}, and 2.14 or newer is needed", found.version)
+                    format!("it is {}; it must be 2.14 or newer", found.version)
                 }
                 None => "it is not a nats-server that runs here".to_owned(),
             };
@@ -120,7 +120,7 @@ impl Search {
                 Some((found, true)) => return Ok(found),
                 Some((found, false)) => {
                     eprintln!(
-                        "testkit: passing over {} ({}): 2.14 or newer is needed",
+                        "testkit: skipping {} ({}); it must be 2.14 or newer",
                         found.path.display(),
                         found.version
                     );
@@ -143,11 +143,11 @@ impl Search {
     }
 }
 
-/// PgBouncer, or `None` where there is none: named by [`PGBOUNCER_VARIABLE`], on `PATH`, or in a usual folder. There is
-/// no private install, because PgBouncer is in no Python package.
+/// Finds PgBouncer by [`PGBOUNCER_VARIABLE`], on `PATH`, or in a usual folder. Returns `None` if there is none. There
+/// is no private install, because no Python package has PgBouncer.
 ///
 /// # Errors
-/// [`TestkitError::Override`] if the variable names something else.
+/// [`TestkitError::Override`] if the variable names something other than PgBouncer.
 pub fn pgbouncer() -> Result<Option<Found>, TestkitError> {
     let at = |program: &Path| {
         let version = version_of(program)?.lines().next()?.to_owned();

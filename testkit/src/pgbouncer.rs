@@ -18,7 +18,7 @@ use crate::wait::eventually;
 
 const START_DEADLINE: Duration = Duration::from_secs(20);
 
-/// When PgBouncer gives a server connection to another client.
+/// When PgBouncer may give a server connection to another client.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum PoolMode {
     /// When the client has disconnected.
@@ -40,7 +40,8 @@ impl fmt::Display for PoolMode {
     }
 }
 
-/// A PgBouncer of its own: loopback only, lets every role of its Postgres in without a password, gone with its owner.
+/// A PgBouncer of its own. It listens on loopback only, lets every role of its Postgres in without a password, and ends
+/// with its owner.
 #[derive(Debug)]
 pub struct PgBouncer {
     process: Process,
@@ -56,23 +57,24 @@ pub struct PgBouncerOptions {
 }
 
 impl PgBouncerOptions {
-    /// When a server connection goes to another client; [`PoolMode::Transaction`] if this is not called.
+    /// Sets when a server connection may go to another client. The default is [`PoolMode::Transaction`].
     #[must_use]
     pub fn mode(mut self, mode: PoolMode) -> Self {
         self.mode = mode;
         self
     }
 
-    /// Sets a setting, as in the section `[pgbouncer]` of `pgbouncer.ini`. `default_pool_size`, for instance, says how
-    /// many server connections each user has in each database: 2 here, so that clients meet.
+    /// Sets a setting, as in the section `[pgbouncer]` of `pgbouncer.ini`. For instance, `default_pool_size` is the
+    /// number of server connections that each user has in each database. Here it is 2, so that clients share
+    /// connections.
     #[must_use]
     pub fn setting(mut self, name: &str, value: &str) -> Self {
         self.settings.push((name.to_owned(), value.to_owned()));
         self
     }
 
-    /// Starts it in front of `postgres` and waits until it answers. `None` where there is no PgBouncer: a test then
-    /// prints `NOT TESTED` and returns.
+    /// Starts it in front of `postgres` and waits until it answers. Returns `None` if there is no PgBouncer; a test
+    /// should then print `NOT TESTED` and return.
     ///
     /// # Errors
     /// Any [`TestkitError`]; a failed start carries the end of PgBouncer's log.
@@ -80,7 +82,8 @@ impl PgBouncerOptions {
         self.start_before(postgres.port()).await
     }
 
-    /// As [`start`](Self::start), in front of a port of 127.0.0.1: of a [`Proxy`](crate::Proxy), for instance.
+    /// Like [`start`](Self::start), but in front of a port of 127.0.0.1, for instance that of a
+    /// [`Proxy`](crate::Proxy).
     ///
     /// # Errors
     /// As [`start`](Self::start).
@@ -95,7 +98,7 @@ impl PgBouncerOptions {
             };
             match pgbouncer.run(program).await {
                 Ok(()) => return Ok(Some(pgbouncer)),
-                // Somebody else took the port.
+                // Another process took the port.
                 Err(error @ TestkitError::Start { .. }) => last = Some(error),
                 Err(error) => return Err(error),
             }
@@ -126,7 +129,7 @@ impl PgBouncerOptions {
             ("max_client_conn", "500".to_owned()),
             ("auth_type", "trust".to_owned()),
             ("auth_file", users.display().to_string()),
-            // Roles that a test makes later are let in too.
+            // This also lets in roles that a test creates later.
             ("auth_user", "postgres".to_owned()),
             (
                 "auth_query",
@@ -134,7 +137,7 @@ impl PgBouncerOptions {
                     .to_owned(),
             ),
             ("admin_users", "postgres".to_owned()),
-            // sqlx sends it, and PgBouncer refuses what it does not know.
+            // sqlx sends this parameter, and PgBouncer refuses parameters that it does not know.
             ("ignore_startup_parameters", "extra_float_digits".to_owned()),
             ("server_login_retry", "1".to_owned()),
         ];
@@ -156,14 +159,14 @@ impl PgBouncerOptions {
 }
 
 impl PgBouncer {
-    /// How to start one.
+    /// Options to start one.
     pub fn options() -> PgBouncerOptions {
         PgBouncerOptions::default()
     }
 
     async fn run(&mut self, program: PathBuf) -> Result<(), TestkitError> {
         let file = self.process.folder().join("pgbouncer.ini").display().to_string();
-        // It refuses to run as root.
+        // PgBouncer refuses to run as root.
         self.process.start(&program, &[file], Account::unprivileged_for_root())?;
         let connect: PgConnectOptions = self.url("postgres").parse()?;
         let mut ended = false;
@@ -199,7 +202,7 @@ impl PgBouncer {
         self.port
     }
 
-    /// What it says of its version.
+    /// The version that it prints.
     pub fn version(&self) -> &str {
         &self.version
     }

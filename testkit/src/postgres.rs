@@ -23,7 +23,8 @@ use crate::wait::eventually;
 
 const START_DEADLINE: Duration = Duration::from_secs(30);
 
-/// A Postgres of its own: loopback only, superuser `postgres` without a password, gone with its owner.
+/// A Postgres of its own. It listens on loopback only, has the superuser `postgres` without a password, and ends with
+/// its owner.
 #[derive(Debug)]
 pub struct Postgres {
     process: Process,
@@ -39,7 +40,7 @@ pub struct Postgres {
 pub struct Database {
     /// Its URL.
     pub url: String,
-    /// A pool of up to 20 connections, which belongs to the runtime that made it.
+    /// A pool of up to 20 connections. It belongs to the runtime that made it.
     pub pool: PgPool,
 }
 
@@ -60,8 +61,8 @@ impl PostgresOptions {
         self
     }
 
-    /// Offers TLS, with this certificate and its private key in PEM form. Clients that show a certificate must have
-    /// one that an authority in `client_authorities` (PEM) has signed, if there are any.
+    /// Offers TLS, with this certificate and its private key in PEM form. If there are `client_authorities` (PEM), a
+    /// certificate that a client shows must be signed by one of them.
     #[must_use]
     pub fn tls(mut self, certificate: &str, key: &str, client_authorities: Option<&str>) -> Self {
         self.files.push(("ssl_cert_file", "server.crt", certificate.to_owned()));
@@ -80,16 +81,16 @@ impl PostgresOptions {
         self
     }
 
-    /// Leaves Postgres its default durability. Otherwise `fsync` is off: a crash of the server loses
-    /// nothing, one of the machine would.
+    /// Leaves Postgres its default durability. Otherwise `fsync` is off: a crash of the server loses nothing, but a
+    /// crash of the machine would.
     #[must_use]
     pub fn durable(mut self) -> Self {
         self.durable = true;
         self
     }
 
-    /// Makes a cluster with a system identifier of its own, which takes a second longer. Otherwise all have the
-    /// same one, as copies of one cluster have.
+    /// Makes a cluster with a system identifier of its own, which takes a second longer. Otherwise all clusters have
+    /// the same one, because they are copies of one cluster.
     #[must_use]
     pub fn own_identity(mut self) -> Self {
         self.own_identity = true;
@@ -116,7 +117,7 @@ impl PostgresOptions {
 }
 
 impl Postgres {
-    /// Starts one with the usual settings.
+    /// Starts a server with the default settings.
     ///
     /// # Errors
     /// As [`PostgresOptions::start`].
@@ -124,7 +125,7 @@ impl Postgres {
         Self::options().start().await
     }
 
-    /// How to start one with other settings.
+    /// Options to start a server with other settings.
     pub fn options() -> PostgresOptions {
         PostgresOptions::default()
     }
@@ -192,7 +193,7 @@ impl Postgres {
             self.port.to_string(),
         ];
         arguments.extend(self.arguments.iter().cloned());
-        // A killed server leaves its lock file behind; nobody else uses the folder.
+        // A killed server leaves its lock file behind. No other process uses the folder.
         let _ = fs::remove_file(data.join("postmaster.pid"));
         self.process.start(&self.programs.join("postgres"), &arguments, self.account)?;
         let connect: PgConnectOptions = self.url("postgres").parse()?;
@@ -219,7 +220,7 @@ impl Postgres {
         format!("postgres://postgres@127.0.0.1:{}/{database}", self.port)
     }
 
-    /// Its port on 127.0.0.1, which it keeps over restarts.
+    /// Its port on 127.0.0.1. It stays the same after a restart.
     pub fn port(&self) -> u16 {
         self.port
     }
@@ -229,17 +230,17 @@ impl Postgres {
         self.process.pid()
     }
 
-    /// What it says of its version.
+    /// The version that it prints.
     pub fn version(&self) -> &str {
         &self.version
     }
 
-    /// The folder of its programs: `psql` and `pg_dump` may or may not be there.
+    /// The folder with its programs. `psql` and `pg_dump` may be missing there.
     pub fn programs(&self) -> &Path {
         &self.programs
     }
 
-    /// The folder of its data, which belongs to the account that it runs under.
+    /// The folder with its data. It belongs to the account under which the server runs.
     pub fn data_dir(&self) -> PathBuf {
         self.process.folder().join("data")
     }
@@ -247,7 +248,7 @@ impl Postgres {
     /// Creates a database.
     ///
     /// # Errors
-    /// What Postgres says.
+    /// The error of Postgres.
     pub async fn create_database(&self, name: &str) -> Result<Database, TestkitError> {
         let mut connection = PgConnection::connect(&self.url("postgres")).await?;
         sqlx::raw_sql(AssertSqlSafe(format!("create database \"{name}\"")))
@@ -267,16 +268,16 @@ impl Postgres {
         self.process.signal(Signal::KILL)
     }
 
-    /// Pauses it (SIGSTOP): connections stay open, and nothing is answered. Only the process that accepts
-    /// connections is paused; those that serve open ones go on. It stands still when this returns.
+    /// Pauses it (SIGSTOP), so that it accepts no new connections. Only the process that accepts connections is paused;
+    /// the processes that serve open connections continue. When this returns, that process has stopped.
     ///
     /// # Errors
-    /// [`TestkitError::NotRunning`], or [`TestkitError::Deadline`] if it does not stand still.
+    /// [`TestkitError::NotRunning`], or [`TestkitError::Deadline`] if it does not stop in time.
     pub fn pause(&self) -> Result<(), TestkitError> {
         self.process.pause()
     }
 
-    /// Goes on after [`pause`](Self::pause).
+    /// Continues it after [`pause`](Self::pause).
     ///
     /// # Errors
     /// [`TestkitError::NotRunning`].
@@ -296,7 +297,7 @@ impl Postgres {
         .await
     }
 
-    /// Starts it again on the same port and data, and waits until it answers. One that still runs is killed.
+    /// Starts it again on the same port and data, and waits until it answers. If it still runs, it is killed first.
     ///
     /// # Errors
     /// As [`PostgresOptions::start`].
@@ -319,7 +320,7 @@ impl Postgres {
     }
 }
 
-/// A data folder as `initdb` makes it, kept for copying: made once for each version and account.
+/// A data folder as `initdb` makes it, which is kept as a template. It is made once for each version and account.
 fn template(
     programs: &Path,
     account: Option<Account>,

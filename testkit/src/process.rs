@@ -12,7 +12,7 @@ use rustix::process::{Pid, Signal, kill_process, test_kill_process};
 use crate::account::Account;
 use crate::error::{IoContext, TestkitError};
 
-/// How long a paused process may take to stand still.
+/// How long a paused process may take to stop.
 const PAUSE_DEADLINE: Duration = Duration::from_secs(10);
 
 /// A running server, its guard, and its folder.
@@ -25,7 +25,7 @@ pub(crate) struct Process {
 }
 
 impl Process {
-    /// A server that does not run yet, and that owns this folder.
+    /// A server that does not run yet and that owns this folder.
     pub(crate) fn new(server: &'static str, folder: PathBuf) -> Self {
         Self { server, folder, guard: None, pid: None }
     }
@@ -38,7 +38,7 @@ impl Process {
         self.folder.join("server.log")
     }
 
-    /// Starts it, as `account` if one is given. What ran before is ended.
+    /// Starts it, under `account` if one is given. If it already runs, it is ended first.
     pub(crate) fn start(
         &mut self,
         program: &Path,
@@ -58,7 +58,7 @@ impl Process {
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
             .stderr(Stdio::null())
-            // Away from the terminal's Ctrl-C: the owner decides.
+            // The terminal's Ctrl-C must not reach it, because the owner decides when it ends.
             .process_group(0);
         if let Some(account) = account {
             guard.uid(account.uid).gid(account.gid);
@@ -100,7 +100,7 @@ impl Process {
             return false;
         };
         match state(Path::new(&format!("/proc/{}", pid.as_raw_nonzero()))) {
-            // Ended, not yet collected.
+            // It has ended, but its exit status has not been collected yet.
             Some(state) => state != 'Z',
             None if Path::new("/proc/self").exists() => false,
             None => test_kill_process(pid).is_ok(),
@@ -117,8 +117,8 @@ impl Process {
             .context(format!("signalling {}", self.server))
     }
 
-    /// Pauses the server (SIGSTOP), and returns when its last thread stands still: the signal is only
-    /// queued, and a busy machine may let a thread run on for a while.
+    /// Pauses the server (SIGSTOP), and returns when its last thread has stopped. The signal is only queued, and a busy
+    /// machine may let a thread run on for a while.
     pub(crate) fn pause(&self) -> Result<(), TestkitError> {
         self.signal(Signal::STOP)?;
         let until = Instant::now() + PAUSE_DEADLINE;
@@ -135,12 +135,12 @@ impl Process {
         Ok(())
     }
 
-    /// Ends the server, if it still runs, and keeps the folder.
+    /// Ends the server if it still runs, and keeps the folder.
     fn end(&mut self) {
         self.pid = None;
         if let Some(mut guard) = self.guard.take() {
             if let Some(input) = &mut guard.stdin {
-                // A guard that is gone has nothing left to do.
+                // If the guard is gone, there is nothing left to do.
                 let _ = input.write_all(b"keep\n");
             }
             let _ = guard.wait();
@@ -148,14 +148,14 @@ impl Process {
     }
 }
 
-/// The state letter of a process or thread, as Linux gives it in its folder under `/proc`.
+/// The state letter of a process or thread, from its folder under `/proc` on Linux.
 fn state(folder: &Path) -> Option<char> {
-    // The state follows the name, which stands in parentheses.
+    // The state comes after the name, which is in parentheses.
     let stat = fs::read_to_string(folder.join("stat")).ok()?;
     stat.rsplit(')').next()?.trim_start().chars().next()
 }
 
-/// Whether a thread of the process is not stopped yet. Elsewhere than on Linux nobody can tell: no.
+/// Whether a thread of the process has not stopped yet. This is known only on Linux; elsewhere it is always false.
 fn any_thread_runs(pid: Pid) -> bool {
     let Ok(threads) = fs::read_dir(format!("/proc/{}/task", pid.as_raw_nonzero())) else {
         return false;
@@ -169,7 +169,7 @@ impl Drop for Process {
     /// Ends the server and removes its folder.
     fn drop(&mut self) {
         match self.guard.take() {
-            // `wait` closes the guard's input first.
+            // `wait` first closes the guard's input.
             Some(mut guard) => drop(guard.wait()),
             None => drop(fs::remove_dir_all(&self.folder)),
         }

@@ -1,4 +1,4 @@
-//! A TCP proxy that can be cut, stalled, slowed and closed, to stand in front of a server.
+//! A TCP proxy in front of a server, which can cut, stall, slow down and refuse connections.
 
 use std::net::{Ipv4Addr, SocketAddr};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -24,26 +24,26 @@ pub struct Proxy {
 
 #[derive(Debug)]
 struct Shared {
-    /// Grows with every cut; connections of an earlier number end.
+    /// Grows with every cut. Connections with an earlier number end.
     generation: watch::Sender<u64>,
     stalled: watch::Sender<bool>,
     refusing: AtomicBool,
     cut_at_reply: AtomicBool,
-    /// The mark of the connections of which one is to be cut.
+    /// The text that marks the connections of which one is to be cut.
     cut_where_said: Mutex<Option<Vec<u8>>>,
-    /// The text whose answer is to be cut off.
+    /// When a client says this text, the connection is cut in place of the answer.
     cut_where_asked: Mutex<Option<Vec<u8>>>,
     delay: watch::Sender<Duration>,
-    /// Connections up to this number pass nothing on.
+    /// Connections with a number up to this one pass nothing on.
     swallowing: watch::Sender<u64>,
-    /// The text after which a connection passes nothing on.
+    /// A connection on which the client has said this text passes nothing on.
     swallow_where_said: Mutex<Option<Vec<u8>>>,
     connections: AtomicU64,
     cuts_at_reply: AtomicU64,
 }
 
 impl Shared {
-    /// Whether a reply on this connection is the one to be swallowed.
+    /// Whether the next reply on this connection must be swallowed.
     fn cuts(&self, said: &Said) -> bool {
         let mut mark = self.cut_where_said.lock().unwrap_or_else(PoisonError::into_inner);
         let text = said.text.lock().unwrap_or_else(PoisonError::into_inner);
@@ -65,11 +65,11 @@ impl Shared {
 #[derive(Debug, Default)]
 struct Said {
     text: Mutex<Vec<u8>>,
-    /// The next reply is swallowed.
+    /// Whether the next reply is swallowed.
     doomed: AtomicBool,
     /// The number of the connection.
     number: u64,
-    /// Nothing is passed on any more.
+    /// Whether nothing is passed on any more.
     swallowed: AtomicBool,
 }
 
@@ -96,7 +96,7 @@ impl Said {
     }
 }
 
-/// How much of what a client says is remembered, from its first byte on.
+/// How many bytes of what a client says are remembered, from the first one on.
 const REMEMBERED: usize = 64 * 1024;
 
 fn contains(said: &[u8], mark: &[u8]) -> bool {
@@ -148,12 +148,12 @@ impl Proxy {
         self.address.port()
     }
 
-    /// Cuts every open connection. What is under way is lost.
+    /// Cuts every open connection. Data under way is lost.
     pub fn cut(&self) {
         self.shared.generation.send_modify(|generation| *generation += 1);
     }
 
-    /// Closes new connections at once, until [`accept`](Self::accept).
+    /// Closes new connections at once, until you call [`accept`](Self::accept).
     pub fn refuse(&self) {
         self.shared.refusing.store(true, Ordering::SeqCst);
     }
@@ -163,7 +163,7 @@ impl Proxy {
         self.shared.refusing.store(false, Ordering::SeqCst);
     }
 
-    /// Passes nothing on, without closing anything, until [`flow`](Self::flow).
+    /// Passes nothing on, without closing anything, until you call [`flow`](Self::flow).
     pub fn stall(&self) {
         self.shared.stalled.send_replace(true);
     }
@@ -173,41 +173,41 @@ impl Proxy {
         self.shared.stalled.send_replace(false);
     }
 
-    /// Swallows what comes on the connections that are open now, in both directions and for good, without closing
-    /// them: as when the other end's machine has lost its power. New connections are not concerned.
+    /// Swallows everything that arrives on the connections that are open now, in both directions and for good, without
+    /// closing them, as if the machine at the other end had lost its power. New connections work as before.
     pub fn swallow(&self) {
         self.shared.swallowing.send_replace(self.connections());
     }
 
-    /// As [`swallow`](Self::swallow), of the next connection that speaks and on which the client has once said `text`,
-    /// which must not be empty: within its first 64 KiB, and as plain bytes.
+    /// Like [`swallow`](Self::swallow), but only for the next connection that speaks and on which the client has said
+    /// `text`. The text must not be empty, and must be within the first 64 KiB, as plain bytes.
     pub fn swallow_where_said(&self, text: &str) {
         let mut mark =
             self.shared.swallow_where_said.lock().unwrap_or_else(PoisonError::into_inner);
         *mark = Some(text.as_bytes().to_vec());
     }
 
-    /// Passes every piece on so much later, in both directions. Zero: at once.
+    /// Passes every piece on after this delay, in both directions. Zero means at once.
     pub fn delay(&self, each: Duration) {
         self.shared.delay.send_replace(each);
     }
 
-    /// Cuts the connection on which the server next says something, instead of passing that on: the server has
-    /// done what it was asked, and the client does not learn of it.
+    /// Cuts the connection on which the server next says something, instead of passing that on. So the server has done
+    /// what it was asked, but the client does not learn of it.
     pub fn cut_at_next_reply(&self) {
         self.shared.cut_at_reply.store(true, Ordering::SeqCst);
     }
 
-    /// As [`cut_at_next_reply`](Self::cut_at_next_reply), but only on a connection on which the client has once
-    /// said `text`, which must not be empty: within its first 64 KiB, and as plain bytes. So one of several connections
-    /// of a client is told by a statement that only it prepares.
+    /// Like [`cut_at_next_reply`](Self::cut_at_next_reply), but only on a connection on which the client has said
+    /// `text`. The text must not be empty, and must be within the first 64 KiB, as plain bytes. So a statement that
+    /// only one connection of a client prepares selects that connection.
     pub fn cut_at_next_reply_where_said(&self, text: &str) {
         let mut mark = self.shared.cut_where_said.lock().unwrap_or_else(PoisonError::into_inner);
         *mark = Some(text.as_bytes().to_vec());
     }
 
-    /// Cuts the connection on which the client next says `text` as plain bytes and in one piece, when the server
-    /// answers, instead of passing the answer on. The text must not be empty: `COMMIT`, for instance.
+    /// Waits until a client says `text` (for instance `COMMIT`), as plain bytes and in one piece. When the server
+    /// answers, cuts that connection instead of passing the answer on. The text must not be empty.
     pub fn cut_at_reply_to(&self, text: &str) {
         let mut asked = self.shared.cut_where_asked.lock().unwrap_or_else(PoisonError::into_inner);
         *asked = Some(text.as_bytes().to_vec());
@@ -218,7 +218,7 @@ impl Proxy {
         self.shared.cuts_at_reply.load(Ordering::SeqCst)
     }
 
-    /// How many connections have been let in so far.
+    /// How many connections have been accepted so far.
     pub fn connections(&self) -> u64 {
         self.shared.connections.load(Ordering::SeqCst)
     }

@@ -1,4 +1,4 @@
-//! The servers shared by one process, and a place of its own on them for each test.
+//! The servers that one process shares, and a place of its own on them for each test.
 
 use sqlx::postgres::PgPool;
 use tokio::sync::OnceCell;
@@ -17,7 +17,7 @@ pub struct Servers {
     pub nats: Nats,
 }
 
-/// The servers that all tests of this process share, started on first use. They end with the process.
+/// The servers that all tests of this process share. The first call starts them, and they end with the process.
 ///
 /// # Errors
 /// Any [`TestkitError`]; the next call tries again.
@@ -27,7 +27,7 @@ pub async fn servers() -> Result<&'static Servers, TestkitError> {
 }
 
 impl Servers {
-    /// Starts a pair of its own.
+    /// Starts a new pair of servers.
     ///
     /// # Errors
     /// Any [`TestkitError`].
@@ -37,7 +37,7 @@ impl Servers {
         Ok(Self { postgres, nats })
     }
 
-    /// A new database, a prefix nobody else uses, and a client.
+    /// A new database, a prefix that no other test uses, and a client.
     ///
     /// # Errors
     /// Any [`TestkitError`].
@@ -46,8 +46,8 @@ impl Servers {
     }
 }
 
-/// A test's own place: a database, and a prefix for its streams and subjects. What it holds belongs to the
-/// runtime that made it, as each `#[tokio::test]` has one.
+/// A test's own place: a database, and a prefix for its streams and subjects. Its connections belong to the runtime
+/// that made them, and each `#[tokio::test]` has its own runtime.
 #[derive(Clone, Debug)]
 pub struct Scope {
     prefix: String,
@@ -57,7 +57,8 @@ pub struct Scope {
 }
 
 impl Scope {
-    /// A new database on this Postgres, and a prefix nobody else uses on this broker: a server or a cluster.
+    /// A new database on this Postgres, and a prefix that no other test uses on this broker, which is a server or a
+    /// cluster.
     ///
     /// # Errors
     /// Any [`TestkitError`].
@@ -68,7 +69,7 @@ impl Scope {
         Ok(Self { prefix, database, nats_url: nats_url.to_owned(), nats })
     }
 
-    /// A word that is good as a stream's name and as a subject's first word.
+    /// A word that can be a stream's name and the first word of a subject.
     pub fn prefix(&self) -> &str {
         &self.prefix
     }

@@ -1,4 +1,4 @@
-//! Waits for a condition with a deadline, instead of sleeping and hoping.
+//! Waits for a condition, with a deadline, instead of sleeping for a fixed time.
 
 use std::fmt::Display;
 use std::time::Duration;
@@ -7,10 +7,10 @@ use tokio::time::{Instant, sleep};
 
 use crate::error::TestkitError;
 
-/// Asks until the answer is `Ok(Some(_))`: every 5 ms at first, every 50 ms later on.
+/// Calls a closure until it returns `Ok(Some(_))`, every 5 ms at first and every 50 ms later.
 ///
 /// # Errors
-/// [`TestkitError::Deadline`], which names `what` was waited for and the last error seen.
+/// [`TestkitError::Deadline`], which says `what` this waited for, and the last error.
 pub async fn eventually<T, E: Display>(
     what: &str,
     deadline: Duration,

@@ -1,4 +1,4 @@
-//! Where servers are looked for, and in which order.
+//! Where the testkit looks for servers, and in which order.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
 use std::fs;
@@ -53,7 +53,7 @@ fn an_old_server_on_path_is_passed_over() {
     assert_eq!(search.postgres().unwrap().version, "postgres (PostgreSQL) 13.1");
 }
 
-/// Installs for real where nothing has been installed yet, so it takes a few seconds the first time.
+/// This really installs if nothing has been installed yet, so it takes a few seconds the first time.
 #[test]
 fn with_nothing_on_path_the_private_install_serves() {
     let nats = nowhere().nats().unwrap();

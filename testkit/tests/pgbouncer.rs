@@ -1,10 +1,11 @@
-//! PgBouncer gives server connections to its clients as its mode says.
+//! PgBouncer shares server connections between its clients as its mode says.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
 use pillarbox_testkit::{PgBouncer, PoolMode, Postgres};
 use sqlx::{AssertSqlSafe, Connection, PgConnection, Row};
 
-/// Which server process answers, without a prepared statement, which would be left behind in a pooled connection.
+/// Which server process answers. It uses no prepared statement, because that would be left behind in a pooled
+/// connection.
 async fn backend(connection: &mut PgConnection) -> i32 {
     let rows = sqlx::raw_sql("select pg_backend_pid()").fetch_all(connection).await.unwrap();
     rows[0].get(0)

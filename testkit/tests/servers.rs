@@ -1,4 +1,4 @@
-//! The servers start, obey, and end with their owner.
+//! The servers start, do what they are told, and end with their owner.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
 use std::io::{BufRead, BufReader};
