@@ -1,13 +1,13 @@
-//! Transactional outbox and idempotent-consumer inbox for Postgres and NATS JetStream.
+//! Transactional outbox and idempotent consumer for Postgres and NATS JetStream.
 //!
-//! A service writes an event in the same transaction as its rows ([`outbox`]), the `pillarbox relay` ships what
-//! was committed, and a [`consumer`] reads it from JetStream and runs its handler once per event, inside the handler's
-//! own transaction ([`inbox`]).
+//! A service writes an event in the same transaction as its rows ([`outbox`]). The program `pillarbox relay` ships what
+//! was committed. A [`consumer`] reads events from JetStream and handles each of them once, in a transaction that also
+//! records that the event was handled ([`inbox`]).
 //!
 //! ```no_run
 //! use pillarbox::{HandlerError, RawEvent, Tx};
 //!
-//! /// A handler: its row, and the event that it leads to, commit with the note that `placed` is done.
+//! /// A handler: its row and the event that it publishes commit together with the record that `placed` was handled.
 //! async fn charge(tx: &mut Tx, placed: RawEvent) -> Result<(), HandlerError> {
 //!     sqlx::query("insert into charges (order_id) values ($1)").bind(placed.key()).execute(&mut **tx).await?;
 //!     let taken = RawEvent::builder("payment.taken", "payments.taken").build()?;
@@ -16,19 +16,19 @@
 //! }
 //! ```
 //!
-//! The README shows a whole producer and a whole consumer, and says exactly what is promised.
+//! The README shows a complete producer and a complete consumer, and says exactly what is promised.
 //!
 //! | module | crate | what it is |
 //! |---|---|---|
-//! | [`event`] | `pillarbox-event` | the event and its CloudEvents headers |
+//! | [`event`] | `pillarbox-event` | events and their CloudEvents headers |
 //! | [`outbox`] | `pillarbox-outbox` | writing events in a transaction |
 //! | [`inbox`] | `pillarbox-inbox` | handling each event once, wherever it comes from |
 //! | [`consumer`] | `pillarbox-consumer` | events from JetStream, for the inbox |
 //! | | `pillarbox-relay` | the relay, as a library |
-//! | | `pillarbox-cli` | the program `pillarbox`: the relay, and the commands around it |
+//! | | `pillarbox-cli` | the program `pillarbox`: the relay, and commands for operators |
 //! | | `pillarbox-testkit` | throwaway servers for tests |
 //!
-//! What a service needs every day is also at the root.
+//! The items that most services need are also at the root.
 
 pub use pillarbox_consumer as consumer;
 pub use pillarbox_event as event;
