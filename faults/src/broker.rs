@@ -7,13 +7,13 @@ use pillarbox_testkit::{Nats, NatsCluster};
 
 use crate::world::STREAM;
 
-/// One server or three. What happens to a cluster happens to the server that leads the stream.
+/// One server or three. In a cluster, faults hit the server that leads the stream.
 #[derive(Debug)]
 pub(crate) enum Broker {
     One(Nats),
     Three {
         cluster: NatsCluster,
-        /// The server that something happens to now.
+        /// The server that faults hit now.
         victim: usize,
     },
 }
@@ -33,12 +33,12 @@ impl Broker {
         }
     }
 
-    /// The port that proxies stand before; processes reach the servers of a cluster without one.
+    /// The port behind the proxies. Processes reach the servers of a cluster without a proxy.
     pub(crate) fn port(&self) -> u16 {
         self.server().port()
     }
 
-    /// The ports of all servers, which they keep.
+    /// The ports of all servers. They do not change.
     pub(crate) fn ports(&self) -> Vec<u16> {
         match self {
             Self::One(nats) => vec![nats.port()],
@@ -53,7 +53,7 @@ impl Broker {
         }
     }
 
-    /// The server that something happens to.
+    /// The server that faults hit now.
     pub(crate) fn server(&self) -> &Nats {
         match self {
             Self::One(nats) => nats,
@@ -61,7 +61,7 @@ impl Broker {
         }
     }
 
-    /// Chooses the server that something happens to next: the one that leads the stream, if one does.
+    /// Chooses the server that the next fault hits: the one that leads the stream, if there is one.
     pub(crate) async fn choose(&mut self) {
         if let Self::Three { cluster, victim } = self
             && let Ok(Some(leader)) = cluster.leader(STREAM).await
@@ -82,7 +82,7 @@ impl Broker {
     pub(crate) fn store(&self) -> anyhow::Result<(PathBuf, PathBuf)> {
         match self {
             Self::One(nats) => Ok((nats.store_dir(), nats.folder().join("backup"))),
-            Self::Three { .. } => None.context("the store of a cluster is not put back"),
+            Self::Three { .. } => None.context("the store of a cluster cannot be put back"),
         }
     }
 }

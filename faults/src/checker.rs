@@ -1,27 +1,27 @@
 //! Checks a history.
 //!
-//! | what must be | else |
+//! | what must hold | the violation otherwise |
 //! |---|---|
 //! | a committed event takes effect in each consumer, once | [`Lost`](Violation::Lost), [`Repeated`](Violation::Repeated) |
-//! | a committed event that cannot is among the dead letters it belongs to, once, and no other is | [`Lost`](Violation::Lost), [`WronglyDead`](Violation::WronglyDead) |
+//! | a committed event that cannot take effect is one dead letter, in the right place, and no other event is | [`Lost`](Violation::Lost), [`WronglyDead`](Violation::WronglyDead) |
 //! | a foreign message that the stream holds takes effect in each consumer once, or is one dead letter if it cannot be read | [`Lost`](Violation::Lost), [`Repeated`](Violation::Repeated), [`WronglyDead`](Violation::WronglyDead) |
-//! | an event that is not committed has no effect | [`NotCommitted`](Violation::NotCommitted) |
+//! | an event that was not committed has no effect | [`NotCommitted`](Violation::NotCommitted) |
 //! | where order is kept, the effects of a key are in the order of their commits | [`OutOfOrder`](Violation::OutOfOrder) |
-//! | and each handler sees all effects before its own | [`SideBySide`](Violation::SideBySide) |
-//! | what a writer was told of a commit is so | [`ToldWrong`](Violation::ToldWrong) |
+//! | where order is kept, each handler sees all effects before its own | [`SideBySide`](Violation::SideBySide) |
+//! | what a writer was told about a commit is true | [`ToldWrong`](Violation::ToldWrong) |
 //! | only the holder of the newest epoch moves the cursor | [`Unfenced`](Violation::Unfenced) |
-//! | and back only when the broker has lost something, which it notices | [`MovedBack`](Violation::MovedBack), [`Unnoticed`](Violation::Unnoticed) |
-//! | in the end nothing waits, and no process has died by itself | [`Stuck`](Violation::Stuck), [`Ended`](Violation::Ended) |
+//! | the cursor moves back only when the broker has lost something, and the relay notices each loss | [`MovedBack`](Violation::MovedBack), [`Unnoticed`](Violation::Unnoticed) |
+//! | at the end nothing waits, and no process has ended by itself | [`Stuck`](Violation::Stuck), [`Ended`](Violation::Ended) |
 //!
-//! The numbers of a key are drawn under its lock, which is held until the commit: their order is that of the
-//! commits. A writer that does not know what became of its commit is no witness; the outbox is.
+//! The numbers of a key are drawn under its lock, which is held until the commit, so their order is that of the
+//! commits. If a writer does not know the result of its commit, the outbox decides.
 //!
-//! A foreign message is in no outbox, so what the stream loses of them is lost: one that the broker acknowledged before
-//! a loss was discovered, and that the stream does not hold in the end, may have taken effect or not.
+//! A foreign message is in no outbox, so if the stream loses it, it is lost. If the broker acknowledged it before a
+//! loss was noticed, and the stream does not hold it at the end, it may have taken effect or not.
 //!
-//! One exception, which is the README's: what the broker stored between a loss and its discovery comes before what
-//! was lost and is shipped again. So an effect that is ahead of a lower number of its key is forgiven if its own
-//! message was first stored in such a time, and not otherwise.
+//! There is one exception, which the README states: events that the broker stored between a loss and its discovery come
+//! before the lost events that are shipped again. So an effect may come before a lower number of its key if its own
+//! message was first stored during such a time.
 
 use std::collections::{HashMap, HashSet};
 
@@ -29,14 +29,14 @@ use crate::event::{Fate, Kind};
 use crate::history::{Effect, History, Told};
 use crate::journal::At;
 
-/// Something that must not be.
+/// Something that must not happen.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Violation {
-    /// A committed event is neither handled nor where dead letters of its kind go.
+    /// A committed event was neither handled nor became a dead letter where it should.
     Lost {
         /// The event.
         id: String,
-        /// The consumer that misses it; `None`: it is missing among the relay's dead letters.
+        /// The consumer that misses it. `None` if it is missing among the relay's dead letters.
         consumer: Option<String>,
     },
     /// An event took effect more than once.
@@ -48,23 +48,23 @@ pub enum Violation {
         /// How often it took effect.
         times: usize,
     },
-    /// An event took effect that is not committed.
+    /// An event took effect that was not committed.
     NotCommitted {
         /// The event.
         id: String,
         /// The consumer.
         consumer: String,
     },
-    /// An event was given up, or took effect, that should not have.
+    /// An event was given up, or took effect, although it should not.
     WronglyDead {
         /// The event.
         id: String,
-        /// The consumer; `None`: the relay.
+        /// The consumer. `None` for the relay.
         consumer: Option<String>,
         /// What is wrong.
         what: String,
     },
-    /// An event took effect behind a later one of its key.
+    /// An event took effect after a later one of its key.
     OutOfOrder {
         /// The event.
         id: String,
@@ -73,28 +73,28 @@ pub enum Violation {
         /// The consumer.
         consumer: String,
     },
-    /// A handler did not see an effect that had been written before its own: two of a key ran at a time.
+    /// A handler did not see an effect that was written before its own, so two handlers of a key ran at the same time.
     SideBySide {
         /// The event.
         id: String,
         /// The consumer.
         consumer: String,
     },
-    /// A writer was told what is not so.
+    /// A writer was told something that is not true.
     ToldWrong {
         /// The event.
         id: String,
         /// What it was told.
         told: &'static str,
     },
-    /// A relay moved the cursor when another had taken the lease.
+    /// A relay moved the cursor after another one had taken the lease.
     Unfenced {
         /// The epoch in force.
         epoch: i64,
         /// When.
         at: At,
     },
-    /// The cursor went back though the broker had lost nothing.
+    /// The cursor went back although the broker had lost nothing.
     MovedBack {
         /// From this position.
         from: i64,
@@ -126,7 +126,7 @@ pub enum Violation {
     },
 }
 
-/// Everything that must not be, and is.
+/// All violations in a history.
 pub fn check(history: &History) -> Vec<Violation> {
     let mut found = Vec::new();
     let books = Books::of(history);
@@ -153,12 +153,12 @@ pub fn check(history: &History) -> Vec<Violation> {
     found
 }
 
-/// What is committed, and what was meant to come of it.
+/// What was committed, and what should come of it.
 struct Books<'h> {
     committed: HashSet<&'h str>,
     /// What foreign producers sent.
     foreign: HashSet<&'h str>,
-    /// What the stream holds in the end.
+    /// What the stream holds at the end.
     held: HashSet<&'h str>,
     kinds: HashMap<&'h str, Kind>,
 }
@@ -176,12 +176,12 @@ impl<'h> Books<'h> {
         }
     }
 
-    /// What comes of a committed event.
+    /// What should come of a committed event.
     fn fate(&self, id: &str) -> Fate {
         self.kinds.get(id).map_or(Fate::Effect, |kind| kind.fate())
     }
 
-    /// Nobody is known to have sent it.
+    /// An event that no known producer sent.
     fn is_stranger(&self, id: &str) -> bool {
         !self.committed.contains(id) && !self.foreign.contains(id)
     }
@@ -256,7 +256,7 @@ fn once(
     }
 }
 
-/// What a foreign producer sent, each message once: as an effect, or as a dead letter.
+/// Checks that each message of a foreign producer took effect once, or is one dead letter.
 fn foreign(
     history: &History,
     books: &Books<'_>,
@@ -311,7 +311,7 @@ fn in_order(history: &History, consumer: &str, effects: &[&Effect], found: &mut 
             })
         })
     };
-    // Of each key, the highest number that is no excuse, and the highest of all.
+    // For each key, the highest number that was not stored during a loss, and the highest of all.
     let mut strict: HashMap<&str, (i64, &str)> = HashMap::new();
     let mut all: HashMap<&str, i64> = HashMap::new();
     let mut seen = HashSet::new();

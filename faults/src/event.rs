@@ -1,4 +1,4 @@
-//! The events of a run: a number of a key each, drawn under the key's lock.
+//! The events of a run. Each has a number of its key, drawn under the key's lock.
 
 use std::borrow::Cow;
 use std::collections::BTreeMap;
@@ -11,7 +11,7 @@ use uuid::Uuid;
 /// The subject of all events.
 pub const TOPIC: &str = "faults.drawn";
 
-/// What will come of an event.
+/// What should come of an event.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Kind {
@@ -21,21 +21,21 @@ pub enum Kind {
     Undecodable,
     /// The handler refuses it for good.
     Refused,
-    /// The handler fails, each time.
+    /// The handler fails each time.
     Stubborn,
     /// It kills the process that handles it.
     Killer,
-    /// It is larger than the broker takes.
+    /// It is larger than the broker accepts.
     TooLarge,
-    /// Its row is no event.
+    /// Its row is not a valid event.
     NoEvent,
-    /// A column of its row holds what the relay cannot read.
+    /// A column of its row holds a value that the relay cannot read.
     Unreadable,
-    /// Its headers are larger than the broker takes, each of them being fine.
+    /// Its headers together are larger than the broker accepts, although each of them is small enough.
     Swollen,
-    /// Its handler ends the transaction, and says that all is well.
+    /// Its handler ends the transaction and returns success.
     Ender,
-    /// Its handler leaves a role, settings and a lock behind on the connection, and takes effect.
+    /// It takes effect, and its handler leaves a role, settings and a lock behind on the connection.
     Litterer,
     /// Its handler ends the database's process behind its connection.
     BackendKiller,
@@ -44,7 +44,7 @@ pub enum Kind {
 /// Where a committed event ends.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Fate {
-    /// It takes effect, once for each consumer.
+    /// It takes effect once for each consumer.
     Effect,
     /// Among the dead letters of each consumer.
     DeadInInbox,
@@ -71,13 +71,13 @@ impl Kind {
 /// An event as consumers read it.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct Draw {
-    /// The key whose number it is.
+    /// The key to which the number belongs.
     pub key: Option<String>,
     /// The number, counted from 1 within the key; 0 without a key.
     pub number: i64,
     /// What will come of it.
     pub kind: Kind,
-    /// What the run calls it, if another producer sent it, whose ids are nobody else's affair.
+    /// The run's name for it, if a foreign producer sent it. Such a producer chooses its ids as it likes.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub name: Option<String>,
 }
@@ -94,7 +94,7 @@ impl Event for Draw {
     }
 }
 
-/// An event as its writer notes it down.
+/// An event as its writer records it.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Drawn {
     /// Its id.
@@ -111,7 +111,7 @@ pub struct Drawn {
 /// Without a key there is nothing to lock.
 ///
 /// # Errors
-/// What sqlx says, or what the outbox says about an event.
+/// The error of sqlx, or that of the outbox about an event.
 pub async fn draw(
     tx: &mut Transaction<'_, Postgres>,
     key: Option<&str>,
@@ -153,7 +153,7 @@ async fn publish(tx: &mut Transaction<'_, Postgres>, id: Uuid, draw: &Draw) -> a
         pillarbox_outbox::publish(tx, event).await?;
         return Ok(());
     }
-    // What no careful writer would write.
+    // A careful writer would not write this.
     let none = || "{}".to_owned();
     let (headers, payload) = match draw.kind {
         Kind::NoEvent => (r#"{"a": 1}"#.to_owned(), b"{}".to_vec()),

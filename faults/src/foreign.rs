@@ -1,8 +1,8 @@
-//! A producer that knows nothing of Pillarbox: it publishes straight to the stream, as other SDKs do, and as none should.
+//! A producer that does not use Pillarbox. It publishes directly to the stream, in the ways of other SDKs, and in ways
+//! that no SDK should.
 //!
-//! Every message has a name of its own, which stands in its payload, whatever else is wrong with the message. By its
-//! name it is found again: in the stream, among the effects, and among the dead letters. A message that is sent again
-//! keeps its name.
+//! Every message has a name, which is in its payload, whatever else is wrong with the message. The name identifies it
+//! in the stream, among the effects, and among the dead letters. A message that is sent again keeps its name.
 
 use std::collections::HashMap;
 use std::time::Duration;
@@ -19,37 +19,37 @@ use crate::journal::Journal;
 use crate::wire::{Answer, Wire};
 use crate::world::World;
 
-/// The file that it notes down in.
+/// The name of its journal.
 pub(crate) const JOURNAL: &str = "foreign.journal";
 
 /// What every name begins with, and how many digits follow.
 const NAME: &str = "foreign-";
 const DIGITS: usize = 6;
-/// How many keys it has, which no writer draws from.
+/// How many keys it has. No writer uses them.
 const KEYS: u64 = 4;
-/// How long it waits before it sends again what the broker did not answer, and how often it does.
+/// How long it waits before it sends a message again that the broker did not answer, and how often it does.
 const AGAIN: Duration = Duration::from_millis(200);
 const TRIES: usize = 20;
 
-/// What it notes down.
+/// What it records.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub(crate) enum ForeignNote {
-    /// It is about to send this, perhaps more than once.
+    /// It is about to send this message, perhaps more than once.
     Sends {
         /// The message's name.
         name: String,
         /// What is odd about it.
         habit: String,
-        /// Whether it is an event that a handler can be given.
+        /// Whether a handler can receive it.
         readable: bool,
     },
-    /// The broker said that it holds it.
+    /// The broker said that it holds the message.
     Stored {
         /// The message's name.
         name: String,
     },
-    /// The broker said that it does not, or said nothing.
+    /// The broker refused the message, or did not answer.
     NotSaid {
         /// The message's name.
         name: String,
@@ -58,18 +58,18 @@ pub(crate) enum ForeignNote {
     },
 }
 
-/// What a producer may do that is not Pillarbox's. The first ones can be handled, the others end as dead letters.
+/// What a foreign producer may do. Messages of the first kinds can be handled, and the others become dead letters.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 enum Habit {
-    /// Ids that another source gives as well.
+    /// Ids that another source uses as well.
     IdOfSource,
     /// No source, and names in capitals.
     NoSource,
-    /// An id as long as an id may be.
+    /// The longest allowed id.
     HugeId,
-    /// An id that differs from that of another event only until it is decoded.
+    /// An id that equals another event's id once it is decoded.
     EncodedId,
-    /// What SDKs send beside what is needed.
+    /// Optional headers that SDKs send.
     Sdk,
     /// A key, whose events must take effect in their order.
     Keyed,
@@ -81,15 +81,15 @@ enum Habit {
     Structured,
     EmptyId,
     TooLongId,
-    /// A version of CloudEvents that there is not.
+    /// A version of CloudEvents that does not exist.
     NoVersion,
     /// An event whose payload cannot be read.
     UnreadablePayload,
-    /// An event of a type that nobody handles.
+    /// An event of a type that no handler handles.
     UnknownType,
     /// A header with a character that no header may hold.
     ControlCharacter,
-    /// Headers that no client library can parse: which of [`MALFORMED`].
+    /// Headers that no client library can parse; the number selects one of [`MALFORMED`].
     Malformed(usize),
 }
 
@@ -127,7 +127,7 @@ impl Habit {
         let which = random.random_range(0..1_000);
         let any = |all: &[Self], random: &mut StdRng| all[random.random_range(0..all.len())];
         match which {
-            // Each of these costs every consumer a connection.
+            // Each of these breaks a connection of every consumer.
             0..20 => Self::Malformed(random.random_range(0..MALFORMED.len())),
             20..160 => any(UNREADABLE, random),
             _ => any(READABLE, random),
@@ -141,12 +141,12 @@ impl Habit {
         }
     }
 
-    /// The header block of a message with this number, which is the `turn`th of its habit; `None`: it has none.
+    /// The header block of a message with this number, which is the `turn`th of its habit. `None` if it has none.
     fn headers(self, number: u64, turn: u64, key: Option<&str>) -> Option<Vec<u8>> {
         let pairs: Vec<(&str, String)> = match self {
             Self::NoHeaders => return None,
             Self::Malformed(which) => return Some(MALFORMED[which].1.to_vec()),
-            // Two sources, each of which counts from 1.
+            // Two sources that both count from 1.
             Self::IdOfSource => vec![
                 ("ce-id", (turn / 2 + 1).to_string()),
                 ("ce-source", ["/billing", "/returns"][usize::from(turn % 2 == 1)].to_owned()),
@@ -208,7 +208,7 @@ impl Habit {
         Some(block.into_bytes())
     }
 
-    /// The payload, in which the name stands.
+    /// The payload, which contains the name.
     fn payload(self, draw: &Draw) -> anyhow::Result<Vec<u8>> {
         let name = draw.name.as_deref().unwrap_or_default();
         Ok(match self {
@@ -221,22 +221,22 @@ impl Habit {
     }
 }
 
-/// The name that stands in a payload.
+/// The name in a payload.
 pub(crate) fn name_in(payload: &[u8]) -> Option<String> {
     let at = payload.windows(NAME.len()).position(|window| window == NAME.as_bytes())?;
     let name = payload.get(at..at + NAME.len() + DIGITS)?;
     String::from_utf8(name.to_vec()).ok()
 }
 
-/// Whether this is a name, and not the id of an event of the outbox.
+/// Whether this is such a name, and not the id of an event of the outbox.
 pub(crate) fn is_name(id: &str) -> bool {
     id.starts_with(NAME)
 }
 
-/// Publishes until it is told to stop, which it is within a try.
+/// Publishes until it is told to stop. It then stops after the current try.
 ///
 /// # Errors
-/// Those of its journal.
+/// The errors of its journal.
 pub(crate) async fn produce(
     world: &World,
     seed: u64,
@@ -269,7 +269,8 @@ pub(crate) async fn produce(
         let payload = habit.payload(&draw)?;
         *turn += 1;
         for _ in 0..if habit == Habit::Twice { 2 } else { 1 } {
-            // What cannot be read has no identity but its place: sent again it would be another message.
+            // A message that cannot be read is identified only by its place. If it were sent again, it would be another
+            // message.
             for _ in 0..if readable { TRIES } else { 1 } {
                 let why = match send(world, &mut wire, &subject, headers.as_deref(), &payload).await
                 {
@@ -319,7 +320,7 @@ mod tests {
 
     use super::*;
 
-    /// What becomes of a message of this habit when it is read; `None`: no client library would hand it on.
+    /// What becomes of a message of this habit when it is read. `None` if no client library would pass it on.
     fn read(habit: Habit, turn: u64) -> Option<Result<(String, Option<Draw>), String>> {
         let name = format!("{NAME}{turn:0DIGITS$}");
         let draw = Draw { key: None, number: 0, kind: Kind::Plain, name: Some(name.clone()) };

@@ -1,4 +1,4 @@
-//! Puts the history of a run together, when it is over: from the journals, the databases and the stream.
+//! Puts the history of a run together when it is over, from the journals, the databases and the stream.
 
 use std::collections::HashMap;
 
@@ -20,7 +20,7 @@ macro_rules! micros {
     };
 }
 
-/// Everything that is known. All processes have stopped, and the servers answer.
+/// Gathers everything that is known. All processes must have stopped, and the servers must answer.
 pub(crate) async fn gather(world: &World, left: Vec<(String, i64)>) -> anyhow::Result<History> {
     world.keep_what_is_stored().await?;
     let mut history = History {
@@ -86,7 +86,7 @@ fn written(process: &str, notes: Vec<Noted<WriterNote>>) -> Vec<Written> {
     }
     let mut written = Vec::new();
     for (tx, events) in drawn {
-        // Whoever was killed was told nothing.
+        // A process that was killed was told nothing.
         let (told, told_at) = told.get(&tx).copied().unwrap_or((Told::Unknown, 0));
         for (at, event) in events {
             written.push(Written { event, by: process.to_owned(), at, told, told_at });
@@ -102,7 +102,7 @@ fn sent(notes: Vec<Noted<ForeignNote>>) -> Vec<Foreign> {
             ForeignNote::Sends { name, habit, readable } => {
                 all.push(Foreign { name, habit, readable, at, told_at: None });
             }
-            // It sends one after the other.
+            // It sends one message after the other.
             ForeignNote::Stored { name } => {
                 if let Some(last) = all.last_mut().filter(|last| last.name == name) {
                     last.told_at = Some(at);

@@ -1,4 +1,4 @@
-//! What happened in a run, as its processes and servers have it.
+//! What happened in a run, as its processes and servers recorded it.
 
 use crate::event::Drawn;
 use crate::journal::At;
@@ -10,11 +10,11 @@ pub struct History {
     pub written: Vec<Written>,
     /// What the foreign producer sent.
     pub foreign: Vec<Foreign>,
-    /// The rows of the outbox: the truth of what is committed.
+    /// The rows of the outbox. They decide what was committed.
     pub committed: Vec<Committed>,
     /// The messages that the stream held, at the end and before each loss.
     pub stored: Vec<Stored>,
-    /// What handlers were given.
+    /// The events that handlers received.
     pub given: Vec<Given>,
     /// What took effect.
     pub effects: Vec<Effect>,
@@ -22,7 +22,7 @@ pub struct History {
     pub dead: Vec<Dead>,
     /// The consumers, and whether each keeps the order of a key.
     pub consumers: Vec<(&'static str, bool)>,
-    /// Every new epoch and every movement of the cursor, in their order.
+    /// Every new epoch and every movement of the cursor, in order.
     pub cursor: Vec<CursorWrite>,
     /// What the broker lost.
     pub losses: Vec<Loss>,
@@ -30,9 +30,9 @@ pub struct History {
     pub faults: Vec<Made>,
     /// What was not at rest at the end, and how much of it.
     pub left: Vec<(String, i64)>,
-    /// Processes that ended by themselves, and when; not those that an event was meant to kill.
+    /// Processes that ended by themselves, and when, except those that an event was meant to kill.
     pub ended: Vec<(At, String)>,
-    /// Events that the inbox skipped as handled, as far as the processes lived to tell.
+    /// Events that the inbox skipped because they were handled, as far as the processes lived long enough to record it.
     pub skipped: u64,
 }
 
@@ -45,9 +45,9 @@ pub struct Written {
     pub by: String,
     /// When it was drawn.
     pub at: At,
-    /// What came of its transaction, as far as its writer knows, and when it knew.
+    /// What came of its transaction, as far as its writer knows.
     pub told: Told,
-    /// See `told`; 0 if the writer never knew.
+    /// When the writer learnt it; 0 if it never did.
     pub told_at: At,
 }
 
@@ -58,7 +58,7 @@ pub struct Foreign {
     pub name: String,
     /// What is odd about it.
     pub habit: String,
-    /// Whether it is an event that a handler can be given.
+    /// Whether a handler can receive it.
     pub readable: bool,
     /// When it was sent.
     pub at: At,
@@ -69,9 +69,9 @@ pub struct Foreign {
 /// What a writer knows of a transaction.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Told {
-    /// It is committed.
+    /// It was committed.
     Committed,
-    /// It is rolled back.
+    /// It was rolled back.
     RolledBack,
     /// An error in place of the answer, or the writer's death.
     Unknown,
@@ -93,7 +93,7 @@ pub struct Committed {
 pub struct Stored {
     /// The event's id, or the name of a foreign producer's message.
     pub id: String,
-    /// At which of the looks at the stream it was seen.
+    /// The number of the look at the stream that saw it.
     pub look: usize,
     /// Its place in the stream.
     pub sequence: u64,
@@ -115,7 +115,7 @@ pub struct Given {
 /// A row that a handler wrote.
 #[derive(Clone, Debug)]
 pub struct Effect {
-    /// In which order it was written.
+    /// Its place in the order of writing.
     pub seq: i64,
     /// When.
     pub at: At,
@@ -136,7 +136,7 @@ pub struct Effect {
 /// A dead letter.
 #[derive(Clone, Debug)]
 pub struct Dead {
-    /// The consumer that gave it up; `None`: the relay did.
+    /// The consumer that gave it up. `None` if the relay did.
     pub consumer: Option<String>,
     /// The event's id.
     pub id: String,
@@ -153,7 +153,7 @@ pub struct Dead {
 pub struct CursorWrite {
     /// When.
     pub at: At,
-    /// The database's process behind the connection it came over.
+    /// The server process of the connection over which the write came.
     pub backend: i32,
     /// Whether it took the lease.
     pub took: bool,
@@ -163,16 +163,16 @@ pub struct CursorWrite {
     pub holder: String,
     /// The largest position shipped, as it was written.
     pub high: i64,
-    /// Whether the cursor was further before; also within a window, where `high` stands still.
+    /// Whether the cursor moved back. This also counts within a window, where `high` does not change.
     pub back: bool,
 }
 
-/// The broker has lost what it had acknowledged.
+/// A loss by the broker of messages that it had acknowledged.
 #[derive(Clone, Debug)]
 pub struct Loss {
-    /// When it began to be lost.
+    /// When the loss began.
     pub began: At,
-    /// When the relay went back. `None`: it did not.
+    /// When the relay went back. `None` if it did not.
     pub discovered: Option<At>,
     /// How.
     pub how: String,
@@ -187,8 +187,8 @@ pub struct Made {
     pub what: String,
     /// When it began.
     pub from: At,
-    /// When it was mended.
+    /// When it was repaired.
     pub to: At,
-    /// Whether it hit something; one may be in another's way.
+    /// Whether it hit something. Another fault may have been in its way.
     pub hit: bool,
 }

@@ -1,7 +1,7 @@
-//! What a process notes down, so that it outlives the process.
+//! Notes of a process that outlive the process.
 //!
-//! One line of JSON for each note, written by a single `write` to a file: it is with the kernel when the call
-//! returns, and so survives a SIGKILL of the process. Each incarnation of a process has a file of its own.
+//! Each note is one line of JSON, written to a file by a single `write`. When the call returns, the kernel has the
+//! line, so it survives a SIGKILL of the process. Each incarnation of a process has a file of its own.
 
 use std::fs::{File, OpenOptions};
 use std::io::Write;
@@ -12,7 +12,7 @@ use anyhow::Context;
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
-/// A time: microseconds since 1970. All processes of a run, and its servers, have one clock.
+/// A time in microseconds since 1970. All processes of a run and its servers use the same clock.
 pub type At = i64;
 
 /// The time now.
@@ -37,16 +37,16 @@ pub struct Journal {
 }
 
 impl Journal {
-    /// A new file, or the end of one that is there.
+    /// Opens a new file, or the end of an existing one.
     ///
     /// # Errors
-    /// What the file system says.
+    /// The error of the file system.
     pub fn open(path: &Path) -> anyhow::Result<Self> {
         let file = OpenOptions::new().create(true).append(true).open(path);
         Ok(Self { file: file.with_context(|| format!("opening {}", path.display()))? })
     }
 
-    /// Notes something down.
+    /// Writes a note.
     ///
     /// # Errors
     /// What the file system says.
@@ -57,10 +57,10 @@ impl Journal {
     }
 }
 
-/// Everything noted in a file. A last line that a kill has cut short is left out.
+/// Reads all notes in a file. If a kill has cut the last line short, that line is left out.
 ///
 /// # Errors
-/// What the file system says, and a line that cannot be read elsewhere than at the end.
+/// The error of the file system, or of a line that cannot be read, unless it is the last one.
 pub fn read<T: DeserializeOwned>(path: &Path) -> anyhow::Result<Vec<Noted<T>>> {
     let text = std::fs::read_to_string(path).with_context(|| path.display().to_string())?;
     let whole = text.rsplit_once('\n').map_or("", |(whole, _)| whole);

@@ -1,4 +1,4 @@
-//! Fault runs: what Pillarbox promises, checked on real processes while they are killed, paused and cut off.
+//! Fault runs check what Pillarbox promises, with real processes that are killed, paused and cut off.
 //!
 //! ```text
 //!  writers ──► Postgres ──► relays ──► nats-server ──► consumers ──► Postgres
@@ -9,26 +9,26 @@
 //!                               checker ──► verdict, or the shortest story
 //! ```
 //!
-//! Writers, relays and consumers are processes of their own (this program, told a role), each behind proxies of its
-//! own; the servers are real ones. A [`schedule`](mod@schedule) drawn from a seed says which faults are made and
-//! when. When the last one is mended, everything must come to rest; then the [`checker`] reads what every process
-//! noted down and what stands in databases and stream.
+//! Each writer, relay and consumer is a process of its own (this program, started in a role) behind its own proxies.
+//! The servers are real. A [`schedule`](mod@schedule) drawn from a seed says which faults are made and when. After the
+//! last fault, everything must come to rest. Then the [`checker`] reads what every process recorded, and what the
+//! databases and the stream hold.
 //!
 //! | module | concept |
 //! |---|---|
-//! | [`options`] | what a run is told |
+//! | [`options`] | the settings of a run |
 //! | [`schedule`](mod@schedule) | which faults, and when |
 //! | [`fault`] | the faults, and how each is made |
 //! | [`role`] | what writers, relays and consumers do |
 //! | [`event`] | the events of a run |
-//! | `foreign`, `wire` | a producer of other habits, and the broker's protocol |
+//! | `foreign`, `wire` | a producer that does not use Pillarbox, and the broker's protocol |
 //! | [`journal`] | notes that outlive their process |
 //! | `process`, `world` | the processes; the servers and tables around them |
-//! | [`run`](mod@run) | a run from begin to end |
+//! | [`run`](mod@run) | a run from beginning to end |
 //! | `rest` | waiting until nothing waits any more |
-//! | [`history`], `gather` | what happened, and where that is read |
-//! | [`checker`] | what must be, and what is not so |
-//! | [`story`] | what befell one event |
+//! | [`history`], `gather` | what happened, and how that is gathered |
+//! | [`checker`] | what must hold, and what violates it |
+//! | [`story`] | what happened to one event |
 //! | [`report`] | the counts and the verdict |
 
 mod broker;

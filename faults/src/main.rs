@@ -6,7 +6,7 @@
 //! cargo run --release -p pillarbox-faults -- --faults kill-relay,cut-commit
 //! ```
 //!
-//! Exit code 1 if anything is not as promised.
+//! The exit code is 1 if any promise is broken.
 
 use std::io::Write;
 use std::process::ExitCode;
@@ -14,7 +14,7 @@ use std::process::ExitCode;
 use clap::{Parser, Subcommand};
 use pillarbox_faults::{Options, role, run, schedule};
 
-/// Writers, relays and consumers as processes, while faults are made; then a check of what came of every event.
+/// Runs writers, relays and consumers while faults are made, and then checks what came of every event.
 #[derive(Debug, Parser)]
 struct Cli {
     #[command(flatten)]
@@ -28,7 +28,7 @@ enum Part {
     /// One of the processes of a run.
     #[command(hide = true)]
     Role {
-        /// What it is told, as JSON.
+        /// Its settings, as JSON.
         told: String,
     },
 }
@@ -58,7 +58,7 @@ async fn main() -> anyhow::Result<ExitCode> {
     Ok(if report.is_well() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }
 
-/// Prints it. A reader that has seen enough, such as `head`, is no failure.
+/// Prints a text. It is not a failure if the reader, such as `head`, closes the pipe.
 fn print(text: &str) -> std::io::Result<()> {
     match std::io::stdout().write_all(text.as_bytes()) {
         Err(error) if error.kind() == std::io::ErrorKind::BrokenPipe => Ok(()),

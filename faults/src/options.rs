@@ -1,4 +1,4 @@
-//! What a run is told.
+//! The settings of a run.
 
 use std::path::PathBuf;
 
@@ -7,16 +7,16 @@ use serde::{Deserialize, Serialize};
 
 use crate::schedule::Kinds;
 
-/// What a run is told.
+/// The settings of a run.
 #[derive(Clone, Debug, PartialEq, Args)]
 pub struct Options {
-    /// Fixes what writers and faults choose; random if left out. When exactly a process dies is the machine's choice
+    /// Fixes what writers and faults choose; random by default. It does not fix exactly when a process dies
     #[arg(long)]
     pub seed: Option<u64>,
     /// How long faults are made, in seconds
     #[arg(long, default_value_t = 60, value_parser = clap::value_parser!(u64).range(1..=2_400))]
     pub seconds: u64,
-    /// Only faults of these kinds, parted by commas: names as --schedule-only shows them, or their beginnings
+    /// Only faults of these kinds, separated by commas: names as --schedule-only shows them, or their beginnings
     #[arg(long, default_value = "")]
     pub faults: Kinds,
     /// Print the schedule and do nothing
@@ -37,37 +37,38 @@ pub struct Options {
     /// The longest pause of a writer's connection between two transactions, in milliseconds
     #[arg(long, default_value_t = 80)]
     pub pause_ms: u64,
-    /// The longest pause of the foreign producer between two messages, in milliseconds; 0: there is no such producer
+    /// The longest pause of the foreign producer between two messages, in milliseconds; with 0 there is no foreign
+    /// producer
     #[arg(long, default_value_t = 200)]
     pub foreign_ms: u64,
-    /// How long everything may take, in seconds, to come to rest after the last fault
+    /// How many seconds everything may take to come to rest after the last fault
     #[arg(long, default_value_t = 120)]
     pub patience: u64,
-    /// By how much the lease, and what else is measured against a clock, is longer than on a machine that has nothing
-    /// else to do
+    /// How many times longer the lease and other times are than on an idle machine
     #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u64).range(1..=20))]
     pub slow: u64,
-    /// Keys wait behind their dead letters, which somebody discards after a while
+    /// Keys wait behind their dead letters, which are discarded after a while
     #[arg(long)]
     pub strict: bool,
-    /// Into how many partitions the relays put the keys, which two processes of `ledger` share; 1: none
+    /// The number of partitions into which the relays put the keys, and which two processes of `ledger` share; 1 means
+    /// none
     #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..=64))]
     pub partitions: u32,
     /// Writers reach the database through a PgBouncer in transaction mode, and consumers through one in session mode
     #[arg(long)]
     pub pooler: bool,
-    /// The broker is a cluster of three with a stream of three replicas; its store is not put back
+    /// The broker is a cluster of three servers with a stream of three replicas; its store is never put back
     #[arg(long)]
     pub cluster: bool,
     /// Keep the journals and logs of all processes in this folder
     #[arg(long)]
     pub keep: Option<PathBuf>,
-    /// What protects no longer. There is no flag for it: only tests say so.
+    /// The protection that is switched off. There is no flag for it, because only tests set it.
     #[arg(skip)]
     pub switched_off: Option<SwitchedOff>,
 }
 
-/// A protection that a test takes away, to show that the run finds what it prevents.
+/// A protection that a test takes away, to show that the run finds the violations that it prevents.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum SwitchedOff {
@@ -75,12 +76,12 @@ pub enum SwitchedOff {
     Floor,
     /// The relay's writes name the epoch, and it stops when its lease has run out.
     Fence,
-    /// The inbox knows what it has handled.
+    /// The inbox skips what it has handled.
     Dedup,
 }
 
 impl Default for Options {
-    /// As without any flag.
+    /// The settings without any flag.
     fn default() -> Self {
         Self {
             seed: None,

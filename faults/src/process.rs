@@ -1,4 +1,4 @@
-//! A process of a run: started, killed, paused, and reached its servers through proxies of its own.
+//! A process of a run. It is started, killed and paused, and reaches its servers through its own proxies.
 
 use std::fs::File;
 use std::path::PathBuf;
@@ -17,14 +17,14 @@ use crate::role::{Role, STOP_DEADLINE, Told};
 #[derive(Debug)]
 pub(crate) struct Process {
     pub(crate) name: String,
-    /// Its way to the database.
+    /// Its proxy to the database.
     pub(crate) database: Proxy,
-    /// Its way to the broker.
+    /// Its proxy to the broker.
     pub(crate) broker: Proxy,
     program: PathBuf,
     folder: PathBuf,
     role: Role,
-    /// Held by a fault for as long as that has it in its hands.
+    /// A fault holds this while it works on the process.
     life: Mutex<Life>,
 }
 
@@ -46,12 +46,12 @@ impl Process {
         Self { name, database, broker, program, folder, role, life: Mutex::default() }
     }
 
-    /// Its journals begin with this.
+    /// The names of its journals begin with this.
     pub(crate) fn is_journal(&self, file: &str) -> bool {
         file.ends_with(".journal") && file.starts_with(&format!("{}-", self.name))
     }
 
-    /// Nothing else is done to it while this is held.
+    /// While this is held, nothing else happens to the process.
     pub(crate) async fn life(&self) -> MutexGuard<'_, Life> {
         self.life.lock().await
     }
@@ -77,7 +77,7 @@ impl Process {
             .stdin(Stdio::piped())
             .stdout(Stdio::null())
             .stderr(log)
-            // Away from the terminal's Ctrl-C: it ends with its input.
+            // The terminal's Ctrl-C must not reach it, because it ends with its input.
             .process_group(0)
             .kill_on_drop(true)
             .spawn()
@@ -86,7 +86,7 @@ impl Process {
         Ok(())
     }
 
-    /// How it ended, if it has, and nothing has it in its hands.
+    /// How it ended, if it has ended and no fault works on it.
     pub(crate) fn ended_by_itself(&self) -> Option<(ExitStatus, MutexGuard<'_, Life>)> {
         let mut life = self.life.try_lock().ok()?;
         let status = life.child.as_mut()?.try_wait().ok()??;
@@ -119,12 +119,12 @@ impl Life {
         Ok(())
     }
 
-    /// Has it end by itself.
+    /// Lets it end by itself.
     pub(crate) async fn stop(&mut self, name: &str) -> anyhow::Result<()> {
         let Some(mut child) = self.child.take() else {
             return Ok(());
         };
-        // `wait` closes its input first.
+        // `wait` first closes its input.
         let deadline = STOP_DEADLINE + Duration::from_secs(5);
         match tokio::time::timeout(deadline, child.wait()).await {
             Ok(status) => {

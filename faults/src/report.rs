@@ -1,4 +1,4 @@
-//! What a run tells: its counts, and what went wrong.
+//! The report of a run: its counts, and what went wrong.
 
 use std::collections::{BTreeMap, HashSet};
 use std::fmt;
@@ -18,7 +18,7 @@ pub struct Report {
     pub command: String,
     /// What happened.
     pub history: History,
-    /// What must not have.
+    /// What must not have happened.
     pub violations: Vec<Violation>,
 }
 
@@ -28,12 +28,13 @@ impl Report {
         Self { seed, command, violations: check(&history), history }
     }
 
-    /// Whether all is well.
+    /// Whether nothing went wrong.
     pub fn is_well(&self) -> bool {
         self.violations.is_empty()
     }
 
-    /// How many faults were made, by kind: those that hit, and those that missed because another was in their way.
+    /// How many faults were made, by kind: those that hit, and those that missed because another fault was in their
+    /// way.
     pub fn faults(&self) -> BTreeMap<&str, (usize, usize)> {
         let mut kinds: BTreeMap<&str, (usize, usize)> = BTreeMap::new();
         for made in &self.history.faults {
@@ -43,13 +44,13 @@ impl Report {
         kinds
     }
 
-    /// How many calls of a handler came to nothing that lasted, or came again.
+    /// How many calls of a handler had no lasting effect, or were repeats.
     fn handled_again(&self) -> usize {
         let dead = self.history.dead.iter().filter(|dead| dead.consumer.is_some()).count();
         self.history.given.len().saturating_sub(self.history.effects.len() + dead)
     }
 
-    /// Messages in the stream, at the end, of events that it held already.
+    /// How many messages in the stream at the end repeat an event that it already held.
     fn repeats_in_the_stream(&self) -> usize {
         let last = self.history.stored.iter().map(|stored| stored.look).max();
         let held = self.history.stored.iter().filter(|stored| Some(stored.look) == last);

@@ -8,12 +8,12 @@ use tokio::time::{Instant, sleep};
 
 use crate::world::World;
 
-/// How long it must have been at rest.
+/// How long everything must have been at rest.
 const STAYS: Duration = Duration::from_millis(1_500);
 /// How long an answer may take.
 const ANSWER: Duration = Duration::from_secs(20);
 
-/// Waits until nothing waits any more, and returns what still does when the patience is at its end.
+/// Waits until nothing waits any more, and returns what still waits when the time is over.
 pub(crate) async fn until_at_rest(world: &World, patience: Duration) -> Vec<(String, i64)> {
     let until = Instant::now() + patience;
     let mut since: Option<Instant> = None;
@@ -46,7 +46,7 @@ async fn left(world: &World) -> anyhow::Result<Vec<(String, i64)>> {
         }
     };
     if world.strict {
-        // Somebody looks at the dead letters, and lets their keys go on without them.
+        // Plays the operator, who discards the dead letters so that their keys continue.
         for (pool, table) in
             [(&world.outbox, "outbox_dead_letter"), (&world.inbox, "inbox_dead_letter")]
         {
@@ -69,7 +69,8 @@ async fn left(world: &World) -> anyhow::Result<Vec<(String, i64)>> {
         let unacknowledged = i64::try_from(info.num_ack_pending)?;
         note(format!("unacknowledged events of {name}"), unacknowledged);
     }
-    // What is known by a UUID came from the outbox. A foreign event may have been lost with the stream between two tries.
+    // An event that is identified by a UUID came from the outbox. A foreign event may have been lost with the stream
+    // between two tries.
     let tried = "select count(*) from pillarbox.inbox_failure where event_id ~ '^[0-9a-f-]{36}$'";
     note("events that are still being tried".into(), count(&world.inbox, tried).await?);
     let parked = "select count(*) from pillarbox.inbox_dead_letter where state = 'parked'";

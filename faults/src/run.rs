@@ -27,15 +27,15 @@ use crate::world::World;
 
 /// How many faults may be under way at a time.
 const AT_A_TIME: usize = 3;
-/// How often processes are looked at.
+/// How often the processes are checked.
 const LOOK_EVERY: Duration = Duration::from_millis(150);
 
-/// Runs it. `program` is this program, which its processes are again, told a role.
+/// Makes a run. `program` is this program; the processes of the run are started from it, each in a role.
 ///
-/// Dropping the future ends servers and processes.
+/// Dropping the future ends the servers and processes.
 ///
 /// # Errors
-/// What kept it from being a run at all; what it found is in the report.
+/// The reason why the run could not be made. What the run found is in the report.
 pub async fn run(options: &Options, program: &Path) -> anyhow::Result<Report> {
     let seed = options.seed.unwrap_or_else(rand::random);
     let planned = schedule(options, seed);
@@ -89,7 +89,7 @@ fn note_failures(world: &World, stopped: Vec<anyhow::Result<()>>) {
     world.record().ended.extend(failed.map(|error| (now(), error.to_string())));
 }
 
-/// Makes the faults, each when it is due, or later if another is in its way.
+/// Makes each fault when it is due, or later if another one is in its way.
 async fn make_faults(world: &World, planned: Vec<Planned>, length: Duration) {
     let begin = Instant::now();
     let mut under_way = FuturesUnordered::new();
@@ -125,7 +125,7 @@ async fn make(world: &World, fault: Fault) {
     world.record().made.push(Made { kind: fault.kind(), what, from, to: now(), hit });
 }
 
-/// Starts again whatever ends by itself.
+/// Restarts processes that end by themselves.
 async fn guard(world: Arc<World>) {
     loop {
         sleep(LOOK_EVERY).await;
@@ -145,7 +145,7 @@ async fn guard(world: Arc<World>) {
     }
 }
 
-/// Some events are meant to have the process abort that handles them.
+/// Some events are meant to abort the process that handles them.
 fn killed_by_an_event(status: ExitStatus) -> bool {
     status.signal() == Some(Signal::ABORT.as_raw())
 }

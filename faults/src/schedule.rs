@@ -12,10 +12,10 @@ use crate::event::Kind;
 use crate::fault::{Fault, KINDS, Server, Side, Target};
 use crate::options::Options;
 
-/// A fault, and when it is due, counted from the start.
+/// A fault, and when it is due after the start.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Planned {
-    /// When it is due. It waits for what must not happen beside it.
+    /// When it is due. It may be made later if it must wait for another fault.
     pub at: Duration,
     /// The fault.
     pub fault: Fault,
@@ -27,8 +27,7 @@ impl fmt::Display for Planned {
     }
 }
 
-/// The schedule of a run. Every kind has its turn before any comes again, in an order that is drawn anew each
-/// time.
+/// The schedule of a run. Every kind has its turn before any comes again. The order is drawn anew each time.
 pub fn schedule(options: &Options, seed: u64) -> Vec<Planned> {
     let mut random = StdRng::seed_from_u64(seed);
     let end = Duration::from_secs(options.seconds);
@@ -55,12 +54,12 @@ pub fn schedule(options: &Options, seed: u64) -> Vec<Planned> {
 pub struct Kinds(Vec<&'static str>);
 
 impl Kinds {
-    /// Every kind that there is.
+    /// All kinds.
     pub fn all() -> Self {
         Self(KINDS.to_vec())
     }
 
-    /// As one writes them in `--faults`.
+    /// The kinds as they are written in `--faults`.
     pub(crate) fn text(&self) -> String {
         self.0.join(",")
     }
@@ -129,7 +128,7 @@ fn draw(kind: &str, random: &mut StdRng) -> Fault {
         "foreign-rows" => {
             Fault::ForeignRows(if random.random_bool(0.5) { 1_000_000 } else { -1_000_000 })
         }
-        // A new cluster has given more than 500 ids before anybody writes.
+        // A new cluster has given more than 500 ids before the first write.
         "change-cluster" => {
             Fault::ChangeCluster(if random.random_bool(0.5) { 1_000_000 } else { -500 })
         }
@@ -156,7 +155,7 @@ fn draw(kind: &str, random: &mut StdRng) -> Fault {
     }
 }
 
-/// A writer has only the one side. It is drawn for all the same, so that a seed gives what it gave before.
+/// A writer has only one side. The side is drawn nevertheless, so that a seed still gives the same schedule as before.
 fn side(target: Target, random: &mut StdRng) -> Side {
     let database = random.random_bool(0.5);
     if database || target == Target::Writer { Side::Database } else { Side::Broker }
@@ -207,7 +206,7 @@ mod tests {
             ["kill-relay", "cut-commit-relay", "cut-commit-consumer", "cut-commit-writer"]
         );
         assert!("kill-realy".parse::<Kinds>().unwrap_err().contains("kill-relay"));
-        // An empty word chooses nothing, and no kind is there twice.
+        // An empty word chooses nothing, and no kind is chosen twice.
         assert_eq!("kill-relay,".parse::<Kinds>().unwrap().0, ["kill-relay"]);
         let kinds: Kinds = "kill,kill-relay,overtake".parse().unwrap();
         assert_eq!(

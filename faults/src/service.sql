@@ -1,12 +1,12 @@
--- The writers' own table, and a log of everything that was written to the relay's row. It stands in the database
--- of the outbox.
+-- The writers' own table, and a log of everything that was written to the relay's row. Both are in the database of
+-- the outbox.
 
--- A row for each key. Whoever draws a number of it locks it.
+-- A row for each key. Drawing a number of the key locks the row.
 create table counter (key text primary key, next bigint not null default 0);
 
--- Every new epoch (`took`), and every movement of the cursor, with the connection that it came over. A leader
--- takes the lease and writes the cursor over one connection, so a movement over another than the one that took
--- the newest epoch is that of a relay which no longer leads.
+-- Every new epoch (`took`) and every movement of the cursor, with the connection over which it came. A leader takes
+-- the lease and writes the cursor over the same connection. So if a movement came over another connection than the one
+-- that took the newest epoch, it came from a relay that no longer leads.
 create table cursor_write (
     number  bigint      generated always as identity primary key,
     at      timestamptz not null default clock_timestamp(),
@@ -15,11 +15,11 @@ create table cursor_write (
     epoch   bigint      not null,
     holder  text        null,
     high    bigint      not null,
-    -- The cursor was further before.
+    -- Whether the cursor moved back.
     back    boolean     not null
 );
 
--- The relay resolves no name through `public`, so the function says where its table is.
+-- The relay resolves no name through `public`, so the function names the schema of its table.
 create function note_cursor_write() returns trigger language plpgsql set search_path = public as $$
 declare
     back boolean;
@@ -28,8 +28,8 @@ begin
         insert into cursor_write (took, epoch, holder, high, back)
         values (true, new.epoch, new.holder, (new.cursor ->> 'high')::bigint, false);
     elsif new.epoch <> old.epoch or new.cursor <> old.cursor then
-        -- `high` stands still within a window, which may hold the whole outbox after a loss. A window begun is left by
-        -- its end alone, which moves the snapshot, and read in the order of positions.
+        -- `high` does not change within a window, which may hold the whole outbox after a loss. A window is read in the
+        -- order of positions, and ends only when everything in it was read, which moves the snapshot.
         back := (new.cursor ->> 'high')::bigint < (old.cursor ->> 'high')::bigint
             or coalesce(
                 new.cursor ->> 'snapshot' = old.cursor ->> 'snapshot'
@@ -50,8 +50,8 @@ end $$;
 create trigger note_cursor_write after insert or update on pillarbox.relay
 for each row execute function note_cursor_write();
 
--- A relay that goes back forgets the checkpoints behind the place that it goes back to. Nothing else shows it where the
--- cursor stood at that very place, as at the start, before anything that was shipped had been written down.
+-- A relay that goes back deletes the checkpoints after the place to which it goes back. If the cursor was already at
+-- that place, as at the start, before the relay had saved any progress, only this shows that the relay went back.
 create table checkpoint_forgotten (at timestamptz not null default clock_timestamp());
 
 create function note_checkpoint_forgotten() returns trigger language plpgsql set search_path = public as $$

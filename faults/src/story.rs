@@ -7,17 +7,18 @@ use crate::foreign::is_name;
 use crate::history::{History, Told};
 use crate::journal::At;
 
-/// How long before and after it a fault still belongs to a story, in microseconds.
+/// How long before or after a story a fault still belongs to it, in microseconds.
 const AROUND: At = 1_000_000;
-/// Of so many violations of a kind the shortest story is told.
+/// The shortest story is chosen among this many violations of a kind.
 const MOST_STORIES: usize = 20;
-/// The most lines about faults.
+/// The largest number of lines about faults.
 const MOST_FAULTS: usize = 8;
 
-/// The shortest story of these violations, or of the first ones of each kind, oldest line first. Empty if there is none.
+/// The shortest story of these violations, chosen among the first ones of each kind, with the oldest line first. Empty
+/// if there are no violations.
 pub fn shortest(history: &History, violations: &[Violation]) -> Vec<String> {
     let begin = history.written.iter().map(|written| written.at).min().unwrap_or(0);
-    // Where there are thousands, they are much the same story.
+    // If there are thousands, their stories are much the same.
     let mut told: HashMap<&str, usize> = HashMap::new();
     let some = violations.iter().filter(|violation| {
         let told = told.entry(name(violation)).or_default();
@@ -28,7 +29,7 @@ pub fn shortest(history: &History, violations: &[Violation]) -> Vec<String> {
     stories.min_by_key(Vec::len).unwrap_or_default()
 }
 
-/// One line for each kind of violation: how often it is there, and an example.
+/// One line for each kind of violation: its count, and an example.
 pub fn summary(violations: &[Violation]) -> Vec<String> {
     let mut kinds: Vec<(&str, usize, &Violation)> = Vec::new();
     for violation in violations {
@@ -105,7 +106,7 @@ impl std::fmt::Display for Violation {
     }
 }
 
-/// A story under way.
+/// A story that is being written.
 struct Lines {
     begin: At,
     lines: Vec<(At, String)>,
@@ -164,7 +165,7 @@ fn tell(history: &History, violation: &Violation, begin: At) -> Vec<String> {
     lines.finish(violation)
 }
 
-/// What befell an event, in one consumer or in all.
+/// What happened to an event, in one consumer or in all.
 fn event(history: &History, id: &str, consumer: Option<&str>, lines: &mut Lines) {
     let short = short(id);
     for written in history.written.iter().filter(|written| written.event.id == id) {
@@ -243,7 +244,7 @@ fn cursor(history: &History, at: At, lines: &mut Lines) {
     }
 }
 
-/// The faults around the lines so far.
+/// Adds the faults around the lines so far.
 fn faults(history: &History, lines: &mut Lines) {
     let times: Vec<At> = lines.lines.iter().map(|(at, _)| *at).collect();
     let near = |from: At, to: At| times.iter().any(|at| (from - AROUND..=to + AROUND).contains(at));
@@ -268,7 +269,7 @@ fn epoch_at(history: &History, at: At) -> String {
     )
 }
 
-/// The end of an id, which tells it apart.
+/// The end of an id, which is enough to tell it apart.
 fn short(id: &str) -> &str {
     id.get(id.len().saturating_sub(12)..).unwrap_or(id)
 }
@@ -290,7 +291,7 @@ mod tests {
         story
     }
 
-    /// Some line has all of these.
+    /// Asserts that some line contains all of these.
     fn tells(story: &[String], words: &[&str]) {
         let found = story.iter().any(|line| words.iter().all(|word| line.contains(word)));
         assert!(found, "nothing of {words:?} in {story:#?}");

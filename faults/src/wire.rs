@@ -1,7 +1,8 @@
-//! The broker's protocol, spoken byte by byte: to send what no client library would, and to read what none would take.
+//! The broker's protocol, byte by byte. It can send messages that no client library would send, and read messages that
+//! no client library would accept.
 //!
-//! A client library ends its connection at the first header that it cannot parse. Here the lengths that a frame names
-//! say where it ends, whatever it holds.
+//! A client library ends its connection at the first header that it cannot parse. Here the lengths in a frame say where
+//! the frame ends, whatever it holds.
 
 use std::collections::VecDeque;
 use std::time::Duration;
@@ -17,22 +18,22 @@ const PATIENCE: Duration = Duration::from_secs(3);
 /// How long the next message of a stream may take.
 const NEXT: Duration = Duration::from_secs(20);
 
-/// A connection to a nats-server. After an error it is of no more use.
+/// A connection to a nats-server. After an error it cannot be used any more.
 #[derive(Debug)]
 pub(crate) struct Wire {
     stream: BufReader<TcpStream>,
     inbox: String,
     requests: u64,
-    /// What came before the answer that was waited for.
+    /// Messages that came before the awaited answer.
     early: VecDeque<Frame>,
 }
 
-/// A message as it came.
+/// A message as it arrived.
 #[derive(Debug)]
 pub(crate) struct Frame {
     subject: String,
     reply: String,
-    /// With `NATS/1.0` and the empty line at the end; empty if it has none.
+    /// The header block with `NATS/1.0` and the empty line at the end; empty if the message has no headers.
     headers: Vec<u8>,
     pub(crate) payload: Vec<u8>,
 }
@@ -47,7 +48,7 @@ pub(crate) struct InStream {
 }
 
 impl Frame {
-    /// The value of a header, of which only ASCII is sure to be as it was sent.
+    /// The value of a header. Only its ASCII characters are certain to be as they were sent.
     pub(crate) fn header(&self, name: &str) -> Option<String> {
         let text = String::from_utf8_lossy(&self.headers);
         let mut pairs = text.lines().filter_map(|line| line.split_once(':'));
@@ -100,7 +101,7 @@ impl Wire {
         let answer = timeout(PATIENCE, self.request(subject, headers, payload)).await;
         let answer = answer.context("no answer in time")??;
         if answer.payload.is_empty() {
-            // Nobody takes the subject.
+            // No stream takes the subject.
             return Ok(Answer::Refused(String::from_utf8_lossy(&answer.headers).trim().to_owned()));
         }
         let told: Value = serde_json::from_slice(&answer.payload)?;
@@ -113,12 +114,13 @@ impl Wire {
     /// What a stream holds now, from its first message on.
     pub(crate) async fn all_of(&mut self, stream: &str) -> anyhow::Result<Vec<InStream>> {
         let info = self.api(&format!("STREAM.INFO.{stream}"), &json!({})).await?;
-        let held = info["state"]["messages"].as_u64().context("a stream without messages")?;
+        let held =
+            info["state"]["messages"].as_u64().context("the stream's info has no message count")?;
         let mut all = Vec::new();
         if held == 0 {
             return Ok(all);
         }
-        // A consumer delivers to a subject that somebody has subscribed to as it is.
+        // A consumer delivers messages unchanged to a subject to which somebody has subscribed.
         let to = format!("{}-all", self.inbox);
         let config = json!({
             "deliver_subject": to,
@@ -130,7 +132,7 @@ impl Wire {
         });
         let consumer = json!({ "stream_name": stream, "config": config });
         self.api(&format!("CONSUMER.CREATE.{stream}"), &consumer).await?;
-        // Less than what it held if some of it was removed meanwhile.
+        // There are fewer messages if some were removed meanwhile.
         let mut last = false;
         while !last && (all.len() as u64) < held {
             let next = match self.early.pop_front() {
@@ -138,7 +140,7 @@ impl Wire {
                 None => timeout(NEXT, self.next()).await.context("the stream ends early")??,
             };
             let place: Vec<&str> = next.reply.split('.').collect();
-            // A message comes under the subject that it was published to, and tells its place as where to reply to.
+            // A message arrives with the subject to which it was published. Its reply subject contains its place.
             let ["$JS", "ACK", .., sequence, _, nanoseconds, pending] = place[..] else {
                 continue;
             };
@@ -223,11 +225,11 @@ impl Wire {
     }
 }
 
-/// What became of a message that was published to a stream.
+/// The result of publishing a message to a stream.
 #[derive(Debug)]
 pub(crate) enum Answer {
     /// The stream holds it.
     Stored,
-    /// It does not, for this reason.
+    /// The stream does not hold it, for this reason.
     Refused(String),
 }

@@ -27,7 +27,7 @@ use crate::wire::{InStream, Wire};
 
 /// The stream of a run.
 pub(crate) const STREAM: &str = "FAULTS";
-/// The most that the broker takes in a message, in bytes.
+/// The largest message that the broker accepts, in bytes.
 pub(crate) const MAX_PAYLOAD: usize = 64 * 1024;
 
 /// The servers, the processes and the tables of a run.
@@ -36,7 +36,7 @@ pub(crate) struct World {
     pub(crate) folder: PathBuf,
     pub(crate) postgres: Mutex<Postgres>,
     pub(crate) nats: Mutex<Broker>,
-    /// Those that writers and consumers go through, if they do.
+    /// The poolers through which writers and consumers connect, if there are any.
     poolers: Option<Poolers>,
     pub(crate) strict: bool,
     /// The database of the outbox.
@@ -47,19 +47,19 @@ pub(crate) struct World {
     nats_url: String,
     /// The ports of the broker's servers.
     pub(crate) nats_ports: Vec<u16>,
-    /// Into how many partitions the relays put the keys.
+    /// The number of partitions into which the relays put the keys.
     pub(crate) partitions: u32,
     pub(crate) relays: Vec<Process>,
     pub(crate) consumers: Vec<Process>,
     pub(crate) writers: Vec<Process>,
-    /// Of what the faults themselves write.
+    /// The journal of what the faults themselves write.
     pub(crate) journal: Journal,
     record: StdMutex<Record>,
     turn: AtomicUsize,
     keys: u32,
 }
 
-/// What the run itself did and saw.
+/// What the run itself did and observed.
 #[derive(Debug, Default)]
 pub(crate) struct Record {
     pub(crate) made: Vec<Made>,
@@ -70,7 +70,7 @@ pub(crate) struct Record {
 }
 
 impl World {
-    /// Starts the servers, and makes the tables and the stream. No process runs yet.
+    /// Starts the servers, and creates the tables and the stream. No process runs yet.
     pub(crate) async fn make(
         options: &Options,
         seed: u64,
@@ -154,7 +154,7 @@ impl World {
                         nats_url: ways.to_broker(&self.nats_url),
                         lease_ms: 1_500 * options.slow,
                         ack_timeout_ms: 2_000 * options.slow,
-                        // Both ways of storing have their turn.
+                        // Use both ways of storing in turn.
                         order: if options.strict { RelayOrder::Strict } else { RelayOrder::Key },
                         partitions: options.partitions,
                         sink: if number == 1 { SinkChoice::KeyedWindow } else { SinkChoice::Auto },
@@ -282,7 +282,7 @@ impl World {
         let mut names = stream.consumer_names();
         while let Some(name) = names.next().await {
             let name = name?;
-            // With partitions there is one for each, with its number behind the name.
+            // With partitions, each has one, with its number after the name.
             let of = |group: &Group| {
                 let rest = name.strip_prefix(group.name());
                 rest.is_some_and(|rest| rest.is_empty() || rest.starts_with("-p"))
@@ -315,7 +315,7 @@ impl World {
     }
 }
 
-/// The poolers of a run. A consumer refuses one in transaction mode.
+/// The poolers of a run. There are two, because a consumer refuses a pooler in transaction mode.
 struct Poolers {
     /// In transaction mode.
     of_writers: PgBouncer,
@@ -340,7 +340,7 @@ impl Poolers {
     }
 }
 
-/// A process's ways to the servers.
+/// The proxies between a process and the servers.
 struct Ways {
     database: Proxy,
     broker: Proxy,

@@ -1,10 +1,10 @@
-//! What is noted down of the cursor: when it was further before, also within a window, and when a relay went back to
-//! where the cursor stood.
+//! The log of the cursor's movements: it says when the cursor moved back, also within a window, and when a relay went
+//! back to where the cursor already was.
 #![allow(clippy::unwrap_used)]
 
 use pillarbox_testkit::servers;
 
-/// Writes of the cursor, one after the other: snapshot, window and `high`, and whether it went back.
+/// Writes the cursor several times, with snapshot, window and `high`, and checks whether each write went back.
 const WRITES: [(&str, bool, &str); 10] = [
     (r#"{"snapshot": "1:1:", "high": 0}"#, false, "the start"),
     (

@@ -1,4 +1,4 @@
-//! Short runs: one that must be well, and one for each protection that is taken away, which must not be.
+//! Short runs: one that must pass, and one for each protection that is taken away, which must fail.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
 use std::path::Path;
@@ -6,7 +6,7 @@ use std::path::Path;
 use pillarbox_faults::{Options, Report, SwitchedOff, Violation, run, story};
 use tokio::sync::{Mutex, MutexGuard};
 
-/// Each run has two servers and a dozen processes of its own: one at a time.
+/// Each run has two servers and a dozen processes of its own, so only one run is made at a time.
 async fn alone() -> MutexGuard<'static, ()> {
     static ONE: Mutex<()> = Mutex::const_new(());
     ONE.lock().await
@@ -21,19 +21,19 @@ async fn report(options: &Options) -> Report {
 #[tokio::test]
 async fn a_short_run_of_many_faults_is_well() {
     let _alone = alone().await;
-    // The same faults each time. One that loses data of the broker comes late, since the others wait for it.
+    // The same faults each time. A fault that loses data of the broker comes late, because the others wait for it.
     let seed = std::env::var("PILLARBOX_SEED").map_or(6, |seed| seed.parse().unwrap());
     let options = Options { seed: Some(seed), seconds: 20, every_ms: 600, ..Options::default() };
     let report = report(&options).await;
     assert!(report.is_well(), "{report}");
     let hit: usize = report.faults().values().map(|(hit, _)| hit).sum();
-    // How many more fit into the time is the machine's affair: a slow one needs longer to be well again after each.
+    // How many more faults fit into the time depends on the machine: a slow one needs longer to recover after each.
     assert!(hit >= 3, "only {hit} faults hit");
     assert!(report.history.committed.len() > 200, "there was next to nothing to break");
 }
 
-/// Takes a protection away, and runs until a run has found it out: what exactly happens is the machine's choice, so a
-/// few seeds are tried. Prints the story.
+/// Takes a protection away, and makes runs until one has found a violation. What exactly happens depends on the
+/// machine, so a few seeds are tried. Prints the story.
 async fn found_out(options: Options, finds: impl Fn(&Violation) -> bool) {
     let _alone = alone().await;
     for seed in 1..=4 {
@@ -56,7 +56,8 @@ async fn without_the_lag_of_the_floor_events_are_found_lost() {
         seconds: 8,
         faults: "overtake".parse().unwrap(),
         every_ms: 400,
-        // Whoever hurries past the two has a later id, and then they are known to run: so few do.
+        // A transaction that passes the two has a later id, and then the relay knows that they run. So few writers run
+        // here.
         writers: 1,
         pause_ms: 3_000,
         switched_off: Some(SwitchedOff::Floor),

@@ -1,4 +1,4 @@
-//! The checker on histories made by hand: each violation is found, and nothing else.
+//! Tests the checker with histories made by hand: it finds each violation, and nothing else.
 
 use super::*;
 use crate::event::Drawn;
@@ -6,7 +6,7 @@ use crate::history::{Committed, CursorWrite, Dead, Foreign, Loss, Stored, Writte
 
 const LEDGER: &str = "ledger";
 
-/// A history with one consumer that keeps order, and events `a1` to `a4` of one key, all well.
+/// A history without a violation: one consumer that keeps order, and events `a1` to `a4` of one key.
 pub(crate) fn well() -> History {
     let mut history = History { consumers: vec![(LEDGER, true)], ..History::default() };
     for number in 1..=4 {
@@ -43,7 +43,7 @@ pub(crate) fn well() -> History {
     history
 }
 
-/// The effects in this order, each seeing those before it.
+/// The effects in this order. Each one sees those before it.
 pub(crate) fn reorder(history: &mut History, order: &[usize]) {
     let before = history.effects.clone();
     let mut highest = None;
@@ -134,7 +134,7 @@ fn what_was_stored_between_a_loss_and_its_discovery_may_come_first_and_nothing_e
     assert_eq!(check(&history), []);
     history.losses = vec![Loss { began: 33, discovered: Some(60), ..loss.clone() }];
     assert_eq!(check(&history).len(), 1);
-    // a3 is forgiven, a4 is not.
+    // a3 is allowed, and a4 is not.
     history.losses = vec![loss];
     reorder(&mut history, &[0, 1, 3, 2]);
     let behind = check(&history);
@@ -180,8 +180,7 @@ fn poison_belongs_to_the_dead_letters_and_to_those_of_its_kind() {
     assert!(matches!(&check(&history)[..], [Violation::WronglyDead { id, .. }] if id == "a1"));
 }
 
-/// Two foreign messages beside the events, of which the second cannot be read: the first has taken effect, and the
-/// second is a dead letter.
+/// Adds two foreign messages to the events. The first took effect. The second cannot be read, and is a dead letter.
 fn with_foreign() -> History {
     let mut history = well();
     for (number, readable) in [(1, true), (2, false)] {
@@ -247,19 +246,19 @@ fn a_foreign_message_is_lost_only_with_the_stream() {
     history.dead.pop();
     let lost = |name: &str| Violation::Lost { id: id(name), consumer: Some(id(LEDGER)) };
     assert_eq!(check(&history), [lost("foreign-1"), lost("foreign-2")]);
-    // What the broker never acknowledged need not be there.
+    // A message that the broker never acknowledged need not be there.
     history.foreign[0].told_at = None;
     assert_eq!(check(&history), [lost("foreign-2")]);
     history.losses = vec![Loss { began: 19, discovered: Some(20), how: id("wiped") }];
     assert_eq!(check(&history), [lost("foreign-2")], "that was before");
     history.losses[0].discovered = Some(30);
     assert_eq!(check(&history), []);
-    // But what the stream still holds must be.
+    // A message that the stream still holds must be there.
     history.stored.push(Stored { id: id("foreign-1"), look: 0, sequence: 9, at: 21 });
     assert_eq!(check(&history), [lost("foreign-1")]);
 }
 
-/// The lease is taken over connection 1, which moves the cursor; then over 2, which does.
+/// The lease is taken over connection 1, which then moves the cursor, and then over connection 2, which moves it too.
 pub(crate) fn cursor_of_two() -> History {
     let write = |at, backend, took, epoch, high| CursorWrite {
         at,
@@ -291,7 +290,7 @@ fn a_cursor_moved_by_who_no_longer_leads_is_found() {
 #[test]
 fn a_cursor_goes_back_for_a_loss_and_for_nothing_else() {
     let mut history = cursor_of_two();
-    // Also within a window, where the highest position stands still.
+    // Also within a window, where the highest position does not change.
     for high in [1, 2] {
         history.cursor[3] = CursorWrite { high, back: true, ..history.cursor[3].clone() };
         assert_eq!(check(&history), [Violation::MovedBack { from: 2, to: high, at: 4 }]);

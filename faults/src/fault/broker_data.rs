@@ -1,4 +1,4 @@
-//! A broker that loses what it had acknowledged, and a stream that is full.
+//! A broker that loses messages that it had acknowledged, and a stream that is full.
 
 use std::path::Path;
 use std::time::Duration;
@@ -15,12 +15,12 @@ use crate::world::{STREAM, World};
 
 /// How long the relay may take to notice a loss.
 const NOTICE: Duration = Duration::from_secs(60);
-/// How long it is given to notice what it may have lost.
+/// How long the relay gets to notice a loss that it need not notice.
 const MAY_NOTICE: Duration = Duration::from_secs(12);
-/// How long a leader may take to have looked at the streams.
+/// How long a leader may take until it has looked at the streams.
 const LOOK: Duration = Duration::from_secs(30);
 
-/// Deletes the stream and makes it anew.
+/// Deletes the stream and creates it again.
 pub(super) async fn wipe(world: &World) -> anyhow::Result<String> {
     until_watched(world).await?;
     world.keep_what_is_stored().await?;
@@ -31,7 +31,7 @@ pub(super) async fn wipe(world: &World) -> anyhow::Result<String> {
     noticed(world, began, "wiped").await
 }
 
-/// Puts the broker's store back to an older state.
+/// Restores an older state of the broker's store.
 pub(super) async fn put_back(world: &World, age: Duration) -> anyhow::Result<String> {
     let backup = {
         let mut nats = world.nats.lock().await;
@@ -54,7 +54,7 @@ pub(super) async fn put_back(world: &World, age: Duration) -> anyhow::Result<Str
         copy(&backup, &store)?;
         nats.restart().await?;
     }
-    // By its time, too: a foreign message may have taken its place by now.
+    // The time counts too, because a foreign message may be at its sequence by now.
     let held = world.places().await?;
     let shipped = world.record().stored.iter().any(|stored| {
         let lost = stored.look == look && !held.contains(&(stored.sequence, stored.at));
@@ -63,14 +63,15 @@ pub(super) async fn put_back(world: &World, age: Duration) -> anyhow::Result<Str
     if shipped {
         return noticed(world, began, "put back").await;
     }
-    // What the relay did not ship it need not miss; but it may have shipped since the last look at the stream.
+    // The relay need not miss messages that it did not ship. But it may have shipped some since the last look at the
+    // stream.
     let discovered = went_back(world, began, MAY_NOTICE).await.unwrap_or_else(now);
     let how = "put back, without a message of the relay among what was lost".to_owned();
     world.record().losses.push(Loss { began, discovered: Some(discovered), how });
     Ok("nothing that the relay had shipped".into())
 }
 
-/// Lets the stream be full, and then removes what every consumer has read.
+/// Makes the stream full for a while, and then removes the messages that every consumer has read.
 pub(super) async fn fill(world: &World, full: Duration) -> anyhow::Result<String> {
     let jetstream = world.jetstream().await?;
     let stream = jetstream.get_stream(STREAM).await?;
@@ -80,10 +81,10 @@ pub(super) async fn fill(world: &World, full: Duration) -> anyhow::Result<String
     let before = info.config.clone();
     jetstream.update_stream(&room).await?;
     sleep(full).await;
-    // Whatever happens to the broker meanwhile, the limit must go.
+    // Whatever happens to the broker meanwhile, the limit must be removed.
     let lifted = eventually("the stream to take more", Duration::from_secs(30), async || {
         let jetstream = world.jetstream().await?;
-        // What is removed must have been seen before, or nobody could tell when it was stored.
+        // The run must have seen a message before it is removed. Otherwise nobody would know when it was stored.
         if let Ok(read) = read_by_all(world).await
             && world.keep_what_is_stored().await.is_ok()
         {
@@ -97,7 +98,7 @@ pub(super) async fn fill(world: &World, full: Duration) -> anyhow::Result<String
     Ok(format!("at {held} messages"))
 }
 
-/// Up to which message every consumer has read.
+/// The sequence up to which every consumer has read.
 async fn read_by_all(world: &World) -> anyhow::Result<u64> {
     let mut least = u64::MAX;
     for (_, info) in world.durables().await? {
@@ -106,8 +107,8 @@ async fn read_by_all(world: &World) -> anyhow::Result<u64> {
     Ok(least)
 }
 
-/// Waits until the leader has looked at the stream. What was acknowledged to a leader that died before the broker
-/// lost it is not promised, so the losses of a run have a leader that lives and knows.
+/// Waits until the leader has looked at the stream. Nothing is promised about events that were acknowledged to a leader
+/// which died before the broker lost them. So a run makes a loss only under a leader that lives and has looked.
 async fn until_watched(world: &World) -> anyhow::Result<()> {
     let watched = "select exists (
         select from pillarbox.relay_checkpoint
@@ -121,7 +122,7 @@ async fn until_watched(world: &World) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// Waits until the relay has gone back, and notes down the loss.
+/// Waits until the relay has gone back, and records the loss.
 async fn noticed(world: &World, began: i64, how: &'static str) -> anyhow::Result<String> {
     let discovered = went_back(world, began, NOTICE).await;
     world.record().losses.push(Loss { began, discovered, how: how.into() });
@@ -129,9 +130,9 @@ async fn noticed(world: &World, began: i64, how: &'static str) -> anyhow::Result
     Ok(after.map_or_else(|| "unnoticed".into(), |ms| format!("noticed after {ms} ms")))
 }
 
-/// When the relay went back, if it does within this time.
+/// When the relay went back, if it did within this time.
 async fn went_back(world: &World, began: i64, within: Duration) -> Option<i64> {
-    // A cursor that stands where it goes back to does not move.
+    // If the cursor is already where it would go back to, it does not move.
     let back = "select (extract(epoch from coalesce(
         (select min(at) from cursor_write where back and at > began),
         (select min(at) from checkpoint_forgotten where at > began)

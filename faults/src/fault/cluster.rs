@@ -1,4 +1,4 @@
-//! What a dump and a restore leave behind: rows with transaction ids of another cluster, and such a cursor.
+//! The state after a dump and a restore: rows and a cursor with transaction ids of another cluster.
 
 use std::time::Duration;
 
@@ -13,10 +13,10 @@ use crate::history::Loss;
 use crate::journal::now;
 use crate::world::World;
 
-/// How long a relay may take to make the cursor its own.
+/// How long a relay may take to rebase the cursor onto its own cluster.
 const REBASE: Duration = Duration::from_secs(60);
 
-/// Rows that somebody has loaded: this cluster put them here, and their `txid` is of another one.
+/// Rows that somebody has loaded: this cluster wrote them, but their `txid` comes from another one.
 pub(super) async fn foreign_rows(world: &World, ahead: i64) -> anyhow::Result<String> {
     let key = new_key(world).await?;
     let mut connection = PgConnection::connect(world.outbox_url()).await?;
@@ -36,11 +36,11 @@ pub(super) async fn foreign_rows(world: &World, ahead: i64) -> anyhow::Result<St
     Ok(format!("four events of {key}"))
 }
 
-/// What a dump and a restore leave behind while writers are at work: the rows that are here now carry ids which this
-/// cluster did not give, the cursor speaks of them, and nobody holds the lease.
+/// Makes the state after a dump and a restore, while writers are at work: the existing rows and the cursor carry ids
+/// that this cluster did not give, and nobody holds the lease.
 ///
-/// The relay starts again in this cluster: a movement back with a reason, like that after a loss. What had been shipped
-/// it need not ship again.
+/// The relay starts again in this cluster. This is a movement back with a reason, as after a loss. It need not ship
+/// again what had been shipped.
 pub(super) async fn change(world: &World, ahead: i64) -> anyhow::Result<String> {
     world.keep_what_is_stored().await?;
     let began = now();
@@ -78,7 +78,7 @@ pub(super) async fn change(world: &World, ahead: i64) -> anyhow::Result<String> 
     ))
 }
 
-/// Moves every transaction id of a cursor's snapshots.
+/// Changes every transaction id in a cursor's snapshots.
 fn shift(cursor: &mut Value, ahead: i64) -> anyhow::Result<()> {
     let mut snapshots = vec!["/snapshot".to_owned(), "/window/snapshot".to_owned()];
     let before = cursor.pointer("/before/shipped").and_then(Value::as_array).map_or(0, Vec::len);
@@ -87,13 +87,13 @@ fn shift(cursor: &mut Value, ahead: i64) -> anyhow::Result<()> {
         let Some(snapshot) = cursor.pointer_mut(&place) else {
             continue;
         };
-        let text = snapshot.as_str().context("a snapshot that is no text")?;
+        let text = snapshot.as_str().context("a snapshot is not a text")?;
         let ids = text.split([':', ',']).filter(|id| !id.is_empty());
         let ids = ids.map(str::parse).collect::<Result<Vec<i64>, _>>()?;
         let [xmin, xmax, in_progress @ ..] = &ids[..] else {
             anyhow::bail!("not a snapshot: {text}");
         };
-        // The one that sees nothing goes on doing so.
+        // A snapshot that sees nothing must still see nothing.
         if *xmax > 1 {
             let list: Vec<String> = in_progress.iter().map(|id| (id + ahead).to_string()).collect();
             *snapshot = format!("{}:{}:{}", xmin + ahead, xmax + ahead, list.join(",")).into();

@@ -1,4 +1,4 @@
-//! Connections that are cut, stalled and slow, also between a commit and its answer.
+//! Connections that are cut, stalled or slowed down, also between a commit and its answer.
 
 use std::time::Duration;
 
@@ -9,10 +9,10 @@ use super::{Side, Target};
 use crate::process::Process;
 use crate::world::World;
 
-/// What only the connection says on which a relay writes its cursor.
+/// A text that a relay sends only on the connection on which it writes its cursor.
 const SAVE: &str = "set cursor = $3::text::jsonb where name = $1 and epoch = $2";
 
-/// How long a commit is waited for.
+/// How long to wait for a commit.
 const NO_COMMIT: Duration = Duration::from_millis(1_500);
 
 fn proxy(process: &Process, side: Side) -> &Proxy {
@@ -38,13 +38,13 @@ pub(super) async fn cut(
 }
 
 pub(super) async fn cut_commit(world: &World, target: Target) -> anyhow::Result<String> {
-    // A consumer that stands by commits nothing: then the next one.
+    // A consumer that stands by commits nothing. Then try the next one.
     for _ in 0..3 {
         let process = world.pick(target).await;
         let proxy = &process.database;
         let before = proxy.cuts_at_reply();
         match target {
-            // Its statement is prepared once for each connection; whatever is answered there next is cut off.
+            // Its statement is prepared once for each connection. The next answer on that connection is cut off.
             Target::Relay => proxy.cut_at_next_reply_where_said(SAVE),
             Target::Consumer => proxy.cut_at_reply_to("commit"),
             Target::Writer => proxy.cut_at_reply_to("COMMIT"),
@@ -57,7 +57,7 @@ pub(super) async fn cut_commit(world: &World, target: Target) -> anyhow::Result<
             sleep(Duration::from_millis(5)).await;
         }
     }
-    anyhow::bail!("nobody commits anything")
+    anyhow::bail!("no process commits anything")
 }
 
 pub(super) async fn stall(
@@ -74,7 +74,7 @@ pub(super) async fn stall(
     Ok(process.name.clone())
 }
 
-/// Nothing is mended: who waits on such a connection must give it up.
+/// The connections stay like this: whoever waits on one must give it up.
 pub(super) async fn swallow(world: &World, target: Target, side: Side) -> anyhow::Result<String> {
     let process = world.pick(target).await;
     proxy(process, side).swallow();

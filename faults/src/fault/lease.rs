@@ -1,4 +1,4 @@
-//! A lease that is stolen, and one whose clock jumps.
+//! A lease that is stolen, and a lease whose clock jumps.
 
 use std::time::Duration;
 
@@ -7,7 +7,7 @@ use tokio::time::sleep;
 
 use crate::world::World;
 
-/// Takes the lease as a relay does, and lets it expire.
+/// Takes the lease as a relay does, and then lets it expire.
 pub(super) async fn steal(world: &World, held: Duration) -> anyhow::Result<String> {
     let held_ms = i64::try_from(held.as_millis())?;
     let from: Option<String> = sqlx::query_scalar(
@@ -24,8 +24,8 @@ pub(super) async fn steal(world: &World, held: Duration) -> anyhow::Result<Strin
     Ok(format!("from {}", from.as_deref().unwrap_or("nobody")))
 }
 
-/// Moves the end of the lease: forth, standbys wait for longer; back, one takes over while the leader knows
-/// nothing of it.
+/// Moves the end of the lease. If it moves forward, standbys wait longer. If it moves back, a standby takes over while
+/// the leader does not know it.
 pub(super) async fn skew(world: &World, by: i64) -> anyhow::Result<String> {
     let moved: Option<String> = sqlx::query_scalar(
         "update pillarbox.relay set expires_at = expires_at + $1 * interval '1 millisecond' returning holder",

@@ -69,10 +69,10 @@ pub const KINDS: &[&str] = &[
     "change-cluster",
 ];
 
-/// A process that something happens to.
+/// A process that a fault hits.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Target {
-    /// The relay that leads, or any if none does.
+    /// The relay that leads, or any relay if none leads.
     Relay,
     /// One of the consumers, in turn.
     Consumer,
@@ -80,7 +80,7 @@ pub enum Target {
     Writer,
 }
 
-/// A server that something happens to.
+/// A server that a fault hits.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Server {
     /// The database.
@@ -89,62 +89,64 @@ pub enum Server {
     Nats,
 }
 
-/// Which connections of a process. A writer has only those to the database.
+/// Which connections of a process are hit. A writer has only connections to the database.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Side {
-    /// Those to the database.
+    /// The connections to the database.
     Database,
-    /// That to the broker.
+    /// The connection to the broker.
     Broker,
 }
 
 /// A fault.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub enum Fault {
-    /// SIGKILL, and another start after a while.
+    /// SIGKILL, and a new start after a while.
     Kill(Target, Duration),
     /// SIGSTOP, and SIGCONT after a while.
     Pause(Target, Duration),
-    /// A clean stop, and another start.
+    /// A clean stop, and a new start.
     Restart(Target),
-    /// SIGKILL of a server, and another start after a while.
+    /// SIGKILL of a server, and a new start after a while.
     KillServer(Server, Duration),
     /// SIGSTOP of a server, and SIGCONT after a while.
     PauseServer(Server, Duration),
-    /// A clean stop of a server, and another start after a while.
+    /// A clean stop of a server, and a new start after a while.
     RestartServer(Server, Duration),
-    /// All connections of a process cut, and none let in for a while.
+    /// All connections of a process are cut, and no new ones are accepted for a while.
     Cut(Target, Side, Duration),
-    /// A connection cut between a commit and its answer.
+    /// A connection is cut between a commit and its answer.
     CutCommit(Target),
     /// Nothing passes for a while, and nothing is closed.
     Stall(Target, Side, Duration),
     /// The connections that are open pass nothing on any more, and are never closed.
     Swallow(Target, Side),
-    /// Every piece is passed on so much later, for a while.
+    /// Every piece is delayed by this time, for a while.
     Slow(Target, Side, Duration, Duration),
     /// Somebody else takes the lease, and lets it expire after a while.
     StealLease(Duration),
-    /// The time at which the lease expires, moved by so many milliseconds: the database's clock jumps.
+    /// The time at which the lease expires is moved by this many milliseconds, as if the database's clock jumped.
     SkewLease(i64),
-    /// The stream deleted and made anew.
+    /// The stream is deleted and created again.
     WipeStream,
-    /// The broker's store put back to how it was this long ago.
+    /// The broker's store is restored to its state of this long ago.
     PutBackStream(Duration),
-    /// The stream takes no more for a while; then what is read is removed, and it takes more again.
+    /// The stream refuses messages for a while. Then messages that were read are removed, and it accepts messages
+    /// again.
     FillStream(Duration),
     /// A transaction takes its id, publishes, and commits after a while.
     OpenTransaction(Duration),
-    /// Of two transactions the one with the later id writes first, and commits this much later.
+    /// Of two transactions, the one with the later id writes first, and commits this much later.
     Overtake(Duration),
-    /// No connection to the database is left, for a while.
+    /// The database has no free connection for a while.
     ExhaustConnections(Duration),
     /// An event of this kind.
     Poison(Kind),
-    /// Committed rows that carry transaction ids of another cluster, by so much ahead of this one's; below: behind.
+    /// Committed rows that carry transaction ids of another cluster. The number says how far they are ahead of this
+    /// cluster's ids; if it is negative, they are behind.
     ForeignRows(i64),
-    /// The rows and the cursor are of another cluster, as after a dump and a restore. That one's ids are ahead of this
-    /// one's by so much; below: behind.
+    /// The rows and the cursor come from another cluster, as after a dump and a restore. The number says how far its
+    /// ids are ahead of this cluster's; if it is negative, they are behind.
     ChangeCluster(i64),
 }
 
@@ -188,14 +190,14 @@ impl Fault {
         }
     }
 
-    /// Whether nothing may happen beside it, until the relay has noticed: a loss that the leader cannot notice,
-    /// because it died within seconds of it, is not promised to be made good.
+    /// Whether no other fault may be made until the relay has noticed this one. Nothing is promised about a loss that
+    /// the leader cannot notice because it died within the same seconds.
     pub fn loses_data(&self) -> bool {
         matches!(self, Self::WipeStream | Self::PutBackStream(_) | Self::ChangeCluster(_))
     }
 
-    /// Makes it, and mends what it broke. Returns what it hit. An error says that it missed: another fault was in
-    /// its way.
+    /// Makes the fault, then repairs what it broke. Returns what it hit. An error means that it missed, because another
+    /// fault was in its way.
     pub(crate) async fn make(&self, world: &World) -> anyhow::Result<String> {
         match *self {
             Self::Kill(target, down) => processes::kill(world, target, down).await,

@@ -33,7 +33,8 @@ pub(super) async fn pause(
 pub(super) async fn restart(world: &World, target: Target) -> anyhow::Result<String> {
     let process = world.pick(target).await;
     let mut life = process.life().await;
-    // One that cannot stop cleanly, because its servers are away, is ended after a while, and that is no fault.
+    // A process may be unable to stop cleanly because its servers are away. It is then ended after a while, and that
+    // does not count as a failure.
     let stopped = life.stop(&process.name).await;
     process.start_as(&mut life)?;
     Ok(match stopped {

@@ -9,7 +9,7 @@ use crate::event::{Drawn, Kind, draw};
 use crate::role::WriterNote;
 use crate::world::World;
 
-/// How long nothing is done before two transactions overtake one another, so that the relay has come to rest.
+/// How long to wait before two transactions overtake each other, so that the relay comes to rest.
 const REST: Duration = Duration::from_millis(150);
 
 /// A transaction takes its id, publishes under a key of its own, and commits after a while.
@@ -24,8 +24,8 @@ pub(super) async fn leave_open(world: &World, open: Duration) -> anyhow::Result<
     Ok(format!("five events of {key}"))
 }
 
-/// The meeting for which the floor of the relay's cursor lags: the transaction with the later id draws the lower
-/// position, and is still open when the other one's rows are read. Then nothing tells that it runs.
+/// The case for which the floor of the relay's cursor lags: the transaction with the later id draws the lower position,
+/// and is still open when the other one's rows are read. At that moment nothing shows that it is running.
 pub(super) async fn overtake(world: &World, later: Duration) -> anyhow::Result<String> {
     let (low, high) = (new_key(world).await?, new_key(world).await?);
     let mut connections = [
@@ -54,7 +54,7 @@ pub(super) async fn poison(world: &World, kind: Kind) -> anyhow::Result<String> 
     Ok(format!("{} of {key}", drawn.get(1).map_or("", |drawn| &drawn.id)))
 }
 
-/// Takes every connection that the database still gives.
+/// Takes every connection that the database still has.
 pub(super) async fn exhaust(world: &World, held: Duration) -> anyhow::Result<String> {
     let mut taken = Vec::new();
     while let Ok(connection) = PgConnection::connect(world.outbox_url()).await {
@@ -69,14 +69,14 @@ pub(super) async fn exhaust(world: &World, held: Duration) -> anyhow::Result<Str
     Ok(format!("{many} connections"))
 }
 
-/// A key that nobody else draws from.
+/// A key that no writer uses.
 pub(super) async fn new_key(world: &World) -> anyhow::Result<String> {
     let key = world.long_key();
     sqlx::query("insert into counter (key) values ($1)").bind(&key).execute(&world.outbox).await?;
     Ok(key)
 }
 
-/// A transaction of a fault, which notes down, like a writer, what becomes of it.
+/// A transaction of a fault. Like a writer, it records what becomes of it.
 pub(super) struct Written<'w> {
     world: &'w World,
     pub(super) tx: Transaction<'w, Postgres>,

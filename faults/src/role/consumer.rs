@@ -1,4 +1,4 @@
-//! A consumer: each event's effect is a row, written in the transaction of the handler.
+//! A consumer. The effect of each event is a row, written in the handler's transaction.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -13,24 +13,24 @@ use tokio_util::sync::CancellationToken;
 use crate::event::{Draw, Kind};
 use crate::journal::Journal;
 
-/// A consumer's part.
+/// The settings of a consumer.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct ConsumerRole {
     /// Which consumer it serves.
     pub group: Group,
     /// Where the inbox is.
     pub database_url: String,
-    /// The broker's servers, parted by commas.
+    /// The broker's servers, separated by commas.
     pub nats_url: String,
     /// The stream.
     pub stream: String,
     /// Whether a key waits behind its dead letter.
     pub strict: bool,
-    /// Into how many partitions the relays put the keys.
+    /// The number of partitions into which the relays put the keys.
     pub partitions: u32,
-    /// By how much its times are longer.
+    /// How many times longer its times are.
     pub slow: u64,
-    /// Whether it handles what it has handled before.
+    /// Whether it also handles events that it has handled before.
     pub without_dedup: bool,
 }
 
@@ -40,7 +40,7 @@ pub struct ConsumerRole {
 pub enum Group {
     /// Event by event, each key in its order.
     Ledger,
-    /// Event by event, in any order, its processes side by side.
+    /// Event by event, in any order, with its processes side by side.
     Audit,
     /// Many events in a transaction, each key in its order.
     Import,
@@ -50,7 +50,7 @@ impl Group {
     /// All of them.
     pub const ALL: [Self; 3] = [Self::Ledger, Self::Audit, Self::Import];
 
-    /// Its name: of the durable consumer, and of what it has handled.
+    /// Its name, which is also that of the durable consumer and of its rows in the inbox.
     pub fn name(self) -> &'static str {
         match self {
             Self::Ledger => "ledger",
@@ -93,16 +93,16 @@ impl Group {
     }
 }
 
-/// What a consumer notes down.
+/// What a consumer records.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum ConsumerNote {
-    /// A handler was given this event.
+    /// A handler received this event.
     Given {
         /// Its id.
         id: String,
     },
-    /// So many events were skipped as handled, since the process started.
+    /// How many events were skipped because they were handled, since the process started.
     Skipped {
         /// The number.
         duplicates: u64,
@@ -160,7 +160,7 @@ impl ConsumerRole {
     }
 }
 
-/// Enters an event as an effect.
+/// Writes the effect of an event.
 struct Enter {
     group: Group,
     process: String,
@@ -182,7 +182,7 @@ impl Enter {
                 sleep(Duration::from_millis(20)).await;
                 std::process::abort();
             }
-            // Each of these is a handler that does what it must not.
+            // Each of these is a handler that does something it must not do.
             Kind::Ender => {
                 sqlx::raw_sql("rollback").execute(&mut **tx).await?;
                 return Ok(());
@@ -199,7 +199,7 @@ impl Enter {
             }
             _ => {}
         }
-        // By its id, so that the choice is the same each time.
+        // The id decides, so that the choice is the same each time.
         let chance =
             id.bytes().fold(0_u32, |sum, byte| sum.wrapping_mul(31).wrapping_add(u32::from(byte)));
         if chance % 101 == 0 && event.attempt() == 1 {
@@ -228,8 +228,8 @@ impl Handler<Received<Draw>> for Enter {
 
 impl BatchHandler<Draw> for Enter {
     async fn handle(&self, tx: &mut Tx, events: &[Received<Draw>]) -> Result<(), HandlerError> {
-        // It ends the transaction only by itself: all events that such a handler has in hand become dead letters, and the
-        // check would have to know which these were.
+        // It ends the transaction only if it has this event alone. Otherwise all events that the handler has in hand
+        // would become dead letters, and the check would have to know which they were.
         if events.len() > 1 && events.iter().any(|event| event.kind == Kind::Ender) {
             return Err(HandlerError::transient("one of these ends the transaction"));
         }

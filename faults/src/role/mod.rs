@@ -1,4 +1,4 @@
-//! What the processes of a run do: writers, relays, consumers. They are the program again, told its role.
+//! What the processes of a run do: writers, relays and consumers. Each is this program, started in a role.
 
 mod consumer;
 mod relay;
@@ -20,7 +20,7 @@ use crate::journal::Journal;
 /// How long a process may take to stop.
 pub const STOP_DEADLINE: Duration = Duration::from_secs(8);
 
-/// What a process is told: its role, and where to note down what it does.
+/// The settings of a process: its role, and where it records what it does.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct Told {
     /// Its name.
@@ -43,10 +43,10 @@ pub enum Role {
     Consumer(ConsumerRole),
 }
 
-/// Plays the role until the process's standard input ends, which it does with the process that started it.
+/// Plays the role until the standard input ends, which happens when the process that started it ends.
 ///
 /// # Errors
-/// A role never ends by itself: an error is a fault of the role, and is reported as one of the run.
+/// A role never ends by itself. An error means that the role failed, and the run reports that.
 pub async fn play(told: &str) -> anyhow::Result<()> {
     let Told { name, journal, role } = serde_json::from_str(told)?;
     let (journal, stop) = (Journal::open(&journal)?, told_to_stop(STOP_DEADLINE));

@@ -1,4 +1,4 @@
-//! A relay: the library's, in a process of its own.
+//! A relay, by the library, in a process of its own.
 
 use pillarbox_relay::{Protection, Relay, RelayConfig};
 use serde::{Deserialize, Serialize};
@@ -6,12 +6,12 @@ use tokio_util::sync::CancellationToken;
 
 use crate::options::SwitchedOff;
 
-/// A relay's part.
+/// The settings of a relay's process.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct RelayRole {
     /// Its settings.
     pub config: Box<RelayConfig>,
-    /// What protects it no longer.
+    /// The protection that is switched off.
     pub switched_off: Option<SwitchedOff>,
 }
 

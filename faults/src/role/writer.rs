@@ -1,4 +1,4 @@
-//! A writer: commits events, and notes down what it did and what it was told.
+//! A writer. It commits events, and records what it did and what it was told.
 
 use std::time::Duration;
 
@@ -14,40 +14,40 @@ use tokio_util::sync::CancellationToken;
 use crate::event::{Drawn, Kind, draw};
 use crate::journal::Journal;
 
-/// A writer's part.
+/// The settings of a writer.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct WriterRole {
     /// Where the outbox is.
     pub database_url: String,
-    /// What it chooses by.
+    /// The seed of its choices.
     pub seed: u64,
-    /// How many connections write at a time.
+    /// How many connections write at the same time.
     pub sessions: u64,
     /// How many keys there are.
     pub keys: u32,
     /// The longest pause between two transactions of a session, in milliseconds.
     pub pause_ms: u64,
-    /// Whether the database is behind a pooler that hands out connections for a transaction at a time.
+    /// Whether the database is behind a pooler in transaction mode.
     pub pooled: bool,
 }
 
-/// What a writer notes down.
+/// What a writer records.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum WriterNote {
-    /// A transaction has begun. `tx` is the journal's own number of it.
+    /// A transaction has begun. `tx` is the journal's number for it.
     Begun {
         /// The transaction.
         tx: String,
     },
-    /// It has drawn these.
+    /// It has drawn these events.
     Drew {
         /// The transaction.
         tx: String,
         /// The events.
         events: Vec<Drawn>,
     },
-    /// The database said that it is committed.
+    /// The database said that it was committed.
     Committed {
         /// The transaction.
         tx: String,
@@ -68,7 +68,7 @@ pub enum WriterNote {
 
 /// The longest pause within a transaction, in milliseconds.
 const HOLD_MS: u64 = 15;
-/// How long the database may take for anything, before the writer tries another connection.
+/// How long the database may take to answer before the writer tries another connection.
 const PATIENCE: Duration = Duration::from_secs(5);
 
 impl WriterRole {
@@ -122,13 +122,13 @@ impl Session {
                     self.pause(self.role.pause_ms).await;
                 }
             }
-            // Whatever broke the connection, it comes again.
+            // Whatever broke the connection, it will come back.
             sleep(Duration::from_millis(20)).await;
         }
         Ok(())
     }
 
-    /// One transaction. `false` if the connection is of no more use; an error is the journal's.
+    /// Runs one transaction. Returns `false` if the connection can no longer be used. An error comes from the journal.
     async fn transact(
         &mut self,
         name: &str,
@@ -150,12 +150,12 @@ impl Session {
                 self.journal.note(WriterNote::Unknown { tx, error })?;
                 false
             }
-            // No commit was asked for.
+            // The commit was not asked for.
             Ok(Err(_)) => {
                 self.journal.note(WriterNote::RolledBack { tx })?;
                 false
             }
-            // Perhaps while it was being committed.
+            // Perhaps this happened during the commit.
             Err(_) => {
                 self.journal.note(WriterNote::Unknown { tx, error: "no answer in time".into() })?;
                 false
@@ -166,14 +166,14 @@ impl Session {
     async fn write(&mut self, name: &str, connection: &mut PgConnection) -> anyhow::Result<End> {
         let mut tx = connection.begin().await?;
         if self.random.random_bool(0.2) {
-            // Takes its id early, and so finishes after transactions that began later.
+            // It takes its id early, and so finishes after transactions that took their id later.
             sqlx::query("select pg_current_xact_id()::text").fetch_one(&mut *tx).await?;
             self.pause(HOLD_MS).await;
         }
         let mut keys = vec![self.random.random_range(0..self.role.keys)];
         if self.random.random_bool(0.1) {
             keys.push(self.random.random_range(0..self.role.keys));
-            // In one order, so that writers wait for one another and do not deadlock.
+            // Always in the same order, so that writers wait for each other and do not deadlock.
             keys.sort_unstable();
             keys.dedup();
         }
@@ -211,7 +211,7 @@ enum End {
     Unknown(String),
 }
 
-/// The key of this number.
+/// The key with this number.
 pub(crate) fn key_name(number: u32) -> String {
     format!("k{number}")
 }
