@@ -27,8 +27,9 @@ use pillarbox_inbox::source::Store;
 use pillarbox_store::full_text;
 
 use super::config::AfterLoss;
+use super::config::ConsumerConfig;
 use super::durable::{Durable, NotNow};
-use super::{ConsumerConfig, ConsumerError};
+use super::error::ConsumerError;
 
 /// By how much the clocks of the broker and the database may differ.
 const CLOCKS: Duration = Duration::from_secs(60);

@@ -6,7 +6,7 @@ use async_nats::jetstream;
 use pillarbox_event::partition;
 use serde::{Deserialize, Serialize};
 
-use super::ConsumerError;
+use super::error::ConsumerError;
 use super::subjects::overlap;
 
 /// The longest duration that a setting in milliseconds may have: a day.

@@ -17,130 +17,21 @@ use tokio_util::sync::CancellationToken;
 use tower_layer::Layer;
 use tower_service::Service;
 
-use crate::BoxError;
 use crate::config::{ConsumerConfig, Order};
 use crate::durable::NotNow;
-use crate::feed::Opener;
+use crate::error::{BoxError, ConsumerError};
 use crate::journal::Journal;
 use crate::measure::measure;
+use crate::partitions::assignment::Assignment;
+use crate::partitions::messages::Opener;
+use crate::partitions::unassigned::look_out;
 use crate::reader::{How, Reader};
 use crate::running::Running;
-use crate::share::Share;
 use crate::status::{Reporter, Watch};
-use crate::strays::look_out;
 use crate::worker::{Rules, Worker};
 
 /// How long until a database that did not answer at the start is asked again.
 const ASK_AGAIN: Duration = Duration::from_millis(500);
-
-/// Why a consumer ended, or did not begin. Outages are not among them: it waits.
-#[derive(Debug, thiserror::Error)]
-#[non_exhaustive]
-pub enum ConsumerError {
-    /// A setting cannot be used.
-    #[error("consumer setting {key} cannot be used: {problem}")]
-    Config {
-        /// The setting's name.
-        key: &'static str,
-        /// What is wrong with it.
-        problem: String,
-    },
-    /// The schema's name is refused.
-    #[error(transparent)]
-    Inbox(#[from] InboxError),
-    /// The stream keeps messages for longer than the consumer remembers having handled them.
-    #[error(
-        "consumer {name} remembers what it has handled for {retention_s} s, and stream {stream} keeps messages for \
-         {max_age_s} s: one that comes again after that would be handled twice; set retention_s to at least \
-         {max_age_s}, or the stream's max_age to at most {retention_s} s"
-    )]
-    Retention {
-        /// The consumer.
-        name: String,
-        /// How long it remembers, in seconds.
-        retention_s: u64,
-        /// The stream.
-        stream: String,
-        /// How long that keeps messages, in seconds.
-        max_age_s: u128,
-    },
-    /// The durable consumer is gone, and the stream holds what this consumer may have handled and forgotten.
-    #[error(
-        "consumer {name} of stream {stream} has no durable consumer any more, and forgot what it handled until \
-         {forgotten_s} s ago; the stream holds messages of that time (sequence {sequence}, stored {stored_s} s ago), \
-         which would take effect again. Make the durable consumer anew where it was (an operator: `nats consumer add`), \
-         or set after_loss = \"remembered\" to read only what is newer, or handle everything again under another name"
-    )]
-    Forgotten {
-        /// The consumer.
-        name: String,
-        /// The stream.
-        stream: String,
-        /// The sequence of its oldest message.
-        sequence: u64,
-        /// How long ago that was stored, in seconds.
-        stored_s: u64,
-        /// How long ago the newest event was handled that is forgotten, in seconds.
-        forgotten_s: u64,
-    },
-    /// There is a durable consumer of this name with another setting, and it is not changed behind its back.
-    #[error(
-        "consumer {name} of stream {stream} exists with {field} = {found}, and {expected} is wanted: \
-         use that, another name, or delete it"
-    )]
-    Differs {
-        /// The stream.
-        stream: String,
-        /// The consumer.
-        name: String,
-        /// The setting.
-        field: &'static str,
-        /// What it has.
-        found: String,
-        /// What was asked for.
-        expected: String,
-    },
-    /// [`Consumer::prepare`] did not get what it asked the broker or the database for.
-    #[error("consumer {name} of stream {stream} is not prepared: {reason}")]
-    NotPrepared {
-        /// The stream.
-        stream: String,
-        /// The consumer.
-        name: String,
-        /// What happened.
-        reason: String,
-    },
-    /// There are events that were not handled before the number of partitions was changed.
-    #[error(
-        "consumer {name} of stream {stream} had partitions = {before}, and {unhandled} events of {durable} are not \
-         handled: run it with that until it has none, then with {wanted}"
-    )]
-    Unread {
-        /// The stream.
-        stream: String,
-        /// The consumer.
-        name: String,
-        /// The durable consumer that has them.
-        durable: String,
-        /// How many.
-        unhandled: u64,
-        /// How many partitions it had; 1 for none.
-        before: u32,
-        /// How many it should have.
-        wanted: u32,
-    },
-}
-
-impl ConsumerError {
-    pub(crate) fn retention(config: &ConsumerConfig, max_age: Duration) -> Self {
-        Self::Retention {
-            name: config.name.clone(),
-            retention_s: config.retention_s,
-            stream: config.stream.clone(),
-            max_age_s: max_age.as_millis().div_ceil(1000),
-        }
-    }
-}
 
 /// Hands the events of a durable JetStream consumer to a handler, once each.
 #[derive(Clone, Debug)]
@@ -377,12 +268,12 @@ impl Consumer {
         let measured = measure(&jetstream, &config, &reporter);
         let removing = keep_removing(self.store.clone(), config.retention());
         let store = self.store.clone();
-        let strays = look_out(&jetstream, &store, &config, &reporter);
+        let unassigned = look_out(&jetstream, &store, &config, &reporter);
         tokio::select! {
             ended = self.serve(service, batches, shutdown) => ended,
             never = measured => match never {},
             never = removing => match never {},
-            never = strays => match never {},
+            never = unassigned => match never {},
         }
     }
 
@@ -402,7 +293,7 @@ impl Consumer {
         if !self.has_own_sessions(&shutdown).await? {
             return Ok(());
         }
-        let mut share = Share::open(self.opener(), self.store.clone(), &self.config);
+        let mut assignment = Assignment::open(self.opener(), self.store.clone(), &self.config);
         let worker = Worker {
             service,
             batches,
@@ -416,9 +307,9 @@ impl Consumer {
             },
         };
         let mut running = Running::new(worker, self.reader.clone());
-        let ended = running.run(&mut share, &shutdown).await;
+        let ended = running.run(&mut assignment, &shutdown).await;
         running.finish().await;
-        share.close().await;
+        assignment.close().await;
         if ended.is_ok() {
             tracing::info!(consumer = self.config.name, "stopped");
         }

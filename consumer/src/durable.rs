@@ -11,8 +11,9 @@ use async_nats::jetstream::stream::{ConsumerCreateStrictErrorKind, Stream};
 use pillarbox_event::Partition;
 use pillarbox_store::full_text;
 
+use super::config::ConsumerConfig;
 use super::difference::{DESCRIPTION, Difference, difference};
-use super::{ConsumerConfig, ConsumerError};
+use super::error::ConsumerError;
 
 /// The priority group of a pinned consumer.
 pub(super) const GROUP: &str = "pillarbox";

@@ -23,7 +23,7 @@ use pillarbox_store::full_text;
 use tokio::task::JoinSet;
 use tokio::time::Instant;
 
-use super::ConsumerConfig;
+use super::config::ConsumerConfig;
 use super::incoming::Content;
 
 /// How often parked events are looked for.

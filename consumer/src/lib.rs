@@ -53,32 +53,30 @@
 //! | [`generation`] | building a projection again |
 
 mod beginning;
-mod claims;
 mod config;
 mod consumer;
 mod difference;
 mod durable;
-mod feed;
+mod error;
 pub mod generation;
 mod incoming;
+mod interrupted;
 mod journal;
 mod lanes;
 mod letters;
 mod measure;
 pub mod metrics;
 mod one_by_one;
+mod partitions;
 mod pause;
 mod place;
 mod pulse;
 mod reader;
-mod repartition;
 mod running;
 #[cfg(feature = "sabotage")]
 mod sabotage;
-mod share;
 pub mod status;
 mod stored;
-mod strays;
 pub mod streams;
 mod subjects;
 mod subscription;
@@ -86,7 +84,7 @@ mod unreadable;
 mod worker;
 
 pub use config::{AfterLoss, ConsumerConfig, Order};
-pub use consumer::{Consumer, ConsumerError};
-pub use status::{Lag, LastError, Partitions, State, Status, Totals, Watch};
-
-type BoxError = Box<dyn std::error::Error + Send + Sync>;
+pub use consumer::Consumer;
+pub use error::ConsumerError;
+pub use metrics::Totals;
+pub use status::{Lag, LastError, Partitions, State, Status, Watch};

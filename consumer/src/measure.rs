@@ -10,7 +10,7 @@ use pillarbox_store::full_text;
 use time::OffsetDateTime;
 use tokio::time::{Instant, sleep, timeout};
 
-use super::ConsumerConfig;
+use super::config::ConsumerConfig;
 use super::durable::Durable;
 use super::status::{Hindrance, Lag, Reporter};
 use super::stored;

@@ -18,8 +18,7 @@ use metrics::{
     describe_histogram, gauge, histogram,
 };
 use pillarbox_inbox::Fault;
-
-use crate::status::{Lag, Totals};
+use serde::Serialize;
 
 /// What a number is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -95,6 +94,22 @@ pub fn describe() {
             Kind::Histogram => describe_histogram!(*name, Unit::Seconds, *help),
         }
     }
+}
+
+/// What a process has done since it started.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
+#[non_exhaustive]
+pub struct Totals {
+    /// Events handled.
+    pub handled: u64,
+    /// Events skipped, since they were handled before.
+    pub duplicates: u64,
+    /// Failed handlings, of whatever fault.
+    pub failures: u64,
+    /// Events put back to be tried again.
+    pub retries: u64,
+    /// Events given up.
+    pub dead_letters: u64,
 }
 
 /// The numbers of one consumer. Cheap to clone; all clones count together.
@@ -210,14 +225,20 @@ impl Meter {
     }
 
     /// The lag's gauges are not there until it is measured: a zero would tell that all is well.
-    pub(crate) fn lag(&self, lag: &Lag) {
+    pub(crate) fn lag(
+        &self,
+        pending: u64,
+        ack_pending: u64,
+        redelivered: u64,
+        oldest_age_seconds: Option<f64>,
+    ) {
         let gauge =
             |metric: Metric| gauge!(metric.name, std::slice::from_ref(&self.consumer).iter());
-        gauge(PENDING).set(number(lag.pending));
-        gauge(ACK_PENDING).set(number(lag.ack_pending));
-        gauge(REDELIVERED).set(number(lag.redelivered));
+        gauge(PENDING).set(number(pending));
+        gauge(ACK_PENDING).set(number(ack_pending));
+        gauge(REDELIVERED).set(number(redelivered));
         // Unknown is not 0, which would tell that all is well.
-        gauge(OLDEST_AGE).set(lag.oldest_age_seconds.unwrap_or(f64::NAN));
+        gauge(OLDEST_AGE).set(oldest_age_seconds.unwrap_or(f64::NAN));
     }
 
     pub(crate) fn totals(&self) -> Totals {

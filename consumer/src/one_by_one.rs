@@ -10,7 +10,7 @@ use serde::Serialize;
 use tokio::time::{Instant, timeout_at};
 
 use super::durable::GROUP;
-use super::subscription::Interrupted;
+use super::interrupted::Interrupted;
 
 /// How much longer than a request lasts its end is waited for.
 const MARGIN: Duration = Duration::from_secs(5);

@@ -21,7 +21,7 @@ use pillarbox_store::full_text;
 use tokio::sync::Mutex;
 use tokio::time::{sleep, timeout};
 
-use super::ConsumerConfig;
+use super::config::ConsumerConfig;
 
 /// How long making a connection may take, and how long one that is well may take to answer.
 const PATIENCE: Duration = Duration::from_secs(5);

@@ -13,15 +13,16 @@ use tokio::time::{Instant, sleep_until, timeout};
 use tokio_util::sync::CancellationToken;
 use tower_service::Service;
 
+use super::config::Order;
+use super::error::{BoxError, ConsumerError};
 use super::incoming::{Content, Incoming};
 use super::lanes::{Lane, Lanes};
 use super::letters::{Letter, Letters};
+use super::partitions::assignment::{Assignment, Step};
 use super::pause::Pause;
 use super::pulse::Pulse;
 use super::reader::Reader;
-use super::share::{Share, Step};
 use super::worker::{Verdict, Worker};
-use super::{BoxError, ConsumerError, Order};
 use crate::place::Place;
 
 /// How long handing an acknowledgement to the connection may take. A lost one is harmless: the event comes
@@ -140,7 +141,7 @@ where
     /// waited out, and what is held goes on meanwhile.
     pub(super) async fn run(
         &mut self,
-        share: &mut Share,
+        share: &mut Assignment,
         shutdown: &CancellationToken,
     ) -> Result<(), ConsumerError> {
         let config = self.worker.rules.config.clone();

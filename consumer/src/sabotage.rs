@@ -2,7 +2,7 @@
 //!
 //! Only with the feature `sabotage`, and only by a call in the caller's own code: no setting leads here.
 
-use super::Consumer;
+use super::consumer::Consumer;
 
 impl Consumer {
     /// The same consumer without its dedup: every delivery of an event is handled, again and again.

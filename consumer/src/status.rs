@@ -24,7 +24,7 @@ use time::OffsetDateTime;
 use time::format_description::well_known::Rfc3339;
 use tokio::sync::watch;
 
-use crate::metrics::Meter;
+use crate::metrics::{Meter, Totals};
 use crate::place::Place;
 
 /// How a consumer is, at a moment. Serialises to one flat object with `state` as a word.
@@ -134,22 +134,6 @@ impl Lag {
     pub fn unhandled(&self) -> u64 {
         self.pending.saturating_add(self.ack_pending)
     }
-}
-
-/// What a process has done since it started.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
-#[non_exhaustive]
-pub struct Totals {
-    /// Events handled.
-    pub handled: u64,
-    /// Events skipped, since they were handled before.
-    pub duplicates: u64,
-    /// Failed handlings, of whatever fault.
-    pub failures: u64,
-    /// Events put back to be tried again.
-    pub retries: u64,
-    /// Events given up.
-    pub dead_letters: u64,
 }
 
 /// A failure.
@@ -441,7 +425,7 @@ impl Reporter {
 
     /// A measured lag, and the pin of the active process, as it was when this process had the pin `before`.
     pub(super) fn measured(&self, lag: Lag, active: Option<String>, before: &Option<String>) {
-        self.meter.lag(&lag);
+        self.meter.lag(lag.pending, lag.ack_pending, lag.redelivered, lag.oldest_age_seconds);
         self.change(|view| {
             view.lag = Some(lag);
             // Unless this process took over meanwhile, and the answer is from before.

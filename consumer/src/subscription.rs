@@ -38,8 +38,9 @@ use pillarbox_store::full_text;
 use time::OffsetDateTime;
 use tokio::time::{Instant, timeout_at};
 
-use super::ConsumerConfig;
+use super::config::ConsumerConfig;
 use super::durable::{Durable, GROUP};
+use super::interrupted::Interrupted;
 use super::one_by_one::{OneByOne, Pull};
 use super::reader::{Connection, Reader};
 use super::status::Reporter;
@@ -106,31 +107,6 @@ struct Answer {
     floor: Option<u64>,
     /// Whether what was delivered has to come again.
     was_reset: bool,
-}
-
-/// The subscription cannot go on; another must be opened.
-#[derive(Debug, thiserror::Error)]
-#[error("{reason}")]
-pub(super) struct Interrupted {
-    reason: String,
-    /// Nothing has failed.
-    pub(super) at_once: bool,
-    /// The client that reads is of no use any more.
-    is_over: bool,
-}
-
-impl Interrupted {
-    pub(super) fn new(reason: impl Into<String>) -> Self {
-        Self { reason: reason.into(), at_once: false, is_over: false }
-    }
-
-    fn at_once(reason: &str) -> Self {
-        Self { reason: reason.into(), at_once: true, is_over: false }
-    }
-
-    pub(super) fn over() -> Self {
-        Self { reason: "the subscription ended".into(), at_once: false, is_over: true }
-    }
 }
 
 /// Where messages come from.

@@ -22,7 +22,7 @@ use pillarbox_inbox::source::{Store, Stored as Letter};
 use pillarbox_store::full_text;
 use tokio::time::Instant;
 
-use super::ConsumerConfig;
+use super::config::ConsumerConfig;
 use super::durable::Durable;
 use super::status::Reporter;
 use super::stored::{self, Stored};

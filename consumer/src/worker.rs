@@ -15,10 +15,11 @@ use pillarbox_inbox::{Delivery, HandlerError, InboxError, MAX_RETRY_AFTER, Outco
 use pillarbox_store::full_text;
 use tower_service::Service;
 
+use super::config::ConsumerConfig;
+use super::error::BoxError;
 use super::incoming::Content;
 use super::journal::{Change, Journal, Untold};
 use super::status::Reporter;
-use super::{BoxError, ConsumerConfig};
 
 /// The longest wait between failures that are not counted.
 const LONGEST_EXCUSED_WAIT: Duration = Duration::from_secs(1);

@@ -25,12 +25,13 @@ use pillarbox_event::{Partition, header};
 use pillarbox_inbox::source::Store;
 use pillarbox_store::full_text;
 
-use super::beginning::begin;
-use super::durable::{Durable, NotNow, partitions_of};
-use super::{ConsumerConfig, ConsumerError};
+use crate::beginning::begin;
+use crate::config::ConsumerConfig;
+use crate::durable::{Durable, NotNow, partitions_of};
+use crate::error::ConsumerError;
 
 /// Sees to it that the consumer's durables are there, and none of another number of partitions.
-pub(super) async fn prepare(
+pub(crate) async fn prepare(
     stream: &Stream,
     config: &ConsumerConfig,
     store: &Store,

@@ -26,10 +26,10 @@ use sqlx::{AssertSqlSafe, Connection, PgConnection, Row};
 use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep_until, timeout};
 
-use super::ConsumerConfig;
+use crate::config::ConsumerConfig;
 
 /// Says that a process lives, and takes its share of the partitions.
-const CLAIM: &str = include_str!("partitions/claim_partitions.sql");
+const CLAIM: &str = include_str!("claim_partitions.sql");
 
 /// Gives up all that a process has.
 const LEAVE: &str = "delete from pillarbox.inbox_process \
@@ -42,7 +42,7 @@ const INTERVAL: Duration = Duration::from_secs(1);
 const LEAVE_TIMEOUT: Duration = Duration::from_secs(2);
 
 /// This process among the processes of its consumer.
-pub(super) struct Claims {
+pub(crate) struct Membership {
     client: async_nats::Client,
     store: Store,
     consumer: String,
@@ -82,7 +82,7 @@ struct Beat {
 }
 
 /// What follows.
-pub(super) enum Change {
+pub(crate) enum Change {
     /// Other processes run with another number of partitions.
     Others(u32),
     /// These are all that this process has, and so many it should have: none while it does not reach the broker.
@@ -93,8 +93,8 @@ pub(super) enum Change {
     Lost,
 }
 
-impl Claims {
-    pub(super) fn new(
+impl Membership {
+    pub(crate) fn new(
         client: async_nats::Client,
         store: Store,
         config: &ConsumerConfig,
@@ -121,7 +121,7 @@ impl Claims {
     }
 
     /// No process runs with another number of partitions. Whether that is news: then the durables are to be prepared.
-    pub(super) fn admitted(&mut self) -> bool {
+    pub(crate) fn admitted(&mut self) -> bool {
         let news = self.phase == Phase::Announced;
         if news {
             self.phase = Phase::Preparing;
@@ -130,20 +130,20 @@ impl Claims {
     }
 
     /// The durables are there, and may be read.
-    pub(super) fn prepared(&mut self) {
+    pub(crate) fn prepared(&mut self) {
         self.phase = Phase::Sharing;
         self.beat_at = Instant::now();
     }
 
     /// Nothing of this partition is in work any more: another process may have it.
-    pub(super) fn give_up(&mut self, partition: u32) {
+    pub(crate) fn give_up(&mut self, partition: u32) {
         self.held.remove(&partition);
         self.given_up.insert(partition);
         self.beat_at = Instant::now();
     }
 
     /// The next change. Safe to cancel.
-    pub(super) async fn changed(&mut self) -> Change {
+    pub(crate) async fn changed(&mut self) -> Change {
         loop {
             // By its own clock, before the others count it out.
             let expires_at = match self.held.is_empty() {
@@ -186,7 +186,7 @@ impl Claims {
         let reaches_broker = now - self.connected_at < self.takeover;
         let sharing = self.phase == Phase::Sharing && reaches_broker;
         let held = if sharing { self.held.iter().copied().collect() } else { Vec::new() };
-        let claim = Claim {
+        let announcement = Announcement {
             consumer: self.consumer.clone(),
             process: self.process.clone(),
             partitions: self.partitions,
@@ -198,7 +198,9 @@ impl Claims {
         let (store, connection) = (self.store.clone(), self.connection.take());
         self.beating.spawn(async move {
             let mut connection = connection;
-            let made = timeout(claim.takeover / 2, claim.make(&store, &mut connection)).await;
+            let made =
+                timeout(announcement.takeover / 2, announcement.make(&store, &mut connection))
+                    .await;
             match made {
                 Ok(Ok(beat)) => (connection, Ok(beat)),
                 Ok(Err(error)) => (None, Err(error)),
@@ -224,7 +226,7 @@ impl Claims {
     }
 
     /// Tells the others that this process is gone.
-    pub(super) async fn leave(mut self) {
+    pub(crate) async fn leave(mut self) {
         self.beating.shutdown().await;
         let leave = async {
             let left = sqlx::query(self.store.statement(LEAVE));
@@ -241,7 +243,7 @@ impl Claims {
 }
 
 /// What a process says of itself.
-struct Claim {
+struct Announcement {
     consumer: String,
     process: String,
     partitions: i32,
@@ -251,7 +253,7 @@ struct Claim {
     reaches_broker: bool,
 }
 
-impl Claim {
+impl Announcement {
     async fn make(
         self,
         store: &Store,

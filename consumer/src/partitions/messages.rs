@@ -17,23 +17,24 @@ use pillarbox_inbox::source::Store;
 use pillarbox_store::full_text;
 use tokio::time::sleep;
 
-use super::durable::{self, Durable, NotNow};
-use super::pause::Waits;
-use super::reader::Reader;
-use super::repartition::prepare;
-use super::status::Reporter;
-use super::subscription::{Arrival, Opening, Subscription, active_pin};
-use super::unreadable::Unreadable;
-use super::{ConsumerConfig, ConsumerError};
+use crate::config::ConsumerConfig;
+use crate::durable::{self, Durable, NotNow};
+use crate::error::ConsumerError;
+use crate::partitions::repartition::prepare;
+use crate::pause::Waits;
+use crate::reader::Reader;
+use crate::status::Reporter;
+use crate::subscription::{Arrival, Opening, Subscription, active_pin};
+use crate::unreadable::Unreadable;
 
 /// What it takes to open a durable. Cheap to clone.
 #[derive(Clone, Debug)]
-pub(super) struct Opener {
-    pub(super) client: async_nats::Client,
-    pub(super) jetstream: jetstream::Context,
-    pub(super) config: Arc<ConsumerConfig>,
-    pub(super) reporter: Reporter,
-    pub(super) reader: Reader,
+pub(crate) struct Opener {
+    pub(crate) client: async_nats::Client,
+    pub(crate) jetstream: jetstream::Context,
+    pub(crate) config: Arc<ConsumerConfig>,
+    pub(crate) reporter: Reporter,
+    pub(crate) reader: Reader,
     store: Store,
     unreadable: Unreadable,
     said: Arc<Said>,
@@ -49,7 +50,7 @@ struct Said {
 }
 
 impl Opener {
-    pub(super) fn new(
+    pub(crate) fn new(
         client: async_nats::Client,
         jetstream: jetstream::Context,
         store: Store,
@@ -86,7 +87,7 @@ impl Opener {
     }
 
     /// As [`prepare`](Self::prepare), and checks all of them.
-    pub(super) async fn prepare_and_check(&self) -> Result<(), NotNow> {
+    pub(crate) async fn prepare_and_check(&self) -> Result<(), NotNow> {
         self.prepare().await?;
         let stream = self.stream().await?;
         for durable in Durable::all(&self.config) {
@@ -159,7 +160,12 @@ impl Opener {
     fn check_retention(&self, stream: &JetStream) -> Result<(), NotNow> {
         let config = &stream.cached_info().config;
         if config.max_age > self.config.retention() {
-            return Err(NotNow::Never(ConsumerError::retention(&self.config, config.max_age)));
+            return Err(NotNow::Never(ConsumerError::Retention {
+                name: self.config.name.clone(),
+                retention_s: self.config.retention_s,
+                stream: self.config.stream.clone(),
+                max_age_s: config.max_age.as_millis().div_ceil(1000),
+            }));
         }
         // A work queue removes what is acknowledged.
         let endless = config.max_age.is_zero() && config.retention != RetentionPolicy::WorkQueue;
@@ -182,7 +188,7 @@ impl Opener {
         self.said.begun.load(Ordering::Relaxed)
     }
 
-    pub(super) fn pinned(&self) -> bool {
+    pub(crate) fn pinned(&self) -> bool {
         self.config.order.keeps_keys() && self.client.is_server_compatible(2, 11, 0)
     }
 
@@ -191,7 +197,7 @@ impl Opener {
     }
 
     /// Lets another process be active in these durables at once, rather than when the pin has expired.
-    pub(super) async fn unpin(&self, durables: impl IntoIterator<Item = Durable>) {
+    pub(crate) async fn unpin(&self, durables: impl IntoIterator<Item = Durable>) {
         // Without a connection nobody hears of it, and a stop would wait in vain.
         if !self.pinned() || self.client.connection_state() != State::Connected {
             return;
@@ -230,7 +236,7 @@ enum News {
 type Feed = BoxStream<'static, News>;
 
 /// What a step of all feeds was.
-pub(super) enum Fed {
+pub(crate) enum Fed {
     Arrived(Option<Partition>, Box<Arrival>),
     /// The messages of a durable were interrupted: what it delivered before may be of an earlier life of the stream.
     Interrupted(Option<Partition>),
@@ -239,7 +245,7 @@ pub(super) enum Fed {
 }
 
 /// The durables that are read.
-pub(super) struct Feeds {
+pub(crate) struct Feeds {
     opener: Opener,
     feeds: Vec<(Of, Feed)>,
     /// Where to look first.
@@ -260,12 +266,12 @@ enum Of {
 }
 
 impl Feeds {
-    pub(super) fn new(opener: Opener) -> Self {
+    pub(crate) fn new(opener: Opener) -> Self {
         Self { opener, feeds: Vec::new(), turn: 0, away: BTreeMap::new(), trouble: None }
     }
 
     /// Sees to it that the durables are there, until [`Fed::Prepared`].
-    pub(super) fn prepare(&mut self) {
+    pub(crate) fn prepare(&mut self) {
         let opener = self.opener.clone();
         let feed = unfold(Some((Waits::new(), Duration::ZERO)), move |at| {
             let opener = opener.clone();
@@ -290,7 +296,7 @@ impl Feeds {
     }
 
     /// Reads a durable from now on.
-    pub(super) fn start(&mut self, durable: Durable) {
+    pub(crate) fn start(&mut self, durable: Durable) {
         let of = Of::Durable(durable.partition);
         let (opener, durable) = (self.opener.clone(), Arc::new(durable));
         let feed = unfold(At::Closed(Waits::new(), Duration::ZERO, None), move |at| {
@@ -306,7 +312,7 @@ impl Feeds {
     }
 
     /// Reads a partition no more.
-    pub(super) fn stop(&mut self, partition: Partition) {
+    pub(crate) fn stop(&mut self, partition: Partition) {
         self.remove(Of::Durable(Some(partition)));
         self.well_again(Of::Durable(Some(partition)));
     }
@@ -316,7 +322,7 @@ impl Feeds {
     }
 
     /// Processes that run with another number of partitions are waited for, or no more.
-    pub(super) fn others(&mut self, reason: Option<String>) {
+    pub(crate) fn others(&mut self, reason: Option<String>) {
         match reason {
             Some(reason) => {
                 self.remove(Of::Preparation);
@@ -328,7 +334,7 @@ impl Feeds {
     }
 
     /// The database does not say which partitions are to be read, and why; or it does again.
-    pub(super) fn database(&mut self, reason: Option<&str>) {
+    pub(crate) fn database(&mut self, reason: Option<&str>) {
         match reason {
             Some(error) => {
                 self.in_trouble(Of::Database, format!("no share of the partitions: {error}"));
@@ -338,7 +344,7 @@ impl Feeds {
     }
 
     /// Whether the broker is reached.
-    pub(super) fn broker(&mut self, reached: bool) {
+    pub(crate) fn broker(&mut self, reached: bool) {
         match reached {
             true => self.well_again(Of::Broker),
             false => self.in_trouble(
@@ -349,7 +355,7 @@ impl Feeds {
     }
 
     /// The next message of any. Safe to cancel.
-    pub(super) async fn next(&mut self) -> Result<Fed, ConsumerError> {
+    pub(crate) async fn next(&mut self) -> Result<Fed, ConsumerError> {
         loop {
             let (of, news) = std::future::poll_fn(|cx| self.poll(cx)).await;
             match news {

@@ -13,8 +13,8 @@ use pillarbox_inbox::source::Store;
 use pillarbox_store::full_text;
 use tokio::time::{sleep, timeout};
 
-use super::ConsumerConfig;
-use super::status::Reporter;
+use crate::config::ConsumerConfig;
+use crate::status::Reporter;
 
 const INTERVAL: Duration = Duration::from_secs(30);
 
@@ -27,7 +27,7 @@ const MOST: usize = 16;
 type Error = Box<dyn std::error::Error + Send + Sync>;
 
 /// Looks again and again, if there are partitions.
-pub(super) async fn look_out(
+pub(crate) async fn look_out(
     jetstream: &jetstream::Context,
     store: &Store,
     config: &ConsumerConfig,

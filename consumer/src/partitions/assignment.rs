@@ -9,14 +9,15 @@ use pillarbox_event::Partition;
 use pillarbox_inbox::source::Store;
 use tokio::task::JoinSet;
 
-use super::claims::{Change, Claims};
-use super::durable::Durable;
-use super::feed::{Fed, Feeds, Opener};
-use super::subscription::Arrival;
-use super::{ConsumerConfig, ConsumerError};
+use crate::config::ConsumerConfig;
+use crate::durable::Durable;
+use crate::error::ConsumerError;
+use crate::partitions::membership::{Change, Membership};
+use crate::partitions::messages::{Fed, Feeds, Opener};
+use crate::subscription::Arrival;
 
 /// What a consumer's process reads.
-pub(super) struct Share {
+pub(crate) struct Assignment {
     opener: Opener,
     feeds: Feeds,
     durables: Vec<Durable>,
@@ -26,7 +27,7 @@ pub(super) struct Share {
 
 struct Several {
     of: u32,
-    claims: Claims,
+    membership: Membership,
     reading: BTreeSet<u32>,
     /// No longer read, and not yet given up.
     leaving: BTreeSet<u32>,
@@ -36,7 +37,7 @@ struct Several {
 }
 
 /// What happened.
-pub(super) enum Step {
+pub(crate) enum Step {
     /// A message.
     Arrived(Option<Partition>, Box<Arrival>),
     /// Partitions are read now, and others are not any more.
@@ -49,13 +50,13 @@ pub(super) enum Step {
     Other,
 }
 
-impl Share {
-    pub(super) fn open(opener: Opener, store: Store, config: &ConsumerConfig) -> Self {
+impl Assignment {
+    pub(crate) fn open(opener: Opener, store: Store, config: &ConsumerConfig) -> Self {
         let mut feeds = Feeds::new(opener.clone());
         let durables = Durable::all(config);
         let several = config.several().map(|of| Several {
             of,
-            claims: Claims::new(opener.client.clone(), store, config, of),
+            membership: Membership::new(opener.client.clone(), store, config, of),
             reading: BTreeSet::new(),
             leaving: BTreeSet::new(),
             done: BTreeSet::new(),
@@ -69,7 +70,7 @@ impl Share {
     }
 
     /// What happens next; messages only while there is room for one. Safe to cancel.
-    pub(super) async fn next(&mut self, room: bool) -> Result<Step, ConsumerError> {
+    pub(crate) async fn next(&mut self, room: bool) -> Result<Step, ConsumerError> {
         let Some(several) = &mut self.several else {
             return match room {
                 true => Ok(arrived(self.feeds.next().await?)),
@@ -80,16 +81,16 @@ impl Share {
             fed = self.feeds.next(), if room => {
                 let fed = fed?;
                 if matches!(fed, Fed::Prepared) {
-                    several.claims.prepared();
+                    several.membership.prepared();
                 }
                 Ok(arrived(fed))
             }
-            change = several.claims.changed() => Ok(self.changed(change)),
+            change = several.membership.changed() => Ok(self.changed(change)),
             Some(Ok(partition)) = several.handing_over.join_next() => {
                 several.done.remove(&partition);
                 // Unless others have taken it already.
                 if several.leaving.remove(&partition) {
-                    several.claims.give_up(partition);
+                    several.membership.give_up(partition);
                     tracing::debug!(consumer = self.opener.config.name, partition, "handed over");
                 }
                 Ok(Step::Other)
@@ -106,7 +107,7 @@ impl Share {
                 self.feeds.others(None);
                 self.feeds.database(None);
                 self.feeds.broker(reaches_broker);
-                if several.claims.admitted() {
+                if several.membership.admitted() {
                     self.feeds.prepare();
                 }
                 (held, size)
@@ -155,12 +156,12 @@ impl Share {
     }
 
     /// Whether somebody waits for [`hand_over`](Self::hand_over).
-    pub(super) fn is_leaving(&self) -> bool {
+    pub(crate) fn is_leaving(&self) -> bool {
         self.several.as_ref().is_some_and(|several| several.leaving.len() > several.done.len())
     }
 
     /// Hands those partitions over of which nothing is in work any more.
-    pub(super) fn hand_over(&mut self, in_work: impl Fn(u32) -> bool) {
+    pub(crate) fn hand_over(&mut self, in_work: impl Fn(u32) -> bool) {
         let Some(several) = &mut self.several else { return };
         let leaving: Vec<u32> = several.leaving.difference(&several.done).copied().collect();
         for partition in leaving.into_iter().filter(|partition| !in_work(*partition)) {
@@ -175,7 +176,7 @@ impl Share {
     }
 
     /// Reads nothing more, and lets other processes have it at once. Nothing may be in work any more.
-    pub(super) async fn close(self) {
+    pub(crate) async fn close(self) {
         let Self { opener, feeds, durables, several } = self;
         drop(feeds);
         match several {
@@ -186,7 +187,7 @@ impl Share {
                         || several.leaving.contains(&durable.number())
                 };
                 opener.unpin(durables.into_iter().filter(had)).await;
-                several.claims.leave().await;
+                several.membership.leave().await;
             }
         }
     }
