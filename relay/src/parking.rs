@@ -6,6 +6,7 @@
 //! one flow, so no later event of the key can overtake.
 
 use std::collections::{HashMap, HashSet};
+use std::sync::Arc;
 use std::time::Duration;
 
 use async_nats::jetstream::Context;
@@ -14,8 +15,8 @@ use tokio::time::Instant;
 use crate::checkpoint::Acknowledged;
 use crate::config::{NoStream, Order, RelayConfig};
 use crate::health::Observer;
-use crate::lease::LeaseError;
-use crate::letters::{Aside, Due, Letters, Parked, Request};
+use crate::lease::{Lease, LeaseError};
+use crate::letters::{Aside, Due, Parked};
 use crate::message::{Form, Message};
 use crate::reader::{Batch, Refused};
 use crate::rows::BadRow;
@@ -32,7 +33,7 @@ const AGAIN_UNANSWERED: Duration = Duration::from_secs(60);
 const INTERVAL: Duration = Duration::from_secs(1);
 
 pub(crate) struct Parking {
-    letters: Letters,
+    lease: Arc<Lease>,
     context: Context,
     acknowledged: Acknowledged,
     relay: String,
@@ -51,13 +52,13 @@ pub(crate) struct Parking {
 impl Parking {
     pub(crate) async fn open(
         config: &RelayConfig,
-        letters: &Letters,
+        lease: &Arc<Lease>,
         context: Context,
         acknowledged: Acknowledged,
         observer: Observer,
     ) -> Result<Self, LeaseError> {
         let mut parking = Self {
-            letters: letters.clone(),
+            lease: lease.clone(),
             context,
             acknowledged,
             relay: config.name.clone(),
@@ -116,8 +117,7 @@ impl Parking {
         }
         batch.positions = batch.messages.iter().map(|message| message.position).collect();
         tracing::debug!(relay = self.relay, events = parked, "parked behind dead letters");
-        let new: HashSet<i64> =
-            self.letters.ask(|new| Request::Keep(aside, new)).await?.into_iter().collect();
+        let new: HashSet<i64> = self.lease.keep(aside).await?.into_iter().collect();
         // A page is read again and again while the relay holds, with what is aside already.
         self.say_bad(refused.iter().filter(|refused| new.contains(&refused.position)).collect());
         Ok(())
@@ -153,7 +153,7 @@ impl Parking {
         self.waiting.retain(|_, again_at| *again_at > Instant::now());
         loop {
             let largest = self.context.client().max_payload();
-            let due = self.letters.ask(|due| Request::Due(largest, due)).await?;
+            let due = self.lease.due(self.blocked.is_some(), largest).await?;
             let sendable = self.sendable(due);
             if sendable.letters.is_empty() && sendable.dead.is_empty() {
                 break;
@@ -170,7 +170,7 @@ impl Parking {
 
     async fn ask_blocked(&mut self) -> Result<(), LeaseError> {
         if let Some(blocked) = &mut self.blocked {
-            *blocked = self.letters.ask(Request::Blocked).await?;
+            *blocked = self.lease.blocked().await?;
         }
         Ok(())
     }
@@ -214,12 +214,11 @@ impl Parking {
         let shipped = letters.len() as u64;
         if !letters.is_empty() {
             tracing::info!(relay = self.relay, events = letters.len(), "shipped parked events");
-            self.letters.ask(|done| Request::Shipped(letters, done)).await?;
+            self.lease.shipped(&letters).await?;
         }
         for (letter, refused) in dead {
-            let said = refused.clone();
-            self.letters.ask(|done| Request::DeadAgain(letter, refused, done)).await?;
-            say_dead(&self.relay, &said);
+            self.lease.dead_again(letter, &refused).await?;
+            say_dead(&self.relay, &refused);
         }
         held.map_or(Ok(shipped), |error| Err(error.into()))
     }

@@ -20,7 +20,6 @@ use crate::cursor::Cursor;
 use crate::error::RelayError;
 use crate::health::{Observer, RelayState};
 use crate::lease::{Acquired, Lease, LeaseError, Registry};
-use crate::letters::Letters;
 use crate::retention::remove_old_rows;
 use crate::sabotage::Protections;
 use crate::session::{Database, Patience, SessionError};
@@ -303,13 +302,13 @@ impl Relay {
     /// this one cannot.
     async fn lead(
         &self,
-        mut lease: Lease,
+        lease: Arc<Lease>,
         cursor: Cursor,
         broker: Broker,
         reading: Option<PgConnection>,
         shutdown: &CancellationToken,
     ) -> Result<Ended, RelayError> {
-        let led = self.ship_under(&mut lease, cursor, broker, reading, shutdown).await;
+        let led = self.ship_under(&lease, cursor, broker, reading, shutdown).await;
         let released = lease.release(shutdown.is_cancelled());
         match led {
             Ok(()) => released.await?,
@@ -325,10 +324,10 @@ impl Relay {
         Ok(if shutdown.is_cancelled() { Ended::Stopped } else { Ended::HandedOver })
     }
 
-    /// The only writer of the cursor.
+    /// Runs all that runs under the lease, and ends all of it before it returns.
     async fn ship_under(
         &self,
-        lease: &mut Lease,
+        lease: &Arc<Lease>,
         cursor: Cursor,
         broker: Broker,
         reading: Option<PgConnection>,
@@ -346,7 +345,6 @@ impl Relay {
             );
         }
         let (progress, mut reached) = watch::channel(cursor);
-        let (letters, mut requests) = Letters::channel();
         let shipper = Shipper {
             config: self.config.clone(),
             database: self.database.clone(),
@@ -354,7 +352,7 @@ impl Relay {
             patience: self.patience.clone(),
             broker,
             progress,
-            letters,
+            lease: lease.clone(),
             shutdown: stop.clone(),
             observer: self.observer.clone(),
             protections: self.protections,
@@ -367,7 +365,23 @@ impl Relay {
             self.database.clone(),
             self.observer.clone(),
         ));
+        let ended = self.keep(lease, &mut reached, &mut shipping, &stop, shutdown).await;
+        // Nothing writes under the lease any more once it is given up.
+        shipping.shutdown().await;
+        cleaning.shutdown().await;
+        ended?;
+        Ok(lease.save(&mut reached).await?)
+    }
 
+    /// Keeps the lease, and the saved cursor near the one that is reached, until shipping ends or has to.
+    async fn keep(
+        &self,
+        lease: &Lease,
+        reached: &mut watch::Receiver<Cursor>,
+        shipping: &mut JoinSet<Result<(), LeaseError>>,
+        stop: &CancellationToken,
+        shutdown: &CancellationToken,
+    ) -> Result<(), RelayError> {
         let third = lease.length() / 3;
         let mut renew_at = Instant::now() + third;
         let mut save_at = Instant::now();
@@ -387,22 +401,17 @@ impl Relay {
                         stop.cancel();
                     }
                 }
-                Some(request) = requests.recv() => {
-                    lease.answer(request, &self.config).await?;
-                }
                 Ok(()) = reached.changed(), if !unsaved => unsaved = true,
                 () = sleep_until(save_at), if unsaved => {
-                    let cursor = reached.borrow_and_update().clone();
-                    lease.save(&cursor).await?;
+                    lease.save(reached).await?;
                     unsaved = false;
                     save_at = Instant::now() + SAVE_INTERVAL;
                 }
                 ended = shipping.join_next() => {
-                    match ended {
-                        Some(Ok(shipped)) => shipped?,
-                        _ => return Err(RelayError::Database(sqlx::Error::WorkerCrashed)),
-                    }
-                    break;
+                    return match ended {
+                        Some(Ok(shipped)) => Ok(shipped?),
+                        _ => Err(RelayError::Database(sqlx::Error::WorkerCrashed)),
+                    };
                 }
                 () = stop.cancelled(), if stop_at.is_none() => {
                     tracing::info!(relay = self.config.name, "stopping");
@@ -413,14 +422,10 @@ impl Relay {
                 }
                 () = sleep_until(stop_at.unwrap_or(far)), if stop_at.is_some() => {
                     tracing::warn!(relay = self.config.name, "stopped before everything was acknowledged; it will be shipped again");
-                    shipping.shutdown().await;
-                    break;
+                    return Ok(());
                 }
             }
         }
-        let cursor = reached.borrow().clone();
-        lease.save(&cursor).await?;
-        Ok(())
     }
 }
 

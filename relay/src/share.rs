@@ -23,6 +23,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::config::RelayConfig;
 use crate::error::RelayError;
+use crate::lease::Presence;
 use crate::relay::Relay;
 
 /// What the relays of one process have in common.
@@ -52,14 +53,6 @@ impl Notice {
     fn text(&self) -> Option<String> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
-}
-
-/// What a process tells each of its outboxes about itself.
-#[derive(Debug)]
-pub(crate) struct Presence {
-    /// How many outboxes it leads.
-    pub(crate) leads: i32,
-    pub(crate) notice: Option<String>,
 }
 
 impl Share {

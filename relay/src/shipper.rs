@@ -10,6 +10,7 @@ mod hold;
 mod trial;
 mod under_way;
 
+use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
@@ -24,8 +25,7 @@ use crate::checkpoint::{self, Checkpoints, Forgotten};
 use crate::config::RelayConfig;
 use crate::cursor::Cursor;
 use crate::health::Observer;
-use crate::lease::LeaseError;
-use crate::letters::{Letters, Request};
+use crate::lease::{Lease, LeaseError};
 use crate::message::Form;
 use crate::parking::{Parking, say_dead};
 use crate::reader::{self, Batch, Refused};
@@ -53,7 +53,7 @@ pub(crate) struct Shipper {
     pub(crate) broker: Broker,
     /// Where the relay stands; whoever holds the other end saves it.
     pub(crate) progress: watch::Sender<Cursor>,
-    pub(crate) letters: Letters,
+    pub(crate) lease: Arc<Lease>,
     pub(crate) shutdown: CancellationToken,
     pub(crate) observer: Observer,
     pub(crate) protections: Protections,
@@ -190,8 +190,8 @@ impl Shipper {
     }
 
     async fn set_aside(&mut self, what: Box<(Cursor, Refused)>) -> Result<(), LeaseError> {
-        let (cursor, refused) = what.as_ref().clone();
-        if self.letters.ask(|new| Request::SetAside(what, new)).await? {
+        let (cursor, refused) = *what;
+        if self.lease.give_up(&cursor, refused.clone()).await? {
             say_dead(&self.config.name, &refused);
             self.observer.meter.dead_letter(refused.fault);
         }
@@ -208,14 +208,14 @@ impl Shipper {
         let now = self.progress.borrow().clone();
         let (api, acknowledged) = (self.broker.api(), self.broker.acknowledged());
         let (cursor, taken_at) =
-            checkpoint::go_back(&api, &self.letters, &acknowledged, &what, &now).await?;
+            checkpoint::go_back(&api, &self.lease, &acknowledged, &what, &now).await?;
         let since = taken_at.as_deref().unwrap_or("the first event in the outbox");
         tracing::warn!(relay, since, from = now.high, to = cursor.high, "shipping again");
         let again = now.high.saturating_sub(cursor.high);
         self.observer.meter.broker_lost_data(again);
         // First this, so that nobody saves the old one after the new.
         self.progress.send_replace(cursor.clone());
-        self.letters.ask(|done| Request::GoBack(Box::new((cursor, taken_at)), done)).await?;
+        self.lease.go_back(&cursor, taken_at.as_deref()).await?;
         Ok(u64::try_from(again).unwrap_or(0))
     }
 
@@ -231,7 +231,7 @@ impl Shipper {
         let connected = self.broker.connections();
         let mut checkpoints = Checkpoints::open(
             &self.config,
-            &self.letters,
+            &self.lease,
             self.broker.api(),
             self.broker.acknowledged(),
             self.observer.clone(),
@@ -244,7 +244,7 @@ impl Shipper {
         let (mut reader, mut batches) = self.open_reader(connection).await?;
         let mut parking = Parking::open(
             &self.config,
-            &self.letters,
+            &self.lease,
             self.broker.context(),
             self.broker.acknowledged(),
             self.observer.clone(),

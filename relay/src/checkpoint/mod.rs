@@ -31,7 +31,9 @@
 
 mod acknowledged;
 mod mark;
+mod saved;
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use time::OffsetDateTime;
@@ -45,8 +47,7 @@ use self::mark::{lost, shorter};
 use crate::config::RelayConfig;
 use crate::cursor::Cursor;
 use crate::health::Observer;
-use crate::lease::LeaseError;
-use crate::letters::{Letters, Request};
+use crate::lease::Lease;
 use crate::shipper::Interrupted;
 use crate::sink::SinkError;
 
@@ -77,7 +78,7 @@ pub(crate) struct Forgotten {
 /// Takes checkpoints, and looks whether the streams still hold what they acknowledged.
 pub(crate) struct Checkpoints {
     api: Api,
-    letters: Letters,
+    lease: Arc<Lease>,
     acknowledged: Acknowledged,
     observer: Observer,
     /// What the streams must still hold.
@@ -93,12 +94,12 @@ impl Checkpoints {
     /// Looks at the streams first.
     pub(crate) async fn open(
         config: &RelayConfig,
-        letters: &Letters,
+        lease: &Arc<Lease>,
         api: Api,
         acknowledged: Acknowledged,
         observer: Observer,
     ) -> Result<Self, Interrupted> {
-        let last = letters.ask(Request::LastCheckpoint).await?;
+        let last = lease.checkpoints(1).await?.pop();
         let (taken, marks) = match last {
             Some(checkpoint) => {
                 acknowledged.finds(&checkpoint.cursor);
@@ -113,7 +114,7 @@ impl Checkpoints {
         let interval = config.checkpoint_interval();
         let mut checkpoints = Self {
             api,
-            letters: letters.clone(),
+            lease: lease.clone(),
             acknowledged,
             observer,
             marks,
@@ -143,8 +144,7 @@ impl Checkpoints {
         if self.taken.as_ref() != Some(&taken) {
             // Before it is written: the answer may get lost.
             self.acknowledged.takes(cursor);
-            let what = Box::new((cursor.clone(), self.marks.clone()));
-            self.letters.ask(|done| Request::Checkpoint(what, done)).await?;
+            self.lease.remember(cursor, &self.marks, self.retention).await?;
             self.taken = Some(taken);
         }
         Ok(())
@@ -290,12 +290,12 @@ fn shown(marks: &Marks) -> Vec<(String, bool)> {
 /// is left, and no checkpoint is covered.
 pub(crate) async fn go_back(
     api: &Api,
-    letters: &Letters,
+    lease: &Lease,
     acknowledged: &Acknowledged,
     what: &Forgotten,
     now: &Cursor,
 ) -> Result<(Cursor, Option<String>), Interrupted> {
-    let checkpoints = letters.ask(Request::Checkpoints).await?;
+    let checkpoints = lease.checkpoints(i64::MAX).await?;
     let mut chosen = None;
     for checkpoint in checkpoints {
         // One without the stream is from before its first acknowledgement.
@@ -338,16 +338,4 @@ impl From<SinkError> for Interrupted {
             error => Self::Broker(error),
         }
     }
-}
-
-/// Reads what `select taken_at::text, cursor::text, streams::text` gives.
-pub(crate) fn read(row: &sqlx::postgres::PgRow) -> Result<Checkpoint, LeaseError> {
-    use sqlx::Row;
-    let decode = |error: serde_json::Error| LeaseError::Database(sqlx::Error::Decode(error.into()));
-    let (cursor, streams): (String, String) = (row.try_get(1)?, row.try_get(2)?);
-    Ok(Checkpoint {
-        taken_at: row.try_get(0)?,
-        cursor: serde_json::from_str(&cursor).map_err(decode)?,
-        marks: serde_json::from_str(&streams).map_err(decode)?,
-    })
 }

@@ -18,15 +18,18 @@ use std::time::Duration;
 
 use pillarbox_store::limit::limited;
 use serde::Serialize;
-use sqlx::postgres::{PgArguments, Postgres};
+use sqlx::postgres::{PgArguments, PgQueryResult, Postgres};
 use sqlx::query::Query;
 use sqlx::{AssertSqlSafe, PgConnection, Row, SqlSafeStr, SqlStr};
-use tokio::time::Instant;
+use tokio::sync::{Mutex, watch};
+use tokio::time::{Instant, timeout_at};
 
 use crate::cursor::Cursor;
 use crate::sabotage::{Protection, Protections};
 use crate::schema::in_schema;
-use crate::share::Presence;
+
+#[cfg(test)]
+mod tests;
 
 const SHORTEST_LIMIT: Duration = Duration::from_secs(2);
 const LONGEST_LIMIT: Duration = Duration::from_secs(10);
@@ -38,6 +41,12 @@ pub(crate) type Statement = Query<'static, Postgres, PgArguments>;
 #[derive(Debug)]
 pub(crate) struct Registry {
     connection: PgConnection,
+    entry: Entry,
+}
+
+/// The relay's row, and who asks for it.
+#[derive(Debug)]
+struct Entry {
     schema: String,
     relay: String,
     holder: String,
@@ -45,11 +54,20 @@ pub(crate) struct Registry {
     protections: Protections,
 }
 
+/// What a process tells each of its outboxes about itself.
+#[derive(Debug)]
+pub(crate) struct Presence {
+    /// How many outboxes it leads.
+    pub(crate) leads: i32,
+    /// What is wrong with it.
+    pub(crate) notice: Option<String>,
+}
+
 /// What came of asking for the lease.
 #[derive(Debug)]
 pub(crate) enum Acquired {
     Leader {
-        lease: Lease,
+        lease: Arc<Lease>,
         cursor: Box<Cursor>,
     },
     /// `free_in`: when the lease will have expired, unless it is renewed.
@@ -63,9 +81,11 @@ pub(crate) enum Acquired {
 /// A held lease.
 #[derive(Debug)]
 pub(crate) struct Lease {
-    registry: Registry,
+    /// One statement at a time.
+    connection: Mutex<PgConnection>,
+    entry: Entry,
     epoch: i64,
-    valid_until: Instant,
+    valid_until: watch::Sender<Instant>,
     system_identifier: String,
 }
 
@@ -101,46 +121,30 @@ impl Registry {
         holder: &str,
         length: Duration,
     ) -> Self {
-        Self {
-            connection,
+        let entry = Entry {
             schema: schema.to_owned(),
             relay: relay.to_owned(),
             holder: holder.to_owned(),
             length,
             protections: Protections::default(),
-        }
+        };
+        Self { connection, entry }
     }
 
     /// The same under these protections.
     pub(crate) fn under(self, protections: Protections) -> Self {
-        Self { protections, ..self }
+        Self { entry: Entry { protections, ..self.entry }, ..self }
     }
 
     /// Says that this process is there, and what it says of itself. Answers the least number of outboxes that another
     /// process leads.
     pub(crate) async fn attend(&mut self, presence: Presence) -> Result<Option<i32>, LeaseError> {
-        let query = sqlx::query(self.sql(include_str!("attend.sql")))
-            .bind(&self.relay)
-            .bind(&self.holder)
-            .bind(presence.leads)
-            .bind(milliseconds(self.length))
-            .bind(presence.notice);
-        let row = limited(self.limit(), query.fetch_one(&mut self.connection)).await?;
-        Ok(row.try_get("least")?)
+        Ok(self.entry.attend(&mut self.connection, presence).await?)
     }
 
     /// Says that this process is not there any more.
     pub(crate) async fn leave(&mut self) -> Result<(), LeaseError> {
-        let text = "delete from pillarbox.relay_member where relay = $1 and holder = $2";
-        let query = sqlx::query(self.sql(text)).bind(&self.relay).bind(&self.holder);
-        limited(self.limit(), query.execute(&mut self.connection)).await?;
-        Ok(())
-    }
-
-    /// How long a statement may take: none of them has anything to wait for, except where somebody locks the relay's
-    /// tables.
-    fn limit(&self) -> Duration {
-        self.length.clamp(SHORTEST_LIMIT, LONGEST_LIMIT)
+        Ok(self.entry.leave(&mut self.connection).await?)
     }
 
     /// Asks for the lease. With it comes the cursor; one of another cluster is rebased first.
@@ -151,27 +155,29 @@ impl Registry {
             return Ok(Acquired::Standby { registry: self, holder, free_in });
         }
         let asked = Instant::now();
-        let query = sqlx::query(self.sql(include_str!("acquire.sql")))
-            .bind(&self.relay)
-            .bind(&self.holder)
-            .bind(milliseconds(self.length))
-            .bind(json(&Cursor::start(&system_identifier), &self.relay)?);
-        let row = limited(self.limit(), query.fetch_optional(&mut self.connection)).await?;
+        let query = sqlx::query(self.entry.sql(include_str!("acquire.sql")))
+            .bind(&self.entry.relay)
+            .bind(&self.entry.holder)
+            .bind(milliseconds(self.entry.length))
+            .bind(json(&Cursor::start(&system_identifier), &self.entry.relay)?);
+        let row = limited(self.entry.limit(), query.fetch_optional(&mut self.connection)).await?;
         let Some(row) = row else {
             // Somebody else was faster.
-            let free_in = self.length;
+            let free_in = self.entry.length;
             return Ok(Acquired::Standby { registry: self, holder: None, free_in });
         };
         let epoch: i64 = row.try_get(0)?;
         let cursor: String = row.try_get(1)?;
         let mut cursor: Cursor = serde_json::from_str(&cursor)
-            .map_err(|source| LeaseError::Cursor { relay: self.relay.clone(), source })?;
-        let valid_until = asked + self.length;
-        let mut lease = Lease { registry: self, epoch, valid_until, system_identifier };
+            .map_err(|source| LeaseError::Cursor { relay: self.entry.relay.clone(), source })?;
+        let (valid_until, _) = watch::channel(asked + self.entry.length);
+        let Self { connection, entry } = self;
+        let connection = Mutex::new(connection);
+        let lease = Lease { connection, entry, epoch, valid_until, system_identifier };
         if cursor.system_identifier != lease.system_identifier {
             cursor = lease.rebase(&cursor).await?;
         }
-        Ok(Acquired::Leader { lease, cursor: Box::new(cursor) })
+        Ok(Acquired::Leader { lease: Arc::new(lease), cursor: Box::new(cursor) })
     }
 
     /// The holder of a lease in force, if it is not this relay, and for how long it still is. Only reads, so that
@@ -182,8 +188,9 @@ impl Registry {
         let text = "select holder, extract(epoch from expires_at - clock_timestamp())::float8 \
                     from pillarbox.relay \
                     where name = $1 and holder <> $2 and expires_at >= clock_timestamp()";
-        let query = sqlx::query(self.sql(text)).bind(&self.relay).bind(&self.holder);
-        let row = limited(self.limit(), query.fetch_optional(&mut self.connection)).await?;
+        let query =
+            sqlx::query(self.entry.sql(text)).bind(&self.entry.relay).bind(&self.entry.holder);
+        let row = limited(self.entry.limit(), query.fetch_optional(&mut self.connection)).await?;
         row.map(|row| {
             let left = Duration::try_from_secs_f64(row.try_get(1)?).unwrap_or_default();
             Ok((row.try_get(0)?, left))
@@ -193,7 +200,37 @@ impl Registry {
 
     async fn system_identifier(&mut self) -> Result<String, sqlx::Error> {
         let query = sqlx::query("select system_identifier::text from pg_control_system()");
-        limited(self.limit(), query.fetch_one(&mut self.connection)).await?.try_get(0)
+        limited(self.entry.limit(), query.fetch_one(&mut self.connection)).await?.try_get(0)
+    }
+}
+
+impl Entry {
+    /// See [`Registry::attend`].
+    async fn attend(
+        &self,
+        connection: &mut PgConnection,
+        presence: Presence,
+    ) -> Result<Option<i32>, sqlx::Error> {
+        let query = sqlx::query(self.sql(include_str!("attend.sql")))
+            .bind(&self.relay)
+            .bind(&self.holder)
+            .bind(presence.leads)
+            .bind(milliseconds(self.length))
+            .bind(presence.notice);
+        limited(self.limit(), query.fetch_one(connection)).await?.try_get("least")
+    }
+
+    /// See [`Registry::leave`].
+    async fn leave(&self, connection: &mut PgConnection) -> Result<(), sqlx::Error> {
+        let text = "delete from pillarbox.relay_member where relay = $1 and holder = $2";
+        let query = sqlx::query(self.sql(text)).bind(&self.relay).bind(&self.holder);
+        limited(self.limit(), query.execute(connection)).await.map(drop)
+    }
+
+    /// How long a statement may take: none of them has anything to wait for, except where somebody locks the relay's
+    /// tables.
+    fn limit(&self) -> Duration {
+        self.length.clamp(SHORTEST_LIMIT, LONGEST_LIMIT)
     }
 
     fn sql(&self, text: &str) -> SqlStr {
@@ -204,15 +241,15 @@ impl Registry {
 impl Lease {
     /// Until when this relay may ship.
     pub(crate) fn valid_until(&self) -> Instant {
-        match self.registry.protections.hold(Protection::Fence) {
-            true => self.valid_until,
+        match self.entry.protections.hold(Protection::Fence) {
+            true => *self.valid_until.borrow(),
             false => Instant::now() + Duration::from_secs(86_400),
         }
     }
 
     /// The schema of the outbox.
     pub(crate) fn schema(&self) -> &str {
-        &self.registry.schema
+        &self.entry.schema
     }
 
     pub(crate) fn epoch(&self) -> i64 {
@@ -220,42 +257,48 @@ impl Lease {
     }
 
     pub(crate) fn length(&self) -> Duration {
-        self.registry.length
+        self.entry.length
     }
 
     /// Extends the lease.
-    pub(crate) async fn renew(&mut self) -> Result<(), LeaseError> {
+    pub(crate) async fn renew(&self) -> Result<(), LeaseError> {
         let asked = Instant::now();
         let text = "update pillarbox.relay set heartbeat = clock_timestamp(), \
                     expires_at = clock_timestamp() + $3::float8 * interval '1 millisecond' where name = $1 and epoch = $2";
-        let query = self.query(text).bind(milliseconds(self.registry.length));
+        let query = self.query(text).bind(milliseconds(self.entry.length));
         self.write(query).await?;
-        self.valid_until = asked + self.registry.length;
+        self.valid_until.send_replace(asked + self.entry.length);
         Ok(())
     }
 
     /// See [`Registry::attend`].
-    pub(crate) async fn attend(&mut self, presence: Presence) -> Result<Option<i32>, LeaseError> {
-        let until = self.valid_until();
-        match tokio::time::timeout_at(until, self.registry.attend(presence)).await {
-            Ok(least) => least,
-            Err(_) => Err(LeaseError::Expired),
-        }
+    pub(crate) async fn attend(&self, presence: Presence) -> Result<Option<i32>, LeaseError> {
+        self.within(async |c: &mut PgConnection| self.entry.attend(c, presence).await).await
     }
 
-    /// Writes the cursor.
-    pub(crate) async fn save(&mut self, cursor: &Cursor) -> Result<(), LeaseError> {
+    /// Writes the newest cursor that the relay has reached.
+    ///
+    /// It is looked up once it is this statement's turn. One that was looked up before might be written after somebody
+    /// else has moved the cursor [back](crate::checkpoint).
+    pub(crate) async fn save(
+        &self,
+        reached: &mut watch::Receiver<Cursor>,
+    ) -> Result<(), LeaseError> {
         let text =
             "update pillarbox.relay set cursor = $3::text::jsonb where name = $1 and epoch = $2";
-        let query = self.query(text).bind(json(cursor, &self.registry.relay)?);
-        self.write(query).await
+        let write = async |c: &mut PgConnection| {
+            let cursor = serde_json::to_string(&*reached.borrow_and_update());
+            let cursor = cursor.map_err(|error| sqlx::Error::Encode(error.into()))?;
+            self.query(text).bind(cursor).execute(c).await
+        };
+        self.written(self.within(write).await?)
     }
 
     /// Gives the lease up, so that a standby need not wait for it to expire. `for_good`: this process is not there
     /// for it any more.
-    pub(crate) async fn release(mut self, for_good: bool) -> Result<(), LeaseError> {
+    pub(crate) async fn release(&self, for_good: bool) -> Result<(), LeaseError> {
         if for_good {
-            self.registry.leave().await?;
+            self.within(async |c: &mut PgConnection| self.entry.leave(c).await).await?;
         }
         let query = self.query("update pillarbox.relay set holder = null, expires_at = null, heartbeat = clock_timestamp() where name = $1 and epoch = $2");
         self.write(query).await
@@ -263,7 +306,7 @@ impl Lease {
 
     /// Starts again in this cluster, which is not the cursor's: see [`cursor`](crate::cursor). Touches no row of the
     /// outbox, so it takes a moment however large that is, and disturbs no other relay of it.
-    async fn rebase(&mut self, old: &Cursor) -> Result<Cursor, LeaseError> {
+    async fn rebase(&self, old: &Cursor) -> Result<Cursor, LeaseError> {
         let query = self.read(include_str!("found.sql"));
         let row = self.within(async |c: &mut PgConnection| query.fetch_one(c).await).await?;
         let found: String = row.try_get(0)?;
@@ -276,11 +319,10 @@ impl Lease {
             // What is written here may lie among the old cluster's positions, so these say nothing of a row.
             cursor.before = None;
         }
-        let query =
-            self.query(include_str!("rebase.sql")).bind(json(&cursor, &self.registry.relay)?);
+        let query = self.query(include_str!("rebase.sql")).bind(json(&cursor, &self.entry.relay)?);
         self.fenced(query).await?;
         tracing::warn!(
-            relay = self.registry.relay,
+            relay = self.entry.relay,
             from = old.system_identifier,
             to = self.system_identifier,
             ships_everything = cursor.before.is_none(),
@@ -291,7 +333,7 @@ impl Lease {
 
     /// A statement about this relay, `$1`, under this epoch, `$2`.
     pub(crate) fn query(&self, text: &str) -> Statement {
-        match self.registry.protections.hold(Protection::Fence) {
+        match self.entry.protections.hold(Protection::Fence) {
             true => self.read(text).bind(self.epoch),
             false => self.read(&text.replace("epoch = $2", "$2 is not null")).bind(self.epoch),
         }
@@ -299,35 +341,41 @@ impl Lease {
 
     /// A statement about this relay, `$1`.
     pub(crate) fn read(&self, text: &str) -> Statement {
-        sqlx::query(self.registry.sql(text)).bind(self.registry.relay.clone())
+        sqlx::query(self.entry.sql(text)).bind(self.entry.relay.clone())
     }
 
     /// Runs an update that names the epoch.
-    async fn write(&mut self, query: Statement) -> Result<(), LeaseError> {
-        let done = self.within(async |c: &mut PgConnection| query.execute(c).await).await?;
+    async fn write(&self, query: Statement) -> Result<(), LeaseError> {
+        self.written(self.within(async |c: &mut PgConnection| query.execute(c).await).await?)
+    }
+
+    fn written(&self, done: PgQueryResult) -> Result<(), LeaseError> {
         if done.rows_affected() == 1 { Ok(()) } else { Err(LeaseError::Lost) }
     }
 
     /// Runs a statement that answers 1 if the lease was this leader's, and does nothing otherwise.
-    pub(crate) async fn fenced(&mut self, query: Statement) -> Result<(), LeaseError> {
+    pub(crate) async fn fenced(&self, query: Statement) -> Result<(), LeaseError> {
         let row = self.within(async |c: &mut PgConnection| query.fetch_one(c).await).await?;
         if row.try_get::<i64, _>(0)? == 1 { Ok(()) } else { Err(LeaseError::Lost) }
     }
 
-    /// Runs something on the lease's connection, for as long as the lease is valid.
+    /// Runs a statement on the lease's connection when it is its turn, for as long as the lease is valid.
     pub(crate) async fn within<T>(
-        &mut self,
+        &self,
         run: impl AsyncFnOnce(&mut PgConnection) -> Result<T, sqlx::Error>,
     ) -> Result<T, LeaseError> {
-        let until = self.valid_until();
-        match tokio::time::timeout_at(until, run(&mut self.registry.connection)).await {
+        let work = async {
+            let mut connection = self.connection.lock().await;
+            run(&mut connection).await
+        };
+        match timeout_at(self.valid_until(), work).await {
             Ok(result) => Ok(result?),
             Err(_) => Err(LeaseError::Expired),
         }
     }
 
     pub(crate) fn json(&self, value: &impl Serialize) -> Result<String, LeaseError> {
-        json(value, &self.registry.relay)
+        json(value, &self.entry.relay)
     }
 }
 

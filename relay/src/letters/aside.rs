@@ -56,7 +56,7 @@ impl Lease {
     ///
     /// The cursor moves last: if this leader ends in between, its successor meets the events again, and finds their letters.
     pub(super) async fn set_aside(
-        &mut self,
+        &self,
         cursor: Option<String>,
         events: Vec<Aside>,
     ) -> Result<Vec<i64>, LeaseError> {
@@ -72,7 +72,7 @@ impl Lease {
         Ok(new)
     }
 
-    async fn set_each_aside(&mut self, events: Vec<Aside>) -> Result<Vec<i64>, LeaseError> {
+    async fn set_each_aside(&self, events: Vec<Aside>) -> Result<Vec<i64>, LeaseError> {
         let mut new = Vec::new();
         for event in events {
             new.extend(match self.write_letters(None, std::slice::from_ref(&event)).await {
@@ -86,7 +86,7 @@ impl Lease {
     }
 
     async fn write_letters(
-        &mut self,
+        &self,
         cursor: Option<String>,
         events: &[Aside],
     ) -> Result<Vec<i64>, LeaseError> {
@@ -119,10 +119,10 @@ impl Lease {
     }
 
     /// The event of a parked letter could not be stored.
-    pub(super) async fn dead_again(
-        &mut self,
+    pub(crate) async fn dead_again(
+        &self,
         letter: i64,
-        refused: Refused,
+        refused: &Refused,
     ) -> Result<(), LeaseError> {
         for error in [refused.error.replace('\0', " "), ascii(&refused.error)] {
             let query = self

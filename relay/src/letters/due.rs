@@ -15,8 +15,8 @@ const DUE: i64 = 200;
 const EACH: i64 = 2 * PAGE_BYTES as i64 / DUE;
 
 impl Lease {
-    /// The next parked events, as many as fit a page.
-    pub(super) async fn due(&mut self, is_strict: bool, largest: usize) -> Result<Due, LeaseError> {
+    /// The next parked events, as many as fit a page. `largest`: the largest payload that the broker takes.
+    pub(crate) async fn due(&self, is_strict: bool, largest: usize) -> Result<Due, LeaseError> {
         let compression = self.within(Compression::of).await?;
         let text = Select::text(include_str!("due.sql"), Table::Letters, compression, "$4");
         let page = |most: i64| self.read(&text).bind(is_strict).bind(DUE).bind(most);
@@ -48,7 +48,7 @@ impl Lease {
 
     /// The keys that wait behind an unresolved letter. One that cannot be read is left out: an event with such a key
     /// cannot be read either, and is set aside by itself.
-    pub(super) async fn blocked(&mut self) -> Result<HashSet<String>, LeaseError> {
+    pub(crate) async fn blocked(&self) -> Result<HashSet<String>, LeaseError> {
         let read = |row: &PgRow| row.try_get::<String, _>(0).ok();
         let query = self.read(include_str!("blocked.sql"));
         match self.within(async |c: &mut PgConnection| query.fetch_all(c).await).await {
