@@ -2,7 +2,7 @@
 
 use std::future::Future;
 
-use crate::{EventId, RawEvent, header};
+use crate::{EventId, RawEvent, header, trace};
 
 tokio::task_local! {
     static CURRENT: Context;
@@ -44,6 +44,49 @@ impl Context {
     /// The context of the event that this task is handling, if it is handling one.
     pub fn current() -> Option<Self> {
         CURRENT.try_with(Clone::clone).ok()
+    }
+}
+
+impl RawEvent {
+    /// Adds the causation, correlation and trace of the event that this task is handling, if it is handling one. It
+    /// does not overwrite what this event already has. With the feature `opentelemetry`, the trace is that of the
+    /// current tracing span, also outside of a handler.
+    pub fn caused_by_current(mut self) -> Self {
+        if self.traceparent().is_none()
+            && let Some((parent, state)) = trace::current()
+        {
+            self.headers.insert(header::TRACEPARENT.to_owned(), parent);
+            if let Some(state) = state {
+                self.headers.insert(header::CE_TRACESTATE.to_owned(), state);
+            }
+        }
+        match Context::current() {
+            Some(context) => self.caused_by(&context),
+            None => self,
+        }
+    }
+
+    /// Adds the causation, correlation and trace of another event. It does not overwrite what this event already has.
+    /// Use it for events that a batch handler publishes; those of a handler of single events get their context by
+    /// themselves.
+    pub fn caused_by(mut self, context: &Context) -> Self {
+        let inherited = [
+            (header::CAUSATION_ID, Some(context.event_id.as_str())),
+            (header::CORRELATION_ID, Some(&*context.correlation_id)),
+            (header::TRACEPARENT, context.traceparent.as_deref()),
+            (header::CE_TRACESTATE, context.tracestate.as_deref()),
+        ];
+        let own_trace = self.headers.contains_key(header::TRACEPARENT);
+        for (name, value) in inherited {
+            // The trace state belongs to the traceparent, so it is not inherited without it.
+            if own_trace && name == header::CE_TRACESTATE {
+                continue;
+            }
+            if let Some(value) = value {
+                self.headers.entry(name.to_owned()).or_insert_with(|| value.to_owned());
+            }
+        }
+        self
     }
 }
 

@@ -2,6 +2,8 @@
 
 use std::borrow::Cow;
 
+use percent_encoding::{AsciiSet, CONTROLS, utf8_percent_encode};
+
 use crate::error::{EventError, excerpt};
 
 /// The CloudEvents version; always `1.0`.
@@ -146,6 +148,14 @@ pub(crate) fn validate_attribute(name: &str, value: &str) -> Result<(), EventErr
         return Ok(());
     };
     Err(EventError::Attribute { name: name.to_owned(), value: excerpt(value), problem })
+}
+
+/// What is percent-encoded in an attribute's value, beside what is not ASCII.
+const ENCODED: &AsciiSet = &CONTROLS.add(b' ').add(b'"').add(b'%');
+
+/// An attribute's value as it is sent.
+pub(crate) fn encoded(value: &str) -> Cow<'_, str> {
+    utf8_percent_encode(value, ENCODED).into()
 }
 
 #[cfg(test)]

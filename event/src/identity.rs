@@ -28,7 +28,7 @@ use data_encoding::BASE64URL_NOPAD;
 use sha2::{Digest, Sha256};
 use uuid::Uuid;
 
-use crate::wire::encoded;
+use crate::header::encoded;
 
 /// The first character of an identity that is a digest. No other identity begins with it.
 const DIGEST: char = '~';

@@ -4,13 +4,11 @@ use std::collections::BTreeMap;
 use std::fmt;
 
 use bytes::Bytes;
-use serde::de::DeserializeOwned;
 use time::OffsetDateTime;
 use time::format_description::well_known::Rfc3339;
 
-use crate::error::without_values;
 use crate::identity::is_uuid;
-use crate::{Context, DecodeError, Event, EventError, EventId, Identity, header, topic};
+use crate::{EventError, EventId, Identity, header, topic};
 
 /// An event whose payload is bytes.
 ///
@@ -60,20 +58,6 @@ impl RawEvent {
         }
     }
 
-    /// Makes an event from a typed one, with a new id and its JSON as the payload.
-    ///
-    /// # Errors
-    /// [`EventError`] if its topic or key is refused, or it cannot be written as JSON.
-    pub fn encode<E: Event>(event: &E) -> Result<Self, EventError> {
-        let payload = serde_json::to_vec(event)
-            .map_err(|source| EventError::Encode { event_type: E::TYPE, source })?;
-        let mut builder = Self::builder(E::TYPE, event.topic()).payload(payload);
-        if let Some(key) = event.key() {
-            builder = builder.key(key);
-        }
-        builder.build()
-    }
-
     /// Puts together an event that was stored. `headers` are the attributes other than id, type, topic and key, and
     /// the headers of the application.
     ///
@@ -110,26 +94,6 @@ impl RawEvent {
         self,
     ) -> (EventId, String, String, Option<String>, BTreeMap<String, String>, Bytes) {
         (self.id, self.event_type, self.topic, self.key, self.headers, self.payload)
-    }
-
-    /// Reads the payload as a typed event.
-    ///
-    /// # Errors
-    /// [`DecodeError::Type`] if the event has another type; [`DecodeError::Payload`] if the payload is not the JSON
-    /// of that type.
-    pub fn decode<E: Event + DeserializeOwned>(&self) -> Result<E, DecodeError> {
-        if self.event_type != E::TYPE {
-            return Err(DecodeError::Type {
-                id: self.id.to_string(),
-                expected: E::TYPE,
-                found: self.event_type.clone(),
-            });
-        }
-        serde_json::from_slice(&self.payload).map_err(|error| DecodeError::Payload {
-            id: self.id.to_string(),
-            event_type: self.event_type.clone(),
-            problem: without_values(&error),
-        })
     }
 
     /// The id. It is the same at every delivery.
@@ -269,47 +233,6 @@ impl RawEvent {
             header::validate_attribute(header::PARTITION_KEY, key)?;
         }
         Ok(self)
-    }
-
-    /// Adds the causation, correlation and trace of the event that this task is handling, if it is handling one. It
-    /// does not overwrite what this event already has. With the feature `opentelemetry`, the trace is that of the
-    /// current tracing span, also outside of a handler.
-    pub fn caused_by_current(mut self) -> Self {
-        if self.traceparent().is_none()
-            && let Some((parent, state)) = crate::trace::current()
-        {
-            self.headers.insert(header::TRACEPARENT.to_owned(), parent);
-            if let Some(state) = state {
-                self.headers.insert(header::CE_TRACESTATE.to_owned(), state);
-            }
-        }
-        match Context::current() {
-            Some(context) => self.caused_by(&context),
-            None => self,
-        }
-    }
-
-    /// Adds the causation, correlation and trace of another event. It does not overwrite what this event already has.
-    /// Use it for events that a batch handler publishes; those of a handler of single events get their context by
-    /// themselves.
-    pub fn caused_by(mut self, context: &Context) -> Self {
-        let inherited = [
-            (header::CAUSATION_ID, Some(context.event_id.as_str())),
-            (header::CORRELATION_ID, Some(&*context.correlation_id)),
-            (header::TRACEPARENT, context.traceparent.as_deref()),
-            (header::CE_TRACESTATE, context.tracestate.as_deref()),
-        ];
-        let own_trace = self.headers.contains_key(header::TRACEPARENT);
-        for (name, value) in inherited {
-            // The trace state belongs to the traceparent, so it is not inherited without it.
-            if own_trace && name == header::CE_TRACESTATE {
-                continue;
-            }
-            if let Some(value) = value {
-                self.headers.entry(name.to_owned()).or_insert_with(|| value.to_owned());
-            }
-        }
-        self
     }
 }
 

@@ -4,6 +4,7 @@ use std::borrow::Cow;
 
 use serde::{Serialize, de::DeserializeOwned};
 
+use crate::error::without_values;
 use crate::{DecodeError, EventError, RawEvent};
 
 /// A typed event: a serde type that names its event type, its topic and its ordering key.
@@ -21,6 +22,42 @@ pub trait Event: Serialize {
     /// them first updates the same row. Without a key (the default), no order is promised.
     fn key(&self) -> Option<Cow<'_, str>> {
         None
+    }
+}
+
+impl RawEvent {
+    /// Makes an event from a typed one, with a new id and its JSON as the payload.
+    ///
+    /// # Errors
+    /// [`EventError`] if its topic or key is refused, or it cannot be written as JSON.
+    pub fn encode<E: Event>(event: &E) -> Result<Self, EventError> {
+        let payload = serde_json::to_vec(event)
+            .map_err(|source| EventError::Encode { event_type: E::TYPE, source })?;
+        let mut builder = Self::builder(E::TYPE, event.topic()).payload(payload);
+        if let Some(key) = event.key() {
+            builder = builder.key(key);
+        }
+        builder.build()
+    }
+
+    /// Reads the payload as a typed event.
+    ///
+    /// # Errors
+    /// [`DecodeError::Type`] if the event has another type; [`DecodeError::Payload`] if the payload is not the JSON
+    /// of that type.
+    pub fn decode<E: Event + DeserializeOwned>(&self) -> Result<E, DecodeError> {
+        if self.event_type != E::TYPE {
+            return Err(DecodeError::Type {
+                id: self.id.to_string(),
+                expected: E::TYPE,
+                found: self.event_type.clone(),
+            });
+        }
+        serde_json::from_slice(&self.payload).map_err(|error| DecodeError::Payload {
+            id: self.id.to_string(),
+            event_type: self.event_type.clone(),
+            problem: without_values(&error),
+        })
     }
 }
 

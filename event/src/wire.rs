@@ -9,22 +9,16 @@ use std::borrow::Cow;
 use std::collections::BTreeMap;
 
 use bytes::Bytes;
-use percent_encoding::{AsciiSet, CONTROLS, percent_decode_str, utf8_percent_encode};
+use percent_encoding::percent_decode_str;
 
+use crate::header::encoded;
 use crate::identity::is_uuid;
 use crate::partition::topic_of;
 use crate::raw::Origin;
 use crate::{DecodeError, EventId, Identity, RawEvent, header, topic};
 
-const ENCODED: &AsciiSet = &CONTROLS.add(b' ').add(b'"').add(b'%');
-
 /// The value of [`header::OUTBOX`].
 const SHIPPED: &str = "1";
-
-/// An attribute's value as it is sent.
-pub(crate) fn encoded(value: &str) -> Cow<'_, str> {
-    utf8_percent_encode(value, ENCODED).into()
-}
 
 impl RawEvent {
     /// The headers to send, each name once. `Nats-Msg-Id` is not among them: the sender decides which messages the
