@@ -357,7 +357,7 @@ fn no_secret_shows_in_debug_print_or_errors() {
                 format!("{settings:?} {:?} {} {relay:?}", settings.outboxes[0], settings.print())
             }
             Err(error) => {
-                let text = pillarbox_relay::error::full_text(&error);
+                let text = pillarbox_store::full_text(&error);
                 format!("{error:?} {text}")
             }
         };

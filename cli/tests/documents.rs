@@ -275,12 +275,12 @@ fn the_image_and_the_unit_start_what_there_is() {
 
 #[test]
 fn the_table_of_faults_is_the_same_in_the_code_and_in_the_docs() {
-    let (code, docs) = (read("relay/src/sink/fault.rs"), read("docs/operations.md"));
+    let (code, docs) = (read("relay/src/sink/blame.rs"), read("docs/operations.md"));
     let rows: Vec<&str> = code
         .lines()
         .filter_map(|line| line.strip_prefix("//! "))
         .filter(|l| l.starts_with('|'))
         .collect();
-    assert!(rows.len() > 5, "the table in fault.rs");
+    assert!(rows.len() > 5, "the table in blame.rs");
     assert!(docs.contains(&rows.join("\n")), "docs/operations.md has another table of faults");
 }

@@ -14,26 +14,51 @@ use accounts::Operator;
 use async_nats::jetstream;
 use authority::{Authority, Signed, file};
 use nkeys::KeyPair;
+use pillarbox_relay::broker::Connection;
 use pillarbox_relay::config::Secret;
-use pillarbox_relay::error::full_text;
 use pillarbox_relay::{BrokerError, NatsConfig};
+use pillarbox_store::full_text;
 use pillarbox_testkit::{Nats, Scope, eventually, servers};
 use support::{DEADLINE, Process};
 
-/// Connects, asks for the account, and says what went wrong.
+/// Tries to connect, and says what went wrong.
 async fn refused(url: &str, config: &NatsConfig) -> (BrokerError, String) {
-    let error = pillarbox_relay::jetstream(url, config).await.err().unwrap();
+    let error = Connection::open(url, config).await.err().unwrap();
     let text = full_text(&error);
     assert!(!text.contains("hunter2") && !format!("{error:?}").contains("hunter2"), "{error:?}");
     (error, text)
 }
 
-async fn let_in(url: &str, config: &NatsConfig) -> jetstream::Context {
-    let context = pillarbox_relay::jetstream(url, config).await.unwrap_or_else(|error| {
+/// Connects, and asks the JetStream API something.
+async fn let_in(url: &str, config: &NatsConfig) {
+    let broker = Connection::open(url, config).await.unwrap_or_else(|error| {
         panic!("{}", full_text(&error));
     });
-    context.query_account().await.unwrap();
-    context
+    assert_eq!(broker.stream_of("nobody.takes.this").await.unwrap(), None);
+}
+
+/// A client of the test's own, with the same files and passwords.
+async fn client(url: &str, config: &NatsConfig) -> jetstream::Context {
+    let mut options = match (&config.creds, &config.user, &config.password) {
+        (Some(creds), ..) => {
+            async_nats::ConnectOptions::with_credentials_file(creds.clone()).await.unwrap()
+        }
+        (None, Some(user), Some(password)) => async_nats::ConnectOptions::with_user_and_password(
+            user.clone(),
+            password.reveal().to_owned(),
+        ),
+        _ => async_nats::ConnectOptions::new(),
+    };
+    if let Some(ca) = &config.ca {
+        options = options.add_root_certificates(ca.clone());
+    }
+    if let (Some(cert), Some(key)) = (&config.cert, &config.key) {
+        options = options.add_client_certificate(cert.clone(), key.clone());
+    }
+    if config.tls_first {
+        options = options.tls_first();
+    }
+    jetstream::new(options.connect(url).await.unwrap())
 }
 
 /// Certificates in a folder, and the server's lines about them.
@@ -134,7 +159,8 @@ async fn a_relay_ships_over_tls_with_a_client_certificate_and_a_password() {
         password: Some(Secret::new("hunter2")),
         ..certificates.client()
     };
-    let broker = let_in(&nats.url(), &right).await;
+    let_in(&nats.url(), &right).await;
+    let broker = client(&nats.url(), &right).await;
     create_stream(&broker).await;
     insert(&scope, 100).await;
     let settings = certificates.file(
@@ -251,7 +277,9 @@ async fn a_credentials_file_lets_in_in_operator_mode() {
         creds: Some(file(folder.path(), name, text)),
         ..NatsConfig::default()
     };
-    let broker = let_in(&nats.url(), &creds("relay.creds", &operator.credentials())).await;
+    let right = creds("relay.creds", &operator.credentials());
+    let_in(&nats.url(), &right).await;
+    let broker = client(&nats.url(), &right).await;
     create_stream(&broker).await;
     let scope = outbox().await;
     insert(&scope, 10).await;
@@ -318,10 +346,11 @@ async fn a_refused_login_is_waited_out_and_said_once() {
         password: Some(Secret::new("hunter2")),
         ..NatsConfig::default()
     };
-    let broker = eventually("the broker to let us in", DEADLINE, async || {
-        pillarbox_relay::jetstream(&url, &right).await.map(Some)
+    let open = eventually("the broker to let us in", DEADLINE, async || {
+        Connection::open(&url, &right).await.map(Some)
     });
-    let broker = broker.await.unwrap();
+    open.await.unwrap();
+    let broker = client(&url, &right).await;
     create_stream(&broker).await;
     insert(&scope, 10).await;
     until_stored(&broker, 10).await;

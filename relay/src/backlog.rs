@@ -6,16 +6,16 @@ use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Duration;
 
+use pillarbox_store::full_text;
 use pillarbox_store::row_security;
 use sqlx::{AssertSqlSafe, PgConnection, Row};
 use tokio::time::{Instant, sleep, timeout};
 
 use crate::config::RelayConfig;
-use crate::error::full_text;
 use crate::health::{Observer, Role};
+use crate::refused::Reason;
 use crate::schema::in_schema;
 use crate::session::{Database, Patience};
-use crate::sink::Fault;
 use crate::status::Status;
 
 /// How often the database is asked.
@@ -31,7 +31,7 @@ const COURTESY: Duration = Duration::from_secs(5);
 pub(crate) async fn measure(config: RelayConfig, database: Database, observer: Observer) {
     let patience = Patience::default();
     let mut connection = None;
-    let mut reasons = Fault::ALL.iter().map(Fault::to_string).collect();
+    let mut reasons = Reason::ALL.iter().map(Reason::to_string).collect();
     let mut state = observer.state();
     let mut stall = Stall::default();
     let _ = timeout(COURTESY, state.wait_for(|state| state.role != Role::Connecting)).await;

@@ -1,5 +1,6 @@
-//! The connection to the broker, and the sinks opened on it.
+//! The connection to the broker: the relay's, with the sinks opened on it, and one for whoever looks at its streams.
 
+mod connection;
 mod error;
 mod login;
 
@@ -11,20 +12,16 @@ use std::time::Duration;
 use async_nats::jetstream::{self, Context};
 use async_nats::{Client, ClientError, ConnectErrorKind, Event, ServerAddr};
 
+pub use self::connection::{AskError, Connection, Retention, Server, StreamInfo};
 pub use self::error::BrokerError;
-use crate::checkpoint::{Acknowledged, Api};
+use crate::acknowledged::Acknowledged;
 use crate::config::{NatsConfig, RelayConfig, SinkChoice, without_secrets};
 use crate::health::Observer;
-use crate::sink::{FastIngest, FirstSends, KeyedWindow, Sink, Streams};
+use crate::sink::{FastIngest, FirstSends, KeyedWindow, Sink, Targets};
+use crate::streams::Api;
 
 /// How long one server may take to let the client in.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
-
-/// Who does not answer, where the broker does not.
-pub(crate) const BROKER: &str = "the broker";
-/// How long one answer of the JetStream API may take. The context has a limit of its own, which does not hold where a
-/// question cannot even be handed to the connection, as after hours without one.
-pub(crate) const API: Duration = Duration::from_secs(30);
 
 /// A connection to the broker. It reconnects by itself for as long as it takes.
 #[derive(Clone)]
@@ -33,7 +30,7 @@ pub(crate) struct Broker {
     nats: NatsConfig,
     choice: SinkChoice,
     ack_timeout: Duration,
-    streams: Streams,
+    streams: Targets,
     acknowledged: Acknowledged,
     /// For the sinks that are opened.
     pub(crate) first_sends: Option<FirstSends>,
@@ -71,7 +68,7 @@ impl Broker {
             .connect(servers)
             .await
             .map_err(|source| BrokerError::connect(url, &login, &config.nats, source))?;
-        let streams = Streams::new(context(&client, config.ack_timeout(), &config.nats));
+        let streams = Targets::new(context(&client, config.ack_timeout(), &config.nats));
         // Behind a prefix of an account's import, nobody knows whose domain it is.
         let domain = match (&config.nats.jetstream_domain, &config.nats.api_prefix) {
             (Some(domain), _) => Some(domain.clone()),
@@ -123,7 +120,7 @@ impl Broker {
 
     /// What tells how the streams stand.
     pub(crate) fn api(&self) -> Api {
-        Api(self.context())
+        Api::new(self.context())
     }
 
     /// Forgets what is known of the streams, because storing failed.
@@ -187,22 +184,6 @@ fn is_refusal(event: &Event) -> bool {
         }
         _ => false,
     }
-}
-
-/// A JetStream context on a connection of its own, of the client version that the relay has.
-///
-/// # Errors
-/// [`BrokerError`].
-pub async fn jetstream(nats_url: &str, config: &NatsConfig) -> Result<Context, BrokerError> {
-    let (url, servers) = servers(nats_url)?;
-    let (options, login) = login::options(config, &servers).await?;
-    let client = options
-        .name("pillarbox")
-        .connection_timeout(CONNECT_TIMEOUT)
-        .connect(servers)
-        .await
-        .map_err(|source| BrokerError::connect(url, &login, config, source))?;
-    Ok(context(&client, Duration::from_secs(5), config))
 }
 
 /// The URL without secrets, and the servers it names.

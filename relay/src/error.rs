@@ -2,6 +2,7 @@
 
 use crate::broker::BrokerError;
 use crate::config::{ConfigError, without_secrets};
+use crate::health::TroubleWith;
 use crate::lease::LeaseError;
 use crate::session::SessionError;
 use crate::tls::{self, Remedies};
@@ -110,6 +111,15 @@ impl RelayError {
         }
     }
 
+    /// What to mend.
+    pub(crate) fn trouble_with(&self) -> TroubleWith {
+        match self {
+            Self::Broker(_) => TroubleWith::Broker,
+            Self::Lease(_) => TroubleWith::Lease,
+            _ => TroubleWith::Database,
+        }
+    }
+
     /// Whether trying again cannot help.
     pub(crate) fn is_final(&self) -> bool {
         matches!(self, Self::Config(_) | Self::Url { .. })
@@ -143,19 +153,4 @@ impl From<BrokerError> for RelayError {
             error => Self::Broker(error),
         }
     }
-}
-
-/// An error with all its sources, on one line.
-pub fn full_text(error: &(dyn std::error::Error + 'static)) -> String {
-    let mut text = error.to_string();
-    let mut source = error.source();
-    while let Some(error) = source {
-        let more = error.to_string();
-        if !text.contains(&more) {
-            text.push_str(": ");
-            text.push_str(&more);
-        }
-        source = error.source();
-    }
-    text
 }

@@ -17,7 +17,6 @@ use time::OffsetDateTime;
 use tokio::sync::watch;
 use tokio::time::Instant;
 
-use crate::error::{RelayError, full_text};
 use crate::metrics::Meter;
 
 /// What a relay does at the moment.
@@ -110,6 +109,14 @@ impl RelayState {
         }
         self.stalled.clone()
     }
+}
+
+/// What a relay that can neither lead nor stand by has trouble with.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum TroubleWith {
+    Database,
+    Broker,
+    Lease,
 }
 
 /// Takes note of what happens in a relay: keeps its state, and counts. Cheap to clone.
@@ -228,17 +235,16 @@ impl Observer {
     }
 
     /// The relay waits, and will connect again.
-    pub(crate) fn trouble(&self, error: &RelayError) {
-        let text = full_text(error);
+    pub(crate) fn trouble(&self, with: TroubleWith, text: String) {
         if self.state.borrow().trouble.as_ref() != Some(&text) {
             let relay = &self.state.borrow().relay;
             tracing::warn!(relay, error = text, "waiting: events stay in the outbox");
         }
         self.meter.leads_no_more();
-        match error {
-            RelayError::Broker(_) => self.meter.broker_up(false),
-            RelayError::Lease(_) => {}
-            _ => self.meter.database_up(false),
+        match with {
+            TroubleWith::Broker => self.meter.broker_up(false),
+            TroubleWith::Lease => {}
+            TroubleWith::Database => self.meter.database_up(false),
         }
         self.change(|state| {
             state.leads_no_more(Role::Connecting);
@@ -377,13 +383,13 @@ mod tests {
     async fn a_trouble_lasts_until_there_is_progress_and_not_until_the_next_lease() {
         let observer = Observer::new("default", "shop/pillarbox");
         let state = observer.state();
-        observer.trouble(&RelayError::Database(sqlx::Error::PoolTimedOut));
+        observer.trouble(TroubleWith::Database, "the database failed".into());
         observer.leading(2);
         assert!(!state.borrow().is_ready() && state.borrow().trouble.is_some());
         let before = observer.progress();
         observer.progressed();
         assert!(state.borrow().trouble.is_none() && observer.progress() > before);
-        observer.trouble(&RelayError::Database(sqlx::Error::PoolTimedOut));
+        observer.trouble(TroubleWith::Database, "the database failed".into());
         observer.standing_by(Some("a".into()));
         assert!(state.borrow().trouble.is_none(), "whoever stands by has nothing else to do");
     }
@@ -393,7 +399,7 @@ mod tests {
         let endings: [fn(&Observer); 4] = [
             |observer| observer.standing_by(None),
             |observer| observer.standing_by(Some("a".into())),
-            |observer| observer.trouble(&RelayError::Database(sqlx::Error::PoolTimedOut)),
+            |observer| observer.trouble(TroubleWith::Database, "the database failed".into()),
             |observer| drop(observer.until_dropped()),
         ];
         for ends in endings {

@@ -30,16 +30,19 @@
 //! | `source` | the next page behind a cursor |
 //! | `rows` | rows read without trusting their size or that they can be read |
 //! | `reader` | pages read ahead, polling |
-//! | [`message`] | a row as a message |
+//! | `message` | a row as a message |
 //! | `shipper` | from pages to the sink; rewinding, holding |
-//! | [`sink`] | storing messages in streams, in order: fast ingest and keyed window; whose fault a failure is |
-//! | `broker`, `tls` | the connection to NATS: TLS, login, and what to mend when they are refused |
+//! | `sink` | storing messages in streams, in order: fast ingest and keyed window; whose fault a failure is |
+//! | `streams`, `acknowledged` | what the JetStream API and the acknowledgements tell of streams |
+//! | `refused` | events that can never be stored, and why |
+//! | `interrupted` | why shipping stops and begins again |
+//! | [`broker`], `tls` | the connection to NATS: TLS, login, and what to mend when they are refused |
 //! | `letters` | dead and parked events, as the shipper meets them |
 //! | `parking` | shipping parked events, and holding back the keys that wait |
-//! | [`checkpoint`] | going back when the broker has forgotten what it had acknowledged |
+//! | `checkpoint` | going back when the broker has forgotten what it had acknowledged |
 //! | `lease` | one leader, any number of standbys; the only writer of the cursor |
 //! | `relay` | [`Relay`]: stands by, leads, stops |
-//! | `share` | [`Relays`]: several outboxes in a process, shared evenly among processes |
+//! | `share`, `relays` | [`Relays`]: several outboxes in a process, shared evenly among processes |
 //! | [`replay`] | sending shipped events again, on purpose |
 //! | `retention` | removing old rows |
 //! | `sabotage` | what a fault run takes away to show that it would be noticed |
@@ -51,21 +54,25 @@
 //! | [`config`] | [`RelayConfig`] |
 //! | [`error`] | [`RelayError`] |
 
+mod acknowledged;
 mod backlog;
 mod backoff;
-mod broker;
-pub mod checkpoint;
+pub mod broker;
+mod checkpoint;
 pub mod config;
 pub mod cursor;
 pub mod error;
 pub mod health;
+mod interrupted;
 mod lease;
 mod letters;
-pub mod message;
+mod message;
 pub mod metrics;
 mod parking;
 mod reader;
+mod refused;
 mod relay;
+mod relays;
 pub mod replay;
 mod retention;
 mod rows;
@@ -74,19 +81,22 @@ mod schema;
 pub mod session;
 mod share;
 mod shipper;
-pub mod sink;
+mod sink;
 mod source;
 pub mod status;
+mod streams;
 mod tls;
 
-pub use broker::{BrokerError, jetstream};
+pub use broker::BrokerError;
 pub use config::{ConfigError, NatsConfig, NoStream, Order, RelayConfig, SinkChoice};
 pub use error::RelayError;
 pub use health::{RelayState, Role};
 pub use relay::Relay;
+pub use relays::Relays;
 #[cfg(feature = "sabotage")]
 #[doc(hidden)]
 pub use sabotage::Protection;
 pub use session::{Database, SessionError};
-pub use share::{Notice, Relays};
+pub use share::Notice;
 pub use status::Status;
+pub use streams::{Mark, Marks};

@@ -12,29 +12,46 @@ use uuid::Uuid;
 
 use crate::config::{Order, RelayConfig};
 
+/// The most bytes of headers that JetStream stores with a message.
+const MAX_HEADERS: usize = 65_535;
+
 /// A message, ready to be sent.
 #[derive(Clone, Debug)]
-pub struct Message {
+pub(crate) struct Message {
     /// The row's position in the outbox.
-    pub position: i64,
+    pub(crate) position: i64,
     /// The event's id, for logs and errors.
-    pub event_id: Uuid,
+    pub(crate) event_id: Uuid,
     /// The ordering key.
-    pub key: Option<String>,
+    pub(crate) key: Option<String>,
     /// The topic, with a partition in it if there are several.
-    pub subject: Subject,
+    pub(crate) subject: Subject,
     /// All headers, `Nats-Msg-Id` among them.
-    pub headers: HeaderMap,
+    pub(crate) headers: HeaderMap,
     /// The payload.
-    pub payload: Bytes,
+    pub(crate) payload: Bytes,
     wire_size: usize,
 }
 
 impl Message {
     /// What the message takes of the server's `max_payload`: its headers and its payload, in bytes. It was
     /// reckoned as the headers were set.
-    pub fn wire_size(&self) -> usize {
+    pub(crate) fn wire_size(&self) -> usize {
         self.wire_size
+    }
+
+    /// Why it is too large for a server with this limit, if it is.
+    pub(crate) fn too_large(&self, max_payload: usize) -> Option<String> {
+        let size = self.wire_size();
+        let headers = size - self.payload.len();
+        if size > max_payload {
+            return Some(format!(
+                "headers and payload are {size} bytes, and the server's max_payload is {max_payload}"
+            ));
+        }
+        (headers > MAX_HEADERS).then(|| {
+            format!("the headers are {headers} bytes, and JetStream stores at most {MAX_HEADERS}")
+        })
     }
 }
 

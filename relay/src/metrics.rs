@@ -17,7 +17,7 @@ use metrics::{
     describe_histogram, gauge, histogram,
 };
 
-use crate::sink::Fault;
+use crate::refused::Reason;
 
 /// What a number is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -176,8 +176,8 @@ impl Meter {
         {
             meter.by_reason(REWINDS, reason).increment(0);
         }
-        for fault in Fault::ALL {
-            meter.by_reason(DEAD_LETTERS, &fault.to_string()).increment(0);
+        for reason in Reason::ALL {
+            meter.by_reason(DEAD_LETTERS, &reason.to_string()).increment(0);
         }
         meter
     }
@@ -234,8 +234,8 @@ impl Meter {
         self.by_reason(REWINDS, reason).increment(1);
     }
 
-    pub(crate) fn dead_letter(&self, fault: Fault) {
-        self.by_reason(DEAD_LETTERS, &fault.to_string()).increment(1);
+    pub(crate) fn dead_letter(&self, reason: Reason) {
+        self.by_reason(DEAD_LETTERS, &reason.to_string()).increment(1);
     }
 
     pub(crate) fn swallowed(&self) {

@@ -12,16 +12,17 @@ use std::time::Duration;
 use async_nats::jetstream::Context;
 use tokio::time::Instant;
 
-use crate::checkpoint::Acknowledged;
+use crate::acknowledged::Acknowledged;
 use crate::config::{NoStream, Order, RelayConfig};
 use crate::health::Observer;
+use crate::interrupted::Interrupted;
 use crate::lease::{Lease, LeaseError};
 use crate::letters::{Aside, Due, Parked};
 use crate::message::{Form, Message};
-use crate::reader::{Batch, Refused};
+use crate::reader::Batch;
+use crate::refused::{Reason, Refused};
 use crate::rows::BadRow;
-use crate::shipper::Interrupted;
-use crate::sink::{Fault, KeyedWindow, Sink, SinkError, SinkFailure};
+use crate::sink::{KeyedWindow, Sink, SinkError, SinkFailure};
 
 /// So many of a page's events that cannot be sent are named in the log; the others are counted.
 const NAMED: usize = 10;
@@ -126,7 +127,7 @@ impl Parking {
     /// Tells the log of events that cannot be sent: of some by name, and of many how many.
     fn say_bad(&self, refused: Vec<&Refused>) {
         for refused in &refused {
-            self.observer.meter.dead_letter(refused.fault);
+            self.observer.meter.dead_letter(refused.reason);
         }
         for refused in refused.iter().take(NAMED) {
             say_dead(&self.relay, refused);
@@ -198,7 +199,7 @@ impl Parking {
                 ) => {
                     dead.push((
                         letter,
-                        Refused { position, event_id, fault: Fault::Refused, error },
+                        Refused { position, event_id, reason: Reason::Refused, error },
                     ));
                 }
                 (Some(letter), None, error) if error.position().is_some() => {
@@ -248,10 +249,10 @@ impl Parking {
                     sendable.messages.push(message);
                 }
                 Err(error) => {
-                    let error = crate::error::full_text(&error);
+                    let error = pillarbox_store::full_text(&error);
                     sendable.dead.push((
                         letter,
-                        Refused { position, event_id, fault: Fault::Invalid, error },
+                        Refused { position, event_id, reason: Reason::Invalid, error },
                     ));
                     stopped.extend(key);
                 }
@@ -286,7 +287,7 @@ pub(crate) fn say_dead(relay: &str, refused: &Refused) {
         relay,
         event_id = %refused.event_id,
         position = refused.position,
-        reason = %refused.fault,
+        reason = %refused.reason,
         error = refused.error,
         "this event can never be shipped; it is a dead letter now"
     );

@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
+use pillarbox_store::full_text;
 use time::OffsetDateTime;
 use tokio::sync::mpsc;
 use tokio::time::Instant;
@@ -10,9 +11,9 @@ use tokio::time::Instant;
 use crate::cursor::Cursor;
 use crate::health::Observer;
 use crate::message::{Form, Message};
+use crate::refused::{Reason, Refused};
 use crate::rows::{BadRow, Room};
 use crate::session::Patience;
-use crate::sink::{Fault, too_large};
 use crate::source::{Page, Source};
 
 /// Of so many events of a page the way is measured.
@@ -30,15 +31,6 @@ pub(crate) struct Batch {
     page: Page,
     /// The memory that it takes until it is stored.
     _room: Room,
-}
-
-/// An event that can never be stored.
-#[derive(Clone, Debug)]
-pub(crate) struct Refused {
-    pub(crate) position: i64,
-    pub(crate) event_id: uuid::Uuid,
-    pub(crate) fault: Fault,
-    pub(crate) error: String,
 }
 
 impl Batch {
@@ -96,16 +88,16 @@ pub(crate) fn batch(mut page: Page, form: &Form) -> Batch {
     for row in std::mem::take(&mut page.rows) {
         let (position, event_id) = (row.position, row.event_id);
         let key = form.keys_wait.then(|| row.key.clone()).flatten();
-        let mut refuse = |fault, error, key| {
-            let refused = Refused { position, event_id, fault, error };
+        let mut refuse = |reason, error, key| {
+            let refused = Refused { position, event_id, reason, error };
             bad.insert(position, BadRow { place: position, refused, key, lost: Vec::new() });
         };
         match row.into_message(form) {
-            Ok(message) => match too_large(&message, page.max_payload) {
+            Ok(message) => match message.too_large(page.max_payload) {
                 None => messages.push(message),
-                Some(error) => refuse(Fault::TooLarge, error, key),
+                Some(error) => refuse(Reason::TooLarge, error, key),
             },
-            Err(error) => refuse(Fault::Invalid, crate::error::full_text(&error), key),
+            Err(error) => refuse(Reason::Invalid, full_text(&error), key),
         }
     }
     let positions = messages.iter().map(|message| message.position).collect();

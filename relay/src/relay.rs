@@ -4,8 +4,8 @@ use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
 
-use pillarbox_store::HiddenRows;
 use pillarbox_store::limit::limited;
+use pillarbox_store::{HiddenRows, full_text};
 use sqlx::{AssertSqlSafe, PgConnection, Row};
 use tokio::sync::watch;
 use tokio::task::JoinSet;
@@ -164,7 +164,7 @@ impl Relay {
             if self.observer.progress() != before {
                 backoff = Backoff::new();
             }
-            self.observer.trouble(&error);
+            self.observer.trouble(error.trouble_with(), full_text(&error));
             if unless_stopped(shutdown, sleep(backoff.wait())).await.is_none() {
                 return Ok(());
             }

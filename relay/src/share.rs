@@ -16,15 +16,9 @@ use std::sync::atomic::{AtomicI32, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use futures::StreamExt;
-use futures::stream::FuturesUnordered;
 use tokio::time::Instant;
-use tokio_util::sync::CancellationToken;
 
-use crate::config::RelayConfig;
-use crate::error::RelayError;
 use crate::lease::Presence;
-use crate::relay::Relay;
 
 /// What the relays of one process have in common.
 #[derive(Debug)]
@@ -33,7 +27,7 @@ pub(crate) struct Share {
     pub(crate) holder: String,
     leads: AtomicI32,
     handed_over: Mutex<Option<Instant>>,
-    notice: Notice,
+    pub(crate) notice: Notice,
 }
 
 /// What is wrong with the process that relays run in, though they ship: for those who look at its outboxes. Cheap to
@@ -105,57 +99,6 @@ pub(crate) struct Leading(Arc<Share>);
 impl Drop for Leading {
     fn drop(&mut self) {
         self.0.leads.fetch_sub(1, Ordering::Relaxed);
-    }
-}
-
-/// The relays of one process: one for each outbox that it serves, or stands by for.
-#[derive(Debug)]
-pub struct Relays {
-    relays: Vec<Relay>,
-    notice: Notice,
-}
-
-impl Relays {
-    /// Relays with these settings. Connects to nothing yet.
-    ///
-    /// # Errors
-    /// As [`Relay::new`], for the first that cannot be.
-    pub fn new(configs: impl IntoIterator<Item = RelayConfig>) -> Result<Self, RelayError> {
-        let share = Share::new();
-        let relays = configs
-            .into_iter()
-            .map(|config| Relay::sharing(config, share.clone()))
-            .collect::<Result<_, _>>()?;
-        Ok(Self { relays, notice: share.notice.clone() })
-    }
-
-    /// Where whoever embeds the relays says what is wrong with the process beside them.
-    pub fn notice(&self) -> Notice {
-        self.notice.clone()
-    }
-
-    /// The relays, for looking at them.
-    pub fn each(&self) -> &[Relay] {
-        &self.relays
-    }
-
-    /// Runs all of them until `shutdown` is cancelled, each as [`Relay::run`] does. An outage of one outbox's
-    /// database does not touch the others. Dropping the future stops all at once.
-    ///
-    /// # Errors
-    /// That of the first relay that ends with one; the others are stopped then.
-    pub async fn run(self, shutdown: CancellationToken) -> Result<(), RelayError> {
-        let stop = shutdown.child_token();
-        let mut running: FuturesUnordered<_> =
-            self.relays.into_iter().map(|relay| relay.run(stop.clone())).collect();
-        let mut failed = None;
-        while let Some(ended) = running.next().await {
-            if let Err(error) = ended {
-                stop.cancel();
-                failed.get_or_insert(error);
-            }
-        }
-        failed.map_or(Ok(()), Err)
     }
 }
 

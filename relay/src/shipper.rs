@@ -21,14 +21,16 @@ use tokio::time::{Instant, sleep, sleep_until};
 use tokio_util::sync::CancellationToken;
 
 use crate::broker::Broker;
-use crate::checkpoint::{self, Checkpoints, Forgotten};
+use crate::checkpoint::{self, Checkpoints};
 use crate::config::RelayConfig;
 use crate::cursor::Cursor;
 use crate::health::Observer;
+use crate::interrupted::{Forgotten, Interrupted};
 use crate::lease::{Lease, LeaseError};
 use crate::message::Form;
 use crate::parking::{Parking, say_dead};
-use crate::reader::{self, Batch, Refused};
+use crate::reader::{self, Batch};
+use crate::refused::Refused;
 use crate::sabotage::Protections;
 use crate::session::{Database, Patience};
 use crate::sink::{FirstSends, KeyedWindow, SinkError, swallowed};
@@ -66,29 +68,6 @@ struct Start {
     after_refusal: bool,
     /// The event that was not stored has been set aside.
     after_set_aside: bool,
-}
-
-pub(crate) enum Interrupted {
-    /// The database failed, or the leader has ended.
-    Lease(LeaseError),
-    Broker(SinkError),
-    Refused(Box<(Cursor, Refused)>),
-    /// A stream has forgotten what it had acknowledged.
-    Forgotten(Forgotten),
-    /// There is a new connection to the broker; who knows what it holds.
-    Reconnected,
-}
-
-impl From<sqlx::Error> for Interrupted {
-    fn from(error: sqlx::Error) -> Self {
-        Self::Lease(error.into())
-    }
-}
-
-impl From<LeaseError> for Interrupted {
-    fn from(error: LeaseError) -> Self {
-        Self::Lease(error)
-    }
 }
 
 impl Shipper {
@@ -193,7 +172,7 @@ impl Shipper {
         let (cursor, refused) = *what;
         if self.lease.give_up(&cursor, refused.clone()).await? {
             say_dead(&self.config.name, &refused);
-            self.observer.meter.dead_letter(refused.fault);
+            self.observer.meter.dead_letter(refused.reason);
         }
         self.observer.moved();
         self.progress.send_replace(cursor);

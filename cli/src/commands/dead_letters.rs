@@ -274,10 +274,7 @@ async fn each(
                 }
                 Err(error) => {
                     failed += 1;
-                    eprintln!(
-                        "pillarbox: {}",
-                        harmless(&pillarbox_relay::error::full_text(&*error))
-                    );
+                    eprintln!("pillarbox: {}", harmless(&pillarbox_store::full_text(&*error)));
                 }
             }
         }

@@ -19,7 +19,7 @@ use crate::config::LoadError;
 use crate::logging::LogFormat;
 use crate::{interrupt, logging, terminal};
 use clap::{CommandFactory, Parser, Subcommand};
-use pillarbox_relay::error::full_text;
+use pillarbox_store::full_text;
 use pillarbox_store::row_security;
 
 /// What the commands end with; also in the man pages and in docs/commands.md.

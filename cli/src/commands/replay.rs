@@ -5,7 +5,7 @@ use std::num::NonZeroU32;
 use std::time::{Duration, Instant};
 
 use clap::Args;
-use pillarbox_relay::jetstream;
+use pillarbox_relay::broker::Connection;
 use pillarbox_relay::replay::{self, Which};
 
 use super::Done;
@@ -97,14 +97,14 @@ impl Replay {
         }
         let shown = harmless(&generation);
         eprintln!("generation {shown}");
-        let broker = jetstream(&config.nats_url, &config.nats);
+        let broker = Connection::open(&config.nats_url, &config.nats);
         let broker = limit.ask_broker("let this command in", broker).await?;
         if let Some(rate) = self.rate {
             replay = replay.at_most(rate);
         }
         let mut shown_at = Instant::now();
         let ran = replay
-            .run(broker, &generation, |progress| {
+            .run(&broker, &generation, |progress| {
                 if shown_at.elapsed() >= SHOWN_EVERY {
                     shown_at = Instant::now();
                     let (sent, after) = (progress.sent, progress.after);

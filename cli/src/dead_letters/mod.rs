@@ -2,7 +2,7 @@
 //!
 //! | side | why it is there | a retry |
 //! |---|---|---|
-//! | outbox | the broker can never store it ([`Fault`](pillarbox_relay::sink::Fault)) | is parked until the relay ships it, under its id and a new `Nats-Msg-Id` |
+//! | outbox | the broker can never store it (docs/operations.md has the reasons) | is parked until the relay ships it, under its id and a new `Nats-Msg-Id` |
 //! | inbox | a handler gave it up | is parked until its consumer handles it, from the table; nothing is published again |
 //!
 //! ```text

@@ -3,14 +3,11 @@
 use std::collections::BTreeSet;
 use std::time::Duration;
 
-use async_nats::jetstream::Context;
-use async_nats::jetstream::context::GetStreamByNameErrorKind;
-use async_nats::jetstream::stream::{DiscardPolicy, Info, RetentionPolicy, StorageType};
 use pillarbox_event::Partition;
-use pillarbox_relay::RelayConfig;
-use pillarbox_relay::checkpoint::{Api, Mark, Marks};
+use pillarbox_relay::broker::{AskError, Connection, Retention, StreamInfo};
 use pillarbox_relay::config::without_secrets;
-use pillarbox_relay::error::full_text;
+use pillarbox_relay::{Mark, Marks, RelayConfig};
+use pillarbox_store::full_text;
 use pillarbox_store::limit::within;
 
 use super::outbox::Found;
@@ -23,21 +20,20 @@ const SHORT_WINDOW: Duration = Duration::from_secs(30);
 
 /// Checks the broker, and the streams that take what the outbox holds or held.
 pub(super) async fn examine(config: &RelayConfig, outbox: &Found, report: &mut Report) {
-    let Some(context) = connect(config, report).await else {
+    let Some(broker) = connect(config, report).await else {
         return;
     };
-    version(&context, report);
-    if !jetstream(&context, report).await {
+    version(&broker, report);
+    if !jetstream(&broker, report).await {
         return;
     }
-    let streams = streams(&context, config, outbox, report).await;
+    let streams = streams(&broker, config, outbox, report).await;
     watched(&outbox.marks, report);
-    let clustered = context.client().server_info().cluster.is_some();
-    let api = Api(context);
+    let clustered = broker.server().is_clustered;
     for stream in streams {
-        let failed = match within(report.limit, BROKER, api.stream(&stream)).await {
+        let failed = match within(report.limit, BROKER, broker.stream(&stream)).await {
             Ok(Ok(found)) => {
-                settings(&stream, found.cached_info(), config, clustered, report);
+                settings(&stream, &found, config, clustered, report);
                 continue;
             }
             Ok(Err(error)) => full_text(&error),
@@ -95,14 +91,14 @@ fn told(marks: &Marks, subject: &str) -> Told {
     }
 }
 
-async fn connect(config: &RelayConfig, report: &mut Report) -> Option<Context> {
+async fn connect(config: &RelayConfig, report: &mut Report) -> Option<Connection> {
     const CHECK: &str = "broker.reachable";
     let url = without_secrets(&config.nats_url);
-    let connecting = pillarbox_relay::jetstream(&config.nats_url, &config.nats);
+    let connecting = Connection::open(&config.nats_url, &config.nats);
     let error = match within(report.limit, BROKER, connecting).await {
-        Ok(Ok(context)) => {
+        Ok(Ok(broker)) => {
             report.ok(CHECK, format!("connected to {url}"));
-            return Some(context);
+            return Some(broker);
         }
         Ok(Err(error)) => full_text(&error),
         Err(late) => format!("no connection to the broker at {url}: {late}"),
@@ -118,10 +114,11 @@ async fn connect(config: &RelayConfig, report: &mut Report) -> Option<Context> {
     None
 }
 
-fn version(context: &Context, report: &mut Report) {
+fn version(broker: &Connection, report: &mut Report) {
     const CHECK: &str = "broker.version";
-    let version = context.client().server_info().version;
-    if context.client().is_server_compatible(2, 14, 0) {
+    let server = broker.server();
+    let version = server.version;
+    if server.has_fast_ingest {
         report.ok(CHECK, format!("nats-server {version}"));
     } else {
         report.warn(
@@ -133,12 +130,11 @@ fn version(context: &Context, report: &mut Report) {
 }
 
 /// Whether it answers. It is asked for a subject that no stream has, which needs no more rights than the relay has.
-async fn jetstream(context: &Context, report: &mut Report) -> bool {
+async fn jetstream(broker: &Connection, report: &mut Report) -> bool {
     const CHECK: &str = "broker.jetstream";
-    let asked = within(report.limit, BROKER, context.stream_by_subject("pillarbox.doctor")).await;
+    let asked = within(report.limit, BROKER, broker.stream_of("pillarbox.doctor")).await;
     let error = match asked {
         Ok(Ok(_)) => None,
-        Ok(Err(error)) if error.kind() == GetStreamByNameErrorKind::NotFound => None,
         Ok(Err(error)) => Some(full_text(&error)),
         Err(late) => Some(late.to_string()),
     };
@@ -168,7 +164,7 @@ fn subjects(config: &RelayConfig, topics: &[String]) -> Vec<String> {
 
 /// The streams that take the topics, each once.
 async fn streams(
-    context: &Context,
+    broker: &Connection,
     config: &RelayConfig,
     outbox: &Found,
     report: &mut Report,
@@ -178,32 +174,30 @@ async fn streams(
     let (mut homeless, mut unclear) = (Vec::new(), Vec::new());
     let subjects = subjects(config, &outbox.topics);
     for subject in &subjects {
-        let asked = within(report.limit, BROKER, context.stream_by_subject(subject)).await;
+        let asked = within(report.limit, BROKER, broker.stream_of(subject)).await;
         let failed = match asked {
-            Ok(Ok(stream)) => {
+            Ok(Ok(Some(stream))) => {
                 streams.insert(stream);
                 continue;
             }
-            Ok(Err(error)) => match error.kind() {
-                GetStreamByNameErrorKind::NotFound => {
-                    match told(&outbox.marks, subject) {
-                        Told::Taken(stream) => {
-                            let shown = outbox.marks.get(&stream).is_some_and(|mark| mark.shown);
-                            if shown {
-                                streams.insert(stream)
-                            } else {
-                                unseen.insert(stream)
-                            };
-                        }
-                        Told::Perhaps(stream) => unclear.push((subject.as_str(), stream)),
-                        Told::Nothing => homeless.push(subject.as_str()),
+            Ok(Ok(None)) => {
+                match told(&outbox.marks, subject) {
+                    Told::Taken(stream) => {
+                        let shown = outbox.marks.get(&stream).is_some_and(|mark| mark.shown);
+                        if shown {
+                            streams.insert(stream)
+                        } else {
+                            unseen.insert(stream)
+                        };
                     }
-                    continue;
+                    Told::Perhaps(stream) => unclear.push((subject.as_str(), stream)),
+                    Told::Nothing => homeless.push(subject.as_str()),
                 }
-                // Such a row becomes a dead letter.
-                GetStreamByNameErrorKind::InvalidSubject => continue,
-                _ => full_text(&error),
-            },
+                continue;
+            }
+            // Such a row becomes a dead letter.
+            Ok(Err(AskError::Subject { .. })) => continue,
+            Ok(Err(error)) => full_text(&error),
             Err(late) => late.to_string(),
         };
         report.warn(CHECK, format!("not checked: {failed}"), "run doctor again");
@@ -248,8 +242,13 @@ async fn streams(
     streams
 }
 
-fn settings(name: &str, info: &Info, config: &RelayConfig, clustered: bool, report: &mut Report) {
-    let (set, state) = (&info.config, &info.state);
+fn settings(
+    name: &str,
+    info: &StreamInfo,
+    config: &RelayConfig,
+    clustered: bool,
+    report: &mut Report,
+) {
     let edit = format!("nats stream edit {name}");
     let mut well = true;
     let mut say = |bad: bool, fail: bool, message: String, remedy: String| {
@@ -262,41 +261,35 @@ fn settings(name: &str, info: &Info, config: &RelayConfig, clustered: bool, repo
         }
     };
     say(
-        set.no_ack || set.sealed,
+        !info.acknowledges,
         true,
         "acknowledges nothing, or is sealed: the relay waits for ever".into(),
         "make a stream that acknowledges (without no_ack)".into(),
     );
-    let leaderless = info.cluster.as_ref().is_some_and(|cluster| cluster.leader.is_none());
     say(
-        leaderless,
+        !info.has_leader,
         true,
         "has no leader: nothing can be stored".into(),
         "bring back enough of its servers; `nats stream info` shows which".into(),
     );
-    let lost: Vec<&str> = info
-        .cluster
-        .iter()
-        .flat_map(|cluster| cluster.replicas.iter().filter(|peer| peer.offline || !peer.current))
-        .map(|peer| peer.name.as_str())
-        .collect();
     say(
-        !lost.is_empty(),
+        !info.lagging_replicas.is_empty(),
         false,
-        format!("has replicas that are offline or behind: {}", lost.join(", ")),
+        format!("has replicas that are offline or behind: {}", info.lagging_replicas.join(", ")),
         "look at these servers before another one fails".into(),
     );
-    let full = |used: u64, most: i64| most > 0 && used as f64 >= 0.9 * most as f64;
-    let limited = set.max_bytes > 0 || set.max_messages > 0;
+    let full =
+        |used: u64, most: Option<u64>| most.is_some_and(|most| used as f64 >= 0.9 * most as f64);
+    let limited = info.max_bytes.is_some() || info.max_messages.is_some();
     say(
-        set.discard == DiscardPolicy::New
-            && (full(state.bytes, set.max_bytes) || full(state.messages, set.max_messages)),
+        info.discards_new
+            && (full(info.bytes, info.max_bytes) || full(info.messages, info.max_messages)),
         false,
         "is over nine tenths full: when it is full, the relay holds".into(),
         format!("raise its limits (`{edit} --max-bytes …`), or see why its consumers lag"),
     );
     say(
-        set.discard == DiscardPolicy::Old && limited && set.retention == RetentionPolicy::Limits,
+        !info.discards_new && limited && info.retention == Retention::Limits,
         false,
         "drops its oldest events at its limit, handled or not".into(),
         format!(
@@ -304,24 +297,24 @@ fn settings(name: &str, info: &Info, config: &RelayConfig, clustered: bool, repo
         ),
     );
     say(
-        set.retention == RetentionPolicy::Interest && state.consumer_count == 0,
+        info.retention == Retention::Interest && info.consumers == 0,
         true,
         "keeps events only for consumers (retention interest), and has none: events vanish".into(),
         "create the consumers first, or use retention limits".into(),
     );
     say(
-        set.storage == StorageType::Memory,
+        info.in_memory,
         false,
         "is in memory: a restart of its servers loses what it acknowledged".into(),
         "make a stream with file storage".into(),
     );
     say(
-        !set.allow_batch_publish,
+        !info.allows_batches,
         false,
         "does not take fast-ingest batches: events of one key go one round trip each".into(),
         "set allow_batched on it (nats-server 2.14 or newer)".into(),
     );
-    let window = set.duplicate_window;
+    let window = info.duplicate_window;
     say(
         window < SHORT_WINDOW.max(Duration::from_millis(2 * config.lease_ms)),
         false,
@@ -333,17 +326,17 @@ fn settings(name: &str, info: &Info, config: &RelayConfig, clustered: bool, repo
     );
     let retention = Duration::from_secs(config.retention_s);
     say(
-        !set.max_age.is_zero() && set.max_age < retention,
+        info.max_age.is_some_and(|age| age < retention),
         false,
         format!(
             "drops events after {}, sooner than the outbox ({}): a consumer that is away for longer misses them",
-            said(set.max_age.as_secs_f64()),
+            said(info.max_age.unwrap_or_default().as_secs_f64()),
             said(retention.as_secs_f64())
         ),
         format!("`{edit} --max-age …`, longer than any consumer may be away"),
     );
     say(
-        clustered && set.num_replicas == 1,
+        clustered && info.replicas == 1,
         false,
         "has one replica on a cluster: it is away when its server is".into(),
         format!("`{edit} --replicas 3`"),

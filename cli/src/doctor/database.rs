@@ -3,8 +3,8 @@
 use std::time::SystemTime;
 
 use pillarbox_relay::config::without_secrets;
-use pillarbox_relay::error::full_text;
 use pillarbox_relay::{Database, SessionError};
+use pillarbox_store::full_text;
 use pillarbox_store::limit::within;
 use sqlx::postgres::PgRow;
 use sqlx::{PgConnection, Row};

@@ -16,7 +16,7 @@ mod privileges;
 use std::time::Duration;
 
 use pillarbox_relay::RelayConfig;
-use pillarbox_relay::error::full_text;
+use pillarbox_store::full_text;
 use pillarbox_store::limit::limited;
 use pillarbox_store::row_security;
 use serde::Serialize;

@@ -2,9 +2,8 @@
 
 use std::sync::Arc;
 
-use pillarbox_relay::Relay;
-use pillarbox_relay::checkpoint::Marks;
 use pillarbox_relay::status::{self, Status};
+use pillarbox_relay::{Marks, Relay};
 use pillarbox_store::{HiddenRows, Schema};
 use sqlx::postgres::PgRow;
 use sqlx::{AssertSqlSafe, PgConnection, Row, SqlSafeStr, SqlStr};

@@ -43,7 +43,7 @@ pub enum BrokerError {
         remedy: &'static str,
         /// What the client said.
         #[source]
-        source: ConnectError,
+        source: Box<dyn std::error::Error + Send + Sync>,
     },
     /// The two could not agree on TLS.
     #[error("no TLS connection to the broker at {url}; {remedy}")]
@@ -54,7 +54,7 @@ pub enum BrokerError {
         remedy: &'static str,
         /// What the client said.
         #[source]
-        source: ConnectError,
+        source: Box<dyn std::error::Error + Send + Sync>,
     },
     /// It took the connection, and said nothing.
     #[error("no connection to the broker at {url}; {remedy}")]
@@ -65,7 +65,7 @@ pub enum BrokerError {
         remedy: &'static str,
         /// What the client said.
         #[source]
-        source: ConnectError,
+        source: Box<dyn std::error::Error + Send + Sync>,
     },
     /// No connection.
     #[error("no connection to the broker at {url}")]
@@ -74,7 +74,7 @@ pub enum BrokerError {
         url: String,
         /// What the client said.
         #[source]
-        source: ConnectError,
+        source: Box<dyn std::error::Error + Send + Sync>,
     },
 }
 
@@ -86,14 +86,17 @@ impl BrokerError {
         source: ConnectError,
     ) -> Self {
         use ConnectErrorKind::{Authentication, AuthorizationViolation, TimedOut, Tls};
-        if matches!(source.kind(), Authentication | AuthorizationViolation) {
+        let kind = source.kind();
+        let silent = kind == TimedOut || source.to_string().contains("got nothing");
+        let files = (kind == Tls).then_some(TLS.other);
+        let tls = tls::remedy(&source, config.cert.is_some(), &TLS).or(files);
+        let source = Box::new(source);
+        if matches!(kind, Authentication | AuthorizationViolation) {
             return Self::Refused { url, login: login.to_string(), remedy: login.remedy(), source };
         }
-        let files = (source.kind() == Tls).then_some(TLS.other);
-        if let Some(remedy) = tls::remedy(&source, config.cert.is_some(), &TLS).or(files) {
+        if let Some(remedy) = tls {
             return Self::Tls { url, remedy, source };
         }
-        let silent = source.kind() == TimedOut || source.to_string().contains("got nothing");
         if silent && !config.tls_first {
             let remedy = "it said nothing: if it has handshake_first, set nats.tls_first";
             return Self::Silent { url, remedy, source };

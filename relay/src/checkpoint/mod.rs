@@ -29,8 +29,6 @@
 //! before the broker did. Not kept is the order between what is shipped again and what was stored in the
 //! moments between the loss and its discovery.
 
-mod acknowledged;
-mod mark;
 mod saved;
 
 use std::sync::Arc;
@@ -39,17 +37,13 @@ use std::time::Duration;
 use time::OffsetDateTime;
 use tokio::time::{Instant, sleep};
 
-pub use self::acknowledged::Acknowledged;
-use self::acknowledged::Acks;
-pub(crate) use self::acknowledged::Doubt;
-pub use self::mark::{Api, Mark, Marks};
-use self::mark::{lost, shorter};
+use crate::acknowledged::{Acknowledged, Acks};
 use crate::config::RelayConfig;
 use crate::cursor::Cursor;
 use crate::health::Observer;
+use crate::interrupted::{Forgotten, Interrupted};
 use crate::lease::Lease;
-use crate::shipper::Interrupted;
-use crate::sink::SinkError;
+use crate::streams::{Api, Mark, Marks, lost, shorter};
 
 /// A stream just after an election may answer before it has applied all that it holds, or not be known yet: so often,
 /// and for so long, it is asked again before it is called shorter, or gone.
@@ -64,15 +58,6 @@ pub(crate) struct Checkpoint {
     pub(crate) taken_at: String,
     pub(crate) cursor: Cursor,
     pub(crate) marks: Marks,
-}
-
-/// What a stream has forgotten.
-#[derive(Debug)]
-pub(crate) struct Forgotten {
-    pub(crate) stream: String,
-    pub(crate) how: String,
-    /// The sequence at which it stores now, if an acknowledgement told it.
-    pub(crate) now_at: Option<u64>,
 }
 
 /// Takes checkpoints, and looks whether the streams still hold what they acknowledged.
@@ -267,7 +252,7 @@ impl Checkpoints {
         mark: &Mark,
         all: &std::collections::BTreeMap<String, Acks>,
     ) -> Option<String> {
-        let full = mark.subjects.len() >= acknowledged::SUBJECTS;
+        let full = mark.subjects.len() >= crate::acknowledged::SUBJECTS;
         let others = all.iter().filter(|(other, acks)| *other != name && acks.fresh);
         others
             .filter(|(other, acks)| {
@@ -325,17 +310,4 @@ pub(crate) async fn go_back(
         Some(checkpoint) => (checkpoint.cursor, Some(checkpoint.taken_at)),
         None => (Cursor::start(now.system_identifier.clone()), None),
     })
-}
-
-impl From<SinkError> for Interrupted {
-    fn from(error: SinkError) -> Self {
-        match error {
-            SinkError::WentBack { stream, sequence, before } => Self::Forgotten(Forgotten {
-                how: format!("it acknowledges sequence {sequence}, and had acknowledged {before}"),
-                stream,
-                now_at: Some(sequence),
-            }),
-            error => Self::Broker(error),
-        }
-    }
 }

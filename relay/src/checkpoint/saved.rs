@@ -5,9 +5,10 @@ use std::time::Duration;
 use sqlx::postgres::PgRow;
 use sqlx::{PgConnection, Row};
 
-use super::{Checkpoint, Marks};
+use super::Checkpoint;
 use crate::cursor::Cursor;
 use crate::lease::{Lease, LeaseError};
+use crate::streams::Marks;
 
 impl Lease {
     /// The newest checkpoints, at most so many, newest first.

@@ -158,7 +158,7 @@ pub(crate) fn servers(url: &str) -> Result<Vec<PgConnectOptions>, ConfigError> {
         // What the parser says of a wrong URL names no secret.
         let options = alone
             .parse::<PgConnectOptions>()
-            .map_err(|error| fail(crate::error::full_text(&error)))?;
+            .map_err(|error| fail(pillarbox_store::full_text(&error)))?;
         Ok(match (host.is_empty(), local.is_empty()) {
             (true, false) => {
                 let usual = PgConnectOptions::new_without_pgpass();

@@ -4,7 +4,7 @@ use sqlx::postgres::PgRow;
 use sqlx::{PgConnection, Row as _};
 
 use crate::lease::{Lease, LeaseError};
-use crate::reader::Refused;
+use crate::refused::Refused;
 use crate::rows::{BadRow, is_of_data};
 
 /// An event that is to be set aside.
@@ -24,8 +24,8 @@ const CONTENT: [&str; 5] = ["event_type", "topic", "key", "headers", "payload"];
 impl Aside {
     /// One that can never be stored.
     pub(crate) fn dead(refused: Refused) -> Self {
-        let Refused { position, fault, error, .. } = refused;
-        Self { position, is_dead: true, reason: fault.to_string(), error, lost: Vec::new() }
+        let Refused { position, reason, error, .. } = refused;
+        Self { position, is_dead: true, reason: reason.to_string(), error, lost: Vec::new() }
     }
 
     /// One that cannot be sent at all.
@@ -128,7 +128,7 @@ impl Lease {
             let query = self
                 .query(include_str!("dead_again.sql"))
                 .bind(letter)
-                .bind(refused.fault.to_string())
+                .bind(refused.reason.to_string())
                 .bind(error);
             match self.within(async |c: &mut PgConnection| query.execute(c).await).await {
                 // The database's encoding does not have all of these characters.

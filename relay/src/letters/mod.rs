@@ -21,7 +21,7 @@ use sqlx::PgConnection;
 use crate::cursor::Cursor;
 use crate::lease::{Lease, LeaseError};
 use crate::message::Row;
-use crate::reader::Refused;
+use crate::refused::Refused;
 use crate::rows::BadRow;
 
 pub(crate) use aside::Aside;

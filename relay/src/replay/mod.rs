@@ -10,21 +10,21 @@ use std::num::NonZeroU32;
 use std::sync::Arc;
 use std::time::Duration;
 
-use async_nats::jetstream::Context;
+use pillarbox_store::full_text;
 use pillarbox_store::limit::limited;
 use sqlx::postgres::{PgArguments, PgRow, Postgres};
 use sqlx::query::Query;
 use sqlx::{AssertSqlSafe, PgConnection, Row as _, SqlSafeStr, SqlStr};
 use tokio::time::Instant;
 
-use crate::checkpoint::Acknowledged;
+use crate::acknowledged::Acknowledged;
+use crate::broker::Connection;
 use crate::config::RelayConfig;
-use crate::error::full_text;
 use crate::message::{Form, Message};
-use crate::reader::Refused;
+use crate::refused::Refused;
 use crate::rows::{Compression, PAGE_BYTES, Reading, Room, Select, Table, is_of_data, read_entry};
 use crate::schema::in_schema;
-use crate::sink::{KeyedWindow, Sink, SinkError, SinkFailure};
+use crate::sink::{KeyedWindow, Sink, SinkFailure};
 use crate::source::visibility::spliced;
 
 const PAGE_ROWS: i64 = 500;
@@ -72,7 +72,7 @@ pub enum ReplayError {
         after: i64,
         /// What happened.
         #[source]
-        source: SinkError,
+        source: Box<dyn std::error::Error + Send + Sync>,
     },
 }
 
@@ -218,7 +218,7 @@ impl Replay {
     /// [`ReplayError`], with the position to go on behind.
     pub async fn run(
         mut self,
-        broker: Context,
+        broker: &Connection,
         generation: &str,
         mut progress: impl FnMut(Progress),
     ) -> Result<Progress, ReplayError> {
@@ -227,6 +227,7 @@ impl Replay {
         // At least ten pages a second, so that a low rate is no series of bursts.
         let page_rows =
             self.rate.map_or(PAGE_ROWS, |rate| (i64::from(rate.get()) / 10).clamp(1, PAGE_ROWS));
+        let broker = broker.context();
         let largest = broker.client().max_payload();
         let reading = Reading::new(&self.schema, Table::Outbox, self.compression, largest);
         let mut sink = KeyedWindow::new(broker, Acknowledged::default());
@@ -259,7 +260,7 @@ impl Replay {
                     let of_page = usize::try_from(stored - before).unwrap_or(0);
                     let after = of_page.checked_sub(1).and_then(|i| positions.get(i).copied());
                     let after = after.unwrap_or(done.after);
-                    return Err(ReplayError::Broker { after, source: error });
+                    return Err(ReplayError::Broker { after, source: Box::new(error) });
                 }
             }
         }

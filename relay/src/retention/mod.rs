@@ -7,12 +7,12 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use pillarbox_store::full_text;
 use pillarbox_store::limit::limited;
 use sqlx::{AssertSqlSafe, PgConnection, Row, SqlSafeStr, SqlStr};
 use tokio::time::sleep;
 
 use crate::config::RelayConfig;
-use crate::error::full_text;
 use crate::health::Observer;
 use crate::schema::in_schema;
 use crate::session::Database;

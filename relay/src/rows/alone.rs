@@ -7,8 +7,7 @@ use super::entry::{payload, text, time_of};
 use super::is_of_data;
 use super::{BadRow, Entry, Reading};
 use crate::message::Row;
-use crate::reader::Refused;
-use crate::sink::Fault;
+use crate::refused::{Reason, Refused};
 
 /// The most bytes of a type, topic or key that are read. A valid one has 255.
 const LONGEST_TEXT: i32 = 64 * 1024;
@@ -44,11 +43,11 @@ pub(super) struct Sizes {
 }
 
 /// What is wrong with a row of these sizes, and which columns are not worth copying.
-pub(super) fn problem(sizes: &Sizes, largest: usize) -> Option<(Fault, String)> {
+pub(super) fn problem(sizes: &Sizes, largest: usize) -> Option<(Reason, String)> {
     let Sizes { event_id, event_type, topic, key, payload, headers, created_at } = *sizes;
     let is_null = |name| {
         let is = if name == "headers" { "are" } else { "is" };
-        (Fault::Unreadable, format!("its {name} {is} null"))
+        (Reason::Unreadable, format!("its {name} {is} null"))
     };
     if event_id.is_none() {
         return Some(is_null("event_id"));
@@ -57,7 +56,7 @@ pub(super) fn problem(sizes: &Sizes, largest: usize) -> Option<(Fault, String)> 
         match size {
             Some(size) if size > LONGEST_TEXT => {
                 let error = format!("its {name} has {size} bytes; an event's has at most 255");
-                return Some((Fault::Invalid, error));
+                return Some((Reason::Invalid, error));
             }
             None if name != "key" => return Some(is_null(name)),
             _ => {}
@@ -70,15 +69,15 @@ pub(super) fn problem(sizes: &Sizes, largest: usize) -> Option<(Fault, String)> 
         let error = format!(
             "its headers take {headers} bytes as they are stored, and JetStream stores at most 65535 with a message"
         );
-        return Some((Fault::TooLarge, error));
+        return Some((Reason::TooLarge, error));
     }
     if usize::try_from(payload).is_ok_and(|payload| payload > largest) {
         let error = format!(
             "the payload alone has {payload} bytes, and the server's max_payload is {largest}"
         );
-        return Some((Fault::TooLarge, error));
+        return Some((Reason::TooLarge, error));
     }
-    time_of(created_at).err().map(|error| (Fault::Unreadable, error))
+    time_of(created_at).err().map(|error| (Reason::Unreadable, error))
 }
 
 /// The columns that are too large to be copied.
@@ -116,14 +115,16 @@ impl Reading {
             headers: row.try_get(6)?,
             created_at: row.try_get_unchecked(7)?,
         };
-        let bad = |fault, error, mut lost: Vec<&'static str>| {
+        let bad = |reason, error, mut lost: Vec<&'static str>| {
             lost.extend(too_large_to_copy(&sizes));
             let event_id = sizes.event_id.unwrap_or_default();
-            let refused = Refused { position, event_id, fault, error };
+            let refused = Refused { position, event_id, reason, error };
             Alone::Bad(BadRow { place, refused, key: None, lost })
         };
-        if let Some((fault, error)) = problem(&sizes, self.largest) {
-            let Alone::Bad(mut bad) = bad(fault, error, Vec::new()) else { return Ok(Alone::Gone) };
+        if let Some((reason, error)) = problem(&sizes, self.largest) {
+            let Alone::Bad(mut bad) = bad(reason, error, Vec::new()) else {
+                return Ok(Alone::Gone);
+            };
             if sizes.key.is_some_and(|size| size <= LONGEST_TEXT) {
                 bad.key = self.key(connection, place).await?;
             }
@@ -135,7 +136,7 @@ impl Reading {
             Ok(None) => return Ok(Alone::Gone),
             Err(error) if is_of_data(&error) => {
                 let lost = lost("headers", &error);
-                return Ok(bad(Fault::Unreadable, unreadable("headers", &error), lost));
+                return Ok(bad(Reason::Unreadable, unreadable("headers", &error), lost));
             }
             Err(error) => return Err(error),
         };
@@ -143,7 +144,7 @@ impl Reading {
             let error = format!(
                 "its headers have {headers} bytes, and JetStream stores at most 65535 with a message"
             );
-            return Ok(bad(Fault::TooLarge, error, Vec::new()));
+            return Ok(bad(Reason::TooLarge, error, Vec::new()));
         }
         let all = [sizes.event_type, sizes.topic, sizes.key, sizes.payload, Some(headers)];
         let bytes = all.into_iter().flatten().map(|size| usize::try_from(size).unwrap_or(0)).sum();
@@ -204,7 +205,7 @@ impl Reading {
             (event_type, topic, content, created_at, problems.is_empty())
         else {
             let error = problems.join("; ");
-            let refused = Refused { position, event_id, fault: Fault::Unreadable, error };
+            let refused = Refused { position, event_id, reason: Reason::Unreadable, error };
             return Ok(Some(Entry::Bad(BadRow { place, refused, key, lost: gone })));
         };
         let payload = content;

@@ -7,8 +7,7 @@ use time::OffsetDateTime;
 use uuid::Uuid;
 
 use crate::message::Row;
-use crate::reader::Refused;
-use crate::sink::Fault;
+use crate::refused::{Reason, Refused};
 
 /// A row as a page has it. Its place is what it is found again by.
 #[derive(Debug)]
@@ -86,7 +85,7 @@ pub(crate) fn read(row: &PgRow) -> Result<Entry, sqlx::Error> {
             refused: Refused {
                 position,
                 event_id: event_id.unwrap_or_default(),
-                fault: Fault::Unreadable,
+                reason: Reason::Unreadable,
                 error,
             },
             key: readable_key,

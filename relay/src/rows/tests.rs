@@ -1,6 +1,6 @@
 use super::alone::{Sizes, problem, too_large_to_copy};
 use super::entry::time_of;
-use crate::sink::Fault;
+use crate::refused::Reason;
 
 fn sizes() -> Sizes {
     Sizes {
@@ -18,20 +18,20 @@ fn sizes() -> Sizes {
 fn a_row_is_judged_by_its_sizes_before_it_is_read() {
     let said = |sizes: Sizes| {
         problem(&sizes, 1_000)
-            .map(|(fault, error)| (fault, error.split(' ').take(3).collect::<Vec<_>>().join(" ")))
+            .map(|(reason, error)| (reason, error.split(' ').take(3).collect::<Vec<_>>().join(" ")))
     };
     assert_eq!(said(sizes()), None);
-    for (found, fault, start) in [
-        (Sizes { event_id: None, ..sizes() }, Fault::Unreadable, "its event_id is"),
-        (Sizes { topic: None, ..sizes() }, Fault::Unreadable, "its topic is"),
-        (Sizes { headers: None, ..sizes() }, Fault::Unreadable, "its headers are"),
-        (Sizes { created_at: None, ..sizes() }, Fault::Unreadable, "its created_at is"),
-        (Sizes { created_at: Some(i64::MAX), ..sizes() }, Fault::Unreadable, "its created_at is"),
-        (Sizes { key: Some(70_000), ..sizes() }, Fault::Invalid, "its key has"),
-        (Sizes { headers: Some(200_000), ..sizes() }, Fault::TooLarge, "its headers take"),
-        (Sizes { payload: Some(1_001), ..sizes() }, Fault::TooLarge, "the payload alone"),
+    for (found, reason, start) in [
+        (Sizes { event_id: None, ..sizes() }, Reason::Unreadable, "its event_id is"),
+        (Sizes { topic: None, ..sizes() }, Reason::Unreadable, "its topic is"),
+        (Sizes { headers: None, ..sizes() }, Reason::Unreadable, "its headers are"),
+        (Sizes { created_at: None, ..sizes() }, Reason::Unreadable, "its created_at is"),
+        (Sizes { created_at: Some(i64::MAX), ..sizes() }, Reason::Unreadable, "its created_at is"),
+        (Sizes { key: Some(70_000), ..sizes() }, Reason::Invalid, "its key has"),
+        (Sizes { headers: Some(200_000), ..sizes() }, Reason::TooLarge, "its headers take"),
+        (Sizes { payload: Some(1_001), ..sizes() }, Reason::TooLarge, "the payload alone"),
     ] {
-        assert_eq!(said(found), Some((fault, start.to_owned())));
+        assert_eq!(said(found), Some((reason, start.to_owned())));
     }
 }
 

@@ -5,9 +5,10 @@ use uuid::Uuid;
 use crate::config::Order;
 use crate::cursor::Cursor;
 use crate::message::Message;
-use crate::reader::{Batch, Refused};
-use crate::sink::streams::stream_of;
-use crate::sink::{Fault, KeyedWindow, Sink, SinkError};
+use crate::reader::Batch;
+use crate::refused::{Reason, Refused};
+use crate::sink::targets::stream_of;
+use crate::sink::{KeyedWindow, Sink, SinkError};
 
 /// At most this many other messages are tried for proof that the broker stores something.
 const OTHERS: usize = 8;
@@ -120,7 +121,7 @@ impl Trial {
         Refused {
             position: self.message.position,
             event_id: self.message.event_id,
-            fault: Fault::Refused,
+            reason: Reason::Refused,
             error: format!(
                 "tried alone several times and not stored, while the broker stored {proof}: {said}"
             ),

@@ -5,10 +5,10 @@ use std::collections::VecDeque;
 use tokio::sync::watch;
 use tokio::time::Instant;
 
-use super::Interrupted;
 use crate::config::NoStream;
 use crate::cursor::Cursor;
 use crate::health::Observer;
+use crate::interrupted::Interrupted;
 use crate::reader::Batch;
 use crate::sink::{Sink, SinkFailure};
 

@@ -16,11 +16,11 @@ use futures::future::BoxFuture;
 use jetstream_extra::batch_publish_fast::{
     FastPublishError, FastPublishErrorKind, FastPublishExt, FastPublisher, GapMode,
 };
+use pillarbox_store::full_text;
 
 use super::keyed_window::check_size;
-use super::{FirstSends, KeyedWindow, Sink, SinkError, SinkFailure, Streams};
-use crate::checkpoint::Acknowledged;
-use crate::error::full_text;
+use super::{FirstSends, KeyedWindow, Sink, SinkError, SinkFailure, Targets};
+use crate::acknowledged::Acknowledged;
 use crate::message::Message;
 
 /// How many messages one acknowledgement covers at the most.
@@ -33,9 +33,9 @@ const FEW: usize = 32;
 const ONE_BY_ONE: u64 = 2 * FLOW as u64 * OUTSTANDING as u64;
 
 /// See the [module](self).
-pub struct FastIngest<'s> {
+pub(crate) struct FastIngest<'s> {
     context: Context,
-    streams: &'s mut Streams,
+    streams: &'s mut Targets,
     acknowledged: Acknowledged,
     ack_timeout: Duration,
     batches: BTreeMap<Arc<str>, Batch>,
@@ -65,10 +65,10 @@ impl Batch {
 impl<'s> FastIngest<'s> {
     /// A sink on this context, whose timeout is how long an acknowledgement may take. `after_refusal`: the
     /// previous sink failed with [`SinkError::BatchRefused`].
-    pub fn new(
+    pub(crate) fn new(
         context: Context,
         ack_timeout: Duration,
-        streams: &'s mut Streams,
+        streams: &'s mut Targets,
         acknowledged: Acknowledged,
         after_refusal: bool,
     ) -> Self {
@@ -87,7 +87,7 @@ impl<'s> FastIngest<'s> {
     /// Has duplicates looked at among what is sent for the first time, where there are acknowledgements that tell of
     /// them: in a window, and not in a batch.
     #[must_use]
-    pub fn watching(self, first_sends: Option<FirstSends>) -> Self {
+    pub(crate) fn watching(self, first_sends: Option<FirstSends>) -> Self {
         Self { first_sends, ..self }
     }
 

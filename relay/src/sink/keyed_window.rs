@@ -12,26 +12,26 @@ use async_nats::jetstream::message::PublishMessage;
 use async_nats::jetstream::publish::PublishAck;
 use async_nats::jetstream::{self, Context};
 use futures::future::BoxFuture;
+use pillarbox_store::full_text;
 use tokio::time::timeout;
 use uuid::Uuid;
 
-use super::fault::Blame;
-use super::streams::{acknowledges_nothing, stream_of};
+use super::blame::Blame;
 use super::swallowed::First;
-use super::{Fault, FirstSends, Sink, SinkError, SinkFailure};
-use crate::checkpoint::{Acknowledged, Api, Doubt};
-use crate::error::full_text;
+use super::targets::{acknowledges_nothing, stream_of};
+use super::{FirstSends, Sink, SinkError, SinkFailure};
+use crate::acknowledged::{Acknowledged, Doubt};
 use crate::message::Message;
+use crate::refused::Reason;
+use crate::streams::Api;
 
-/// The most bytes of headers that JetStream stores with a message.
-const MAX_HEADERS: usize = 65_535;
 /// How long the broker may take to say which stream takes a subject, once it has left a message without an answer.
 const QUESTION: Duration = Duration::from_millis(500);
 /// The most messages under way at a time.
 const WINDOW: usize = 1024;
 
 /// See the [module](self).
-pub struct KeyedWindow {
+pub(crate) struct KeyedWindow {
     context: Context,
     acknowledged: Acknowledged,
     stored: u64,
@@ -54,7 +54,7 @@ struct Sent {
 
 impl KeyedWindow {
     /// A sink on this context, whose timeout is how long an acknowledgement may take. It keeps `acknowledged`.
-    pub fn new(context: Context, acknowledged: Acknowledged) -> Self {
+    pub(crate) fn new(context: Context, acknowledged: Acknowledged) -> Self {
         Self {
             context,
             acknowledged,
@@ -67,7 +67,7 @@ impl KeyedWindow {
 
     /// Has duplicates looked at among what is sent for the first time.
     #[must_use]
-    pub fn watching(self, first_sends: Option<FirstSends>) -> Self {
+    pub(crate) fn watching(self, first_sends: Option<FirstSends>) -> Self {
         Self { first_sends, ..self }
     }
 
@@ -155,8 +155,8 @@ impl KeyedWindow {
                     .and_then(|said| said.downcast_ref::<jetstream::Error>());
                 let text = full_text(&error);
                 return match said.map(|said| (Blame::of(said), said.error_code().0)) {
-                    Some((Blame::Event(fault), _)) => {
-                        SinkError::Message { position, event_id, fault, error: text }
+                    Some((Blame::Event(reason), _)) => {
+                        SinkError::Message { position, event_id, reason, error: text }
                     }
                     Some((Blame::Unknown, code)) => unknown(Some(code), text),
                     Some((Blame::Broker, _)) | None => SinkError::Unavailable(text),
@@ -172,7 +172,7 @@ impl KeyedWindow {
             Ok(stream) => stream,
             Err(SinkError::NoStream { position, event_id, subject, .. }) => {
                 // Through a mapping, or in another domain, a stream takes subjects that the API does not tell of.
-                let api = Api(self.context.clone());
+                let api = Api::new(self.context.clone());
                 match self.acknowledged.doubt(&subject) {
                     Some(Doubt::Hidden(stream)) => stream,
                     Some(Doubt::TookIt(stream)) if api.shows(&stream).await => stream,
@@ -223,24 +223,10 @@ impl Sink for KeyedWindow {
 /// Refuses what the server would answer by closing the connection.
 pub(super) fn check_size(message: &Message, max_payload: usize) -> Result<(), SinkError> {
     let Message { position, event_id, .. } = *message;
-    match too_large(message, max_payload) {
+    match message.too_large(max_payload) {
         Some(error) => {
-            Err(SinkError::Message { position, event_id, fault: Fault::TooLarge, error })
+            Err(SinkError::Message { position, event_id, reason: Reason::TooLarge, error })
         }
         None => Ok(()),
     }
-}
-
-/// Why a message is too large for a server with this limit, if it is.
-pub(crate) fn too_large(message: &Message, max_payload: usize) -> Option<String> {
-    let size = message.wire_size();
-    let headers = size - message.payload.len();
-    if size > max_payload {
-        return Some(format!(
-            "headers and payload are {size} bytes, and the server's max_payload is {max_payload}"
-        ));
-    }
-    (headers > MAX_HEADERS).then(|| {
-        format!("the headers are {headers} bytes, and JetStream stores {MAX_HEADERS} at the most")
-    })
 }

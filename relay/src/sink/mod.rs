@@ -9,24 +9,23 @@
 //! lost, later messages are stored first, and going back cannot mend that, because the broker drops the
 //! repeats.
 
-pub mod fast_ingest;
-pub mod fault;
-pub mod keyed_window;
-pub(crate) mod streams;
+mod blame;
+mod fast_ingest;
+mod keyed_window;
 pub(crate) mod swallowed;
+pub(crate) mod targets;
 
-pub use fast_ingest::FastIngest;
-pub use fault::Fault;
-pub use keyed_window::KeyedWindow;
-pub(crate) use keyed_window::too_large;
-pub use streams::Streams;
-pub use swallowed::FirstSends;
+pub(crate) use fast_ingest::FastIngest;
+pub(crate) use keyed_window::KeyedWindow;
+pub(crate) use swallowed::FirstSends;
+pub(crate) use targets::Targets;
 
 use futures::future::BoxFuture;
 
 use crate::config::NoStream;
 use crate::message::Message;
-use crate::reader::Refused;
+use crate::refused::{Reason, Refused};
+use crate::streams::Untold;
 
 /// Stores messages in order.
 ///
@@ -34,7 +33,7 @@ use crate::reader::Refused;
 /// a gap, are known to be stored. After a failure or a dropped future it is of no more use: open another,
 /// and give it again everything behind the last one known to be stored. What had been stored meanwhile is
 /// dropped by the broker, which knows it by its `Nats-Msg-Id`.
-pub trait Sink: Send {
+pub(crate) trait Sink: Send {
     /// Takes messages. They may still be under way when it returns.
     fn store(&mut self, messages: Vec<Message>) -> BoxFuture<'_, Result<u64, SinkFailure>>;
 
@@ -45,18 +44,17 @@ pub trait Sink: Send {
 /// How far a sink came, and why no further.
 #[derive(Debug, thiserror::Error)]
 #[error("{error}")]
-pub struct SinkFailure {
+pub(crate) struct SinkFailure {
     /// How many messages, from the first on, are known to be stored.
-    pub stored: u64,
+    pub(crate) stored: u64,
     /// What happened.
     #[source]
-    pub error: SinkError,
+    pub(crate) error: SinkError,
 }
 
 /// Why messages were not stored.
 #[derive(Debug, thiserror::Error)]
-#[non_exhaustive]
-pub enum SinkError {
+pub(crate) enum SinkError {
     /// The broker is down, slow, leaderless or full. Not the event's fault: hold and try again.
     #[error("the broker does not store messages now: {0}")]
     Unavailable(String),
@@ -104,14 +102,14 @@ pub enum SinkError {
     #[error("the broker does not store messages now: {0}")]
     BatchSilent(String),
     /// This message can never be stored.
-    #[error("event {event_id} at position {position} cannot be stored ({fault}): {error}")]
+    #[error("event {event_id} at position {position} cannot be stored ({reason}): {error}")]
     Message {
         /// Its position in the outbox.
         position: i64,
         /// Its event id.
         event_id: uuid::Uuid,
         /// What is wrong with it.
-        fault: Fault,
+        reason: Reason,
         /// What the broker, or the check before it, said.
         error: String,
     },
@@ -121,17 +119,17 @@ impl SinkError {
     /// The event to set aside, if this is its fault.
     pub(crate) fn refused(&self, no_stream: NoStream) -> Option<Refused> {
         match self {
-            Self::Message { position, event_id, fault, error } => Some(Refused {
+            Self::Message { position, event_id, reason, error } => Some(Refused {
                 position: *position,
                 event_id: *event_id,
-                fault: *fault,
+                reason: *reason,
                 error: error.clone(),
             }),
             Self::NoStream { position, event_id, .. } if no_stream == NoStream::DeadLetter => {
                 Some(Refused {
                     position: *position,
                     event_id: *event_id,
-                    fault: Fault::NoStream,
+                    reason: Reason::NoStream,
                     error: self.to_string(),
                 })
             }
@@ -164,5 +162,11 @@ impl SinkError {
             Self::BatchSilent(_) => "unavailable",
             Self::Message { .. } => "message",
         }
+    }
+}
+
+impl From<Untold> for SinkError {
+    fn from(error: Untold) -> Self {
+        Self::Unavailable(error.to_string())
     }
 }

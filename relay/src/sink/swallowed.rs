@@ -25,9 +25,9 @@ use tokio::sync::mpsc;
 use tokio::time::Instant;
 use uuid::Uuid;
 
-use crate::checkpoint::Api;
 use crate::health::Observer;
 use crate::message::Message;
+use crate::streams::Api;
 
 /// The most suspects that wait to be looked at.
 const WAITING: usize = 256;
@@ -36,7 +36,7 @@ const BETWEEN_LINES: Duration = Duration::from_secs(60);
 
 /// Which events are sent for the first time, and where to say that one of them was a duplicate. Clones share it.
 #[derive(Clone, Debug)]
-pub struct FirstSends {
+pub(crate) struct FirstSends {
     /// The highest position that was sent. A row that was committed late lies below it, and is not looked at.
     highest: Arc<AtomicI64>,
     suspects: mpsc::Sender<Suspect>,

@@ -4,15 +4,14 @@ use std::collections::HashMap;
 use std::sync::Arc;
 
 use async_nats::jetstream::Context;
-use async_nats::jetstream::context::{GetStreamByNameError, GetStreamByNameErrorKind};
 use async_nats::jetstream::stream::Config;
+use pillarbox_store::full_text;
 use pillarbox_store::limit::within;
 use uuid::Uuid;
 
 use super::SinkError;
-use crate::broker::{API, BROKER};
-use crate::error::full_text;
 use crate::message::Message;
+use crate::streams::{API, BROKER, is_none, takes};
 
 /// A stream that takes some of the relay's subjects.
 #[derive(Clone, Debug)]
@@ -25,7 +24,7 @@ pub(super) struct Target {
 
 /// The streams met so far. Asked for once each, and again after [`forget`](Self::forget).
 #[derive(Clone, Debug)]
-pub struct Streams {
+pub(crate) struct Targets {
     context: Context,
     targets: Vec<Target>,
     /// The last subjects asked for. Bounded: topics may hold ids.
@@ -36,9 +35,9 @@ pub struct Streams {
 
 const RECENT: usize = 1024;
 
-impl Streams {
+impl Targets {
     /// Knows no stream yet.
-    pub fn new(context: Context) -> Self {
+    pub(crate) fn new(context: Context) -> Self {
         Self { context, targets: Vec::new(), recent: HashMap::new(), said: HashMap::new() }
     }
 
@@ -64,7 +63,7 @@ impl Streams {
     }
 
     /// Forgets all that was learned, because something did not go as it said.
-    pub fn forget(&mut self) {
+    pub(crate) fn forget(&mut self) {
         self.targets.clear();
         self.recent.clear();
     }
@@ -120,50 +119,6 @@ pub(super) async fn acknowledges_nothing(context: &Context, name: &str) -> bool 
     matches!(stream, Ok(Ok(stream)) if stream.cached_info().config.no_ack)
 }
 
-/// Whether the server said itself that no stream takes the subject.
-pub(crate) fn is_none(error: &GetStreamByNameError) -> bool {
-    error.kind() == GetStreamByNameErrorKind::NotFound
-}
-
 fn unavailable(error: &(dyn std::error::Error + 'static)) -> SinkError {
     SinkError::Unavailable(full_text(error))
-}
-
-/// Whether one of a stream's subjects, which may hold wildcards, takes this one.
-pub(crate) fn takes(patterns: &[String], subject: &str) -> bool {
-    patterns.iter().any(|pattern| {
-        let mut words = subject.split('.');
-        for wanted in pattern.split('.') {
-            match (wanted, words.next()) {
-                (">", Some(_)) => return true,
-                ("*", Some(_)) => {}
-                (wanted, Some(word)) if wanted == word => {}
-                _ => return false,
-            }
-        }
-        words.next().is_none()
-    })
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn subjects_match_as_the_server_matches_them() {
-        for (pattern, subject, taken) in [
-            ("orders.>", "orders.placed", true),
-            ("orders.>", "orders.placed.eu", true),
-            ("orders.>", "orders", false),
-            ("orders.*", "orders.placed", true),
-            ("orders.*", "orders.placed.eu", false),
-            ("*.placed", "orders.placed", true),
-            ("orders", "orders", true),
-            ("orders", "orders.placed", false),
-            (">", "a", true),
-        ] {
-            assert_eq!(takes(&[pattern.to_owned()], subject), taken, "{pattern} {subject}");
-        }
-        assert!(!takes(&[], "a"));
-    }
 }

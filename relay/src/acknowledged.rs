@@ -6,13 +6,13 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use crate::cursor::Cursor;
 
 /// At most this many subjects are remembered for each stream. Topics may hold ids.
-pub(super) const SUBJECTS: usize = 16;
+pub(crate) const SUBJECTS: usize = 16;
 
 /// How far each stream has acknowledged, and what. Cheap to clone; all clones share it.
 ///
 /// A stream is named by its name, with its domain and a dot before it if that is another domain than the API's.
 #[derive(Clone, Debug, Default)]
-pub struct Acknowledged {
+pub(crate) struct Acknowledged {
     /// The API's domain. `None`: domains are not told apart.
     domain: Option<Arc<str>>,
     memory: Arc<Mutex<Memory>>,
@@ -29,14 +29,14 @@ struct Memory {
 
 /// What one stream has acknowledged.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub(super) struct Acks {
-    pub(super) last: u64,
+pub(crate) struct Acks {
+    pub(crate) last: u64,
     /// Some of the subjects.
-    pub(super) subjects: BTreeSet<String>,
+    pub(crate) subjects: BTreeSet<String>,
     /// Whether it has acknowledged something since it was looked at.
-    pub(super) fresh: bool,
+    pub(crate) fresh: bool,
     /// Whether the API has never shown it.
-    pub(super) never_shown: bool,
+    pub(crate) never_shown: bool,
 }
 
 /// See [`Acknowledged::doubt`].
@@ -112,12 +112,12 @@ impl Acknowledged {
     }
 
     /// Whether a stream has acknowledged for the first time since the last look.
-    pub(super) fn has_new(&self) -> bool {
+    pub(crate) fn has_new(&self) -> bool {
         self.memory().has_new
     }
 
     /// All that is acknowledged so far, which is looked at now.
-    pub(super) fn look(&self) -> BTreeMap<String, Acks> {
+    pub(crate) fn look(&self) -> BTreeMap<String, Acks> {
         let mut memory = self.memory();
         memory.has_new = false;
         let all = memory.streams.clone();
@@ -126,7 +126,7 @@ impl Acknowledged {
     }
 
     /// Takes note of what a look at the stream told. `told`: how far it had acknowledged, if only that is known.
-    pub(super) fn looked(&self, stream: &str, told: Option<u64>, subjects: &[String], shown: bool) {
+    pub(crate) fn looked(&self, stream: &str, told: Option<u64>, subjects: &[String], shown: bool) {
         let mut memory = self.memory();
         let acks = memory.streams.entry(stream.to_owned()).or_default();
         acks.last = acks.last.max(told.unwrap_or(0));
@@ -138,16 +138,16 @@ impl Acknowledged {
     }
 
     /// Forgets a stream that is gone and takes nothing any more.
-    pub(super) fn drop(&self, stream: &str) {
+    pub(crate) fn drop(&self, stream: &str) {
         self.memory().streams.remove(stream);
     }
 
-    pub(super) fn forget(&self) {
+    pub(crate) fn forget(&self) {
         self.memory().streams.clear();
     }
 
     /// Takes note of a checkpoint that this process is about to take.
-    pub(super) fn takes(&self, cursor: &Cursor) {
+    pub(crate) fn takes(&self, cursor: &Cursor) {
         let mut memory = self.memory();
         memory.seen.swap(0, 1);
         memory.seen[0] = Some(cursor.clone());
@@ -155,7 +155,7 @@ impl Acknowledged {
 
     /// Takes note of the newest checkpoint there is. If another process took it, that one has looked at the streams
     /// since, and gone back if need be: what was acknowledged to this one before says nothing any more.
-    pub(super) fn finds(&self, newest: &Cursor) {
+    pub(crate) fn finds(&self, newest: &Cursor) {
         let mine = self.memory().seen.iter().flatten().any(|seen| seen == newest);
         if !mine {
             self.forget();

@@ -19,37 +19,15 @@
 //! thrown aside. But one message must not hold all others for good, so it becomes a dead letter when it was tried
 //! alone several times without success, and the broker stored another message of its stream meanwhile.
 
-use std::fmt;
-
 use async_nats::jetstream;
 
-/// What is wrong with an event that can never be stored. The text is the dead letter's `reason`.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-#[non_exhaustive]
-pub enum Fault {
-    /// The row breaks the rules for events.
-    Invalid,
-    /// The message is larger than the server or the stream takes.
-    TooLarge,
-    /// No stream takes its subject, and such events are not to be waited for.
-    NoStream,
-    /// A column of the row cannot be read.
-    Unreadable,
-    /// The broker does not store it, alone and several times, and stores others meanwhile.
-    Refused,
-}
-
-impl Fault {
-    /// All of them.
-    pub const ALL: [Self; 5] =
-        [Self::Invalid, Self::TooLarge, Self::NoStream, Self::Unreadable, Self::Refused];
-}
+use crate::refused::Reason;
 
 /// Whose fault the server's error is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Blame {
     /// The event can never be stored.
-    Event(Fault),
+    Event(Reason),
     /// The server or the stream does not store messages now.
     Broker,
     /// The table does not know this error.
@@ -65,29 +43,17 @@ impl Blame {
     pub(super) fn of(error: &jetstream::Error) -> Self {
         match error.error_code() {
             jetstream::ErrorCode::STREAM_MESSAGE_EXCEEDS_MAXIMUM
-            | jetstream::ErrorCode::STREAM_HEADER_EXCEEDS_MAXIMUM => Self::Event(Fault::TooLarge),
+            | jetstream::ErrorCode::STREAM_HEADER_EXCEEDS_MAXIMUM => Self::Event(Reason::TooLarge),
             // nats-server stores no message over 32 MiB in a file, whatever its max_payload. It calls that a failure to
             // store, as it calls a full stream.
             jetstream::ErrorCode::STREAM_STORE_FAILED
                 if error.to_string().contains("message too large") =>
             {
-                Self::Event(Fault::TooLarge)
+                Self::Event(Reason::TooLarge)
             }
             code if error.code() >= 500 || NO_ROOM.contains(&code.0) => Self::Broker,
             _ => Self::Unknown,
         }
-    }
-}
-
-impl fmt::Display for Fault {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
-            Self::Invalid => "invalid",
-            Self::TooLarge => "too_large",
-            Self::NoStream => "no_stream",
-            Self::Unreadable => "unreadable",
-            Self::Refused => "refused",
-        })
     }
 }
 
@@ -105,11 +71,11 @@ mod tests {
         };
         for too_large in [10054, 10097] {
             let blame = Blame::of(&error(400, too_large));
-            assert_eq!(blame, Blame::Event(Fault::TooLarge), "{too_large}");
+            assert_eq!(blame, Blame::Event(Reason::TooLarge), "{too_large}");
         }
         let in_a_file = r#"{"code":503,"err_code":10077,"description":"message too large"}"#;
         let in_a_file: jetstream::Error = serde_json::from_str(in_a_file).unwrap();
-        assert_eq!(Blame::of(&in_a_file), Blame::Event(Fault::TooLarge));
+        assert_eq!(Blame::of(&in_a_file), Blame::Event(Reason::TooLarge));
         for (status, code) in [(400, 10077), (500, 10047), (503, 10023), (503, 10008), (503, 99999)]
         {
             assert_eq!(Blame::of(&error(status, code)), Blame::Broker, "{code}");
