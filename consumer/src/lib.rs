@@ -73,8 +73,6 @@ mod place;
 mod pulse;
 mod reader;
 mod running;
-#[cfg(feature = "sabotage")]
-mod sabotage;
 pub mod status;
 mod stored;
 pub mod streams;

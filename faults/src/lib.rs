@@ -30,6 +30,7 @@
 //! | [`checker`] | what must hold, and what violates it |
 //! | [`story`] | what happened to one event |
 //! | [`report`] | the counts and the verdict |
+//! | `switched_off` | protections that a test takes away |
 
 mod broker;
 pub mod checker;
@@ -47,10 +48,12 @@ pub mod role;
 pub mod run;
 pub mod schedule;
 pub mod story;
+mod switched_off;
 mod wire;
 mod world;
 
 pub use checker::Violation;
-pub use options::{Options, SwitchedOff};
+pub use options::Options;
 pub use report::Report;
 pub use run::run;
+pub use switched_off::SwitchedOff;

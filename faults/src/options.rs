@@ -3,9 +3,9 @@
 use std::path::PathBuf;
 
 use clap::Args;
-use serde::{Deserialize, Serialize};
 
 use crate::schedule::Kinds;
+use crate::switched_off::SwitchedOff;
 
 /// The settings of a run.
 #[derive(Clone, Debug, PartialEq, Args)]
@@ -66,18 +66,6 @@ pub struct Options {
     /// The protection that is switched off. There is no flag for it, because only tests set it.
     #[arg(skip)]
     pub switched_off: Option<SwitchedOff>,
-}
-
-/// A protection that a test takes away, to show that the run finds the violations that it prevents.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "kebab-case")]
-pub enum SwitchedOff {
-    /// The floor of the relay's cursor lags by a window.
-    Floor,
-    /// The relay's writes name the epoch, and it stops when its lease has run out.
-    Fence,
-    /// The inbox skips what it has handled.
-    Dedup,
 }
 
 impl Default for Options {

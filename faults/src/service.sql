@@ -23,11 +23,16 @@ create table cursor_write (
 create function note_cursor_write() returns trigger language plpgsql set search_path = public as $$
 declare
     back boolean;
+    taken boolean;
 begin
     if tg_op = 'INSERT' then
         insert into cursor_write (took, epoch, holder, high, back)
         values (true, new.epoch, new.holder, (new.cursor ->> 'high')::bigint, false);
-    elsif new.epoch <> old.epoch or new.cursor <> old.cursor then
+        return null;
+    end if;
+    -- By the holder, too: a test keeps the epoch as it is.
+    taken := new.epoch <> old.epoch or (new.holder is not null and new.holder is distinct from old.holder);
+    if taken or new.cursor <> old.cursor then
         -- `high` does not change within a window, which may hold the whole outbox after a loss. A window is read in the
         -- order of positions, and ends only when everything in it was read, which moves the snapshot.
         back := (new.cursor ->> 'high')::bigint < (old.cursor ->> 'high')::bigint
@@ -42,7 +47,7 @@ begin
                 false
             );
         insert into cursor_write (took, epoch, holder, high, back)
-        values (new.epoch <> old.epoch, new.epoch, new.holder, (new.cursor ->> 'high')::bigint, back);
+        values (taken, new.epoch, new.holder, (new.cursor ->> 'high')::bigint, back);
     end if;
     return null;
 end $$;

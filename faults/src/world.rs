@@ -20,7 +20,7 @@ use crate::fault::Target;
 use crate::foreign::name_in;
 use crate::history::{Loss, Made, Stored};
 use crate::journal::{At, Journal};
-use crate::options::{Options, SwitchedOff};
+use crate::options::Options;
 use crate::process::Process;
 use crate::role::{ConsumerRole, Group, RelayRole, Role, WriterRole, key_name};
 use crate::wire::{InStream, Wire};
@@ -92,6 +92,9 @@ impl World {
         pillarbox_inbox::migrate(&inbox.pool).await?;
         sqlx::raw_sql(include_str!("service.sql")).execute(&outbox.pool).await?;
         sqlx::raw_sql(include_str!("consumers.sql")).execute(&inbox.pool).await?;
+        if let Some(protection) = options.switched_off {
+            protection.apply(&outbox.pool, &inbox.pool).await?;
+        }
         let keys: Vec<String> = (0..options.keys).map(key_name).collect();
         sqlx::query("insert into counter (key) select unnest($1::text[])")
             .bind(keys)
@@ -130,7 +133,6 @@ impl World {
         program: PathBuf,
         inbox_url: &str,
     ) -> anyhow::Result<()> {
-        let off = options.switched_off;
         let ports = (self.postgres.lock().await.port(), self.nats.lock().await.port());
         let poolers = self.poolers.as_ref();
         let of_writers = poolers.map(|poolers| poolers.of_writers.port());
@@ -160,7 +162,6 @@ impl World {
                         sink: if number == 1 { SinkChoice::KeyedWindow } else { SinkChoice::Auto },
                         ..RelayConfig::default()
                     }),
-                    switched_off: off,
                 })
             };
             relays.push(make(format!("relay{number}"), None, &role).await?);
@@ -176,7 +177,6 @@ impl World {
                         strict: options.strict,
                         partitions: options.partitions,
                         slow: options.slow,
-                        without_dedup: off == Some(SwitchedOff::Dedup),
                     })
                 };
                 let name = format!("{}{number}", group.name());

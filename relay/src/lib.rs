@@ -45,7 +45,6 @@
 //! | `share`, `relays` | [`Relays`]: several outboxes in a process, shared evenly among processes |
 //! | [`replay`] | sending shipped events again, on purpose |
 //! | `retention` | removing old rows |
-//! | `sabotage` | what a fault run takes away to show that it would be noticed |
 //! | [`health`] | how a relay stands, for health endpoints |
 //! | [`metrics`] | what is counted and measured |
 //! | `backlog` | measuring the backlog for the metrics |
@@ -76,7 +75,6 @@ mod relays;
 pub mod replay;
 mod retention;
 mod rows;
-mod sabotage;
 mod schema;
 pub mod session;
 mod share;
@@ -93,9 +91,6 @@ pub use error::RelayError;
 pub use health::{RelayState, Role};
 pub use relay::Relay;
 pub use relays::Relays;
-#[cfg(feature = "sabotage")]
-#[doc(hidden)]
-pub use sabotage::Protection;
 pub use session::{Database, SessionError};
 pub use share::Notice;
 pub use status::Status;

@@ -21,7 +21,6 @@ use crate::error::RelayError;
 use crate::health::{Observer, RelayState};
 use crate::lease::{Acquired, Lease, LeaseError, Registry};
 use crate::retention::remove_old_rows;
-use crate::sabotage::Protections;
 use crate::session::{Database, Patience, SessionError};
 use crate::share::Share;
 use crate::shipper::Shipper;
@@ -49,7 +48,6 @@ pub struct Relay {
     observer: Observer,
     /// How long reading waits for the database, over all sessions.
     patience: Patience,
-    protections: Protections,
 }
 
 /// Why leading, or standing by, came to its end.
@@ -88,23 +86,7 @@ impl Relay {
                 .statement_timeout(ABANDONED);
         let outbox = format!("{}/{}", database.name(), config.schema);
         let observer = Observer::new(&config.name, &outbox);
-        Ok(Self {
-            config,
-            database,
-            share,
-            observer,
-            patience: Patience::default(),
-            protections: Protections::default(),
-        })
-    }
-
-    /// Takes a protection away, for a fault run that shows that it would be noticed. Loses events.
-    #[cfg(feature = "sabotage")]
-    #[doc(hidden)]
-    #[must_use]
-    pub fn without(mut self, protection: crate::Protection) -> Self {
-        self.protections = Protections::without(protection);
-        self
+        Ok(Self { config, database, share, observer, patience: Patience::default() })
     }
 
     /// How this relay stands, now and whenever that changes. Keeps its last value when the relay has ended.
@@ -271,7 +253,7 @@ impl Relay {
         let RelayConfig { schema, name, .. } = &self.config;
         let registry =
             Registry::new(connection, schema, name, &self.share.holder, self.config.lease());
-        Ok((registry.under(self.protections), reading))
+        Ok((registry, reading))
     }
 
     fn session_error(&self, error: SessionError) -> RelayError {
@@ -355,7 +337,6 @@ impl Relay {
             lease: lease.clone(),
             shutdown: stop.clone(),
             observer: self.observer.clone(),
-            protections: self.protections,
         };
         let mut shipping = JoinSet::new();
         shipping.spawn(shipper.run());

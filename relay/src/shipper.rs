@@ -31,7 +31,6 @@ use crate::message::Form;
 use crate::parking::{Parking, say_dead};
 use crate::reader::{self, Batch};
 use crate::refused::Refused;
-use crate::sabotage::Protections;
 use crate::session::{Database, Patience};
 use crate::sink::{FirstSends, KeyedWindow, SinkError, swallowed};
 use crate::source::Source;
@@ -58,7 +57,6 @@ pub(crate) struct Shipper {
     pub(crate) lease: Arc<Lease>,
     pub(crate) shutdown: CancellationToken,
     pub(crate) observer: Observer,
-    pub(crate) protections: Protections,
 }
 
 /// How shipping starts, by how it ended before.
@@ -357,7 +355,6 @@ impl Shipper {
         let RelayConfig { schema, name, page_rows, .. } = &self.config;
         let largest = self.broker.context().client().max_payload();
         let from = Source::open(connection, schema, name, cursor, *page_rows, largest).await?;
-        let from = from.under(self.protections);
         let (sender, batches) = mpsc::channel(PAGES_AHEAD);
         let mut reader = JoinSet::new();
         reader.spawn(reader::read(

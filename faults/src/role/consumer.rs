@@ -30,8 +30,6 @@ pub struct ConsumerRole {
     pub partitions: u32,
     /// How many times longer its times are.
     pub slow: u64,
-    /// Whether it also handles events that it has handled before.
-    pub without_dedup: bool,
 }
 
 /// The consumers of a run.
@@ -130,7 +128,6 @@ impl ConsumerRole {
         let enter =
             Enter { group: self.group, process: process.to_owned(), journal: journal.clone() };
         let consumer = Consumer::new(client, pool, self.group.config(&self))?;
-        let consumer = if self.without_dedup { consumer.without_dedup() } else { consumer };
         let status = consumer.status();
         let running = async {
             match self.group {

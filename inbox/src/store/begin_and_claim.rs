@@ -79,17 +79,4 @@ impl BeginAndClaim {
             tracing::info!("connections forget prepared statements: claims are sent unprepared");
         }
     }
-
-    /// The same with another claim, which is not prepared.
-    #[cfg(feature = "sabotage")]
-    pub(super) fn rewritten(&self, rewrite: impl Fn(&str) -> String) -> Self {
-        Self {
-            find_out: self.find_out.clone(),
-            known: self.known.clone(),
-            prepare: self.prepare.clone(),
-            execute: self.execute.clone(),
-            claim_parts: self.claim_parts.iter().map(|part| rewrite(part)).collect(),
-            forgetful: AtomicBool::new(true),
-        }
-    }
 }

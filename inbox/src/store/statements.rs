@@ -51,7 +51,6 @@ pub struct Store {
     pub(crate) stream: Option<Arc<str>>,
 }
 
-#[cfg_attr(feature = "sabotage", derive(Clone))]
 #[derive(Debug)]
 pub(super) struct Statements {
     pub(super) begin: SqlStr,
@@ -203,24 +202,6 @@ impl Store {
     /// Has keys wait behind their dead letters.
     pub fn strict(mut self, strict: bool) -> Self {
         self.strict = strict;
-        self
-    }
-
-    /// Takes every event for a new one.
-    #[cfg(feature = "sabotage")]
-    pub fn without_dedup(mut self) -> Self {
-        let twice = |text: &str| {
-            text.replace(
-                "on conflict do nothing",
-                "on conflict (consumer, event_id) do update set processed_at = excluded.processed_at",
-            )
-        };
-        let statements = Arc::make_mut(&mut self.statements);
-        for claim in [&mut statements.claim, &mut statements.claim_all] {
-            *claim = AssertSqlSafe(Arc::<str>::from(twice(claim.as_str()))).into_sql_str();
-        }
-        self.begin_and_claim =
-            self.begin_and_claim.map(|begin_and_claim| Arc::new(begin_and_claim.rewritten(twice)));
         self
     }
 

@@ -25,7 +25,6 @@ use tokio::sync::{Mutex, watch};
 use tokio::time::{Instant, timeout_at};
 
 use crate::cursor::Cursor;
-use crate::sabotage::{Protection, Protections};
 use crate::schema::in_schema;
 
 #[cfg(test)]
@@ -51,7 +50,6 @@ struct Entry {
     relay: String,
     holder: String,
     length: Duration,
-    protections: Protections,
 }
 
 /// What a process tells each of its outboxes about itself.
@@ -126,14 +124,8 @@ impl Registry {
             relay: relay.to_owned(),
             holder: holder.to_owned(),
             length,
-            protections: Protections::default(),
         };
         Self { connection, entry }
-    }
-
-    /// The same under these protections.
-    pub(crate) fn under(self, protections: Protections) -> Self {
-        Self { entry: Entry { protections, ..self.entry }, ..self }
     }
 
     /// Says that this process is there, and what it says of itself. Answers the least number of outboxes that another
@@ -241,10 +233,7 @@ impl Entry {
 impl Lease {
     /// Until when this relay may ship.
     pub(crate) fn valid_until(&self) -> Instant {
-        match self.entry.protections.hold(Protection::Fence) {
-            true => *self.valid_until.borrow(),
-            false => Instant::now() + Duration::from_secs(86_400),
-        }
+        *self.valid_until.borrow()
     }
 
     /// The schema of the outbox.
@@ -333,10 +322,7 @@ impl Lease {
 
     /// A statement about this relay, `$1`, under this epoch, `$2`.
     pub(crate) fn query(&self, text: &str) -> Statement {
-        match self.entry.protections.hold(Protection::Fence) {
-            true => self.read(text).bind(self.epoch),
-            false => self.read(&text.replace("epoch = $2", "$2 is not null")).bind(self.epoch),
-        }
+        self.read(text).bind(self.epoch)
     }
 
     /// A statement about this relay, `$1`.

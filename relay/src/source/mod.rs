@@ -21,7 +21,6 @@ use crate::rows::{
     BadRow, Compression, Entry, Filled, Memory, PAGE_BYTES, Reading, Room, Table, is_of_data,
     read_entry,
 };
-use crate::sabotage::{Protection, Protections};
 use sql::{Size, Statements};
 use sweep::Sweep;
 
@@ -80,7 +79,6 @@ pub(crate) struct Source {
     all: Arc<Memory>,
     state: State,
     sweep: Sweep,
-    protections: Protections,
 }
 
 /// How many rows to ask for: as many as were about [`PAGE_BYTES`] last time, within the configured bound, so
@@ -167,30 +165,7 @@ impl Source {
             all: Room::all(),
             state,
             sweep: Sweep::default(),
-            protections: Protections::default(),
         })
-    }
-
-    /// The same under these protections.
-    pub(crate) fn under(self, protections: Protections) -> Self {
-        Self { protections, ..self }
-    }
-
-    /// The cursor behind a window.
-    fn close(
-        &self,
-        base: &Cursor,
-        window: &Snapshot,
-        largest: Option<i64>,
-        sequence: Option<i64>,
-    ) -> Cursor {
-        let mut closed = base.close(window, largest, sequence);
-        if !self.protections.hold(Protection::Floor) {
-            // Neither does the sequence bound it.
-            closed.high = closed.top;
-            closed.floor = closed.top;
-        }
-        closed
     }
 
     /// What is read takes it until it is stored.
@@ -268,7 +243,7 @@ impl Source {
         let Answer { head, reach, entries } = Answer::read(&answer)?;
         drop(answer);
         if entries.is_empty() && !reach.ends_before_the_last() {
-            let closed = self.close(&cursor, &head.snapshot, None, Some(sequence));
+            let closed = cursor.close(&head.snapshot, None, Some(sequence));
             let higher = closed.floor > cursor.floor || closed.high > cursor.high;
             self.state = match higher {
                 // An empty window: nothing to ship or to save, but the next read starts higher.
@@ -328,7 +303,7 @@ impl Source {
             ),
             false => {
                 let last = reach.last.map(|last| last.min(reach.upto));
-                let after = self.close(&base, &window, largest.or(last), sequence);
+                let after = base.close(&window, largest.or(last), sequence);
                 let state = State::Between { cursor: Arc::new(after.clone()), spent: None };
                 (after, state)
             }

@@ -19,7 +19,6 @@ use super::sql::Statements;
 use super::{Answer, Page, Source, State, Taken};
 use crate::cursor::{Cursor, Mark};
 use crate::rows::{Entry, Room};
-use crate::sabotage::Protection;
 
 /// The shortest pause between two sweeps.
 const SHORTEST_PAUSE: Duration = Duration::from_secs(5);
@@ -54,10 +53,6 @@ impl Source {
         &mut self,
         cursor: &Arc<Cursor>,
     ) -> Result<Option<Page>, sqlx::Error> {
-        // Without the floor's rule a sweep would find what the scan has lost.
-        if !self.protections.hold(Protection::Floor) {
-            return Ok(None);
-        }
         let now = Instant::now();
         if self.sweep.next.is_some_and(|next| now < next) {
             return Ok(None);
