@@ -37,12 +37,12 @@
 //! | `refused` | events that can never be stored, and why |
 //! | `interrupted` | why shipping stops and begins again |
 //! | [`broker`], `tls` | the connection to NATS: TLS, login, and what to mend when they are refused |
-//! | `letters` | dead and parked events, as the shipper meets them |
+//! | `dead_letters` | dead and parked events, as the shipper meets them |
 //! | `parking` | shipping parked events, and holding back the keys that wait |
 //! | `checkpoint` | going back when the broker has forgotten what it had acknowledged |
 //! | `lease` | one leader, any number of standbys; the only writer of the cursor |
 //! | `relay` | [`Relay`]: stands by, leads, stops |
-//! | `share`, `relays` | [`Relays`]: several outboxes in a process, shared evenly among processes |
+//! | `process`, `relays` | [`Relays`]: several outboxes in a process, shared evenly among processes |
 //! | [`replay`] | sending shipped events again, on purpose |
 //! | `retention` | removing old rows |
 //! | [`health`] | how a relay stands, for health endpoints |
@@ -60,14 +60,15 @@ pub mod broker;
 mod checkpoint;
 pub mod config;
 pub mod cursor;
+mod dead_letters;
 pub mod error;
 pub mod health;
 mod interrupted;
 mod lease;
-mod letters;
 mod message;
 pub mod metrics;
 mod parking;
+mod process;
 mod reader;
 mod refused;
 mod relay;
@@ -77,7 +78,6 @@ mod retention;
 mod rows;
 mod schema;
 pub mod session;
-mod share;
 mod shipper;
 mod sink;
 mod source;
@@ -89,9 +89,9 @@ pub use broker::BrokerError;
 pub use config::{ConfigError, NatsConfig, NoStream, Order, RelayConfig, SinkChoice};
 pub use error::RelayError;
 pub use health::{RelayState, Role};
+pub use process::Notice;
 pub use relay::Relay;
 pub use relays::Relays;
 pub use session::{Database, SessionError};
-pub use share::Notice;
 pub use status::Status;
 pub use streams::{Mark, Marks};

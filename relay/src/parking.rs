@@ -14,10 +14,10 @@ use tokio::time::Instant;
 
 use crate::acknowledged::Acknowledged;
 use crate::config::{NoStream, Order, RelayConfig};
+use crate::dead_letters::{Aside, Due, Parked};
 use crate::health::Observer;
 use crate::interrupted::Interrupted;
 use crate::lease::{Lease, LeaseError};
-use crate::letters::{Aside, Due, Parked};
 use crate::message::{Form, Message};
 use crate::reader::Batch;
 use crate::refused::{Reason, Refused};

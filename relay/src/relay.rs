@@ -20,9 +20,9 @@ use crate::cursor::Cursor;
 use crate::error::RelayError;
 use crate::health::{Observer, RelayState};
 use crate::lease::{Acquired, Lease, LeaseError, Registry};
+use crate::process::Process;
 use crate::retention::remove_old_rows;
 use crate::session::{Database, Patience, SessionError};
-use crate::share::Share;
 use crate::shipper::Shipper;
 
 /// The server ends a statement that nobody waits for any more after this long, if it does not notice earlier that
@@ -44,7 +44,7 @@ const COURTESY: Duration = Duration::from_secs(1);
 pub struct Relay {
     config: RelayConfig,
     database: Database,
-    share: Arc<Share>,
+    process: Arc<Process>,
     observer: Observer,
     /// How long reading waits for the database, over all sessions.
     patience: Patience,
@@ -74,11 +74,11 @@ impl Relay {
     /// # Errors
     /// [`RelayError::Config`] or [`RelayError::Url`], with the setting that cannot be used.
     pub fn new(config: RelayConfig) -> Result<Self, RelayError> {
-        Self::sharing(config, Share::new())
+        Self::sharing(config, Process::new())
     }
 
     /// One that shares outboxes with others.
-    pub(crate) fn sharing(config: RelayConfig, share: Arc<Share>) -> Result<Self, RelayError> {
+    pub(crate) fn sharing(config: RelayConfig, process: Arc<Process>) -> Result<Self, RelayError> {
         config.validate().map_err(|error: ConfigError| RelayError::Config(error))?;
         let database =
             Database::new(&config.database_url, &format!("pillarbox relay {}", config.name))
@@ -86,7 +86,7 @@ impl Relay {
                 .statement_timeout(ABANDONED);
         let outbox = format!("{}/{}", database.name(), config.schema);
         let observer = Observer::new(&config.name, &outbox);
-        Ok(Self { config, database, share, observer, patience: Patience::default() })
+        Ok(Self { config, database, process, observer, patience: Patience::default() })
     }
 
     /// How this relay stands, now and whenever that changes. Keeps its last value when the relay has ended.
@@ -175,7 +175,7 @@ impl Relay {
         loop {
             if attend_at <= Instant::now() {
                 attend_at = Instant::now() + third;
-                let attended = registry.attend(self.share.presence());
+                let attended = registry.attend(self.process.presence());
                 let Some(attended) = unless_stopped(shutdown, attended).await else {
                     return Ok(Ended::Stopped);
                 };
@@ -188,7 +188,7 @@ impl Relay {
                 // A standby needs one connection.
                 reading = None;
                 free_since = None;
-            } else if least.is_some_and(|least| least < self.share.leads()) {
+            } else if least.is_some_and(|least| least < self.process.leads()) {
                 // A less busy process may want it.
                 if free_since.get_or_insert_with(Instant::now).elapsed() < COURTESY {
                     if unless_stopped(shutdown, sleep(STANDBY_INTERVAL / 5)).await.is_none() {
@@ -252,7 +252,7 @@ impl Relay {
         }
         let RelayConfig { schema, name, .. } = &self.config;
         let registry =
-            Registry::new(connection, schema, name, &self.share.holder, self.config.lease());
+            Registry::new(connection, schema, name, &self.process.holder, self.config.lease());
         Ok((registry, reading))
     }
 
@@ -315,14 +315,14 @@ impl Relay {
         reading: Option<PgConnection>,
         shutdown: &CancellationToken,
     ) -> Result<(), RelayError> {
-        let _leading = self.share.lead();
+        let _leading = self.process.lead();
         let stop = shutdown.child_token();
         // Not again and again, if the trouble has been told.
         if !self.observer.in_trouble() {
             tracing::info!(
                 relay = self.config.name,
                 epoch = lease.epoch(),
-                holder = self.share.holder,
+                holder = self.process.holder,
                 "leading"
             );
         }
@@ -376,8 +376,8 @@ impl Relay {
                 () = sleep_until(renew_at) => {
                     lease.renew().await?;
                     renew_at = Instant::now() + third;
-                    let least = lease.attend(self.share.presence()).await?;
-                    if self.share.hands_over(least, lease.length() / 2) {
+                    let least = lease.attend(self.process.presence()).await?;
+                    if self.process.hands_over(least, lease.length() / 2) {
                         tracing::info!(relay = self.config.name, "handing over to a less busy process");
                         stop.cancel();
                     }

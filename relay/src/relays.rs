@@ -6,8 +6,8 @@ use tokio_util::sync::CancellationToken;
 
 use crate::config::RelayConfig;
 use crate::error::RelayError;
+use crate::process::{Notice, Process};
 use crate::relay::Relay;
-use crate::share::{Notice, Share};
 
 /// The relays of one process: one for each outbox that it serves, or stands by for.
 #[derive(Debug)]
@@ -22,12 +22,12 @@ impl Relays {
     /// # Errors
     /// As [`Relay::new`], for the first that cannot be.
     pub fn new(configs: impl IntoIterator<Item = RelayConfig>) -> Result<Self, RelayError> {
-        let share = Share::new();
+        let process = Process::new();
         let relays = configs
             .into_iter()
-            .map(|config| Relay::sharing(config, share.clone()))
+            .map(|config| Relay::sharing(config, process.clone()))
             .collect::<Result<_, _>>()?;
-        Ok(Self { relays, notice: share.notice.clone() })
+        Ok(Self { relays, notice: process.notice.clone() })
     }
 
     /// Where whoever embeds the relays says what is wrong with the process beside them.

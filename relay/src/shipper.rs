@@ -35,8 +35,8 @@ use crate::session::{Database, Patience};
 use crate::sink::{FirstSends, KeyedWindow, SinkError, swallowed};
 use crate::source::Source;
 
-use self::hold::{Hold, Verdict};
-use self::trial::{Outcome, Trial};
+use self::hold::{Hold, NextStep};
+use self::trial::{Trial, TrialOutcome};
 use self::under_way::UnderWay;
 
 /// Pages read ahead of the one that is being shipped.
@@ -109,9 +109,9 @@ impl Shipper {
                     if !refused {
                         say_held(&self.config.name, &self.observer, &mut hold, &error.to_string());
                     }
-                    let verdict = hold.failed(&error);
+                    let step = hold.failed(&error);
                     if let Some(trial) = trial.filter(|trial| trial.is_of(error.position()))
-                        && self.judge(&trial, verdict, &error, &mut hold).await?
+                        && self.judge(&trial, step, &error, &mut hold).await?
                     {
                         start.after_set_aside = true;
                         start.after_refusal = true;
@@ -131,17 +131,17 @@ impl Shipper {
     async fn judge(
         &mut self,
         trial: &Trial,
-        verdict: Verdict,
+        step: NextStep,
         error: &SinkError,
         hold: &mut Hold,
     ) -> Result<bool, LeaseError> {
         let SinkError::NotStored { refusal, error: said, .. } = error else {
             return Ok(false);
         };
-        let outcome = match verdict {
-            Verdict::Wait => return Ok(false),
-            Verdict::Proven => Outcome::Guilty(trial.refused(None, said)),
-            Verdict::AskForProof => {
+        let outcome = match step {
+            NextStep::Wait => return Ok(false),
+            NextStep::Proven => TrialOutcome::Guilty(trial.refused(None, said)),
+            NextStep::AskForProof => {
                 let window = || KeyedWindow::new(self.broker.context(), self.broker.acknowledged());
                 tokio::select! {
                     outcome = trial.prove(window, *refusal, said) => outcome,
@@ -150,13 +150,13 @@ impl Shipper {
             }
         };
         match outcome {
-            Outcome::Open => return Ok(false),
-            Outcome::Stored => {
+            TrialOutcome::Open => return Ok(false),
+            TrialOutcome::Stored => {
                 hold.stored(1);
                 self.progress.send_replace(trial.after.clone());
             }
-            Outcome::Guilty(refused) => {
-                if verdict == Verdict::AskForProof {
+            TrialOutcome::Guilty(refused) => {
+                if step == NextStep::AskForProof {
                     hold.proves(*refusal);
                 }
                 self.set_aside(Box::new((trial.after.clone(), refused))).await?;

@@ -40,12 +40,12 @@ pub(crate) type Statement = Query<'static, Postgres, PgArguments>;
 #[derive(Debug)]
 pub(crate) struct Registry {
     connection: PgConnection,
-    entry: Entry,
+    row: RelayRow,
 }
 
 /// The relay's row, and who asks for it.
 #[derive(Debug)]
-struct Entry {
+struct RelayRow {
     schema: String,
     relay: String,
     holder: String,
@@ -81,7 +81,7 @@ pub(crate) enum Acquired {
 pub(crate) struct Lease {
     /// One statement at a time.
     connection: Mutex<PgConnection>,
-    entry: Entry,
+    row: RelayRow,
     epoch: i64,
     valid_until: watch::Sender<Instant>,
     system_identifier: String,
@@ -119,24 +119,24 @@ impl Registry {
         holder: &str,
         length: Duration,
     ) -> Self {
-        let entry = Entry {
+        let row = RelayRow {
             schema: schema.to_owned(),
             relay: relay.to_owned(),
             holder: holder.to_owned(),
             length,
         };
-        Self { connection, entry }
+        Self { connection, row }
     }
 
     /// Says that this process is there, and what it says of itself. Answers the least number of outboxes that another
     /// process leads.
     pub(crate) async fn attend(&mut self, presence: Presence) -> Result<Option<i32>, LeaseError> {
-        Ok(self.entry.attend(&mut self.connection, presence).await?)
+        Ok(self.row.attend(&mut self.connection, presence).await?)
     }
 
     /// Says that this process is not there any more.
     pub(crate) async fn leave(&mut self) -> Result<(), LeaseError> {
-        Ok(self.entry.leave(&mut self.connection).await?)
+        Ok(self.row.leave(&mut self.connection).await?)
     }
 
     /// Asks for the lease. With it comes the cursor; one of another cluster is rebased first.
@@ -147,25 +147,25 @@ impl Registry {
             return Ok(Acquired::Standby { registry: self, holder, free_in });
         }
         let asked = Instant::now();
-        let query = sqlx::query(self.entry.sql(include_str!("acquire.sql")))
-            .bind(&self.entry.relay)
-            .bind(&self.entry.holder)
-            .bind(milliseconds(self.entry.length))
-            .bind(json(&Cursor::start(&system_identifier), &self.entry.relay)?);
-        let row = limited(self.entry.limit(), query.fetch_optional(&mut self.connection)).await?;
+        let query = sqlx::query(self.row.sql(include_str!("acquire.sql")))
+            .bind(&self.row.relay)
+            .bind(&self.row.holder)
+            .bind(milliseconds(self.row.length))
+            .bind(json(&Cursor::start(&system_identifier), &self.row.relay)?);
+        let row = limited(self.row.limit(), query.fetch_optional(&mut self.connection)).await?;
         let Some(row) = row else {
             // Somebody else was faster.
-            let free_in = self.entry.length;
+            let free_in = self.row.length;
             return Ok(Acquired::Standby { registry: self, holder: None, free_in });
         };
         let epoch: i64 = row.try_get(0)?;
         let cursor: String = row.try_get(1)?;
         let mut cursor: Cursor = serde_json::from_str(&cursor)
-            .map_err(|source| LeaseError::Cursor { relay: self.entry.relay.clone(), source })?;
-        let (valid_until, _) = watch::channel(asked + self.entry.length);
-        let Self { connection, entry } = self;
+            .map_err(|source| LeaseError::Cursor { relay: self.row.relay.clone(), source })?;
+        let (valid_until, _) = watch::channel(asked + self.row.length);
+        let Self { connection, row } = self;
         let connection = Mutex::new(connection);
-        let lease = Lease { connection, entry, epoch, valid_until, system_identifier };
+        let lease = Lease { connection, row, epoch, valid_until, system_identifier };
         if cursor.system_identifier != lease.system_identifier {
             cursor = lease.rebase(&cursor).await?;
         }
@@ -180,9 +180,8 @@ impl Registry {
         let text = "select holder, extract(epoch from expires_at - clock_timestamp())::float8 \
                     from pillarbox.relay \
                     where name = $1 and holder <> $2 and expires_at >= clock_timestamp()";
-        let query =
-            sqlx::query(self.entry.sql(text)).bind(&self.entry.relay).bind(&self.entry.holder);
-        let row = limited(self.entry.limit(), query.fetch_optional(&mut self.connection)).await?;
+        let query = sqlx::query(self.row.sql(text)).bind(&self.row.relay).bind(&self.row.holder);
+        let row = limited(self.row.limit(), query.fetch_optional(&mut self.connection)).await?;
         row.map(|row| {
             let left = Duration::try_from_secs_f64(row.try_get(1)?).unwrap_or_default();
             Ok((row.try_get(0)?, left))
@@ -192,11 +191,11 @@ impl Registry {
 
     async fn system_identifier(&mut self) -> Result<String, sqlx::Error> {
         let query = sqlx::query("select system_identifier::text from pg_control_system()");
-        limited(self.entry.limit(), query.fetch_one(&mut self.connection)).await?.try_get(0)
+        limited(self.row.limit(), query.fetch_one(&mut self.connection)).await?.try_get(0)
     }
 }
 
-impl Entry {
+impl RelayRow {
     /// See [`Registry::attend`].
     async fn attend(
         &self,
@@ -238,7 +237,7 @@ impl Lease {
 
     /// The schema of the outbox.
     pub(crate) fn schema(&self) -> &str {
-        &self.entry.schema
+        &self.row.schema
     }
 
     pub(crate) fn epoch(&self) -> i64 {
@@ -246,7 +245,7 @@ impl Lease {
     }
 
     pub(crate) fn length(&self) -> Duration {
-        self.entry.length
+        self.row.length
     }
 
     /// Extends the lease.
@@ -254,15 +253,15 @@ impl Lease {
         let asked = Instant::now();
         let text = "update pillarbox.relay set heartbeat = clock_timestamp(), \
                     expires_at = clock_timestamp() + $3::float8 * interval '1 millisecond' where name = $1 and epoch = $2";
-        let query = self.query(text).bind(milliseconds(self.entry.length));
+        let query = self.query(text).bind(milliseconds(self.row.length));
         self.write(query).await?;
-        self.valid_until.send_replace(asked + self.entry.length);
+        self.valid_until.send_replace(asked + self.row.length);
         Ok(())
     }
 
     /// See [`Registry::attend`].
     pub(crate) async fn attend(&self, presence: Presence) -> Result<Option<i32>, LeaseError> {
-        self.within(async |c: &mut PgConnection| self.entry.attend(c, presence).await).await
+        self.within(async |c: &mut PgConnection| self.row.attend(c, presence).await).await
     }
 
     /// Writes the newest cursor that the relay has reached.
@@ -287,7 +286,7 @@ impl Lease {
     /// for it any more.
     pub(crate) async fn release(&self, for_good: bool) -> Result<(), LeaseError> {
         if for_good {
-            self.within(async |c: &mut PgConnection| self.entry.leave(c).await).await?;
+            self.within(async |c: &mut PgConnection| self.row.leave(c).await).await?;
         }
         let query = self.query("update pillarbox.relay set holder = null, expires_at = null, heartbeat = clock_timestamp() where name = $1 and epoch = $2");
         self.write(query).await
@@ -308,10 +307,10 @@ impl Lease {
             // What is written here may lie among the old cluster's positions, so these say nothing of a row.
             cursor.before = None;
         }
-        let query = self.query(include_str!("rebase.sql")).bind(json(&cursor, &self.entry.relay)?);
+        let query = self.query(include_str!("rebase.sql")).bind(json(&cursor, &self.row.relay)?);
         self.fenced(query).await?;
         tracing::warn!(
-            relay = self.entry.relay,
+            relay = self.row.relay,
             from = old.system_identifier,
             to = self.system_identifier,
             ships_everything = cursor.before.is_none(),
@@ -327,7 +326,7 @@ impl Lease {
 
     /// A statement about this relay, `$1`.
     pub(crate) fn read(&self, text: &str) -> Statement {
-        sqlx::query(self.entry.sql(text)).bind(self.entry.relay.clone())
+        sqlx::query(self.row.sql(text)).bind(self.row.relay.clone())
     }
 
     /// Runs an update that names the epoch.
@@ -361,7 +360,7 @@ impl Lease {
     }
 
     pub(crate) fn json(&self, value: &impl Serialize) -> Result<String, LeaseError> {
-        json(value, &self.entry.relay)
+        json(value, &self.row.relay)
     }
 }
 

@@ -40,7 +40,7 @@ const REASONS: usize = 32;
 
 /// What to do about an event that was not stored.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Verdict {
+pub(super) enum NextStep {
     /// Wait and try it again, alone.
     Wait,
     /// It was tried alone often enough. If the broker stores another message, it is this one's fault.
@@ -141,10 +141,10 @@ impl Hold {
     }
 
     /// Takes note of a failure, and says what to do about it.
-    pub(super) fn failed(&mut self, error: &SinkError) -> Verdict {
+    pub(super) fn failed(&mut self, error: &SinkError) -> NextStep {
         let was_alone = std::mem::replace(&mut self.alone, true);
         let Some(position) = error.position() else {
-            return Verdict::Wait;
+            return NextStep::Wait;
         };
         let suspect = match &mut self.suspect {
             Some(suspect) if suspect.position == position => suspect,
@@ -156,17 +156,17 @@ impl Hold {
                 let fresh = self.stored_at.is_some_and(|at| at.elapsed() < FRESH);
                 let known = refusal.is_some_and(|code| self.proven.contains(&code));
                 match suspect.tries {
-                    1.. if known && fresh => Verdict::Proven,
-                    TRIES.. => Verdict::AskForProof,
-                    _ => Verdict::Wait,
+                    1.. if known && fresh => NextStep::Proven,
+                    TRIES.. => NextStep::AskForProof,
+                    _ => NextStep::Wait,
                 }
             }
             SinkError::NoStream { heard: true, .. } => {
                 let again = suspect.heard_at.is_none_or(|at| at.elapsed() >= SEND_AGAIN);
                 suspect.heard_at = if again { Some(Instant::now()) } else { suspect.heard_at };
-                Verdict::Wait
+                NextStep::Wait
             }
-            _ => Verdict::Wait,
+            _ => NextStep::Wait,
         }
     }
 
@@ -223,12 +223,12 @@ mod tests {
         assert!(!hold.is_alone());
         // The first failure was among others, and does not count.
         for _ in 0..TRIES {
-            assert_eq!(hold.failed(&refused(7, Some(10097))), Verdict::Wait);
+            assert_eq!(hold.failed(&refused(7, Some(10097))), NextStep::Wait);
             assert!(hold.is_alone());
         }
-        assert_eq!(hold.failed(&refused(7, Some(10097))), Verdict::AskForProof);
+        assert_eq!(hold.failed(&refused(7, Some(10097))), NextStep::AskForProof);
         // Another event starts from the beginning.
-        assert_eq!(hold.failed(&refused(8, Some(10097))), Verdict::Wait);
+        assert_eq!(hold.failed(&refused(8, Some(10097))), NextStep::Wait);
     }
 
     #[tokio::test(start_paused = true)]
@@ -236,9 +236,9 @@ mod tests {
         let mut hold = Hold::new();
         hold.failed(&refused(7, None));
         for _ in 0..20 {
-            assert_eq!(hold.failed(&SinkError::Unavailable("down".into())), Verdict::Wait);
+            assert_eq!(hold.failed(&SinkError::Unavailable("down".into())), NextStep::Wait);
         }
-        assert_eq!(hold.failed(&refused(7, None)), Verdict::Wait);
+        assert_eq!(hold.failed(&refused(7, None)), NextStep::Wait);
     }
 
     #[tokio::test(start_paused = true)]
@@ -246,12 +246,12 @@ mod tests {
         let mut hold = Hold::new();
         hold.proves(Some(10097));
         hold.set_aside();
-        assert_eq!(hold.failed(&refused(8, Some(10097))), Verdict::Wait);
-        assert_eq!(hold.failed(&refused(8, Some(10097))), Verdict::Proven);
-        assert_eq!(hold.failed(&refused(9, Some(10098))), Verdict::Wait, "another refusal");
+        assert_eq!(hold.failed(&refused(8, Some(10097))), NextStep::Wait);
+        assert_eq!(hold.failed(&refused(8, Some(10097))), NextStep::Proven);
+        assert_eq!(hold.failed(&refused(9, Some(10098))), NextStep::Wait, "another refusal");
         advance(FRESH).await;
         hold.failed(&refused(10, Some(10097)));
-        assert_eq!(hold.failed(&refused(10, Some(10097))), Verdict::Wait, "too long ago");
+        assert_eq!(hold.failed(&refused(10, Some(10097))), NextStep::Wait, "too long ago");
     }
 
     #[tokio::test(start_paused = true)]

@@ -23,7 +23,7 @@ pub(super) struct Trial {
 }
 
 /// What came of a trial.
-pub(super) enum Outcome {
+pub(super) enum TrialOutcome {
     /// The message is stored after all.
     Stored,
     /// The stream stores other messages, and not this one.
@@ -84,7 +84,7 @@ impl Trial {
         window: impl Fn() -> KeyedWindow,
         refusal: Option<u64>,
         said: &str,
-    ) -> Outcome {
+    ) -> TrialOutcome {
         for other in &self.others {
             if !self.is_comparable(&window(), other, refusal).await {
                 continue;
@@ -96,20 +96,20 @@ impl Trial {
                 Err(SinkError::NotStored { refusal: Some(_), .. } | SinkError::Message { .. }) => {
                     continue;
                 }
-                Err(_) => return Outcome::Open,
+                Err(_) => return TrialOutcome::Open,
             }
             // Behind a later event of its key it must not be stored any more.
             let overtaken = self.message.key.is_some() && other_key == self.message.key;
             if !overtaken {
                 match store(window(), self.message.clone()).await {
-                    Ok(()) => return Outcome::Stored,
+                    Ok(()) => return TrialOutcome::Stored,
                     Err(SinkError::NotStored { refusal: again, .. }) if again == refusal => {}
-                    Err(_) => return Outcome::Open,
+                    Err(_) => return TrialOutcome::Open,
                 }
             }
-            return Outcome::Guilty(self.refused(Some(other_id), said));
+            return TrialOutcome::Guilty(self.refused(Some(other_id), said));
         }
-        Outcome::Open
+        TrialOutcome::Open
     }
 
     /// What is said of the message when it is set aside.

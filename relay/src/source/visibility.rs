@@ -130,7 +130,7 @@ fn awaited(arguments: &[&str]) -> String {
 
 fn set_aside(arguments: &[&str]) -> String {
     let relay = arguments.first().copied().unwrap_or("null");
-    // Nulls as letters/set_aside.sql writes them.
+    // Nulls as dead_letters/set_aside.sql writes them.
     format!(
         "exists (select from pillarbox.outbox_dead_letter as letter where letter.position = outbox.position \
          and letter.event_id = coalesce(outbox.event_id, '00000000-0000-0000-0000-000000000000'::uuid) \

@@ -22,7 +22,7 @@ use crate::lease::Presence;
 
 /// What the relays of one process have in common.
 #[derive(Debug)]
-pub(crate) struct Share {
+pub(crate) struct Process {
     /// A name for this run of this process, for operators: host, process and start.
     pub(crate) holder: String,
     leads: AtomicI32,
@@ -49,7 +49,7 @@ impl Notice {
     }
 }
 
-impl Share {
+impl Process {
     pub(crate) fn new() -> Arc<Self> {
         let host = rustix::system::uname().nodename().to_string_lossy().into_owned();
         let run = uuid::Uuid::new_v4().simple().to_string();
@@ -94,7 +94,7 @@ impl Share {
 
 /// Counts as one outbox led.
 #[derive(Debug)]
-pub(crate) struct Leading(Arc<Share>);
+pub(crate) struct Leading(Arc<Process>);
 
 impl Drop for Leading {
     fn drop(&mut self) {
@@ -108,17 +108,20 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn an_outbox_is_handed_over_for_a_difference_of_two_and_not_twice_at_once() {
-        let share = Share::new();
+        let process = Process::new();
         let pause = Duration::from_secs(1);
-        let first = share.lead();
-        assert!(!share.hands_over(Some(0), pause), "one and none is even enough");
-        let _second = share.lead();
-        assert!(!share.hands_over(None, pause) && !share.hands_over(Some(1), pause));
-        assert!(share.hands_over(Some(0), pause));
-        assert!(!share.hands_over(Some(0), pause), "the other has not said yet that it leads more");
+        let first = process.lead();
+        assert!(!process.hands_over(Some(0), pause), "one and none is even enough");
+        let _second = process.lead();
+        assert!(!process.hands_over(None, pause) && !process.hands_over(Some(1), pause));
+        assert!(process.hands_over(Some(0), pause));
+        assert!(
+            !process.hands_over(Some(0), pause),
+            "the other has not said yet that it leads more"
+        );
         tokio::time::advance(pause).await;
-        assert!(share.hands_over(Some(0), pause));
+        assert!(process.hands_over(Some(0), pause));
         drop(first);
-        assert_eq!(share.leads(), 1);
+        assert_eq!(process.leads(), 1);
     }
 }
