@@ -46,6 +46,7 @@ pub fn migrations(schema: &str) -> Result<Vec<(String, String)>, InboxError> {
     Ok(MIGRATIONS.sql(&Schema::parse(schema)?))
 }
 
+#[cfg(feature = "http")]
 pub(crate) fn check_schema(name: &str) -> Result<(), InboxError> {
     Ok(Schema::parse(name).map(drop)?)
 }

@@ -30,5 +30,6 @@ pub(crate) use claims::Claim;
 pub use dead_letters::{Burial, Stored, Unreadable};
 pub use letter::{DeadLetter, WhichLetter};
 pub use outage::ServerRun;
+#[cfg(feature = "http")]
 pub(crate) use session::Sessions;
 pub use statements::{Marked, Store};
