@@ -1,4 +1,4 @@
-//! Event log: events are kept for ever, and a service that is written later reads them from the first on.
+//! Event log: events are kept for ever, and a service that is written later reads them from the first one on.
 //!
 //! ```text
 //! cargo run --example event_log -- --events 600
@@ -7,7 +7,7 @@
 //!                     (kept for ever) └─► statistics   (joins late)
 //! ```
 //!
-//! A new consumer begins at the start of the stream; that is the default. Exit code 1 if the two disagree.
+//! By default, a new consumer begins at the start of the stream. The exit code is 1 if the two services disagree.
 
 mod stage;
 
@@ -84,7 +84,7 @@ async fn main() -> anyhow::Result<ExitCode> {
     let handled = "select count(*) from pillarbox.inbox";
     reaches(&balances, handled, half).await?;
 
-    // A year later somebody asks how large deposits are.
+    // A year later, somebody wants to know how large deposits are.
     let statistics = stage.database("create table deposits (cents bigint)").await?;
     let late =
         stage.start(&statistics, config("statistics"), Router::new().on(handler_fn(count))).await?;

@@ -8,7 +8,8 @@
 //!                     (kept 7 days)   └─► mail        (database of its own; down for a while)
 //! ```
 //!
-//! Each service is a consumer of its own name. Exit code 1 if one has not every event once, in order per customer.
+//! Each service is a consumer with its own name. The exit code is 1 unless each of them has every event once, in order
+//! per customer.
 
 mod stage;
 

@@ -9,10 +9,10 @@
 //!                                      orders.7.placed ─┘
 //! ```
 //!
-//! The processes are consumers here, each with a pool and a broker connection of its own, in one program. Each number
-//! of them handles as many events, and the rate is shown. A handler waits for 5 ms, as if it asked somebody, and a
-//! process runs four at a time: what one process cannot do, more can. Exit code 1 if an effect is there twice, or
-//! never, or a key's are out of order.
+//! In this example the processes are consumers in one program, each with its own pool and broker connection. One, two
+//! and four of them handle the same number of events, and the rate is shown. A handler waits for 5 ms, as if it called
+//! another service, and a process runs four handlers at a time, so more processes handle more. The exit code is 1 if an
+//! effect is missing or happened twice, or if the effects of a key are out of order.
 
 mod stage;
 
@@ -53,7 +53,7 @@ struct Charge(i32);
 
 impl Handler<OrderPlaced> for Charge {
     async fn handle(&self, tx: &mut Tx, placed: OrderPlaced) -> Result<(), HandlerError> {
-        tokio::time::sleep(Duration::from_millis(5)).await; // asks somebody
+        tokio::time::sleep(Duration::from_millis(5)).await; // calls another service
         sqlx::query("insert into charges (account, number, process) values ($1, $2, $3)")
             .bind(placed.account)
             .bind(placed.number)
@@ -79,7 +79,7 @@ async fn start(stage: &Stage, database: &PgPool, number: i32) -> anyhow::Result<
         filter_subjects: vec!["orders.placed".into()],
         partitions: PARTITIONS,
         concurrency: 4,
-        // How long the partitions of a killed process wait.
+        // How long the partitions of a killed process wait before others take them.
         takeover_ms: 1_000,
         ..ConsumerConfig::default()
     };
@@ -88,7 +88,7 @@ async fn start(stage: &Stage, database: &PgPool, number: i32) -> anyhow::Result<
     stage.start(&own, config, Router::new().on(Charge(number))).await
 }
 
-/// Waits until each process has its part of the partitions.
+/// Waits until each process has its share of the partitions.
 async fn shared(processes: &[Process]) -> anyhow::Result<()> {
     for process in processes {
         process

@@ -1,15 +1,15 @@
-//! Poison: an event that cannot be read becomes a dead letter, the handler is mended, and it is tried again.
+//! Poison: an event that cannot be read becomes a dead letter, the handler is fixed, and the event is retried.
 //!
 //! ```text
 //! cargo run --example poison -- --events 600
 //!
 //!  outbox ─► relay ─► stream ORDERS ─► billing ──┬─► bills
-//!                                                └─► dead letters ── handler mended, retry ─► bills
+//!                                                └─► dead letters ── handler fixed, retry ──► bills
 //! ```
 //!
-//! A producer that was upgraded too early writes a number as text in every sixth event. The others go on; the
-//! unreadable ones are set aside, whole, at the first attempt, since nothing would change at the next. Exit code 1
-//! if an order is billed twice or never, or something is left over.
+//! A producer that was upgraded too early writes a number as text in every sixth event. The unreadable events are set
+//! aside whole at the first attempt, because a retry would change nothing, and the other events continue. The exit code
+//! is 1 if an order is billed twice or never, or if something is left over.
 
 mod stage;
 
@@ -24,7 +24,7 @@ use serde::Deserialize;
 use stage::{Arguments, Stage, Verdict, number};
 use tower::Layer;
 
-/// One event in so many is poison.
+/// One event in this many is poison.
 const POISON: i64 = 6;
 const CONSUMER: &str = "billing";
 
@@ -34,7 +34,7 @@ struct Strict {
     cents: i64,
 }
 
-/// As it should have been read: an amount as a number, or as text.
+/// The fixed type, which reads an amount as a number or as text.
 #[derive(Deserialize)]
 struct Lenient {
     order: i64,
@@ -114,8 +114,8 @@ async fn main() -> anyhow::Result<ExitCode> {
     let reasons = dead.iter().all(|letter| letter.reason == "permanent");
     let example = dead.first().map(|letter| letter.error.clone()).unwrap_or_default();
 
-    // The mended handler, under the same consumer's inbox: what it writes and that the letter is resolved commit
-    // together.
+    // The fixed handler uses the inbox of the same consumer. What it writes commits together with the resolution of the
+    // letter.
     let mended = Router::new().on(handler_fn(bill_mended));
     let retried = letters.retry_with(inbox.layer(mended)).await?.handled;
     let left = letters.list(events).await?.len();

@@ -1,4 +1,4 @@
-//! Replay: a projection was wrong; it is built again from the event log, beside the one in use, and swapped in.
+//! Replay: a projection was wrong. It is built again from the event log, beside the one in use, and then swapped in.
 //!
 //! ```text
 //! cargo run --example replay -- --events 600
@@ -8,9 +8,10 @@
 //!  (kept for ever)    └─► balances-g2   ─► table balances_2 ◄─┘  (swapped when caught up)
 //! ```
 //!
-//! The first handler adds refunds instead of taking them off. Running the mended one under the same name would
-//! change nothing: every event counts as handled. Under a new generation everything is new, and the old projection
-//! serves readers until the new one has caught up. Exit code 1 if readers see anything wrong in the end.
+//! The first handler adds refunds instead of subtracting them. Running the fixed handler under the same name would
+//! change nothing, because every event counts as handled. Under a new generation every event is new, and the old
+//! projection serves readers until the new one has caught up. The exit code is 1 if readers see anything wrong at the
+//! end.
 
 mod stage;
 
@@ -114,7 +115,7 @@ async fn main() -> anyhow::Result<ExitCode> {
     };
     let wrong_by = sum(&database, "balances").await? - right(early);
 
-    // The mended handler starts over beside the old one, which goes on serving readers.
+    // The fixed handler starts over beside the old one, which still serves readers.
     publish(&stage, early..events).await?;
     let second = Router::new().on(Balances { generation: 2, mended: true });
     let second = stage.start(&database, new.clone(), second).await?;
@@ -133,7 +134,7 @@ async fn main() -> anyhow::Result<ExitCode> {
 
     reaches(&database, &handled_by(&old), events).await?;
     let before = sum(&database, "balances").await?;
-    // Readers see the new one from one statement to the next.
+    // Readers see the new projection from their next statement on.
     sqlx::query("create or replace view balances as select * from balances_2")
         .execute(&database)
         .await?;

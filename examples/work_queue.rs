@@ -1,4 +1,4 @@
-//! Work queue: competing consumers. Each job is done once, by whichever process is free.
+//! Work queue: competing consumers. Each job is done once, by any free process.
 //!
 //! ```text
 //! cargo run --example work_queue -- --events 600
@@ -8,8 +8,8 @@
 //!                     (work queue)  └─► worker 3   (starts late)
 //! ```
 //!
-//! All workers are one consumer: one name, one inbox, `order = none`. What the killed one had begun is rolled back
-//! and done by the others. Exit code 1 if a job was done twice, or never.
+//! All workers are one consumer: one name, one inbox, `order = none`. What the killed worker had begun is rolled back,
+//! and the others do it. The exit code is 1 if a job was done twice or never.
 
 mod stage;
 
@@ -61,7 +61,7 @@ async fn main() -> anyhow::Result<ExitCode> {
         order: Order::None,
         concurrency: 4,
         prefetch: 8,
-        // How long the jobs of a killed worker wait.
+        // How long the jobs of a killed worker wait before others get them.
         ack_wait_ms: 1_000,
         ..ConsumerConfig::default()
     };

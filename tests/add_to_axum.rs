@@ -1,4 +1,4 @@
-//! The example add_to_axum does what it says, and its verdict can tell right from wrong.
+//! The example add_to_axum does what it says, and its verdict notices mistakes.
 #![allow(dead_code, unreachable_pub, clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
 #[path = "../examples/add_to_axum/order.rs"]

@@ -1,4 +1,4 @@
-//! The checkout example does what it says, and its verdict can tell right from wrong.
+//! The checkout example does what it says, and its verdict notices mistakes.
 #![allow(dead_code, unreachable_pub, clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
 #[path = "../examples/checkout/books.rs"]
@@ -12,7 +12,7 @@ use std::time::Duration;
 use books::{Books, Mail, Money, Order, Outcome, Redelivered, Reservation, Stock};
 use tokio::process::Command;
 
-/// Runs the example, which `cargo test` has built.
+/// Runs the example. `cargo test` has built it.
 async fn checkout(arguments: &[&str]) -> (Option<i32>, String) {
     let test = std::env::current_exe().unwrap();
     let example = test.parent().unwrap().parent().unwrap().join("examples/checkout");
@@ -100,7 +100,7 @@ fn right_books_are_found_right() {
     assert_eq!(failing(&right()), [""; 0]);
 }
 
-/// What is wrong, how it comes about, and the claims that must fall.
+/// What is wrong, how the test causes it, and the claims that must not hold.
 type Wrong = (&'static str, fn(&mut Books), &'static [&'static str]);
 
 #[test]

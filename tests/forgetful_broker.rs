@@ -1,5 +1,5 @@
-//! The broker loses what it had acknowledged: the relay goes back and ships it again, and every effect is there
-//! once.
+//! The broker loses messages that it had acknowledged. The relay goes back and ships them again, and every effect
+//! happens once.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
 use std::collections::HashMap;
@@ -18,7 +18,7 @@ use tokio_util::sync::CancellationToken;
 
 const DEADLINE: Duration = Duration::from_secs(60);
 
-/// A service that publishes, a relay, and a service that listens, on servers of their own.
+/// A service that publishes, a relay, and a service that consumes, on their own servers.
 struct Shop {
     scope: Scope,
     // Its fields are dropped first: the tasks end before the servers.
@@ -105,7 +105,7 @@ impl Shop {
         .unwrap();
     }
 
-    /// Waits until a checkpoint covers everything there is.
+    /// Waits until a checkpoint covers everything.
     async fn until_checkpoint(&self) {
         let covered = "select count(*) from pillarbox.relay_checkpoint where (cursor ->> 'high')::bigint \
                        = (select max(position) from pillarbox.outbox)";
@@ -129,7 +129,7 @@ impl Shop {
         .unwrap();
     }
 
-    /// The stream holds each event of the outbox, each key in order, and each once.
+    /// Asserts that the stream holds each event of the outbox once, with each key in order.
     async fn assert_stream_is_whole(&self) {
         let rows =
             sqlx::query("select event_id::text, key from pillarbox.outbox order by position")
@@ -207,7 +207,7 @@ async fn a_broker_put_back_to_an_older_state_gets_again_what_it_lost() {
     std::fs::remove_dir_all(servers.nats.store_dir()).unwrap();
     copy(&backup, &servers.nats.store_dir());
     servers.nats.restart().await.unwrap();
-    // Nothing new is needed for the relay to notice.
+    // The relay must notice without a new event.
     shop.until_messages(1_000).await;
     shop.insert(100).await;
     shop.until_effects(1_100).await;

@@ -1,11 +1,11 @@
-//! Each pattern example does what it says: run small, it comes to its own verdict.
+//! Each pattern example does what it says. It is run with few events, and its own verdict decides.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
 use std::time::Duration;
 
 use tokio::process::Command;
 
-/// Runs an example, which `cargo test` has built, and shows what it printed.
+/// Runs an example and shows what it printed. `cargo test` has built it.
 async fn example(name: &str) -> String {
     let test = std::env::current_exe().unwrap();
     let example = test.parent().unwrap().parent().unwrap().join("examples").join(name);

@@ -1,4 +1,4 @@
-//! The simulation of `examples/scaling` against what can be said by hand.
+//! Compares the simulation of `examples/scaling` with calculations by hand.
 #![allow(clippy::unwrap_used, clippy::expect_used, dead_code, unreachable_pub)]
 
 #[path = "../examples/scaling/day.rs"]
@@ -56,11 +56,11 @@ fn without_an_outage_nothing_waits() {
 
 #[test]
 fn after_an_outage_the_backlog_and_the_time_to_catch_up_are_those_of_arithmetic() {
-    // 600 s at 1,000/s wait; 5,000/s ship, 1,000/s come: 600,000 / 4,000 = 150 s.
+    // The events of 600 s at 1,000/s wait. Then 5,000/s are shipped while 1,000/s come: 600,000 / 4,000 = 150 s.
     let outcome = Day { broker_away: 600, ..simple() }.live();
     assert!((outcome.outboxes.most - 600_000.0).abs() < 2_000.0, "{}", outcome.outboxes.most);
     assert!((745..=755).contains(&outcome.outboxes.late_seconds), "{outcome:?}");
-    // Handled at 2,000/s while 5,000/s come for 150 s: 450,000 wait; then 450,000 / 1,000 = 450 s.
+    // For 150 s, 5,000/s come and 2,000/s are handled, so 450,000 wait. Then it takes 450,000 / 1,000 = 450 s.
     assert!((outcome.streams.most - 450_000.0).abs() < 5_000.0, "{}", outcome.streams.most);
     assert!((590..=610).contains(&outcome.streams.late_seconds), "{outcome:?}");
     assert!(outcome.holds());
@@ -90,7 +90,7 @@ fn a_killed_process_leaves_its_partitions_to_the_others() {
     day.takeover = 30;
     let outcome = day.live();
     assert!(outcome.holds());
-    // What came in the first of 30 seconds is handled in the one after them.
+    // Events of the first of 30 seconds are handled in the second after them.
     assert_eq!(outcome.streams.oldest, 29.0);
 }
 

@@ -19,7 +19,7 @@ fn event(event_type: &str, topic: String) -> RawEvent {
     RawEvent::builder(event_type, topic).key("7").payload("the payload").build().unwrap()
 }
 
-/// Publishes the next event, from a span of its own.
+/// Publishes the next event from a span of its own.
 async fn charge(tx: &mut Tx, placed: Received<RawEvent>) -> Result<(), HandlerError> {
     if placed.attempt() == 1 {
         return Err(HandlerError::transient("the card reader sleeps"));
@@ -83,7 +83,7 @@ async fn a_request_and_all_that_follows_from_it_are_one_trace() {
     .instrument(request)
     .await;
 
-    // Other work, which has nothing to do with it.
+    // Other work, which is not part of the trace.
     let elsewhere = tracing::info_span!(parent: None, "GET /health");
     elsewhere.in_scope(|| ());
     drop(elsewhere);

@@ -1,4 +1,4 @@
-//! The service with Pillarbox. Marked with a number is what was added.
+//! The service with Pillarbox. The comments with a number mark what was added.
 
 use std::time::Duration;
 
@@ -32,7 +32,7 @@ async fn write_down(
     trouble: &Trouble,
     new: &NewOrder,
 ) -> anyhow::Result<Placed> {
-    // 2. The layer's transaction instead of one of its own.
+    // 2. It uses the layer's transaction instead of one of its own.
     let mut tx = command.transaction().await?;
     let order: i64 =
         sqlx::query_scalar("insert into orders (customer, cents) values ($1, $2) returning id")
@@ -46,7 +46,7 @@ async fn write_down(
     Ok(Placed { order })
 }
 
-/// 4. What was a loop over a subscription is a handler: its writes are there once for each event.
+/// 4. The loop over a subscription became a handler. Its writes take effect once per event.
 async fn mail(tx: &mut Tx, placed: OrderPlaced) -> Result<(), HandlerError> {
     sqlx::query("insert into mails (customer) values ($1)")
         .bind(placed.customer)
@@ -55,7 +55,7 @@ async fn mail(tx: &mut Tx, placed: OrderPlaced) -> Result<(), HandlerError> {
     Ok(())
 }
 
-/// The service: its routes, and in the background its consumer and its relay.
+/// The service: its routes, with its consumer and its relay in the background.
 pub async fn start(work: &Work) -> anyhow::Result<Router> {
     let pool = PgPool::connect(&work.database).await?;
     let broker = async_nats::connect(&work.nats).await?;
@@ -65,15 +65,16 @@ pub async fn start(work: &Work) -> anyhow::Result<Router> {
     let stream = stream::Config {
         name: STREAM.into(),
         subjects: vec!["orders.>".into()],
-        // Less than the inbox remembers: what the stream repeats is still known there.
+        // Shorter than the inbox remembers, so that the inbox knows every event that the stream can repeat.
         max_age: Duration::from_secs(24 * 60 * 60),
         allow_batch_publish: true,
         ..stream::Config::default()
     };
     jetstream::new(broker.clone()).get_or_create_stream(stream).await?;
 
-    // 6. The consumer, and the relay, here in the same process; `pillarbox relay` is the same as a program. A
-    // service that is not killed all the time keeps the defaults for how soon another one takes over.
+    // 6. The consumer and the relay run here in the same process. `pillarbox relay` is the same relay as a program.
+    //    These
+    // short takeover times are for a service that is killed often; others should keep the defaults.
     let shutdown = CancellationToken::new();
     let config = ConsumerConfig {
         stream: STREAM.into(),
@@ -95,7 +96,7 @@ pub async fn start(work: &Work) -> anyhow::Result<Router> {
     let relay = relay.run(shutdown);
     tokio::spawn(async move { ended("the relay", relay.await) });
 
-    // 1. A request under an Idempotency-Key takes effect once.
+    // 1. A request with an Idempotency-Key takes effect once.
     let once = IdempotencyLayer::new(pool, scope::everybody);
     let trouble = Trouble::of(work);
     Ok(Router::new().route("/orders", post(place)).layer(once).layer(Extension(trouble)))

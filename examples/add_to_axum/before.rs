@@ -1,4 +1,4 @@
-//! The service as it was. Two writes to two places, and nothing that ties them together.
+//! The service as it was. It writes to two places, and nothing ties the two writes together.
 
 use axum::extract::State;
 use axum::http::StatusCode;
@@ -34,7 +34,7 @@ async fn write_down(shop: &Shop, new: &NewOrder) -> anyhow::Result<Placed> {
             .fetch_one(&mut *tx)
             .await?;
     tx.commit().await?;
-    // Whoever dies here has an order that nobody hears of, and a customer who asks again.
+    // If the service dies here, nobody hears of the order, and the customer asks again.
     shop.trouble.strike(new).await;
     let event = serde_json::to_vec(&OrderPlaced { order, customer: new.customer })?;
     shop.broker.publish("before.placed", event.into()).await?;
@@ -52,7 +52,7 @@ async fn mail(pool: PgPool, mut events: async_nats::Subscriber) -> anyhow::Resul
     Ok(())
 }
 
-/// The service: its routes, and its mailing in the background.
+/// The service: its routes, with its mailing in the background.
 pub async fn start(work: &Work) -> anyhow::Result<Router> {
     let pool = PgPool::connect(&work.database).await?;
     let broker = async_nats::connect(&work.nats).await?;

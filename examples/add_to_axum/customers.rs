@@ -1,4 +1,4 @@
-//! The customers: they place orders over HTTP, and ask again when no answer comes.
+//! The customers. They place orders over HTTP, and ask again if no answer comes.
 
 use std::time::Duration;
 
@@ -14,12 +14,12 @@ use sqlx::PgPool;
 use crate::order::{self, NewOrder, Placed};
 use crate::process::{Process, Which, Work};
 
-/// Every so many customers, one never sees the first answer.
+/// One customer in this many never sees the first answer.
 const LOST_ANSWER_EVERY: i64 = 5;
 
 type Http = Client<HttpConnector, Full<axum::body::Bytes>>;
 
-/// Everybody orders once. Returns who was told which order number at last.
+/// Every customer orders once. Returns the order number that each of them was finally told.
 pub async fn visit(customers: i64, work: Work) -> anyhow::Result<Vec<(i64, i64)>> {
     let http: Http = Client::builder(TokioExecutor::new()).build_http();
     let mut service = Process::start(&work).await?;
@@ -28,14 +28,14 @@ pub async fn visit(customers: i64, work: Work) -> anyhow::Result<Vec<(i64, i64)>
         if Some(customer) == work.stuck_with {
             tokio::select! {
                 answer = ask(&http, service.port, customer) => {
-                    anyhow::bail!("the service was to be stuck, and answered {answer:?}");
+                    anyhow::bail!("the service should be stuck, but it answered {answer:?}");
                 }
                 stuck = service.stuck() => stuck?,
             }
             service.kill().await?;
             service = Process::start(&Work { stuck_with: None, ..work.clone() }).await?;
         } else if customer % LOST_ANSWER_EVERY == 0 {
-            // The answer comes, but not to the customer.
+            // The answer comes, but the customer never sees it.
             let (status, _) = ask(&http, service.port, customer).await?;
             anyhow::ensure!(
                 status == StatusCode::CREATED,
@@ -45,7 +45,7 @@ pub async fn visit(customers: i64, work: Work) -> anyhow::Result<Vec<(i64, i64)>
         told.push((customer, order_of(&http, service.port, customer).await?));
     }
     let pool = PgPool::connect(&work.database).await?;
-    // Before, what was under way when the service was killed never comes.
+    // In `before`, events that were under way when the service was killed never arrive.
     let patience = match work.which {
         Which::Before => Duration::from_secs(1),
         Which::After => Duration::from_secs(10),
@@ -54,12 +54,12 @@ pub async fn visit(customers: i64, work: Work) -> anyhow::Result<Vec<(i64, i64)>
         let (once, again) = order::counts(&pool, "mails").await?;
         anyhow::Ok((once + again >= customers).then_some(()))
     });
-    // Who was not mailed shows in the books.
+    // The books show who got no mail.
     all_mailed.await.ok();
     Ok(told)
 }
 
-/// Asks until it is answered, under one key all the time: the customer's number, a random one in real life.
+/// Asks until it is answered, always with the same key: the customer's number. A real client would use a random key.
 async fn order_of(http: &Http, port: u16, customer: i64) -> anyhow::Result<i64> {
     let order = eventually("an order", Duration::from_secs(5), async || {
         match ask(http, port, customer).await {

@@ -1,25 +1,24 @@
-//! An axum and sqlx service before and after Pillarbox: the same orders, the same customers, the same trouble.
+//! A service with axum and sqlx, before and after Pillarbox: the same orders, the same customers, the same trouble.
 //!
 //! ```text
 //! cargo run --release --example add_to_axum               # 60 orders
 //! cargo run --release --example add_to_axum -- --orders 200
 //! ```
 //!
-//! Customers place orders over HTTP. Every fifth sends its order twice, because the answer got lost on the way;
-//! in the middle the service is killed (SIGKILL) with a request in hand, right after it has written the order, and
-//! that customer asks again too. Each order is to be there once, and to be mailed once.
+//! Customers place orders over HTTP. Every fifth customer sends the order twice, because the answer was lost on the
+//! way. Halfway, the service is killed (SIGKILL) during a request, right after it has written the order, and that
+//! customer asks again too. Each order should exist once, and should be mailed once.
 //!
 //! | read | for |
 //! |---|---|
-//! | `before.rs` | the service as it was: it writes the order, then tells the broker, and hopes |
-//! | `after.rs` | the service with Pillarbox: what was added is all in this file |
+//! | `before.rs` | the service as it was: it writes the order, and then tells the broker |
+//! | `after.rs` | the service with Pillarbox; everything that was added is in this file |
 //! | `customers.rs` | the requests, and the trouble |
 //! | `process.rs` | the service's process, which can be killed |
 //! | `verdict.rs` | what came of it |
 //!
-//! Both are started on servers that the example starts itself. Exit code 1 if a claim does not hold: the one
-//! about `after`, that everything is there once; and the one about `before`, that it is not, or the trouble
-//! would not be worth the name.
+//! The example starts its own servers for both. It makes two claims: in `after`, everything exists once; in `before`,
+//! it does not, which shows that the trouble is real. The exit code is 1 if a claim does not hold.
 #![allow(unreachable_pub)]
 
 mod after;
@@ -39,10 +38,10 @@ use pillarbox_testkit::Servers;
 use crate::order::Books;
 use crate::process::{Which, Work};
 
-/// An axum and sqlx service before and after Pillarbox.
+/// A service with axum and sqlx, before and after Pillarbox.
 #[derive(Debug, Parser)]
 struct Cli {
-    /// How many orders are placed with each.
+    /// How many orders each of the two services gets.
     #[arg(long, default_value_t = 60, value_parser = clap::value_parser!(i64).range(10..=5_000))]
     orders: i64,
     #[command(subcommand)]
@@ -51,7 +50,7 @@ struct Cli {
 
 #[derive(Debug, clap::Subcommand)]
 enum Child {
-    /// Be the service.
+    /// Runs the service.
     #[command(hide = true)]
     Serve(Work),
 }
@@ -76,7 +75,7 @@ async fn main() -> anyhow::Result<ExitCode> {
     Ok(if verdict::show(&before, &after) { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }
 
-/// All customers come, and then the books are read.
+/// Lets all customers order, and then reads the books.
 async fn day(servers: &Servers, which: Which, orders: i64) -> anyhow::Result<Books> {
     let pool = servers.postgres.create_database(which.name()).await?.pool;
     sqlx::raw_sql(order::TABLES).execute(&pool).await?;

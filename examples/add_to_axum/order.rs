@@ -1,4 +1,4 @@
-//! What is ordered, and the tables, which are the same before and after.
+//! The order, and the tables, which are the same before and after.
 
 use std::borrow::Cow;
 
@@ -43,7 +43,7 @@ impl Event for OrderPlaced {
     }
 }
 
-/// What is there at the end, counted in customers.
+/// The result at the end, counted in customers.
 #[derive(Debug, Default, PartialEq, Eq)]
 pub struct Books {
     pub customers: i64,
@@ -51,7 +51,7 @@ pub struct Books {
     pub ordered_again: i64,
     pub mailed_once: i64,
     pub mailed_again: i64,
-    /// Who were told an order number that is not theirs.
+    /// Customers who were told an order number that is not theirs.
     pub misinformed: i64,
 }
 
@@ -64,7 +64,7 @@ pub async fn audit(pool: &PgPool, customers: i64, told: &[(i64, i64)]) -> anyhow
     Ok(Books { customers, ordered_once, ordered_again, mailed_once, mailed_again, misinformed })
 }
 
-/// How many customers are in a table once, and how many more often.
+/// How many customers are in a table exactly once, and how many more often.
 pub async fn counts(pool: &PgPool, table: &'static str) -> anyhow::Result<(i64, i64)> {
     let sql = format!(
         "select count(*) filter (where n = 1), count(*) filter (where n > 1) \

@@ -1,7 +1,7 @@
-//! The service's process: this program again, so that `kill -9` is the real thing.
+//! The service's process. It is this program, started again, so that the example can really kill it.
 //!
-//! It says on its output which port it listens on, and when the trouble has struck. It ends when its input does,
-//! as that does when the process that started it ends.
+//! It prints the port on which it listens, and a line when the trouble has struck. It ends when its standard input
+//! ends, which happens when the process that started it ends.
 
 use std::io::Read;
 use std::process::Stdio;
@@ -32,7 +32,7 @@ impl Which {
     }
 }
 
-/// What a process is to be.
+/// The role of a process.
 #[derive(Clone, Debug, clap::Args)]
 pub struct Work {
     pub which: Which,
@@ -40,12 +40,12 @@ pub struct Work {
     pub database: String,
     #[arg(long)]
     pub nats: String,
-    /// The customer with whose order it gets stuck.
+    /// The customer whose order gets it stuck.
     #[arg(long)]
     pub stuck_with: Option<i64>,
 }
 
-/// Stops the handler of one customer's first request for good, in the worst place.
+/// Blocks the handler of one customer's first request for good, at the worst moment.
 #[derive(Clone)]
 pub struct Trouble {
     customer: Option<i64>,
@@ -65,7 +65,7 @@ impl Trouble {
     }
 }
 
-/// Be the service.
+/// Runs the service.
 pub async fn serve(work: Work) -> anyhow::Result<()> {
     std::thread::spawn(|| {
         let mut input = std::io::stdin();
@@ -117,7 +117,7 @@ impl Process {
         Ok(())
     }
 
-    /// Kills it (SIGKILL): no chance to finish anything.
+    /// Kills it (SIGKILL), so that it cannot finish anything.
     pub async fn kill(mut self) -> anyhow::Result<()> {
         self.child.kill().await.context("killing the service")
     }

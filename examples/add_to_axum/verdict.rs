@@ -2,7 +2,7 @@
 
 use crate::order::Books;
 
-/// Everybody has one order and one mail, and knows the order's number.
+/// Whether every customer has one order and one mail, and knows the order's number.
 pub fn is_right(books: &Books) -> bool {
     let Books { customers, ordered_once, ordered_again, mailed_once, mailed_again, misinformed } =
         *books;
@@ -11,10 +11,10 @@ pub fn is_right(books: &Books) -> bool {
         && misinformed == 0
 }
 
-/// A line of the table: what is counted, and where it is in the books.
+/// A line of the table: what is counted, and how to read it from the books.
 type Row = (&'static str, fn(&Books) -> i64);
 
-/// Shows both, and says whether the claims hold.
+/// Shows both results, and says whether the claims hold.
 pub fn show(before: &Books, after: &Books) -> bool {
     println!("{:<34}{:>8}{:>8}", "", "before", "after");
     let rows: [Row; 6] = [

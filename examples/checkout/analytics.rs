@@ -1,4 +1,4 @@
-//! Analytics: counts everything that is said, whatever it is, many events in one transaction.
+//! Analytics: counts all events, of every type, many in one transaction.
 
 use pillarbox::event::RawEvent;
 use pillarbox::{HandlerError, Received, Tx};
@@ -11,7 +11,7 @@ pub const TABLES: &str = "
 
 pub const LISTENS_TO: &[&str] = &["orders.>", "payments.>", "inventory.>"];
 
-/// One statement for all of them, in the order of the types, so that two batches wait for one another and do not
+/// One statement for all of them, in the order of the types, so that two batches wait for each other and do not
 /// deadlock.
 pub async fn count(tx: &mut Tx, events: Vec<Received<RawEvent>>) -> Result<(), HandlerError> {
     let types: Vec<&str> = events.iter().map(|event| event.event_type()).collect();

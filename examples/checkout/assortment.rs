@@ -4,12 +4,12 @@ use crate::events::OrderPlaced;
 
 const PRODUCTS: i64 = 20;
 
-/// Every product, and how many of it are in stock for this many orders: not quite enough for all.
+/// Every product, and its stock for this many orders. The stock is not quite enough for all of them.
 pub fn stock(orders: i64) -> impl Iterator<Item = (String, i64)> {
     (1..=PRODUCTS).map(move |product| (sku(product), (orders / 11).max(1)))
 }
 
-/// The n-th order: one to three of some product. The dearest are beyond the card's limit.
+/// The n-th order: one to three pieces of a product. The most expensive orders exceed the card's limit.
 pub fn order(number: i64) -> OrderPlaced {
     let product = number * 7 % PRODUCTS + 1;
     let quantity = number % 3 + 1;

@@ -88,7 +88,7 @@ async fn analytics(shop: &Shop, books: &mut Books) -> sqlx::Result<()> {
     Ok(())
 }
 
-/// What every service has: the inbox, its dead letters, and the outbox where there is one.
+/// The tables that every service has: the inbox, its dead letters, and the outbox, if there is one.
 async fn inbox(
     shop: &Shop,
     service: Service,

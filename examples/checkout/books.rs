@@ -1,4 +1,4 @@
-//! What the five services have written down, side by side.
+//! The records of the five services, side by side.
 
 use std::collections::BTreeMap;
 
@@ -19,9 +19,9 @@ pub struct Books {
     pub mails: Vec<Mail>,
     // analytics
     pub counted: BTreeMap<String, i64>,
-    /// Events delivered again, once for each service that hears them.
+    /// Events that were delivered again, counted once for each service that receives them.
     pub redelivered: Vec<Redelivered>,
-    /// Events that a service gave up on, or has not got done yet.
+    /// Events that a service gave up, or has not handled yet.
     pub left_over: Vec<String>,
     pub traffic: Vec<Traffic>,
 }
@@ -73,7 +73,7 @@ pub struct Mail {
 pub struct Redelivered {
     pub service: &'static str,
     pub event_id: String,
-    /// The inbox row is there, and is older than the redelivery.
+    /// The inbox row exists, and is older than the redelivery.
     pub skipped: bool,
 }
 

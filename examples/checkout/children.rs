@@ -1,7 +1,7 @@
-//! The processes of the shop: this program again, in another role.
+//! The processes of the shop. Each is this program, started again in another role.
 //!
-//! A child holds one end of a pipe, its standard input, and stops when the other end closes, as it does when
-//! this process ends, however it ends.
+//! The standard input of a child is a pipe. The child stops when the other end closes, which happens when this process
+//! ends, for whatever reason.
 
 use std::process::Stdio;
 use std::time::Duration;
@@ -50,7 +50,7 @@ impl Children {
             .context("a service without a process")
     }
 
-    /// Stops all. An error is the first one of theirs.
+    /// Stops all of them. Returns the first error, if there is one.
     pub async fn stop(self) -> anyhow::Result<()> {
         let processes = std::iter::once(self.relays).chain(self.services);
         let stopped = futures::future::join_all(processes.map(Process::stop)).await;
@@ -70,7 +70,7 @@ impl Process {
         let child = Command::new(std::env::current_exe()?)
             .args(&arguments)
             .stdin(Stdio::piped())
-            // Away from the terminal's Ctrl-C.
+            // The terminal's Ctrl-C must not reach it.
             .process_group(0)
             .spawn()
             .with_context(|| format!("starting {name}"))?;
@@ -81,7 +81,7 @@ impl Process {
         self.child.id().unwrap_or_default()
     }
 
-    /// Kills it (SIGKILL): no chance to finish anything.
+    /// Kills it (SIGKILL), so that it cannot finish anything.
     pub async fn kill(&mut self) -> anyhow::Result<()> {
         self.child.kill().await.with_context(|| format!("killing {}", self.name))
     }
@@ -96,7 +96,7 @@ impl Process {
         if let Some(status) = self.child.try_wait()? {
             anyhow::bail!("{name} ended by itself, with {status}");
         }
-        // `wait` closes the child's input first.
+        // `wait` first closes the child's input.
         let stopped = tokio::time::timeout(2 * STOP_DEADLINE, self.child.wait()).await;
         let Ok(status) = stopped else {
             self.child.kill().await?;

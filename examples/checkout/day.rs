@@ -1,4 +1,4 @@
-//! The day: open the shop, place orders, let things go wrong, wait until all is quiet, look at the books.
+//! The day: open the shop, place orders, let things go wrong, wait until everything is handled, check the books.
 
 use std::process::ExitCode;
 use std::time::Duration;
@@ -21,11 +21,10 @@ pub struct Options {
     /// How many orders are placed.
     #[arg(long, default_value_t = 2_000, value_parser = clap::value_parser!(i64).range(20..=1_000_000))]
     orders: i64,
-    /// Leave everything running after the verdict, until Ctrl-C, and print how to look at it.
+    /// Leave everything running after the verdict, until Ctrl-C, and print how to look around.
     #[arg(long)]
     keep: bool,
-    /// Make the inboxes forget what they have handled, just before events are delivered again: the verdict
-    /// must find out.
+    /// Make the inboxes forget what they have handled, just before events are delivered again. The verdict must notice.
     #[arg(long)]
     sabotage: bool,
 }
@@ -70,7 +69,7 @@ pub async fn run(options: Options) -> anyhow::Result<ExitCode> {
     Ok(if well { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }
 
-/// Places orders, a few at a time, while not too many are under way. Some are rolled back.
+/// Places orders, a few at a time, as long as not too many are under way. Some of them are rolled back.
 async fn place_orders(
     shop: &Shop,
     count: i64,
@@ -83,7 +82,7 @@ async fn place_orders(
         progress::finished(&mut progress, few[0] - most_in_flight).await?;
         futures::future::try_join_all(few.iter().map(async |&number| {
             if number % 20 == 0 {
-                // An order of its own, that nobody will ever have heard of.
+                // An extra order, of which nobody must ever hear.
                 orders::place_and_roll_back(pool, &assortment::order(-number)).await?;
             }
             orders::place(pool, &assortment::order(number)).await
@@ -93,7 +92,7 @@ async fn place_orders(
     Ok(())
 }
 
-/// Waits until every event is in the stream, and every consumer has done with it.
+/// Waits until every event is in the stream, and every consumer has handled it.
 async fn until_quiet(shop: &Shop, redelivered: u64) -> anyhow::Result<()> {
     loop {
         let said = events_said(shop).await?;

@@ -1,7 +1,7 @@
-//! What the services say to each other.
+//! The events that the services exchange.
 //!
-//! The type is what happened; the topic is the NATS subject, its first word the service that speaks; the key
-//! is the order, so that all that happens to an order is told in order.
+//! The type says what happened. The topic is the NATS subject, and its first word is the service that publishes. The
+//! key is the order, so that all events of an order are delivered in order.
 
 use std::borrow::Cow;
 

@@ -1,4 +1,4 @@
-//! Inventory: sets goods aside for paid orders, while there are any.
+//! Inventory: reserves goods for paid orders, as long as they are in stock.
 
 use pillarbox::outbox;
 use pillarbox::{HandlerError, Router, Tx, handler_fn};

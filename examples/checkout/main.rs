@@ -4,10 +4,10 @@
 //! cargo run --release --example checkout                  # 2,000 orders
 //! cargo run --release --example checkout -- --orders 500
 //! cargo run --release --example checkout -- --keep        # look around afterwards with psql and nats
-//! cargo run --release --example checkout -- --sabotage    # without dedup: the verdict must find it out
+//! cargo run --release --example checkout -- --sabotage    # without dedup: the verdict must notice
 //! ```
 //!
-//! Nobody conducts: each service does its part and says so, and others listen.
+//! No service coordinates the others. Each does its part and publishes an event, and other services react to it.
 //!
 //! ```text
 //!  orders ── order.placed ──► payments ── payment.taken ──► inventory
@@ -17,28 +17,27 @@
 //!  └──────────────────────── stock.reserved ───────────────────────┘
 //!
 //!  orders ── order.completed, order.failed ──► notifications (mails the customer)
-//!  orders, payments, inventory ── all of it ─► analytics (counts)
+//!  orders, payments, inventory ── all events ─► analytics (counts)
 //! ```
 //!
-//! An order ends in one of three ways: completed; failed, because the card was refused; failed, because the
-//! goods had run out after it was paid. The last one is the compensation: payments gives the money back.
+//! An order ends in one of three ways. It is completed; it fails because the card was refused; or it fails because the
+//! goods had run out after it was paid. In the last case there is a compensation: payments gives the money back.
 //!
-//! Every service has a database, and in it: its own tables; an outbox, if it has something to say; an inbox.
-//! A handler's transaction holds all three: the inbox row that makes it once, its own rows, and the next
-//! event. Each service is a process of its own, and so are the relays; the program starts itself again for
-//! them, so that `kill -9` is the real thing.
+//! Every service has a database with its own tables, an inbox, and, if it publishes events, an outbox. A handler's
+//! transaction covers all three: the inbox row that records the event, the service's rows, and the next event. Each
+//! service is a process of its own, and so are the relays. The program starts itself again for them, so that it can
+//! really kill them.
 //!
-//! In the middle of the day the relays are killed, then payments, and then old events are delivered again. At
-//! the end the books of all five databases are laid side by side, order by order. Exit code 1 if anything is
-//! off.
+//! Halfway through the day the relays are killed, then payments, and then old events are delivered again. At the end,
+//! the program compares the books of all five databases, order by order. The exit code is 1 if anything is wrong.
 //!
 //! | read | for |
 //! |---|---|
 //! | `orders.rs` | placing an order: a row and its event in one transaction |
 //! | `payments.rs` | handlers that publish the next event; the compensation |
 //! | `inventory.rs`, `notifications.rs`, `analytics.rs` | the other services |
-//! | `events.rs` | what is said |
-//! | `service.rs`, `relays.rs` | what runs in a service's process, and in the relays' |
+//! | `events.rs` | the events |
+//! | `service.rs`, `relays.rs` | what runs in the process of a service, and in that of the relays |
 //! | `day.rs`, `trouble.rs`, `redelivery.rs` | what happens here, and what goes wrong |
 //! | `audit.rs`, `verdict.rs` | reading the books, and judging them |
 #![allow(unreachable_pub)]
@@ -82,7 +81,7 @@ struct Cli {
     role: Option<Role>,
 }
 
-/// What a child process is to be.
+/// The role of a child process.
 #[derive(Debug, Subcommand)]
 enum Role {
     /// The relays of all outboxes.

@@ -1,7 +1,7 @@
-//! Notifications: mails the customer how an order ended. A table stands for the mailbox.
+//! Notifications: mails the customer how an order ended. A table plays the mailbox.
 //!
-//! A real mail cannot join the transaction. Its service would be given the event's id as the idempotency key:
-//! a handler that takes `Received<OrderCompleted>` has it from `id()`.
+//! A real mail cannot join the transaction. The handler would pass an idempotency key to the mail provider: a handler
+//! that takes `Received<OrderCompleted>` gets it from `idempotency_key()`.
 
 use pillarbox::{HandlerError, Router, Tx, handler_fn};
 

@@ -1,4 +1,4 @@
-//! Orders: takes them, and learns how they end.
+//! Orders: places orders, and records how they end.
 
 use pillarbox::outbox;
 use pillarbox::{HandlerError, Router, Tx, handler_fn};
@@ -29,7 +29,7 @@ pub async fn place(pool: &PgPool, order: &OrderPlaced) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// The same by a customer who changes their mind at the last moment: nobody must ever hear of it.
+/// The same for a customer who changes their mind at the last moment. Nobody must ever hear of this order.
 pub async fn place_and_roll_back(pool: &PgPool, order: &OrderPlaced) -> anyhow::Result<()> {
     let mut tx = pool.begin().await?;
     write_down(&mut tx, order).await?;
@@ -95,6 +95,6 @@ async fn close(
     .bind(reason)
     .fetch_optional(&mut **tx)
     .await?;
-    // Trying again would not help: a dead letter at once, for somebody to look at.
+    // A retry would not help, so make it a dead letter at once, for somebody to look at.
     customer.ok_or_else(|| HandlerError::permanent(format!("order {order} is not an open one")))
 }

@@ -1,14 +1,14 @@
-//! Payments: charges, refuses, and refunds what could not be delivered.
+//! Payments: charges cards, refuses orders, and refunds what could not be delivered.
 
 use pillarbox::outbox;
 use pillarbox::{HandlerError, Router, Tx, handler_fn};
 
 use crate::events::{OrderPlaced, PaymentRefunded, PaymentRefused, PaymentTaken, StockOut};
 
-/// More than this, 240 EUR, nobody's card is good for.
+/// The limit of every card: 240 EUR.
 pub const CARD_LIMIT_CENTS: i64 = 24_000;
 
-/// Nothing in this table keeps a charge from being there twice. Only the inbox does.
+/// Nothing in this table prevents a second charge. Only the inbox does.
 pub const TABLES: &str = "
     create table ledger (
         order_id bigint not null,
@@ -23,7 +23,7 @@ pub fn router() -> Router {
     Router::new().on(handler_fn(charge)).on(handler_fn(refund))
 }
 
-/// The charge and the event that tells of it are one transaction, which the inbox has begun and will commit.
+/// The charge and its event are in one transaction, which the inbox began and will commit.
 async fn charge(tx: &mut Tx, placed: OrderPlaced) -> Result<(), HandlerError> {
     let OrderPlaced { order, sku, quantity, cents, .. } = placed;
     if cents > CARD_LIMIT_CENTS {
@@ -39,7 +39,7 @@ async fn charge(tx: &mut Tx, placed: OrderPlaced) -> Result<(), HandlerError> {
     Ok(())
 }
 
-/// The compensation: what was done cannot be undone, so its opposite is done.
+/// The compensation: the charge cannot be undone, so this step does the opposite.
 async fn refund(tx: &mut Tx, out: StockOut) -> Result<(), HandlerError> {
     sqlx::query(
         "insert into ledger (order_id, kind, cents) \

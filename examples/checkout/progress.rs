@@ -1,4 +1,4 @@
-//! How far the day is: read off the services' own tables, as an operator would.
+//! The progress of the day, read from the services' tables, as an operator would do it.
 
 use std::fmt;
 use std::time::Duration;
@@ -10,9 +10,9 @@ use crate::screen::Screen;
 use crate::service::Service;
 use crate::shop::Shop;
 
-/// How often it is looked.
+/// How often the tables are read.
 const INTERVAL: Duration = Duration::from_millis(50);
-/// After this long without any change something is wrong.
+/// If nothing changes for this long, something is wrong.
 const STALLED_AFTER: Duration = Duration::from_secs(20);
 
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -67,7 +67,7 @@ pub async fn finished(
     Ok(*progress.wait_for(|progress| progress.finished() >= orders).await?)
 }
 
-/// Shows the progress, and tells it to those who wait for it. Ends, with an error, if nothing moves any more.
+/// Shows the progress, and passes it to those who wait for it. Ends with an error if nothing changes any more.
 pub async fn watch(
     shop: &Shop,
     screen: &Screen,

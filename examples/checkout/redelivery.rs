@@ -1,5 +1,4 @@
-//! Delivers events again that have been handled: what happens when an acknowledgement is lost, or when somebody
-//! replays a stream.
+//! Delivers events again that were handled, as it happens when an acknowledgement is lost or somebody replays a stream.
 
 use std::time::Duration;
 
@@ -14,7 +13,7 @@ use crate::shop::Shop;
 #[derive(Debug, Default)]
 pub struct Redelivery {
     pub events: Vec<Again>,
-    /// By the database's clock.
+    /// The time by the database's clock.
     pub at: String,
 }
 
@@ -34,8 +33,7 @@ impl Again {
     }
 }
 
-/// Takes messages from all over the first half of the stream, and waits until every service that hears them
-/// has handled them.
+/// Picks messages from the first half of the stream, and waits until every service that receives them has handled them.
 pub async fn take_handled(shop: &Shop, count: u64) -> anyhow::Result<Vec<StreamMessage>> {
     let half = shop.stream.get_info().await?.state.messages / 2;
     let mut messages = Vec::new();
@@ -49,8 +47,8 @@ pub async fn take_handled(shop: &Shop, count: u64) -> anyhow::Result<Vec<StreamM
     Ok(messages)
 }
 
-/// Publishes messages again. They bear their old event ids under new message ids, so that the broker takes
-/// them for new and only the inboxes can know better.
+/// Publishes messages again. They keep their event ids but get new message ids, so the broker takes them for new
+/// messages, and only the inboxes can recognise them.
 pub async fn deliver_again(
     shop: &Shop,
     messages: Vec<StreamMessage>,

@@ -1,4 +1,4 @@
-//! The relays: one for each outbox, all in one process. `pillarbox relay` is the same as a program.
+//! The relays, one for each outbox, all in one process. `pillarbox relay` is the same relay as a program.
 
 use pillarbox_relay::{Relay, RelayConfig};
 use tokio::task::JoinSet;

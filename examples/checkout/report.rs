@@ -48,7 +48,7 @@ fn summary(service: &str, books: &Books) -> String {
     }
 }
 
-/// Prints the findings, and returns whether all is well.
+/// Prints the findings, and returns whether all claims hold.
 pub fn findings(findings: &[Finding]) -> bool {
     for Finding { claim, figure, problems } in findings {
         let mark = if problems.is_empty() { " ok " } else { "FAIL" };

@@ -1,4 +1,4 @@
-//! What is shown while the day goes on: a line that is kept up to date, and lines that stay.
+//! What is shown during the day: a line that is updated, and lines that stay.
 
 use std::cell::Cell;
 use std::io::{IsTerminal, Write, stdout};
@@ -22,7 +22,7 @@ impl Screen {
         self.print(&format!("{text}\n"));
     }
 
-    /// The line that is kept up to date; in a file, a line each second.
+    /// The line that is updated. In a file it is a new line each second.
     pub fn update(&self, text: &str) {
         if self.terminal {
             self.print(text);
@@ -35,7 +35,7 @@ impl Screen {
     fn print(&self, text: &str) {
         let back = if self.terminal { "\r\x1b[2K" } else { "" };
         let mut out = stdout().lock();
-        // Without a reader there is nobody to tell.
+        // If nobody reads the output, there is nothing to do.
         let _ = write!(out, "{back}{:5.1} s  {text}", self.started.elapsed().as_secs_f32());
         let _ = out.flush();
     }

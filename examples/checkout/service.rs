@@ -1,4 +1,4 @@
-//! What every service has: a database with an inbox, a consumer of the events it listens to, handlers.
+//! What every service has: a database with an inbox, a consumer for the events that it needs, and handlers.
 
 use std::fmt;
 
@@ -25,7 +25,7 @@ impl Service {
     pub const ALL: [Self; 5] =
         [Self::Orders, Self::Payments, Self::Inventory, Self::Notifications, Self::Analytics];
 
-    /// Its name: of its database, and of its consumer.
+    /// The name of the service, its database and its consumer.
     pub fn name(self) -> &'static str {
         match self {
             Self::Orders => "orders",
@@ -36,7 +36,7 @@ impl Service {
         }
     }
 
-    /// Whether it says something itself, and so has an outbox.
+    /// Whether it publishes events, and so has an outbox.
     pub fn speaks(self) -> bool {
         matches!(self, Self::Orders | Self::Payments | Self::Inventory)
     }
@@ -51,7 +51,7 @@ impl Service {
         }
     }
 
-    /// Whether it listens to this subject.
+    /// Whether it receives events with this subject.
     pub fn hears(self, subject: &str) -> bool {
         self.listens_to().iter().any(|wanted| match wanted.strip_suffix('>') {
             Some(start) => subject.starts_with(start),
@@ -69,7 +69,7 @@ impl Service {
         }
     }
 
-    /// Its handlers of single events; `None` for the one that counts them by the batch.
+    /// Its handlers of single events. `None` for the service that counts events in batches.
     fn router(self) -> Option<Router> {
         match self {
             Self::Orders => Some(orders::router()),
@@ -87,7 +87,7 @@ impl fmt::Display for Service {
     }
 }
 
-/// Makes the tables of a service's database: the inbox, the outbox, and its own.
+/// Creates the tables of a service's database: the inbox, the outbox, and its own.
 pub async fn migrate(service: Service, pool: &PgPool) -> anyhow::Result<()> {
     inbox::migrate(pool).await?;
     if service.speaks() {
@@ -97,7 +97,7 @@ pub async fn migrate(service: Service, pool: &PgPool) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// Handles the events that a service listens to, until it is told to stop. All of its process.
+/// Handles the events of a service until it is told to stop. This is all that its process does.
 pub async fn run(
     service: Service,
     addresses: &Addresses,

@@ -1,4 +1,4 @@
-//! The ground the services stand on: a Postgres with a database for each, and a broker with one stream.
+//! The servers that the services need: a Postgres with a database for each, and a broker with one stream.
 
 use std::time::Duration;
 
@@ -40,7 +40,7 @@ pub struct Shop {
 }
 
 impl Shop {
-    /// Starts the servers, makes the databases and the stream, and fills the shelves.
+    /// Starts the servers, creates the databases and the stream, and fills the stock.
     pub async fn open(orders: i64) -> anyhow::Result<Self> {
         let servers = Servers::start().await?;
         let addresses = Addresses {
@@ -60,7 +60,7 @@ impl Shop {
             .create_stream(Config {
                 name: STREAM.into(),
                 subjects: vec!["orders.>".into(), "payments.>".into(), "inventory.>".into()],
-                // Less than the inboxes remember: what the stream repeats is still known there.
+                // Shorter than the inboxes remember, so that they know every event that the stream can repeat.
                 max_age: Duration::from_secs(24 * 60 * 60),
                 // Lets the relays use the server's fast ingest.
                 allow_batch_publish: true,
@@ -79,7 +79,7 @@ impl Shop {
     }
 
     pub fn pool(&self, service: Service) -> &PgPool {
-        // One for each, in their order.
+        // One for each, in order.
         &self.pools[service as usize]
     }
 }

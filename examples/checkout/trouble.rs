@@ -1,4 +1,4 @@
-//! What goes wrong in the middle of the day.
+//! What goes wrong halfway through the day.
 
 use std::time::Duration;
 
@@ -12,7 +12,7 @@ use crate::screen::Screen;
 use crate::service::Service;
 use crate::shop::Shop;
 
-/// How long the killed stay dead.
+/// How long killed processes stay dead.
 const DOWN: Duration = Duration::from_millis(1_000);
 
 /// Kills the relays, then payments, then delivers old events again.

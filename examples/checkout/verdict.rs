@@ -1,14 +1,14 @@
-//! Judges the books: order by order, not only in sum.
+//! Judges the books, order by order and not only in total.
 
 use std::collections::{BTreeMap, BTreeSet};
 
 use crate::books::{Books, Money, Order, Outcome};
 
-/// One claim, and what speaks against it.
+/// One claim, and the evidence against it.
 #[derive(Debug)]
 pub struct Finding {
     pub claim: &'static str,
-    /// How much it was.
+    /// The figure that belongs to it.
     pub figure: String,
     /// Empty if the claim holds.
     pub problems: Vec<String>,
@@ -33,7 +33,7 @@ pub fn judge(books: &Books) -> Vec<Finding> {
     ]
 }
 
-/// All that was done for one order.
+/// Everything that was done for one order.
 #[derive(Clone, Debug, Default)]
 struct Effects {
     charges: Vec<i64>,
@@ -69,7 +69,7 @@ impl Effects {
     }
 }
 
-/// The orders that have ended, each with what was done for it.
+/// The orders that have ended, each with everything that was done for it.
 fn ended<'a>(
     books: &'a Books,
     effects: &'a BTreeMap<i64, Effects>,
@@ -205,7 +205,7 @@ fn one_mail_for_each_order(books: &Books, effects: &BTreeMap<i64, Effects>) -> F
     }
 }
 
-/// What should have been said follows from how the orders ended.
+/// How the orders ended determines which events should have been published.
 fn everything_is_counted_once(books: &Books) -> Finding {
     let ended = |outcomes: &[Outcome]| {
         books.orders.iter().filter(|order| outcomes.contains(&order.outcome)).count() as i64

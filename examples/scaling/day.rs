@@ -1,8 +1,8 @@
-//! A day of it, a second at a time.
+//! A day, simulated second by second.
 //!
-//! In each second events are committed as far as their database can, shipped as far as relay and stream can, and
-//! handled as far as the process that holds their partition can; the rest waits. A stream's room goes to its
-//! outboxes in proportion to what they have, a process's to its partitions likewise.
+//! In each second the databases commit events, the relays and streams ship them, and the processes that hold the
+//! partitions handle them, each up to its capacity. The rest waits. The capacity of a stream is divided among its
+//! outboxes in proportion to what waits in them, and that of a process among its partitions in the same way.
 
 use crate::keys;
 use crate::layout::{Layout, Rates};
@@ -15,21 +15,21 @@ pub struct Day {
     pub layout: Layout,
     /// How long the broker is away at noon.
     pub broker_away: usize,
-    /// How long nobody ships for an outbox whose relay was killed.
+    /// How long an outbox is not shipped after its relay was killed.
     pub lease: usize,
-    /// How long nobody handles the partitions of a process that was killed; others have them after it.
+    /// How long the partitions of a killed process wait before other processes take them.
     pub takeover: usize,
     pub seed: u64,
 }
 
-/// What waited at one place.
+/// What waited in one kind of place.
 #[derive(Clone, Debug, Default)]
 pub struct Stage {
-    /// The most that waited at once, over all of its kind.
+    /// The largest number of events that waited at the same time, over all places of this kind.
     pub most: f64,
-    /// The longest that anything waited, in seconds.
+    /// The longest time that any event waited, in seconds.
     pub oldest: f64,
-    /// For how many seconds something had waited for longer than two.
+    /// For how many seconds some event had waited for longer than two seconds.
     pub late_seconds: usize,
 }
 
@@ -47,17 +47,17 @@ impl Stage {
 pub struct Outcome {
     pub committed: f64,
     pub handled: f64,
-    /// Left in the end, anywhere.
+    /// Events that are left at the end, in any place.
     pub left: f64,
     pub writers: Stage,
     pub outboxes: Stage,
     pub streams: Stage,
-    /// The part of all events that the hottest key has.
+    /// The share of the hottest key in all events.
     pub hottest_key: f64,
 }
 
 impl Outcome {
-    /// Nothing is left, and no writer waited for its database.
+    /// Whether nothing is left and no writer had to wait for its database.
     pub fn holds(&self) -> bool {
         self.left < 1.0 && self.writers.late_seconds == 0
     }
@@ -67,7 +67,7 @@ const NOON: usize = DAY / 2;
 const KILLED: usize = NOON + 3600;
 /// How long a killed consumer process is gone.
 const GONE: usize = 1800;
-/// After the day so much more may pass, with nothing coming, until all is handled.
+/// How long after the day, without new events, everything must be handled.
 const EVENING: usize = 3600;
 
 impl Day {
@@ -109,7 +109,7 @@ impl Day {
         outcome
     }
 
-    /// What the stream stores in this second. Outbox `n` ships to stream `n mod streams`.
+    /// Ships what the streams can store in this second. Outbox `n` ships to stream `n mod streams`.
     fn ship(&self, second: usize, stream: usize, unshipped: &mut [Queue]) -> f64 {
         if (NOON..NOON + self.broker_away).contains(&second) {
             return 0.0;
@@ -131,17 +131,17 @@ impl Day {
             .sum()
     }
 
-    /// What is handled in this second, by all processes.
+    /// Handles what all processes can handle in this second.
     fn handle(&self, second: usize, unhandled: &mut [Queue]) -> f64 {
         let processes = self.layout.processes_per_stream;
         let per_stream = self.layout.partitions_per_stream();
         let gone = (KILLED..KILLED + GONE).contains(&second);
         let nobody = (KILLED..KILLED + self.takeover).contains(&second);
-        // A single process is started again, and has its partitions back when it would have lost them.
+        // A single process is restarted, and gets its partitions back at the time at which it would have lost them.
         let moves = gone && processes > 1;
         let mut handled = 0.0;
         for (stream, queues) in unhandled.chunks_mut(per_stream.max(1)).enumerate() {
-            // Process 0 of the first stream is the one that is killed; its partitions go to the others in turn.
+            // Process 0 of the first stream is killed, and its partitions go to the others in turn.
             let of = |partition: usize| match partition % processes {
                 0 if stream == 0 && nobody => None,
                 0 if stream == 0 && moves => Some(1 + (partition / processes) % (processes - 1)),
@@ -164,7 +164,7 @@ impl Day {
     }
 }
 
-/// The part of what is wanted that there is room for.
+/// The share of the demand for which there is capacity.
 fn proportion(room: f64, wanted: f64) -> f64 {
     if wanted > room { room / wanted } else { 1.0 }
 }

@@ -1,8 +1,8 @@
-//! How many of each part a load takes.
+//! How many of each part a load needs.
 
 use crate::load::Load;
 
-/// What one of each part can do, and what an event takes. The defaults are those of `docs/scaling.md`.
+/// What one of each part can do, and how many bytes an event needs. The defaults are those of `docs/scaling.md`.
 #[derive(Clone, Debug, clap::Args)]
 pub struct Rates {
     /// Transactions with an event that one database commits, a second.
@@ -17,16 +17,16 @@ pub struct Rates {
     /// Events that one consumer process handles, a second.
     #[arg(long, default_value_t = 5_000.0)]
     pub process_rate: f64,
-    /// How long a handler takes, its commit included, in milliseconds.
+    /// How long a handler takes, including its commit, in milliseconds.
     #[arg(long, default_value_t = 3.0)]
     pub handler_ms: f64,
-    /// Bytes of an outbox row, its index included.
+    /// Bytes of an outbox row, including its index.
     #[arg(long, default_value_t = 401.0)]
     pub outbox_bytes: f64,
     /// Bytes of a message in a stream.
     #[arg(long, default_value_t = 606.0)]
     pub stream_bytes: f64,
-    /// Bytes of an inbox row, its index included.
+    /// Bytes of an inbox row, including its index.
     #[arg(long, default_value_t = 161.0)]
     pub inbox_bytes: f64,
     /// How long shipped rows stay in the outbox, in hours.
@@ -47,10 +47,10 @@ impl Rates {
     }
 }
 
-/// So many of each part.
+/// The number of each part.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Layout {
-    /// Each is a database, or a schema of one that can commit for several.
+    /// Each is a database, or a schema in a database that can commit for several of them.
     pub outboxes: usize,
     pub streams: usize,
     pub processes_per_stream: usize,
@@ -58,7 +58,7 @@ pub struct Layout {
 }
 
 impl Layout {
-    /// As few as leave each part in use by `use_at_peak` or less at the peak.
+    /// The smallest layout that uses each part by `use_at_peak` or less at the peak.
     pub fn fit(
         load: &Load,
         rates: &Rates,
@@ -69,7 +69,7 @@ impl Layout {
         let outboxes = number(load.peak(), rates.outbox());
         let streams = number(load.peak(), rates.stream_rate);
         Self {
-            // An outbox ships to one stream here, so that each stream has as many.
+            // Each outbox ships to one stream, so that all streams have the same number of outboxes.
             outboxes: outboxes.next_multiple_of(streams),
             streams,
             processes_per_stream: number(load.peak() / streams as f64, rates.process_rate),

@@ -1,4 +1,4 @@
-//! What comes in: so many events a day, with a peak.
+//! The load: a number of events a day, with a peak.
 
 use std::f64::consts::TAU;
 
@@ -18,12 +18,12 @@ pub struct Load {
     /// How many keys there are.
     #[arg(long, default_value_t = 1_000_000)]
     pub keys: usize,
-    /// How uneven the keys are: the n-th gets 1 / n^SKEW as much as the first. 0: all the same.
+    /// How uneven the keys are: the n-th key gets 1 / n^SKEW as much as the first. With 0 all keys get the same.
     #[arg(long, default_value_t = 0.6)]
     pub skew: f64,
 }
 
-/// The quietest hour, as a part of the average.
+/// The load of the quietest hour, as a fraction of the average.
 const QUIETEST: f64 = 0.1;
 
 impl Load {
@@ -35,7 +35,7 @@ impl Load {
         self.mean() * self.peak_to_mean
     }
 
-    /// Events in each second of a day that begins in the night, with the peak at noon.
+    /// The events in each second of a day that begins at midnight and has its peak at noon.
     pub fn day(&self) -> Vec<f64> {
         let shape = |sharpness: f64| -> Vec<f64> {
             (0..DAY)
@@ -45,7 +45,7 @@ impl Load {
                 })
                 .collect()
         };
-        // The sharper the peak, the lower the average; it is to be 1.
+        // The sharper the peak, the lower the average, which must be 1.
         let (mut blunt, mut sharp) = (0.0, 1000.0);
         for _ in 0..40 {
             let middle = (blunt + sharp) / 2.0;

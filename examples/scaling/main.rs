@@ -1,14 +1,14 @@
-//! Scaling: how many outboxes, streams and processes a load takes, and what a day with outages does to them.
+//! Scaling: how many outboxes, streams and processes a load needs, and what a day with outages does to them.
 //!
 //! ```text
 //! cargo run --release --example scaling -- --events-per-day 1e9
-//! cargo run --release --example scaling -- --help             # every rate can be replaced by your own
+//! cargo run --release --example scaling -- --help             # lists the rates, which you can replace by your own
 //! ```
 //!
-//! Nothing is measured here: it calculates from rates that were, on one small machine; replace them by your
-//! own. The day is simulated a second at a time, with a peak, a broker that is away, a relay and a consumer
-//! process that are killed, and keys of which few get much. Exit code 1 if the layout does not hold: if
-//! something is still waiting in the end, or writers had to wait for their database.
+//! This program measures nothing. It calculates with rates that were measured on one small machine; replace them by
+//! your own. It simulates the day second by second, with a peak, a broker that is away, a relay and a consumer process
+//! that are killed, and keys of which a few get most events. The exit code is 1 if the layout does not hold: if events
+//! still wait at the end, or if writers had to wait for their database.
 
 mod day;
 mod keys;
@@ -45,7 +45,7 @@ struct Arguments {
     /// How long a killed consumer process keeps its partitions, in seconds.
     #[arg(long, default_value_t = 6)]
     takeover_s: usize,
-    /// Chooses which key belongs where.
+    /// The seed that decides which key belongs where.
     #[arg(long, default_value_t = 1)]
     seed: u64,
 }

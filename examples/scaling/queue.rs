@@ -1,13 +1,13 @@
-//! Something that waits: how much, and for how long the oldest of it has.
+//! A queue of waiting events: how many wait, and for how long the oldest has waited.
 
 use std::collections::VecDeque;
 
-/// Less than this is what rounding left over.
+/// Anything below this is left over by rounding.
 const NOTHING: f64 = 1e-6;
 
 #[derive(Clone, Debug, Default)]
 pub struct Queue {
-    /// What came in a second and still waits: the second, and how much.
+    /// The events that came in a second and still wait: the second, and their number.
     waiting: VecDeque<(usize, f64)>,
     length: f64,
 }
@@ -20,7 +20,7 @@ impl Queue {
         }
     }
 
-    /// Takes as much as there is, up to `most`, the oldest first.
+    /// Takes up to `most` events, the oldest first.
     pub fn take(&mut self, most: f64) -> f64 {
         let mut left = most;
         while let Some((_, events)) = self.waiting.front_mut() {

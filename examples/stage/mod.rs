@@ -1,4 +1,4 @@
-//! What the pattern examples stand on: servers that end with the program, a relay, a table, a verdict.
+//! What the pattern examples share: servers that end with the program, a relay, a table and a verdict.
 #![allow(dead_code, unreachable_pub, reason = "each example uses its part")]
 
 use std::process::ExitCode;
@@ -16,7 +16,7 @@ use sqlx::{AssertSqlSafe, PgPool};
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
-/// How long anything may take.
+/// How long any step may take.
 const DEADLINE: Duration = Duration::from_secs(60);
 
 #[derive(Clone, Debug, Parser)]
@@ -65,7 +65,7 @@ impl Stage {
         self.producer.jetstream()
     }
 
-    /// A service's database: an inbox, and tables of its own.
+    /// Creates a service's database, with an inbox and its own tables.
     pub async fn database(&self, tables: &'static str) -> anyhow::Result<PgPool> {
         let scope = self.servers.scope().await?;
         inbox::migrate(scope.pool()).await?;
@@ -73,7 +73,7 @@ impl Stage {
         Ok(scope.pool().clone())
     }
 
-    /// A process of a service, with a connection to the broker of its own.
+    /// Starts a process of a service, with its own connection to the broker.
     pub async fn start(
         &self,
         database: &PgPool,
@@ -101,7 +101,7 @@ pub struct Process {
 }
 
 impl Process {
-    /// Waits until the status is as wanted.
+    /// Waits until the status satisfies a condition.
     pub async fn until(
         &self,
         what: &str,
@@ -110,17 +110,17 @@ impl Process {
         let mut watch = self.status.clone();
         match tokio::time::timeout(DEADLINE, watch.until(wanted)).await {
             Ok(Some(status)) => Ok(status),
-            _ => bail!("waited for {what}; it is {:?}", self.status.get()),
+            _ => bail!("waited for {what}; the status is {:?}", self.status.get()),
         }
     }
 
-    /// Lets it finish what it has begun.
+    /// Stops it, and lets it finish what it has begun.
     pub async fn stop(self) -> anyhow::Result<()> {
         self.shutdown.cancel();
         Ok(self.running.await??)
     }
 
-    /// Drops it in the middle of whatever it does, as a crash would.
+    /// Drops it at any point of its work, as a crash would.
     pub async fn kill(self) {
         self.running.abort();
         let _ = self.running.await;
@@ -146,7 +146,7 @@ pub async fn reaches(database: &PgPool, sql: &str, wanted: i64) -> anyhow::Resul
         .with_context(|| format!("{sql} has not reached {wanted}"))?
 }
 
-/// What was claimed and what was found.
+/// The verdict: checks claims and counts those that do not hold.
 #[derive(Default)]
 pub struct Verdict {
     wrong: usize,
@@ -159,7 +159,7 @@ impl Verdict {
             println!("  ok    {claim}");
         } else {
             self.wrong += 1;
-            println!("  FAIL  {claim}: {found:?}, and not {right:?}");
+            println!("  FAIL  {claim}: found {found:?}, expected {right:?}");
         }
     }
 

@@ -83,8 +83,8 @@ impl Report {
         row(f, "events drawn", number(history.written.len()))?;
         row(f, "  committed", number(history.committed.len()))?;
         row(f, "  rolled back", number(told(Told::RolledBack).count()))?;
-        row(f, "  unknown to their writer", number(unknown))?;
-        row(f, "    of these committed", number(done))?;
+        row(f, "  result unknown to the writer", number(unknown))?;
+        row(f, "    of these, committed", number(done))?;
         for (consumer, keeps_order) in &history.consumers {
             let effects = history.effects.iter().filter(|effect| effect.consumer == *consumer);
             let effects = effects.filter(|effect| !is_name(&effect.id));
@@ -98,12 +98,12 @@ impl Report {
         for (consumer, _) in &history.consumers {
             let effects = history.effects.iter().filter(|effect| effect.consumer == *consumer);
             let effects = effects.filter(|effect| is_name(&effect.id));
-            row(f, &format!("  effects of these in {consumer}"), number(effects.count()))?;
+            row(f, &format!("  their effects in {consumer}"), number(effects.count()))?;
         }
         row(f, "unreadable foreign messages sent", foreign(false))?;
         let letters = history.dead.iter().filter(|dead| is_name(&dead.id));
-        row(f, "  dead letters of these, of all consumers", number(letters.count()))?;
-        row(f, "handlings undone, or of an event again", number(self.handled_again()))?;
+        row(f, "  their dead letters, in all consumers", number(letters.count()))?;
+        row(f, "handlings undone or repeated", number(self.handled_again()))?;
         row(f, "duplicates skipped by the inbox, at least", history.skipped.to_string())?;
         row(f, "repeats in the stream, at the end", number(self.repeats_in_the_stream()))?;
         let dead = |relay: bool| {
@@ -138,8 +138,8 @@ impl fmt::Display for Report {
         if self.is_well() {
             return write!(
                 f,
-                "well: every committed event took effect once in each consumer or is a dead letter, keys in order, \
-                 nothing else did, nothing waits"
+                "well: every committed event took effect once in each consumer or is a dead letter, keys are in order, no \
+                 other event took effect, and nothing waits"
             );
         }
         writeln!(f, "WRONG:")?;
@@ -150,6 +150,6 @@ impl fmt::Display for Report {
         for line in story::shortest(&self.history, &self.violations) {
             writeln!(f, "{line}")?;
         }
-        write!(f, "again: {}", self.command)
+        write!(f, "to run it again: {}", self.command)
     }
 }

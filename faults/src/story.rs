@@ -64,14 +64,14 @@ impl std::fmt::Display for Violation {
         let by = |consumer: &Option<String>| consumer.clone().unwrap_or_else(|| "the relay".into());
         match self {
             Self::Lost { id, consumer } => {
-                let is = if is_name(id) { "is in the stream" } else { "is committed" };
-                write!(f, "event {id} {is} and lost for {}", by(consumer))
+                let is = if is_name(id) { "is in the stream" } else { "was committed" };
+                write!(f, "event {id} {is}, but is lost for {}", by(consumer))
             }
             Self::Repeated { id, consumer, times } => {
                 write!(f, "event {id} took effect {times} times in {consumer}")
             }
             Self::NotCommitted { id, consumer } => {
-                write!(f, "event {id} took effect in {consumer} and is not committed")
+                write!(f, "event {id} took effect in {consumer}, but was not committed")
             }
             Self::WronglyDead { id, consumer, what } => {
                 write!(f, "event {id}, for {}: {what}", by(consumer))
@@ -79,14 +79,17 @@ impl std::fmt::Display for Violation {
             Self::OutOfOrder { id, behind, consumer } => {
                 write!(
                     f,
-                    "event {id} took effect in {consumer} behind {behind}, a later one of its key"
+                    "event {id} took effect in {consumer} after {behind}, a later one of its key"
                 )
             }
             Self::SideBySide { id, consumer } => {
-                write!(f, "event {id} was handled in {consumer} beside another of its key")
+                write!(
+                    f,
+                    "event {id} was handled in {consumer} at the same time as another of its key"
+                )
             }
             Self::ToldWrong { id, told } => {
-                write!(f, "the writer of event {id} was told {told}, and it is not")
+                write!(f, "the writer of event {id} was told {told}, but it is not")
             }
             Self::Unfenced { epoch, .. } => {
                 write!(f, "the cursor was moved in epoch {epoch} by a relay that did not hold it")
@@ -94,14 +97,14 @@ impl std::fmt::Display for Violation {
             Self::MovedBack { from, to, .. } => {
                 write!(
                     f,
-                    "the cursor went back from {from} to {to}, and the broker had lost nothing"
+                    "the cursor went back from {from} to {to}, although the broker had lost nothing"
                 )
             }
             Self::Unnoticed { how, .. } => {
                 write!(f, "the broker's data was {how}, and the relay did not notice")
             }
-            Self::Stuck { what, count } => write!(f, "{count} {what}, in the end"),
-            Self::Ended { what, .. } => write!(f, "{what}, by itself"),
+            Self::Stuck { what, count } => write!(f, "{count} {what} at the end"),
+            Self::Ended { what, .. } => write!(f, "{what} without being told to"),
         }
     }
 }
@@ -188,7 +191,7 @@ fn event(history: &History, id: &str, consumer: Option<&str>, lines: &mut Lines)
     for message in history.foreign.iter().filter(|message| message.name == id) {
         lines.add(message.at, format!("{short} sent by a foreign producer: {}", message.habit));
         if let Some(at) = message.told_at {
-            lines.add(at, format!("{short} acknowledged to it"));
+            lines.add(at, format!("{short} acknowledged to the foreign producer"));
         }
     }
     if !history.stored.iter().any(|stored| stored.id == id) {
@@ -255,7 +258,7 @@ fn faults(history: &History, lines: &mut Lines) {
     let skip = shown.len().saturating_sub(MOST_FAULTS);
     for made in shown.into_iter().skip(skip) {
         let ms = (made.to - made.from) / 1000;
-        lines.add(made.from, format!("({}, mended after {ms} ms)", made.what));
+        lines.add(made.from, format!("({}, repaired after {ms} ms)", made.what));
     }
 }
 
@@ -320,7 +323,7 @@ mod tests {
         tells(&story, &["a3 stored at 3"]);
         tells(&story, &["a3 given to the handler of ledger0-1"]);
         tells(&story, &["kill-consumer: ledger0"]);
-        tells(&story, &["= event a3 is committed and lost for ledger"]);
+        tells(&story, &["= event a3 was committed, but is lost for ledger"]);
         assert!(!story.iter().any(|line| line.contains("another day") || line.contains("a4")));
     }
 
@@ -331,7 +334,7 @@ mod tests {
         let story = story(&history);
         tells(&story, &["a3 took effect 2"]);
         tells(&story, &["a2 took effect 3", "saw number 3"]);
-        tells(&story, &["= event a2 took effect in ledger behind a3, a later one of its key"]);
+        tells(&story, &["= event a2 took effect in ledger after a3, a later one of its key"]);
     }
 
     #[test]
@@ -364,7 +367,7 @@ mod tests {
         tells(&story(&history), &["a1 was never seen in the stream"]);
         let mut history = well();
         history.effects[2].previous = None;
-        assert!(end(&history).contains("a3 was handled in ledger beside another"));
+        assert!(end(&history).contains("a3 was handled in ledger at the same time as another"));
         let mut history = well();
         history.dead.push(Dead {
             consumer: None,
@@ -382,10 +385,10 @@ mod tests {
         assert!(end(&history).contains("wiped, and the relay did not notice"));
         let mut history = well();
         history.left.push(("events in the outbox".into(), 3));
-        assert!(end(&history).contains("3 events in the outbox, in the end"));
+        assert!(end(&history).contains("3 events in the outbox at the end"));
         let mut history = well();
         history.ended.push((7, "relay0 ended with exit status: 1".into()));
-        assert!(end(&history).contains("relay0 ended with exit status: 1, by itself"));
+        assert!(end(&history).contains("relay0 ended with exit status: 1 without being told to"));
     }
 
     #[test]

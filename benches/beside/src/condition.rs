@@ -34,7 +34,7 @@ impl Condition {
         match self {
             Self::Idle => "nothing else going on",
             Self::Open => "one transaction left open",
-            Self::Churn => "after a million rows of churn, a transaction open since before",
+            Self::Churn => "after a million rows of churn, with a transaction open since before the churn",
         }
     }
 
