@@ -6,14 +6,14 @@ use sqlx::postgres::PgPool;
 use sqlx::{AssertSqlSafe, Connection, PgConnection};
 use uuid::Uuid;
 
-/// The bytes of a payload.
+/// The size of a payload, in bytes.
 pub const PAYLOAD_BYTES: i32 = 256;
-/// The subject of all events. Streams of this folder take it.
+/// The subject of all events, which the streams of the benchmarks take.
 pub const SUBJECT: &str = "shop.placed";
 /// The type of all events.
 pub const EVENT_TYPE: &str = "order.placed";
 
-/// The most events of a transaction that fills an outbox: no writer commits millions at once.
+/// The largest number of events in a transaction that fills an outbox. No real writer commits millions at once.
 const AT_A_TIME: u64 = 500_000;
 
 /// A database with an outbox.
@@ -25,10 +25,10 @@ pub struct Outbox {
 }
 
 impl Outbox {
-    /// A new one, empty.
+    /// Creates a new, empty one.
     ///
     /// # Errors
-    /// What Postgres says.
+    /// The error of Postgres.
     pub async fn create(postgres: &Postgres) -> Result<Self> {
         let name = format!("bench_{}", Uuid::new_v4().simple());
         let database = postgres.create_database(&name).await?;
@@ -36,10 +36,10 @@ impl Outbox {
         Ok(Self { name, admin_url: postgres.url("postgres"), database })
     }
 
-    /// A new one with a backlog, written out to disk.
+    /// Creates a new one with a backlog, which is written to disk.
     ///
     /// # Errors
-    /// What Postgres says.
+    /// The error of Postgres.
     pub async fn with_backlog(postgres: &Postgres, events: u64, keys: Option<u64>) -> Result<Self> {
         let outbox = Self::create(postgres).await?;
         outbox.fill(events, keys).await?;
@@ -58,10 +58,10 @@ impl Outbox {
         &self.database.pool
     }
 
-    /// Commits so many events, over so many keys in turn; `None`: without keys.
+    /// Commits this many events, over this many keys in turn. `None` means without keys.
     ///
     /// # Errors
-    /// What Postgres says.
+    /// The error of Postgres.
     pub async fn fill(&self, events: u64, keys: Option<u64>) -> Result<()> {
         let keys = keys.map(i64::try_from).transpose()?;
         let mut filled = 0;
@@ -85,19 +85,19 @@ impl Outbox {
         Ok(())
     }
 
-    /// Writes everything out to disk, so that this does not happen while something is measured.
+    /// Writes everything to disk, so that this does not happen during a measurement.
     ///
     /// # Errors
-    /// What Postgres says.
+    /// The error of Postgres.
     pub async fn settle(&self) -> Result<()> {
         sqlx::raw_sql("checkpoint").execute(self.pool()).await?;
         Ok(())
     }
 
-    /// Begins a transaction that has an id and an event of its own, and leaves it open.
+    /// Begins a transaction that has an id and writes an event, and leaves it open.
     ///
     /// # Errors
-    /// What Postgres says.
+    /// The error of Postgres.
     pub async fn leave_open(&self) -> Result<PgConnection> {
         let mut connection = PgConnection::connect(self.url()).await?;
         sqlx::raw_sql("begin").execute(&mut connection).await?;
@@ -115,7 +115,7 @@ impl Outbox {
     /// Drops the database.
     ///
     /// # Errors
-    /// What Postgres says.
+    /// The error of Postgres.
     pub async fn remove(self) -> Result<()> {
         self.database.pool.close().await;
         let mut connection = PgConnection::connect(&self.admin_url).await?;

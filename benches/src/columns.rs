@@ -1,4 +1,4 @@
-//! A table as it is printed, round by round.
+//! Prints a table, round by round.
 
 use crate::unit::Unit;
 

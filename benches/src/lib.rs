@@ -1,22 +1,22 @@
-//! Measures Pillarbox against the ceiling of the machine it runs on.
+//! Compares Pillarbox with what the machine can do without it.
 //!
-//! Each program of this folder measures one [subject](program::Subject): several ways of doing the same thing, in turn,
-//! on servers that it starts itself with their default durability. What counts is the ratio of a way to its ceiling
-//! in the same round; a machine's absolute figures say little about another machine. A program prints a
-//! table, and writes the figures of every round as JSON and a plot as SVG to `target/bench`.
+//! Each program measures one [subject](program::Subject): several variants of the same task, in turn, on servers that
+//! it starts itself with their default durability. What counts is the ratio of a variant to its ceiling in the same
+//! round, because the absolute figures of one machine say little about another. A program prints a table, and writes
+//! the figures of every round as JSON and a plot as SVG to `target/bench`.
 //!
 //! | module | concept |
 //! |---|---|
 //! | [`program`] | what all programs do: arguments, servers, files |
-//! | [`rounds`] | ways that take turns |
+//! | [`rounds`] | variants that take turns |
 //! | [`statistics`] | medians, spreads, percentiles |
 //! | [`table`], [`mod@unit`] | figures in columns, comparisons between them, and their goals |
-//! | [`report`] | all that a program found, as its JSON file holds it |
-//! | [`machine`] | where and with what was measured |
+//! | [`report`] | the results of a program, as in its JSON file |
+//! | [`machine`] | the machine and the versions of a measurement |
 //! | [`plot`] | the SVG files |
 //! | `summary` | the goals of all programs in one table |
 //! | [`backlog`] | outboxes filled with events |
-//! | [`shipping`] | a relay at work, and how long it takes |
+//! | [`shipping`] | a running relay, and how long it takes |
 //! | [`progress`] | how a stream fills |
 //! | [`raw`] | publishing without a database |
 //! | [`subjects`] | what is measured |

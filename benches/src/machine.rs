@@ -1,4 +1,4 @@
-//! Where and with what was measured.
+//! The machine and the versions of a measurement.
 
 use std::fs;
 use std::process::Command;
@@ -6,7 +6,7 @@ use std::process::Command;
 use pillarbox_testkit::Servers;
 use serde::{Deserialize, Serialize};
 
-/// The machine; `None` and 0 where it does not say, as systems other than Linux do not.
+/// The machine. Values are `None` or 0 if the system does not tell them, as on systems other than Linux.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct Machine {
     /// The processor's name.
@@ -19,7 +19,7 @@ pub struct Machine {
     pub kernel: String,
 }
 
-/// The versions of what took part.
+/// The versions of the programs that took part.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct Versions {
     /// Postgres.
@@ -28,12 +28,12 @@ pub struct Versions {
     pub nats_server: String,
     /// The compiler.
     pub rustc: String,
-    /// The commit of Pillarbox; with a `+` if there were changes to it.
+    /// The commit of Pillarbox, with a `+` if there were uncommitted changes.
     pub commit: String,
 }
 
 impl Machine {
-    /// This one.
+    /// This machine.
     pub fn this() -> Self {
         let field = |file: &str, name: &str| {
             let text = fs::read_to_string(file).ok()?;
@@ -53,7 +53,7 @@ impl Machine {
 }
 
 impl Versions {
-    /// Of these servers, and of what this program was built from.
+    /// The versions of these servers, and of what this program was built from.
     pub fn of(servers: &Servers) -> Self {
         let git = |arguments: &[&str]| {
             said(Command::new("git").current_dir(env!("CARGO_MANIFEST_DIR")).args(arguments))
@@ -70,13 +70,13 @@ impl Versions {
     }
 }
 
-/// How many processes were running or waiting on average over the last minute. A measurement on a busy machine
-/// measures the others.
+/// The average number of processes that were running or waiting during the last minute. On a busy machine, a
+/// measurement also measures the other processes.
 pub fn load_average() -> Option<f64> {
     fs::read_to_string("/proc/loadavg").ok()?.split(' ').next()?.parse().ok()
 }
 
-/// Memory of a process in bytes: `VmRSS` is what it has now, `VmHWM` the most that it had. Only Linux tells.
+/// The memory of a process in bytes: `VmRSS` is what it uses now, and `VmHWM` is its peak. Known only on Linux.
 pub fn memory_of(pid: u32, field: &str) -> Option<u64> {
     let status = fs::read_to_string(format!("/proc/{pid}/status")).ok()?;
     let line = status.lines().find_map(|line| line.strip_prefix(field)?.strip_prefix(':'))?;

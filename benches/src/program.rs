@@ -18,12 +18,12 @@ use crate::report::Report;
 use crate::summary;
 use crate::table::Table;
 
-/// What a program measures. The fields are its arguments.
+/// What a program measures. The fields are the program's arguments.
 pub trait Subject: Args + Serialize {
     /// The name of the program and of its files.
     const NAME: &'static str;
 
-    /// The smallest run that still goes through everything, in a second or two.
+    /// The smallest run that still covers everything, in a second or two.
     fn quick() -> Self;
 
     /// Measures on these servers.
@@ -35,17 +35,17 @@ pub trait Subject: Args + Serialize {
 pub struct Findings {
     /// The figures.
     pub tables: Vec<Table>,
-    /// What is to be drawn of them.
+    /// How to draw them.
     pub plot: Plot,
 }
 
 #[derive(Args)]
 struct Common {
-    /// Go through everything with few events and one round, to see that it works. The figures mean nothing, and go
-    /// to a folder `quick`.
+    /// Run everything with few events and one round, to see that it works. The figures mean nothing, and are written to
+    /// a folder `quick`.
     #[arg(long)]
     quick: bool,
-    /// What Cargo passes to benchmarks.
+    /// Cargo passes this to benchmarks.
     #[arg(long, hide = true)]
     bench: bool,
 }
@@ -54,7 +54,7 @@ struct Common {
 /// to `target/bench`.
 ///
 /// # Errors
-/// Whatever goes wrong.
+/// Any error that stops the program.
 pub fn main<S: Subject>() -> Result<()> {
     let command = Common::augment_args(S::augment_args(Command::new(S::NAME)));
     let matches = command.get_matches();
@@ -80,7 +80,7 @@ async fn durable_servers() -> Result<Servers> {
 /// Measures, and writes the files.
 ///
 /// # Errors
-/// Whatever goes wrong.
+/// Any error that stops the program.
 pub async fn run<S: Subject>(subject: &S, servers: &Servers, folder: &Path) -> Result<Report> {
     let (begin, load_before) = (Instant::now(), load_average());
     let began_at = OffsetDateTime::now_utc().format(&Rfc3339)?;

@@ -1,4 +1,4 @@
-//! How a stream fills, and what its writer takes of memory meanwhile.
+//! How a stream fills, and how much memory its writer uses meanwhile.
 
 use std::time::{Duration, Instant};
 
@@ -7,19 +7,19 @@ use async_nats::jetstream::stream::Stream;
 use tokio::time::sleep;
 
 const INTERVAL: Duration = Duration::from_millis(10);
-/// Without any progress for so long, something is stuck.
+/// If there is no progress for this long, something is stuck.
 const PATIENCE: Duration = Duration::from_secs(60);
 
-/// What was seen of a stream that was filled.
+/// The observations of a stream that was being filled.
 #[derive(Debug)]
 pub struct Progress {
     looks: Vec<Look>,
 }
 
-/// One look at it.
+/// One observation.
 #[derive(Clone, Copy, Debug)]
 pub struct Look {
-    /// Since the first message was seen, in seconds.
+    /// Seconds since the first message was seen.
     seconds: f64,
     /// The messages in the stream.
     pub messages: u64,
@@ -28,10 +28,10 @@ pub struct Look {
 }
 
 impl Progress {
-    /// Looks at a stream until so many messages are in it.
+    /// Observes a stream until it holds this many messages.
     ///
     /// # Errors
-    /// If it gets stuck.
+    /// If no progress is made.
     pub async fn watch(
         stream: &mut Stream,
         messages: u64,
@@ -49,18 +49,18 @@ impl Progress {
             if now >= messages {
                 return Ok(Self { looks });
             }
-            ensure!(moved_at.elapsed() < PATIENCE, "stuck at {now} of {messages} messages");
+            ensure!(moved_at.elapsed() < PATIENCE, "no progress at {now} of {messages} messages");
             sleep(INTERVAL).await;
         }
     }
 
-    /// All looks.
+    /// All observations.
     pub fn looks(&self) -> &[Look] {
         &self.looks
     }
 
-    /// The rates over equal pieces of so many messages. The first piece begins with the first message that was seen, so
-    /// that starting does not count.
+    /// The rates over equal pieces of this many messages. The first piece begins with the first message that was seen,
+    /// so the start does not count.
     pub fn rates(&self, messages: u64, pieces: u64) -> Vec<f64> {
         let reached = |messages: u64| self.when(messages);
         let rate = |piece: u64| {
@@ -71,8 +71,8 @@ impl Progress {
         (0..pieces).map(rate).collect()
     }
 
-    /// When so many messages were there, in seconds, as if the writer had been even between two looks. The first look,
-    /// if there were more by then.
+    /// When this many messages were in the stream, in seconds, as if the writer had a constant rate between two
+    /// observations. The time of the first observation, if there were more messages by then.
     fn when(&self, messages: u64) -> (f64, u64) {
         let later = self.looks.iter().position(|look| look.messages >= messages);
         let later = later.unwrap_or(self.looks.len() - 1);

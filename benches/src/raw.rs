@@ -1,8 +1,9 @@
 //! Publishing without a database: the ceilings of a relay.
 //!
-//! The messages are those that the relay makes of the rows of a [`backlog`](crate::backlog), with the same
-//! headers, ready in memory before the clock starts. Both ways are the fastest that JetStream has for messages
-//! that must be stored: acknowledged one by one and awaited many at a time, or in a fast-ingest batch.
+//! The messages are the same as those that the relay makes from the rows of a [`backlog`](crate::backlog), with the
+//! same headers. They are in memory before the clock starts. Both variants are the fastest that JetStream has for
+//! messages that must be stored: with one acknowledgement per message, many of them awaited at a time, or in a
+//! fast-ingest batch.
 
 use std::time::{Duration, Instant};
 
@@ -21,14 +22,15 @@ use crate::backlog::{EVENT_TYPE, PAYLOAD_BYTES, SUBJECT};
 
 /// How many acknowledgements are awaited at a time.
 const OUTSTANDING: usize = 4096;
-/// How many messages one acknowledgement of a batch covers, and how many of them may be outstanding: as in the relay.
+/// How many messages one acknowledgement of a batch covers, and how many acknowledgements may be outstanding, as in the
+/// relay.
 const FLOW: u16 = 500;
 const OUTSTANDING_FLOWS: u16 = 3;
 
 /// The event of a row of the backlog.
 ///
 /// # Errors
-/// What the event's builder refuses.
+/// The error of the event's builder.
 pub fn event(number: u64, keys: u64) -> Result<RawEvent> {
     let event = RawEvent::builder(EVENT_TYPE, SUBJECT)
         .key((number % keys).to_string())
@@ -52,7 +54,7 @@ pub fn message(event: &RawEvent) -> (HeaderMap, Bytes) {
 /// Plain pipelined publishing with acknowledgements. Returns its rate, up to the last acknowledgement.
 ///
 /// # Errors
-/// The first of the broker.
+/// The first error of the broker.
 pub async fn plain(jetstream: &Context, events: u64, keys: u64) -> Result<f64> {
     let messages = (0..events)
         .map(|number| event(number, keys).map(|event| message(&event)))
@@ -75,7 +77,7 @@ pub async fn plain(jetstream: &Context, events: u64, keys: u64) -> Result<f64> {
 /// One fast-ingest batch, by the client that the relay uses. Returns its rate, up to the end of the batch.
 ///
 /// # Errors
-/// The first of the broker.
+/// The first error of the broker.
 pub async fn fast_ingest(nats: &Nats, events: u64, keys: u64) -> Result<f64> {
     let messages = (0..events).map(|number| outbound(number, keys)).collect::<Result<Vec<_>>>()?;
     let begin = Instant::now();
@@ -83,10 +85,10 @@ pub async fn fast_ingest(nats: &Nats, events: u64, keys: u64) -> Result<f64> {
     Ok(events as f64 / begin.elapsed().as_secs_f64())
 }
 
-/// The same with messages that are made on the way, for more of them than memory holds.
+/// The same with messages that are generated on the way, for more messages than memory holds.
 ///
 /// # Errors
-/// The first of the broker.
+/// The first error of the broker.
 pub async fn fast_ingest_made_on_the_way(nats: &Nats, events: u64, keys: u64) -> Result<()> {
     batch(nats, (0..events).map(|number| outbound(number, keys)), events).await
 }

@@ -1,18 +1,18 @@
-//! What a program found.
+//! The results of a program.
 
 use serde::{Deserialize, Serialize};
 
 use crate::machine::{Machine, Versions};
 use crate::table::Table;
 
-/// All that a program found, as its JSON file holds it.
+/// The results of a program, as in its JSON file.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct Report {
     /// The program's name.
     pub program: String,
-    /// The arguments that it was given, and the defaults of the others.
+    /// Its arguments, including defaults.
     pub arguments: serde_json::Value,
-    /// When it began, in RFC 3339.
+    /// When it began, in RFC 3339 form.
     pub began_at: String,
     /// How long it took, in seconds.
     pub seconds: f64,
@@ -20,7 +20,7 @@ pub struct Report {
     pub load_before: Option<f64>,
     /// The machine.
     pub machine: Machine,
-    /// The versions of what took part.
+    /// The versions of the programs that took part.
     pub versions: Versions,
     /// What was measured.
     pub tables: Vec<Table>,

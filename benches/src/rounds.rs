@@ -1,18 +1,18 @@
-//! Ways that take turns.
+//! Variants that take turns.
 //!
-//! A machine changes while it is measured: its disk fills, its clock speed varies, others work on it. So the ways
-//! to compare run in turn, round by round, and each round gives a ratio of its own. Each round begins
-//! with another way, because the one that comes after a heavy one may suffer from it. A round 0 warms
-//! up and does not count; all others do.
+//! A machine changes while it is measured: its disk fills, its clock speed varies, other programs use it. So the
+//! variants run in turn, round by round, and each round gives a ratio of its own. Each round begins with a different
+//! variant, because the one that comes after a heavy one may suffer from it. Round 0 is a warm-up and does not count;
+//! all other rounds count.
 
 use anyhow::Result;
 
-/// Runs all `ways` in each of `rounds` rounds, after a warm-up, and returns for each way the figures of its
-/// rounds. With no rounds the warm-up is all there is, and is returned. `show` gets the round's name and the figures,
-/// in the order of the ways.
+/// Runs all `ways` in each of `rounds` rounds, after a warm-up, and returns the figures of each variant's rounds. With
+/// 0 rounds there is only the warm-up, and its figures are returned. `show` gets the name of the round and the figures,
+/// in the order of the variants.
 ///
 /// # Errors
-/// The first that `measure` returns.
+/// The first error that `measure` returns.
 pub async fn interleaved<T: Clone>(
     ways: usize,
     rounds: usize,

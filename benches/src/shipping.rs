@@ -1,4 +1,4 @@
-//! A relay at work, and how long it takes.
+//! A running relay, and how long it takes.
 
 use std::time::{Duration, Instant};
 
@@ -14,19 +14,19 @@ use crate::backlog::Outbox;
 
 /// The stream that takes the events of all outboxes.
 pub const STREAM: &str = "shop";
-/// Without any progress for so long, something is stuck.
+/// If there is no progress for this long, something is stuck.
 const PATIENCE: Duration = Duration::from_secs(120);
-/// Between two looks at a stream.
+/// The pause between two looks at a stream.
 const SHORTEST_LOOK: Duration = Duration::from_millis(2);
 const LONGEST_LOOK: Duration = Duration::from_millis(100);
 
-/// Makes the stream anew, on files, with batches allowed.
+/// Creates the stream again, in files, with batches allowed.
 ///
 /// # Errors
-/// What the broker says.
+/// The error of the broker.
 pub async fn new_stream(nats: &Nats) -> Result<Stream> {
     let jetstream = context(nats).await?;
-    // There may be none.
+    // The stream may not exist yet.
     let _ = jetstream.delete_stream(STREAM).await;
     let config = Config {
         name: STREAM.into(),
@@ -38,10 +38,10 @@ pub async fn new_stream(nats: &Nats) -> Result<Stream> {
     Ok(jetstream.create_stream(config).await?)
 }
 
-/// A client of the public version, which lets enough acknowledgements be outstanding.
+/// A JetStream context that allows enough outstanding acknowledgements.
 ///
 /// # Errors
-/// What the broker says.
+/// The error of the broker.
 pub async fn context(nats: &Nats) -> Result<Context> {
     let client = nats.connect().await?;
     Ok(jetstream::context::ContextBuilder::new().max_ack_inflight(100_000).build(client))
@@ -92,7 +92,7 @@ impl Shipping {
     /// Stops it, and waits for it.
     ///
     /// # Errors
-    /// What it ended with.
+    /// The error with which it ended.
     pub async fn stop(self) -> Result<()> {
         self.shutdown.cancel();
         Ok(self.relay.await??)
@@ -108,11 +108,11 @@ pub fn config(outbox: &Outbox, nats: &Nats) -> RelayConfig {
     }
 }
 
-/// Has a new relay ship the backlog of `events`, and returns its rate: from its start, connecting and taking the
-/// lease included, to the last message in the stream.
+/// Lets a new relay ship the backlog of `events`, and returns its rate. The time runs from its start, including
+/// connecting and taking the lease, to the last message in the stream.
 ///
 /// # Errors
-/// If it gets stuck, or anything else goes wrong.
+/// If no progress is made, or anything else goes wrong.
 pub async fn drain(
     nats: &Nats,
     outbox: &Outbox,
@@ -131,11 +131,11 @@ pub async fn drain(
     Ok(rate)
 }
 
-/// Waits until so many messages are in the stream. Asks seldom while many are missing: the broker that is measured has
-/// to answer.
+/// Waits until the stream holds this many messages. While many are missing it asks seldom, because the broker that is
+/// being measured has to answer.
 ///
 /// # Errors
-/// If it gets stuck.
+/// If no progress is made.
 pub async fn wait_for(stream: &mut Stream, messages: u64) -> Result<()> {
     let (mut last, mut moved_at) = (0, Instant::now());
     let (mut first, begin) = (None, Instant::now());
@@ -147,11 +147,11 @@ pub async fn wait_for(stream: &mut Stream, messages: u64) -> Result<()> {
         if now > last {
             (last, moved_at) = (now, Instant::now());
         }
-        ensure!(moved_at.elapsed() < PATIENCE, "stuck at {now} of {messages} messages");
+        ensure!(moved_at.elapsed() < PATIENCE, "no progress at {now} of {messages} messages");
         let arrived = now - *first.get_or_insert(now);
         let look_in = match arrived {
             0 => SHORTEST_LOOK,
-            // Half of the time that the rest will take at the pace so far.
+            // Half of the time that the rest will take at the rate so far.
             _ => begin.elapsed().mul_f64((messages - now) as f64 / arrived as f64 / 2.0),
         };
         tokio::time::sleep(look_in.clamp(SHORTEST_LOOK, LONGEST_LOOK)).await;

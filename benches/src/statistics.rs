@@ -2,10 +2,10 @@
 
 use serde::{Deserialize, Serialize};
 
-/// The middle and the ends of some figures.
+/// The median, the smallest and the largest of some figures.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct Spread {
-    /// The middle one; of an even number of figures, the mean of the two in the middle.
+    /// The median. For an even number of figures, the mean of the two in the middle.
     pub median: f64,
     /// The smallest one.
     pub min: f64,
@@ -14,7 +14,7 @@ pub struct Spread {
 }
 
 impl Spread {
-    /// Of these figures; zeros if there are none.
+    /// The spread of these figures. All values are 0 if there are none.
     pub fn of(figures: &[f64]) -> Self {
         let sorted = sorted(figures);
         let (Some(&min), Some(&max)) = (sorted.first(), sorted.last()) else {

@@ -26,7 +26,10 @@ pub(crate) fn write(folder: &Path) -> Result<()> {
     text += "|---|---|---|---|---|---|\n";
     for file in files {
         let Ok(report) = serde_json::from_str::<Report>(&fs::read_to_string(&file)?) else {
-            eprintln!("{} was written by another version, and is left out", file.display());
+            eprintln!(
+                "skipping {}: another version wrote it; run that benchmark again",
+                file.display()
+            );
             continue;
         };
         for table in &report.tables {

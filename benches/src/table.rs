@@ -1,4 +1,4 @@
-//! Ways in columns, and comparisons between them.
+//! Variants in columns, and comparisons between them.
 
 use std::fmt;
 
@@ -10,7 +10,7 @@ use crate::rounds::interleaved;
 use crate::statistics::Spread;
 use crate::unit::{Goal, Unit};
 
-/// Ways of doing the same, in columns, and the rounds in which they took turns.
+/// Variants of the same task, in columns, and the rounds in which they took turns.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct Table {
     /// What was measured, in a few words.
@@ -19,46 +19,46 @@ pub struct Table {
     pub unit: Unit,
     /// The columns.
     pub series: Vec<Series>,
-    /// Columns compared.
+    /// The comparisons between columns.
     pub comparisons: Vec<Comparison>,
 }
 
-/// A column: one way, in all its rounds.
+/// A column: one variant, in all its rounds.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct Series {
-    /// The way.
+    /// The name of the variant.
     pub name: String,
-    /// What was measured in each round.
+    /// The figure of each round.
     pub rounds: Vec<f64>,
-    /// Their middle and ends.
+    /// Their median, smallest and largest value.
     pub spread: Spread,
 }
 
-/// Two columns compared round by round, or one with its goal.
+/// Two columns compared round by round, or one column with its goal.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct Comparison {
     /// The column that is compared.
     pub what: String,
-    /// The column that it is compared with; `None` if it is only held to its goal.
+    /// The column with which it is compared. `None` if it is only compared with its goal.
     pub against: Option<String>,
-    /// What the result is.
+    /// The unit of the result.
     pub unit: Unit,
     /// The result of each round.
     pub rounds: Vec<f64>,
-    /// Their middle and ends.
+    /// Their median, smallest and largest value.
     pub spread: Spread,
-    /// What is wanted, if anything.
+    /// The goal, if there is one.
     pub goal: Option<Goal>,
-    /// Whether the median is what is wanted.
+    /// Whether the median meets the goal.
     pub met: Option<bool>,
 }
 
 impl Table {
-    /// Runs the `ways` in turn, prints every round, and keeps what was measured. `measure` gets the number of the
-    /// way and the round's.
+    /// Runs the `ways` in turn, prints every round, and keeps the figures. `measure` gets the number of the variant and
+    /// that of the round.
     ///
     /// # Errors
-    /// The first that `measure` returns.
+    /// The first error that `measure` returns.
     pub async fn measure(
         title: &str,
         unit: Unit,
@@ -74,7 +74,7 @@ impl Table {
         Ok(table)
     }
 
-    /// A table of what has been measured: a name and a figure for each round.
+    /// A table of figures that were already measured: a name, and a figure for each round.
     pub fn of<'n>(
         title: &str,
         unit: Unit,
@@ -95,7 +95,7 @@ impl Table {
         self.compare(Unit::Ratio, what, Some(against), |what, against| what / against, goal)
     }
 
-    /// Compares two columns by what one has over the other, and prints the result.
+    /// Compares two columns by their difference, and prints the result.
     ///
     /// # Errors
     /// If there is no such column.
@@ -103,7 +103,7 @@ impl Table {
         self.compare(self.unit, what, Some(against), |what, against| what - against, goal)
     }
 
-    /// Holds a column to a goal, and prints the result.
+    /// Compares a column with a goal, and prints the result.
     ///
     /// # Errors
     /// If there is no such column.
@@ -137,7 +137,7 @@ impl Table {
         found.with_context(|| format!("there is no column {name:?}"))
     }
 
-    /// Prints the table as a whole, for figures that were not measured by [`measure`](Self::measure).
+    /// Prints the whole table, for figures that were not measured by [`measure`](Self::measure).
     pub fn print(&self) {
         let names: Vec<&str> = self.series.iter().map(|series| series.name.as_str()).collect();
         let columns = Columns::head(&self.title, self.unit, &names);
@@ -161,7 +161,7 @@ impl Table {
         }
     }
 
-    /// For each column the median of its ratios to the first one.
+    /// For each column, the median of its ratios to the first column.
     pub fn ratios_to_first(&self) -> Vec<f64> {
         let Some(first) = self.series.first() else { return Vec::new() };
         let ratio = |series: &Series| {
@@ -173,7 +173,7 @@ impl Table {
 }
 
 impl Comparison {
-    /// What is compared, and how.
+    /// A text that says what is compared, and how.
     pub fn name(&self) -> String {
         match &self.against {
             Some(against) if self.unit == Unit::Ratio => format!("{} / {against}", self.what),

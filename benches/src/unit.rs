@@ -4,34 +4,34 @@ use std::fmt;
 
 use serde::{Deserialize, Serialize};
 
-/// What a figure is.
+/// The unit of a figure.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Unit {
-    /// Events, or transactions, in a second.
+    /// Events or transactions per second.
     PerSecond,
     /// Milliseconds.
     Milliseconds,
     /// Bytes.
     Bytes,
-    /// Bytes over 2²⁰.
+    /// Mebibytes (2²⁰ bytes).
     Mebibytes,
-    /// One figure over another.
+    /// One figure divided by another.
     Ratio,
 }
 
-/// What is wanted.
+/// A goal.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Goal {
-    /// This or more.
+    /// At least this.
     AtLeast(f64),
-    /// This or less.
+    /// At most this.
     AtMost(f64),
 }
 
 impl Goal {
-    /// Whether this figure is what is wanted.
+    /// Whether this figure meets the goal.
     pub fn is_met_by(self, figure: f64) -> bool {
         match self {
             Self::AtLeast(wanted) => figure >= wanted,
@@ -50,7 +50,7 @@ impl fmt::Display for Goal {
 }
 
 impl Unit {
-    /// What it is called above a table.
+    /// Its name above a table.
     pub fn name(self) -> &'static str {
         match self {
             Self::PerSecond => "per second",
@@ -61,7 +61,7 @@ impl Unit {
         }
     }
 
-    /// How it is written behind a figure.
+    /// How it is written after a figure.
     pub fn suffix(self) -> &'static str {
         match self {
             Self::PerSecond => "/s",
@@ -72,7 +72,7 @@ impl Unit {
         }
     }
 
-    /// A figure of this unit, without the unit.
+    /// A figure in this unit, without the unit's name.
     pub fn show(self, figure: f64) -> String {
         match self {
             Self::PerSecond => count(figure.round() as u64),
@@ -82,7 +82,7 @@ impl Unit {
     }
 }
 
-/// A whole number with commas, as 12,345.
+/// A whole number with commas, such as 12,345.
 pub fn count(number: u64) -> String {
     let digits = number.to_string();
     let mut text = String::new();

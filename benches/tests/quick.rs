@@ -1,4 +1,4 @@
-//! Every program goes through all that it measures, with few events.
+//! Every program runs all its measurements, with few events.
 #![allow(clippy::unwrap_used)]
 
 use std::fs;
@@ -42,7 +42,7 @@ async fn every_program_measures_what_it_says_and_writes_its_files() {
         quick::<Retention>(&servers, folder).await,
         quick::<Footprint>(&servers, folder).await,
     ];
-    // Every row of the table of goals has a line.
+    // Each goal has a row in the table.
     let wanted = reports.iter().flat_map(|report| &report.tables);
     let goals = wanted.flat_map(|table| &table.comparisons).filter(|held| held.goal.is_some());
     let text = fs::read_to_string(folder.join("summary.md")).unwrap();

@@ -1,4 +1,4 @@
--- The table, the indexes and the trigger that outbox-postgres 0.3 asks for in its README.
+-- The table, the indexes and the trigger that the README of outbox-postgres 0.3 requires.
 create type status as enum ('Pending', 'Processing', 'Sent');
 
 create table outbox_events (

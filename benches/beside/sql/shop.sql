@@ -1,18 +1,18 @@
--- The business that every contestant serves: an account for each key, whose row a transaction locks before it
--- writes its event. So `n` counts the commits of a key, and an event's n is its place in the key's order.
+-- The business tables, the same for every contestant. Each key has an account, and a transaction locks its row before
+-- it writes its event. So `n` counts the commits of a key, and an event's n is its place in the key's order.
 create table account (
     key int primary key,
     n   bigint not null default 0
 );
 
--- An event's payload: 256 bytes of JSON, as `event.rs` makes it too.
+-- The payload of an event: 256 bytes of JSON, the same as in `event.rs`.
 create function payload(key int, n bigint, due bigint) returns text
 language sql immutable as $$
     select rpad(format('{"key":%s,"n":%s,"due":%s,"pad":"', key, n, due), 254, 'x') || '"}'
 $$;
 
--- The events of a backlog from number `first` up to, not including, number `last`, over the first `keys` accounts in
--- turn, for `topic`. Their n go on from the accounts'.
+-- The events of a backlog for `topic`, from number `first` up to but not including `last`, over the first `keys`
+-- accounts in turn. Each n continues from that of its account.
 create function backlog(first bigint, last bigint, keys int, topic text)
 returns table (key int, n bigint, topic text, payload text)
 language sql stable as $$

@@ -13,11 +13,11 @@ use crate::site::Site;
 #[derive(Default)]
 pub struct Audit {
     seen: HashSet<(i32, i64)>,
-    /// The furthest that each key has come.
+    /// The highest n of each key so far.
     reached: Vec<i64>,
-    /// Messages that stand behind a later one of their key.
+    /// How many messages come after a later one of their key.
     pub out_of_order: u64,
-    /// Messages that were there already.
+    /// How many messages are repeats.
     pub repeated: u64,
 }
 
@@ -50,7 +50,7 @@ impl Audit {
         Ok(audit)
     }
 
-    /// How many of the events are missing that were committed after `before`, up to `after`.
+    /// How many of the events that were committed after `before`, up to `after`, are missing.
     pub fn lost(&self, before: &[i64], after: &[i64]) -> u64 {
         let committed = (0..).zip(before.iter().zip(after));
         let events = committed

@@ -1,4 +1,4 @@
-//! Under which conditions it is measured.
+//! The conditions under which the program measures.
 
 use anyhow::{Context as _, Result};
 use clap::ValueEnum;
@@ -8,15 +8,15 @@ use crate::event::HELD_KEY;
 use crate::measures::drain::write_backlog;
 use crate::site::Site;
 
-/// What else goes on in the database.
+/// What else happens in the database.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub enum Condition {
     /// Nothing.
     Idle,
     /// A transaction has locked an account and written an event, and stays open.
     Open,
-    /// The same, and while it was open a million events went through the outbox: no vacuum can remove what they
-    /// left.
+    /// As above, and while the transaction was open, a million events went through the outbox. No vacuum can remove
+    /// what they left behind.
     Churn,
 }
 
@@ -29,16 +29,18 @@ impl Condition {
         }
     }
 
-    /// What tables are headed with.
+    /// The heading of its tables.
     pub fn title(self) -> &'static str {
         match self {
             Self::Idle => "nothing else going on",
             Self::Open => "one transaction left open",
-            Self::Churn => "after a million rows of churn, with a transaction open since before the churn",
+            Self::Churn => {
+                "after a million rows of churn, with a transaction open since before the churn"
+            }
         }
     }
 
-    /// Brings it about. The transaction stays open for as long as what this returns is kept.
+    /// Sets the condition up. The transaction stays open for as long as the returned value lives.
     pub async fn bring_about(
         self,
         contestant: &dyn Contestant,

@@ -1,4 +1,4 @@
-//! What is compared: an outbox, and what ships from it.
+//! What the program compares: an outbox, and the reader that ships from it.
 
 use std::time::Duration;
 
@@ -14,13 +14,13 @@ use crate::contestants::{
 };
 use crate::site::Site;
 
-/// An outbox, and what ships from it.
+/// An outbox, and the reader that ships from it.
 #[async_trait]
 pub trait Contestant: Send + Sync {
     /// Its name, with what distinguishes it from others on the same outbox.
     fn name(&self) -> String;
 
-    /// What its outbox is called. Contestants of the same outbox write in the same way.
+    /// The name of its outbox. Contestants with the same outbox write in the same way.
     fn outbox(&self) -> &'static str;
 
     /// Whether it ships anything.
@@ -28,22 +28,22 @@ pub trait Contestant: Send + Sync {
         true
     }
 
-    /// Why it cannot take part on this Postgres.
+    /// The reason why it cannot take part on this Postgres, if there is one.
     async fn missing(&self, _postgres: &PgPool) -> Result<Option<String>> {
         Ok(None)
     }
 
-    /// Makes its schema.
+    /// Creates its schema.
     async fn prepare(&self, site: &Site) -> Result<()>;
 
-    /// The business transaction with its event, to be committed: locks and counts the key's account, and writes
-    /// the event that tells of it.
+    /// Runs the business transaction up to the commit: it locks the key's account, counts the commit, and writes the
+    /// event.
     async fn write(&self, site: &Site, key: i32, due: i64) -> Result<Open>;
 
-    /// The statement that writes a part of a backlog: what `backlog($1, $2, $3, $4)` returns.
+    /// The statement that writes a part of a backlog, from the rows that `backlog($1, $2, $3, $4)` returns.
     fn backlog(&self) -> &'static str;
 
-    /// What goes on beside the writers: done after each transaction of a backlog.
+    /// What must be done after each transaction of a backlog.
     async fn attend(&self, _site: &Site) -> Result<()> {
         Ok(())
     }
@@ -51,11 +51,11 @@ pub trait Contestant: Send + Sync {
     /// Starts shipping, to the site's topic.
     async fn ship(&self, site: &Site) -> Result<Running>;
 
-    /// Leaves the outbox as if everything in it had been shipped, by the contestant's own statements.
+    /// Brings the outbox into the state after everything in it was shipped, with the contestant's own statements.
     async fn pass(&self, site: &Site) -> Result<()>;
 }
 
-/// Everybody, in the order of the tables.
+/// All contestants, in the order of the tables.
 pub fn contestants() -> Vec<Box<dyn Contestant>> {
     let mut all: Vec<Box<dyn Contestant>> = vec![Box::new(NoOutbox)];
     all.extend(Pillarbox::all().map(|one| Box::new(one) as _));
@@ -66,7 +66,7 @@ pub fn contestants() -> Vec<Box<dyn Contestant>> {
     all
 }
 
-/// A transaction that is not committed yet.
+/// A transaction that has not been committed yet.
 pub struct Open {
     transaction: Either,
     committed: Option<Box<dyn FnOnce() + Send>>,
@@ -89,7 +89,7 @@ impl Open {
         Ok(())
     }
 
-    /// The same, with something to do after the commit.
+    /// A transaction with something to do after the commit.
     pub fn then(self, committed: impl FnOnce() + Send + 'static) -> Self {
         Self { committed: Some(Box::new(committed)), ..self }
     }
@@ -107,7 +107,8 @@ impl From<sqlx08::Transaction<'static, sqlx08::Postgres>> for Open {
     }
 }
 
-/// Begins the business transaction: counts one more commit of the key, whose account stays locked, and says which.
+/// Begins the business transaction: counts one more commit of the key, whose account stays locked, and returns its
+/// number.
 pub async fn begin(site: &Site, key: i32) -> Result<(Transaction<'static, Postgres>, i64)> {
     let mut transaction = site.pool.begin().await?;
     let n = sqlx::query_scalar("update account set n = n + 1 where key = $1 returning n")
@@ -117,7 +118,7 @@ pub async fn begin(site: &Site, key: i32) -> Result<(Transaction<'static, Postgr
     Ok((transaction, n))
 }
 
-/// What ships, while it does.
+/// A running reader.
 #[derive(Default)]
 pub struct Running {
     shutdown: CancellationToken,
@@ -125,7 +126,7 @@ pub struct Running {
 }
 
 impl Running {
-    /// Cancelled when it is to stop.
+    /// Cancel this to stop the reader.
     pub fn shutdown(&self) -> CancellationToken {
         self.shutdown.clone()
     }
@@ -139,13 +140,13 @@ impl Running {
         match self.tasks.try_join_next() {
             Some(ended) => {
                 ended??;
-                bail!("it has stopped shipping by itself")
+                bail!("the reader has stopped by itself")
             }
             None => Ok(()),
         }
     }
 
-    /// Stops, and waits a moment for what is under way.
+    /// Stops the reader, and waits a moment for messages under way.
     pub async fn stop(mut self) -> Result<()> {
         self.shutdown.cancel();
         let all = async {

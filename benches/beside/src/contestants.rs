@@ -1,4 +1,4 @@
-//! The contestants, a file each.
+//! The contestants, one file for each.
 
 pub mod distributed;
 pub mod none;

@@ -2,16 +2,16 @@
 
 use serde::{Deserialize, Serialize};
 
-/// How many keys the events are spread over.
+/// The number of keys over which the events are spread.
 pub const KEYS: i32 = 1000;
-/// The key of the transaction that is left open: one that nothing else writes to.
+/// The key of the transaction that is left open. Nothing else writes to it.
 pub const HELD_KEY: i32 = KEYS;
-/// How long a payload is.
+/// The size of a payload, in bytes.
 pub const PAYLOAD_BYTES: usize = 256;
-/// What the event is called.
+/// The type of the event.
 pub const TYPE: &str = "placed";
 
-/// The payload. `n` is its place in the order of its key's commits; `due` the intended time of writing, in
+/// The payload. `n` is its place in the order of its key's commits. `due` is the intended time of writing, in
 /// microseconds since 1970, or 0.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct Placed {

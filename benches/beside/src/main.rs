@@ -1,16 +1,16 @@
-//! Pillarbox beside other outboxes: on the same Postgres, nats-server and events.
+//! Compares Pillarbox with other outboxes, on the same Postgres, nats-server and events.
 //!
-//! `cargo run --release --manifest-path benches/beside/Cargo.toml` measures everybody three times, in turn, and
-//! prints the tables of `docs/comparison.md`; `--help` says what else there is. Both servers are started by the
-//! program, with their default durability.
+//! `cargo run --release --manifest-path benches/beside/Cargo.toml` measures all contestants three times, in turn, and
+//! prints the tables of `docs/comparison.md`. `--help` lists the options. The program starts both servers itself, with
+//! their default durability.
 //!
 //! | module | concept |
 //! |---|---|
-//! | `contestant`, `contestants` | what is compared |
-//! | `publisher` | publishing as one writes it by hand |
-//! | `condition` | what else goes on in the database |
+//! | `contestant`, `contestants` | the outboxes and readers |
+//! | `publisher` | a hand-written publisher |
+//! | `condition` | what else happens in the database |
 //! | `measures` | what is measured |
-//! | `rounds` | everybody in turn |
+//! | `rounds` | rounds in which the contestants take turns |
 //! | `audit` | compares a stream with what was committed |
 //! | `site`, `event` | the database, the stream and the events |
 //! | `results` | JSON and tables |
@@ -38,16 +38,16 @@ use crate::measures::Measure;
 use crate::results::{Line, Surroundings};
 use crate::rounds::Run;
 
-/// Measures Pillarbox beside other outboxes.
+/// Compares Pillarbox with other outboxes.
 #[derive(Parser)]
 struct Arguments {
-    /// How often everybody has a turn.
+    /// How often each contestant has a turn.
     #[arg(long, default_value_t = 3)]
     rounds: u32,
     /// Events in a backlog, a multiple of 1000.
     #[arg(long, default_value_t = 200_000)]
     events: i64,
-    /// Seconds after which a backlog is left as it is.
+    /// Seconds after which the drain of a backlog ends in any case.
     #[arg(long, default_value_t = 6)]
     limit: u64,
     /// Events of churn, a multiple of 1000.
@@ -71,10 +71,10 @@ struct Arguments {
     /// Where the results are written.
     #[arg(long, default_value = concat!(env!("CARGO_MANIFEST_DIR"), "/results/latest.jsonl"))]
     out: PathBuf,
-    /// Keep the results that are there, and add rounds to them.
+    /// Keep the existing results, and add rounds to them.
     #[arg(long)]
     append: bool,
-    /// Measure nothing: print the tables of the results that are there.
+    /// Measure nothing, and print the tables of the existing results.
     #[arg(long)]
     tables: bool,
 }
@@ -87,7 +87,7 @@ async fn main() -> Result<()> {
             std::fs::remove_file(&arguments.out)?;
         }
         let servers = Servers {
-            // A run is shorter than autovacuum's nap: whom it meets would be chance.
+            // A run is shorter than the pause between two runs of autovacuum, so chance would decide whom it hits.
             postgres: Postgres::options().durable().setting("autovacuum", "off").start().await?,
             nats: Nats::start().await?,
         };

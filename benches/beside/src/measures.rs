@@ -1,4 +1,4 @@
-//! What is measured, a file each.
+//! The measurements, one file for each.
 
 pub mod drain;
 pub mod latency;
@@ -45,7 +45,7 @@ impl Measure {
         }
     }
 
-    /// Whether it says something under this condition.
+    /// Whether it makes sense under this condition.
     pub fn applies(self, condition: Condition) -> bool {
         matches!(self, Self::Drain | Self::Latency) || condition == Condition::Idle
     }

@@ -1,4 +1,4 @@
-//! Publishing as one writes it by hand: with a message id, and every acknowledgement awaited.
+//! A hand-written publisher: it sends a message id, and awaits every acknowledgement.
 
 use anyhow::Result;
 use async_nats::HeaderMap;
@@ -8,7 +8,7 @@ use futures::stream::{FuturesOrdered, StreamExt};
 
 use crate::site::Site;
 
-/// The most messages that wait for their acknowledgements.
+/// The largest number of messages that wait for their acknowledgements.
 const OUTSTANDING: usize = 4096;
 
 /// Publishes to the topic of a site, over a connection of its own.
@@ -36,7 +36,7 @@ impl Publisher {
         Ok(())
     }
 
-    /// Each after the acknowledgement of the one before.
+    /// Publishes each event after the acknowledgement of the previous one.
     pub async fn one_by_one(&self, events: Vec<(String, Vec<u8>)>) -> Result<()> {
         for (id, payload) in events {
             self.publish(&id, payload).await?;
@@ -44,7 +44,7 @@ impl Publisher {
         Ok(())
     }
 
-    /// All at once, and then the acknowledgements.
+    /// Publishes all events, and then awaits the acknowledgements.
     pub async fn pipelined(&self, events: Vec<(String, Vec<u8>)>) -> Result<()> {
         let mut outstanding = FuturesOrdered::new();
         for (id, payload) in events {

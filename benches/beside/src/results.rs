@@ -1,4 +1,4 @@
-//! What was measured, as lines of JSON, and the tables made of it.
+//! The results as lines of JSON, and the tables made from them.
 
 use std::collections::BTreeMap;
 use std::fs::{File, OpenOptions};
@@ -24,7 +24,7 @@ pub struct Record {
     pub values: BTreeMap<String, f64>,
 }
 
-/// Where and with what a run measured.
+/// The machine and the versions of a run.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct Surroundings {
     pub machine: Machine,
@@ -39,12 +39,12 @@ pub enum Line {
     Surroundings(Box<Surroundings>),
 }
 
-/// A column of a table: heading, the value of the record, and what becomes of the values of several rounds.
+/// A column of a table: its heading, the value of a record, and how the values of several rounds are combined.
 struct Column(&'static str, &'static str, Fold);
 
 #[derive(Clone, Copy)]
 enum Fold {
-    /// Median, and between which bounds.
+    /// The median, with the smallest and the largest value.
     Median,
     /// The sum over all rounds.
     Sum,
@@ -179,7 +179,7 @@ fn cell(values: &[f64], fold: Fold) -> String {
     }
 }
 
-/// With the digits that matter.
+/// A number with the digits that matter.
 fn number(value: f64) -> String {
     if value < 100.0 && value.fract() != 0.0 {
         return format!("{value:.1}");

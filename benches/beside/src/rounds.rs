@@ -1,4 +1,4 @@
-//! Everybody in turn.
+//! Rounds in which all contestants take turns.
 
 use anyhow::{Context as _, Result};
 use clap::ValueEnum;
@@ -19,7 +19,7 @@ pub struct Run<'a> {
 }
 
 impl Run<'_> {
-    /// Everybody, as often as wanted.
+    /// Runs all rounds.
     pub async fn rounds(&self) -> Result<()> {
         let arguments = self.arguments;
         let mut present = Vec::new();
@@ -40,7 +40,7 @@ impl Run<'_> {
         for round in done + 1..=done + arguments.rounds {
             for condition in Condition::value_variants() {
                 if arguments.condition.is_empty() || arguments.condition.contains(condition) {
-                    // Somebody else is first in each round.
+                    // Each round begins with a different contestant.
                     let turn = usize::try_from(round)? * 3 % present.len().max(1);
                     present.rotate_left(turn);
                     self.condition(round, *condition, &present).await?;
@@ -51,7 +51,7 @@ impl Run<'_> {
         Ok(())
     }
 
-    /// A round under one condition. Churn takes long to bring about, so contestants of the same outbox share it.
+    /// Runs a round under one condition. Churn takes long to set up, so contestants with the same outbox share it.
     async fn condition(
         &self,
         round: u32,
@@ -71,7 +71,7 @@ impl Run<'_> {
                 for measure in Measure::value_variants() {
                     let wanted = self.arguments.measure.is_empty()
                         || self.arguments.measure.contains(measure);
-                    // Writers do not depend on who ships.
+                    // The writers' rate does not depend on the reader.
                     let once = *measure == Measure::Writers && place > 0;
                     let possible = contestant.ships() || *measure == Measure::Writers;
                     if !wanted || once || !possible || !measure.applies(condition) {

@@ -1,4 +1,4 @@
-//! A place to measure at: a database with the business and an outbox in it, and a stream.
+//! A place to measure at: a database with the business tables and an outbox, and a stream.
 
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
@@ -13,7 +13,7 @@ use sqlx::{AssertSqlSafe, PgPool};
 use crate::contestant::{Contestant, Running};
 use crate::event::{HELD_KEY, Placed};
 
-/// A database and a stream of one's own.
+/// A database and a stream for one measurement.
 pub struct Site {
     pub pool: PgPool,
     pub database_url: String,
@@ -24,7 +24,7 @@ pub struct Site {
     stream: String,
 }
 
-/// A message as it lies in the stream.
+/// A message in the stream.
 pub struct Stored {
     pub placed: Placed,
     /// When the server stored it, in microseconds since 1970.
@@ -37,7 +37,7 @@ fn fresh_name(prefix: &str) -> String {
 }
 
 impl Site {
-    /// A new database with what the contestant needs, and a new stream.
+    /// Creates a new database with what the contestant needs, and a new stream.
     pub async fn open(servers: &Servers, contestant: &dyn Contestant) -> Result<Self> {
         let name = fresh_name("shop");
         let database = servers.postgres.create_database(&name).await?;

@@ -1,4 +1,4 @@
-//! A bar for each column up to its median, a dot for each of its rounds.
+//! Draws a bar for each column up to its median, and a dot for each of its rounds.
 
 use anyhow::Result;
 use plotters::prelude::{ChartBuilder, Circle, PathElement, Rectangle, Text};
@@ -10,11 +10,11 @@ use super::style::{
 use crate::table::Table;
 use crate::unit::Unit;
 
-/// Of a column with its name.
+/// The height of a column with its name.
 const ROW: u32 = 44;
 const HEAD: u32 = 34;
 const AXIS: u32 = 28;
-/// The share of the width that is kept for the figure behind a bar.
+/// The share of the width that is kept for the figure after a bar.
 const BESIDE: f64 = 0.28;
 
 pub(super) fn height(tables: &[Table]) -> u32 {

@@ -1,4 +1,4 @@
-//! Something that changes with the number of events.
+//! Draws figures that change with the number of events.
 
 use anyhow::Result;
 use plotters::prelude::{ChartBuilder, LineSeries, Text};

@@ -1,4 +1,4 @@
-//! The SVG files. A white card of their own lets them be read on light and on dark pages.
+//! The SVG files. They have a white background, so they can be read on light and dark pages.
 
 mod bars;
 mod lines;
@@ -11,12 +11,12 @@ use plotters::style::WHITE;
 
 use crate::table::Table;
 
-/// What is drawn of a program's figures.
+/// How a program's figures are drawn.
 #[derive(Clone, Debug)]
 pub enum Plot {
     /// The tables: a bar for each column, a dot for each of its rounds.
     Bars,
-    /// Something that changes with the number of events, one line below the other.
+    /// Figures that change with the number of events, one plot below the other.
     Lines(Vec<Line>),
     /// Latency by percentile.
     Percentiles(Vec<Curve>),
@@ -27,7 +27,7 @@ pub enum Plot {
 pub struct Line {
     /// What it shows, and its unit.
     pub title: String,
-    /// Events, and the figure then.
+    /// The number of events, and the figure at that point.
     pub points: Vec<(f64, f64)>,
 }
 

@@ -1,4 +1,4 @@
-//! Latency by percentile. The axes are logarithmic: each step to the right is ten times rarer.
+//! Draws latency by percentile. The axes are logarithmic: each step to the right is ten times rarer.
 
 use anyhow::Result;
 use plotters::prelude::{ChartBuilder, LineSeries, PathElement, SeriesLabelPosition, Text};

@@ -4,18 +4,18 @@ use plotters::coord::Shift;
 use plotters::prelude::{DrawingArea, IntoFont, RGBColor, SVGBackend, TextStyle};
 use plotters::style::Color;
 
-/// Of a whole card, in pixels.
+/// The size of a whole image, in pixels.
 pub(super) const WIDTH: u32 = 760;
-/// Around everything.
+/// The margin around everything.
 pub(super) const MARGIN: u32 = 16;
 
 pub(super) const INK: RGBColor = RGBColor(0x24, 0x29, 0x2f);
 pub(super) const FAINT: RGBColor = RGBColor(0xd8, 0xde, 0xe4);
-/// What others are compared with.
+/// The colour of what others are compared with.
 pub(super) const CEILING: RGBColor = RGBColor(0xc4, 0xcb, 0xd3);
-/// What is compared.
+/// The colour of what is compared.
 pub(super) const BAR: RGBColor = RGBColor(0x74, 0xae, 0xe6);
-/// Lines, in turn.
+/// The colours of lines, in turn.
 pub(super) const COLOURS: [RGBColor; 4] = [
     RGBColor(0x1f, 0x6f, 0xb4),
     RGBColor(0xd0, 0x6a, 0x1c),
@@ -23,7 +23,7 @@ pub(super) const COLOURS: [RGBColor; 4] = [
     RGBColor(0x8a, 0x4f, 0xa3),
 ];
 
-/// Where a figure is drawn.
+/// The area in which a figure is drawn.
 pub(super) type Area<'a> = DrawingArea<SVGBackend<'a>, Shift>;
 
 pub(super) fn title() -> TextStyle<'static> {
@@ -34,7 +34,7 @@ pub(super) fn label() -> TextStyle<'static> {
     ("sans-serif", 13).into_font().color(&INK)
 }
 
-/// A little above the largest figure.
+/// The end of an axis, a little above the largest figure.
 pub(super) fn ceiling_of(figures: impl Iterator<Item = f64>) -> f64 {
     figures.fold(f64::MIN_POSITIVE, f64::max) * 1.05
 }
@@ -52,7 +52,7 @@ pub(super) fn short(number: f64) -> String {
     }
 }
 
-/// Something that colours an outline.
+/// A style that colours an outline.
 pub(super) fn stroke(colour: RGBColor, width: u32) -> plotters::style::ShapeStyle {
     colour.stroke_width(width)
 }

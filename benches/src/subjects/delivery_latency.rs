@@ -1,7 +1,7 @@
 //! How long an event takes from the writer to the end of its handler, against a bare publish and receive.
 //!
-//! Both ways get 256-byte events at an even rate, from a clock that waits for nobody: latency counts from the
-//! moment at which an event was due, so that a delay also counts for the events that had to wait behind it
+//! Both variants get 256-byte events at a constant rate, from a clock that never waits. Latency counts from the time at
+//! which an event was due, so a delay also counts for the events that had to wait behind it
 //! ([coordinated omission](https://www.scylladb.com/2021/04/22/on-coordinated-omission/)).
 //!
 //! - *publish → receive*: a JetStream publish, received by a pull consumer.
@@ -90,7 +90,7 @@ impl Subject for DeliveryLatency {
             _ => self.whole(servers).await,
         };
         let ways = interleaved(2, self.rounds, measure, show).await?;
-        // Of both ways, and then by columns: the latencies of each round in ascending order.
+        // For each variant, the latencies of each round in ascending order.
         let columns: Vec<Vec<Vec<f64>>> = ways
             .into_iter()
             .flat_map(|rounds| {
@@ -136,7 +136,7 @@ impl Moments {
         self.begin + self.interval * event as u32
     }
 
-    /// Notes that an event has come so far now; only the first time counts.
+    /// Records that an event has reached this point. Only the first time counts.
     fn note(&self, moments: &[AtomicU64], event: u64) {
         let now = self.begin.elapsed().as_nanos() as u64;
         if let Some(moment) = moments.get(event as usize) {
@@ -148,7 +148,7 @@ impl Moments {
         self.arrived.iter().all(|moment| moment.load(Ordering::Relaxed) > 0)
     }
 
-    /// Latencies in milliseconds, in ascending order, of all events but the first `skipped`.
+    /// The latencies of all events except the first `skipped`, in milliseconds, in ascending order.
     fn latencies(&self, skipped: u64, from: impl Fn(u64) -> u64, to: &[AtomicU64]) -> Vec<f64> {
         let latency = |event: u64| {
             let end = to[event as usize].load(Ordering::Relaxed);
@@ -246,7 +246,7 @@ impl DeliveryLatency {
         ])
     }
 
-    /// Starts a consumer that notes when a handler's transaction is committed.
+    /// Starts a consumer that records when a handler's transaction is committed.
     async fn consume(
         &self,
         servers: &Servers,
@@ -277,11 +277,11 @@ impl DeliveryLatency {
     }
 }
 
-/// Without any progress for so long, something is stuck.
+/// If there is no progress for this long, something is stuck.
 const PATIENCE: Duration = Duration::from_secs(60);
 
-/// Gives out the numbers of events when they are due. A thread keeps the time: the runtime's own clock ticks
-/// in milliseconds.
+/// Gives out the numbers of events when they are due. A thread keeps the time, because the runtime's own clock ticks in
+/// milliseconds.
 fn pace(moments: Arc<Moments>) -> mpsc::UnboundedReceiver<u64> {
     let (due, receiver) = mpsc::unbounded_channel();
     std::thread::spawn(move || {

@@ -1,11 +1,11 @@
-//! What an event takes: bytes of the tables, of the write-ahead log and of the stream.
+//! How many bytes an event needs in the tables, in the write-ahead log and in the stream.
 //!
-//! Events of 256 bytes with a key and no headers of their own, each in a transaction of its own. Bytes do not
-//! depend on the machine's speed, but a little on how much is written between two checkpoints, after which a
-//! page's first change is logged whole: the longer the run, the smaller that part.
+//! The events have 256 bytes, a key and no headers of their own, and each is in its own transaction. The bytes do not
+//! depend on the machine's speed. They depend a little on how much is written between two checkpoints, because the
+//! first change of a page after a checkpoint logs the whole page. The longer the run, the smaller that share.
 //!
-//! The log's bytes are those of a whole transaction less those of the same transaction without the event (the
-//! producer: one business row) or without the inbox (the consumer: one row).
+//! The log's bytes are the difference between a transaction and the same transaction without the event (producer, with
+//! one business row) or without the inbox (consumer, with one row).
 
 use std::time::{Duration, Instant};
 
@@ -76,7 +76,7 @@ impl Subject for Footprint {
 }
 
 impl Footprint {
-    /// Commits the events; how many bytes they added to the log, and to the outbox with its index.
+    /// Commits the events. Returns how many bytes they added to the log, and to the outbox with its index.
     async fn write(&self, outbox: &Outbox) -> Result<(u64, u64)> {
         let pool = outbox.pool();
         let orders = "create table orders (id bigint primary key, cents bigint not null)";
@@ -86,7 +86,7 @@ impl Footprint {
         Ok((with_event.saturating_sub(bare), size(pool, "pillarbox.outbox").await?))
     }
 
-    /// A business transaction for each event, with it or without.
+    /// Runs a business transaction for each event, with or without the event.
     async fn place(&self, pool: &PgPool, first: u64, with_event: bool) -> Result<()> {
         for order in first..first + self.events {
             let mut tx = pool.begin().await?;
@@ -106,7 +106,8 @@ impl Footprint {
         Ok(())
     }
 
-    /// Handles what is in the stream; how many bytes the inbox added to the log, and its table with the index.
+    /// Handles the events in the stream. Returns how many bytes the inbox added to the log, and to its table with the
+    /// index.
     async fn handle(&self, servers: &Servers) -> Result<(u64, u64)> {
         let database = Outbox::create(&servers.postgres).await?;
         let pool = database.pool();
@@ -133,7 +134,7 @@ impl Footprint {
         let handled = logged(pool, async {
             let begin = Instant::now();
             while number(pool, "select count(*) from pillarbox.inbox").await? < self.events {
-                ensure!(begin.elapsed() < PATIENCE, "the consumer is stuck");
+                ensure!(begin.elapsed() < PATIENCE, "the consumer makes no progress");
                 sleep(Duration::from_millis(20)).await;
             }
             Ok(())
@@ -147,7 +148,7 @@ impl Footprint {
     }
 }
 
-/// How many bytes the write-ahead log has grown by meanwhile.
+/// By how many bytes the write-ahead log grows while a future runs.
 async fn logged(pool: &PgPool, work: impl Future<Output = Result<()>>) -> Result<u64> {
     sqlx::raw_sql("checkpoint").execute(pool).await?;
     let position = "select (pg_current_wal_insert_lsn() - '0/0')::bigint";
@@ -156,7 +157,7 @@ async fn logged(pool: &PgPool, work: impl Future<Output = Result<()>>) -> Result
     Ok(number(pool, position).await? - before)
 }
 
-/// Bytes of a table with its indexes.
+/// The size of a table with its indexes, in bytes.
 async fn size(pool: &PgPool, table: &'static str) -> Result<u64> {
     let size: i64 = sqlx::query_scalar("select pg_total_relation_size($1::text::regclass)")
         .bind(table)

@@ -1,8 +1,8 @@
-//! What the inbox costs a consumer, against the same handler and acknowledgements without it.
+//! What the inbox costs a consumer, compared with the same handler and acknowledgements without it.
 //!
-//! The handler inserts one row; the batch handler as many as there are events, up to 500. Without the inbox, each
-//! event has a transaction too: from a pool, as one would write it, and on connections that the handlers keep to
-//! themselves, which spares the pool's questions whether a connection is well.
+//! The handler inserts one row. The batch handler inserts as many rows as there are events, up to 500. Without the
+//! inbox, each event also has a transaction: either from a pool, as usual, or on connections that the handlers keep to
+//! themselves, so that the pool need not check them.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -84,7 +84,7 @@ pub(crate) const EFFECTS: &str =
     "create table effects (event_id text not null, bytes integer not null)";
 
 impl InboxRate {
-    /// Has a new consumer handle all the events, and returns its rate.
+    /// Lets a new consumer handle all events, and returns its rate.
     async fn consume(
         &self,
         servers: &Servers,
@@ -107,10 +107,10 @@ impl InboxRate {
         let shutdown = CancellationToken::new();
         let begin = Instant::now();
         let running = tokio::spawn(run(consumer, way, pool.clone(), shutdown.clone()));
-        // All are acknowledged, which is what the broker counts.
+        // Wait until all are acknowledged, which the broker counts.
         let stream = jetstream.get_stream(STREAM).await?;
         loop {
-            ensure!(begin.elapsed() < Duration::from_secs(120), "the consumer is stuck");
+            ensure!(begin.elapsed() < Duration::from_secs(120), "the consumer makes no progress");
             let info = stream.consumer_info(&name).await;
             if info.is_ok_and(|info| info.ack_floor.stream_sequence == self.events) {
                 break;
@@ -183,12 +183,12 @@ impl BatchHandler<RawEvent> for RecordAll {
     }
 }
 
-/// Without the inbox, as one would write it.
+/// The usual handler without the inbox.
 async fn from_pool(pool: PgPool, delivery: Delivery) -> Result<Outcome, InboxError> {
     handled(async { insert(pool.begin().await?, &delivery).await }.await)
 }
 
-/// Without the inbox, on a connection from `spare`.
+/// A handler without the inbox, on a connection from `spare`.
 async fn without_pool(
     pool: PgPool,
     spare: Arc<Mutex<Vec<PgConnection>>>,

@@ -1,6 +1,6 @@
-//! What is measured, each with the main function of its program.
+//! The subjects, each with the main function of its program.
 //!
-//! The functions stand here, and not in the programs, so that a subject is compiled once, for its program and for the
+//! The functions are here and not in the programs, so that a subject is compiled once for its program and for the
 //! tests.
 
 pub mod delivery_latency;
@@ -30,7 +30,7 @@ pub use retention::Retention;
 /// The program `delivery_latency`.
 ///
 /// # Errors
-/// Whatever goes wrong.
+/// Any error that stops the program.
 pub fn delivery_latency() -> Result<()> {
     program::main::<DeliveryLatency>()
 }
@@ -38,7 +38,7 @@ pub fn delivery_latency() -> Result<()> {
 /// The program `footprint`.
 ///
 /// # Errors
-/// Whatever goes wrong.
+/// Any error that stops the program.
 pub fn footprint() -> Result<()> {
     program::main::<Footprint>()
 }
@@ -46,7 +46,7 @@ pub fn footprint() -> Result<()> {
 /// The program `inbox_rate`.
 ///
 /// # Errors
-/// Whatever goes wrong.
+/// Any error that stops the program.
 pub fn inbox_rate() -> Result<()> {
     program::main::<InboxRate>()
 }
@@ -54,7 +54,7 @@ pub fn inbox_rate() -> Result<()> {
 /// The program `outbox_rate`.
 ///
 /// # Errors
-/// Whatever goes wrong.
+/// Any error that stops the program.
 pub fn outbox_rate() -> Result<()> {
     program::main::<OutboxRate>()
 }
@@ -62,7 +62,7 @@ pub fn outbox_rate() -> Result<()> {
 /// The program `relay_backlog`.
 ///
 /// # Errors
-/// Whatever goes wrong.
+/// Any error that stops the program.
 pub fn relay_backlog() -> Result<()> {
     program::main::<RelayBacklog>()
 }
@@ -70,7 +70,7 @@ pub fn relay_backlog() -> Result<()> {
 /// The program `relay_bloat`.
 ///
 /// # Errors
-/// Whatever goes wrong.
+/// Any error that stops the program.
 pub fn relay_bloat() -> Result<()> {
     program::main::<RelayBloat>()
 }
@@ -78,7 +78,7 @@ pub fn relay_bloat() -> Result<()> {
 /// The program `relay_drain`.
 ///
 /// # Errors
-/// Whatever goes wrong.
+/// Any error that stops the program.
 pub fn relay_drain() -> Result<()> {
     program::main::<RelayDrain>()
 }
@@ -86,7 +86,7 @@ pub fn relay_drain() -> Result<()> {
 /// The program `relay_keys`.
 ///
 /// # Errors
-/// Whatever goes wrong.
+/// Any error that stops the program.
 pub fn relay_keys() -> Result<()> {
     program::main::<RelayKeys>()
 }
@@ -94,7 +94,7 @@ pub fn relay_keys() -> Result<()> {
 /// The program `retention`.
 ///
 /// # Errors
-/// Whatever goes wrong.
+/// Any error that stops the program.
 pub fn retention() -> Result<()> {
     program::main::<Retention>()
 }

@@ -1,8 +1,8 @@
 //! What an event in the outbox costs a business transaction.
 //!
-//! Writers on connections of their own commit one transaction after the other. *Three statements*: stock is taken,
-//! an order and a payment are inserted. *One statement*: an order is inserted. Each with and without one event of
-//! 256 bytes, written through `pillarbox::outbox::publish`.
+//! Each writer has its own connection and commits one transaction after the other. *Three statements*: it takes stock,
+//! and inserts an order and a payment. *One statement*: it inserts an order. Both run with and without one event of 256
+//! bytes, which is written through `pillarbox::outbox::publish`.
 
 use std::borrow::Cow;
 use std::sync::Arc;
@@ -57,7 +57,7 @@ struct Way {
 enum Statements {
     Three,
     One,
-    /// One, without `begin` and `commit`.
+    /// One statement, not counting `begin` and `commit`.
     Alone,
 }
 
@@ -86,7 +86,7 @@ struct OrderPlaced {
     note: Cow<'static, str>,
 }
 
-/// With it the payload of an event is about 256 bytes.
+/// With this text, the payload of an event has about 256 bytes.
 const NOTE: &str = "Leave it with the neighbours on the second floor, ring twice, and mind the dog, who is \
                     friendly but does not know it yet; if nobody is in, the shed behind the house is open until \
                     eight.";
@@ -144,7 +144,7 @@ impl OutboxRate {
         let mut connections = Vec::new();
         for _ in 0..self.writers {
             let mut connection = PgConnection::connect(outbox.url()).await?;
-            // Statements are prepared before the clock starts.
+            // Prepare the statements before the clock starts.
             transact(&mut connection, way, u64::MAX / 2 + connections.len() as u64).await?;
             connections.push(connection);
         }

@@ -1,7 +1,8 @@
 //! Whether a large backlog slows a relay down, or fills its memory.
 //!
-//! The relay runs as a process of its own. The backlog is cut into fifths; of 5,000,000 events, each is a million. As
-//! many messages are published without a database beside it: a stream that grows has a price of its own.
+//! The relay runs as a process of its own. The backlog is divided into fifths; of 5,000,000 events, each fifth is a
+//! million. For comparison, the same number of messages is published without a database, because a growing stream has a
+//! cost of its own.
 
 use std::env;
 use std::process::Stdio;
@@ -35,7 +36,7 @@ const MEBIBYTE: f64 = 1024.0 * 1024.0;
 /// The arguments.
 #[derive(Args, Clone, Debug, Serialize)]
 pub struct RelayBacklog {
-    /// Events of the backlog. 5000000 is the run that the goal speaks of; it takes 10 GB of disk.
+    /// Events of the backlog. The goal is for 5000000, which needs 10 GB of disk.
     #[arg(default_value_t = 1_000_000)]
     events: u64,
     /// Rounds, all of which count.
@@ -96,7 +97,7 @@ impl Fifths {
 }
 
 impl RelayBacklog {
-    /// Has the relay drain the backlog. How that went, and the most memory that the relay had.
+    /// Lets the relay drain the backlog. Returns its progress, and the relay's peak memory.
     async fn ship(&self, servers: &Servers) -> Result<(Progress, f64)> {
         let mut stream = new_stream(&servers.nats).await?;
         let outbox = Outbox::with_backlog(&servers.postgres, self.events, Some(KEYS)).await?;
@@ -121,7 +122,7 @@ impl RelayBacklog {
         Ok((progress, peak))
     }
 
-    /// Publishes as many messages without a database.
+    /// Publishes the same number of messages without a database.
     async fn publish(&self, servers: &Servers) -> Result<Progress> {
         let mut stream = new_stream(&servers.nats).await?;
         let publishing = raw::fast_ingest_made_on_the_way(&servers.nats, self.events, KEYS);

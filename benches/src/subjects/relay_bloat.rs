@@ -1,10 +1,10 @@
-//! What a transaction left open, and the dead rows of a million events, take from a relay.
+//! What a transaction left open, and the dead rows of a million events, cost a relay.
 //!
 //! - *fresh*: a new outbox with a backlog, and nothing else.
-//! - *transaction open*: the same, while a transaction is open that began before the backlog, has an id, and has an
-//!   uncommitted event of its own.
-//! - *after churn*: an outbox that has shipped and removed a million events since a transaction was left open, so that
-//!   no vacuum can clear the dead rows; after each round the round's rows are removed too.
+//! - *transaction open*: the same, while a transaction is open that began before the backlog, has an id, and has
+//!   written an event.
+//! - *after churn*: an outbox that has shipped and removed a million events since a transaction was left open, so no
+//!   vacuum can remove the dead rows. After each round, the rows of that round are removed too.
 
 use anyhow::Result;
 use async_nats::jetstream::stream::Stream;
@@ -52,7 +52,7 @@ impl Subject for RelayBloat {
     }
 
     async fn measure(&self, servers: &Servers) -> Result<Findings> {
-        // One stream for all: the relay of the churned outbox would notice if it were made anew.
+        // All use one stream, because the relay of the churned outbox would notice if it were created again.
         let mut stream = new_stream(&servers.nats).await?;
         let churned = self.churn(servers, &mut stream).await?;
         let title =
@@ -92,7 +92,7 @@ impl RelayBloat {
 }
 
 impl Churned {
-    /// Ships so many events, and removes them all at once.
+    /// Ships this many events, and then removes all of them at once.
     async fn round(&self, servers: &Servers, stream: &mut Stream, events: u64) -> Result<f64> {
         self.outbox.fill(events, KEYS).await?;
         self.outbox.settle().await?;

@@ -1,4 +1,4 @@
-//! How fast a relay drains a backlog, against publishing the same messages without a database.
+//! How fast a relay drains a backlog, compared with publishing the same messages without a database.
 
 use anyhow::Result;
 use clap::Args;

@@ -1,7 +1,7 @@
-//! What keys cost: one key, few, many or none, with either way of storing.
+//! What keys cost: one key, few keys, many keys or none, with fast ingest and with the keyed window.
 //!
-//! A keyed window awaits the acknowledgement of a key's last event before it sends the next one, so a run of one key
-//! goes at a round trip each. A fast-ingest batch keeps all of them in order at once.
+//! A keyed window awaits the acknowledgement of a key's last event before it sends the next one, so each event of a
+//! single key takes a round trip. A fast-ingest batch keeps all of them in order at once.
 
 use anyhow::Result;
 use clap::Args;

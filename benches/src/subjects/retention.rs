@@ -1,8 +1,8 @@
-//! What removing a million shipped rows costs the writers of an outbox: nothing that they would notice.
+//! What removing a million shipped rows costs the writers of an outbox. They should not notice it.
 //!
-//! The writers commit one event at a time, with a pause of 5 ms in between, while the relay ships; first with
-//! nothing to remove, then while the rows are removed, then with nothing to remove again. All the while it is
-//! asked whether a writer waits for a lock.
+//! The writers commit one event at a time, with a pause of 5 ms in between, while the relay ships: first with nothing
+//! to remove, then while the rows are removed, and then with nothing to remove again. All the time the program checks
+//! whether a writer waits for a lock.
 
 use std::time::{Duration, Instant};
 
@@ -25,7 +25,7 @@ use crate::table::Table;
 use crate::unit::{Unit, count};
 
 const PAUSE: Duration = Duration::from_millis(5);
-/// Longer than the rows are old: nothing is removed.
+/// Longer than the age of the rows, so nothing is removed.
 const LONG: u64 = 86_400;
 const PHASES: [&str; 3] = ["nothing to remove", "while removing", "afterwards"];
 const SHARES: [(&str, f64); 4] = [("p50", 0.5), ("p99", 0.99), ("p99.9", 0.999), ("max", 1.0)];
@@ -69,7 +69,7 @@ impl Subject for Retention {
 
         let relay = start(&outbox, &servers.nats, 1)?;
         let begin = Instant::now();
-        // By position: the writers' rows do not matter.
+        // Counted by position, so that the writers' rows do not matter.
         let rows = self.rows;
         let gone =
             format!("select not exists (select from pillarbox.outbox where position <= {rows})");
@@ -120,7 +120,7 @@ async fn wait_until(outbox: &Outbox, condition: &str) -> Result<()> {
         if sqlx::query_scalar::<_, bool>(sql).fetch_one(outbox.pool()).await? {
             return Ok(());
         }
-        ensure!(begin.elapsed() < Duration::from_secs(600), "stuck: {condition}");
+        ensure!(begin.elapsed() < Duration::from_secs(600), "no progress: {condition}");
         sleep(Duration::from_millis(100)).await;
     }
 }
@@ -131,12 +131,12 @@ struct Written {
     latencies: Vec<f64>,
     /// How often a writer was seen to wait for a lock of rows, tables or transactions.
     waits: i64,
-    /// How often it was looked.
+    /// How often the program looked.
     looks: u64,
 }
 
 impl Retention {
-    /// Writers at work until `until` has ended.
+    /// Lets the writers work until `until` has ended.
     async fn writing(
         &self,
         outbox: &Outbox,
@@ -159,7 +159,7 @@ impl Retention {
     }
 }
 
-/// One event a transaction, from `begin` to the answer to `commit`.
+/// Commits one event per transaction, and measures from `begin` to the answer to `commit`.
 async fn write(url: String, writer: u64, end: CancellationToken) -> Result<Vec<f64>> {
     let mut connection = PgConnection::connect(&url).await?;
     sqlx::raw_sql("set application_name = 'writer'").execute(&mut connection).await?;

@@ -1,8 +1,8 @@
 //! The crate `distributed`: its outbox store, dispatcher, drain loop and NATS publisher.
 //!
-//! Its own way to write is an event-sourced repository, which would compare more than outboxes. So the row is
-//! written into the business transaction by SQL, with the columns that its own INSERT fills, and the commit gives
-//! the drain loop the hint that its repository would give.
+//! Its own way to write is an event-sourced repository. That would compare more than outboxes. So the business
+//! transaction writes the row by SQL, with the columns that its own INSERT fills, and after the commit the drain loop
+//! gets the hint that its repository would give.
 
 use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
@@ -20,26 +20,26 @@ use crate::contestant::{Contestant, Open, Running, begin};
 use crate::event::{Placed, TYPE};
 use crate::site::Site;
 
-/// Events claimed at once. The drain loop's default is 32, the README's example takes 100.
+/// Events claimed at a time. The default of the drain loop is 32, and the README's example uses 100.
 const BATCH: usize = 500;
-/// The pause when there is nothing. The default is a second.
+/// The pause when there is nothing to do. The default is a second.
 const IDLE: Duration = Duration::from_millis(10);
-/// The README's.
+/// The value from the README.
 const LEASE: Duration = Duration::from_secs(30);
 const MAX_ATTEMPTS: u32 = 5;
 
 pub struct Distributed {
     shipping: Shipping,
-    /// Where a commit leaves its hint.
+    /// The channel to which a commit sends its hint.
     mailbox: Mutex<Option<OutboxPublishMailbox>>,
 }
 
 /// Both ways are in the README, under "Publishing the Outbox".
 #[derive(Clone, Copy)]
 enum Shipping {
-    /// Workers apart from the service, one of which keeps the order of creation.
+    /// Workers separate from the service. A single one keeps the order of creation.
     Workers(usize),
-    /// A bus attached to the service: what is committed is published at once, by a drain loop in the process.
+    /// A bus attached to the service: a drain loop in the process publishes committed events at once.
     OnCommit,
 }
 

@@ -1,4 +1,4 @@
-//! No outbox: the business transaction by itself, to see what writing an event costs.
+//! No outbox: the business transaction alone, to see what writing an event costs.
 
 use anyhow::{Result, bail};
 use async_trait::async_trait;

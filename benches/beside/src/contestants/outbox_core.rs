@@ -18,12 +18,12 @@ use crate::site::Site;
 
 /// Events that a worker claims at once. The default is 100.
 const BATCH: u32 = 500;
-/// The default is 10; without it the wake-up by NOTIFY is all there is for that long.
+/// The default is 10. Between two polls, only NOTIFY wakes the workers.
 const POLL_INTERVAL_S: u64 = 1;
 
 pub struct OutboxCore {
     workers: usize,
-    /// The pool of a site, by its URL: the crate's sqlx is another than ours.
+    /// The pool of a site, by its URL, because the crate uses another version of sqlx than this program.
     pool: tokio::sync::Mutex<Option<(String, sqlx08::PgPool)>>,
     service: OnceCell<Service>,
 }
@@ -140,7 +140,7 @@ impl Contestant for OutboxCore {
     }
 
     async fn pass(&self, site: &Site) -> Result<()> {
-        // Without the trigger, which only wakes the workers; there are none.
+        // Skip the trigger, which only wakes the workers; no worker runs.
         sqlx::raw_sql(
             "begin; \
              set local session_replication_role = replica; \

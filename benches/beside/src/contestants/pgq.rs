@@ -1,4 +1,4 @@
-//! PgQ as the reader, publishing by hand.
+//! PgQ, with a hand-written publisher.
 
 use std::time::Duration;
 

@@ -1,4 +1,4 @@
-//! Pillarbox with its default settings, by either of its ways into the stream.
+//! Pillarbox with its default settings, with fast ingest or the keyed window.
 
 use std::time::Duration;
 
@@ -73,14 +73,14 @@ impl Contestant for Pillarbox {
         self.relay(site)
     }
 
-    /// By shipping it: there are no statements to stand in for that.
+    /// Ships everything, because no statements could replace that.
     async fn pass(&self, site: &Site) -> Result<()> {
         let mut running = self.relay(site)?;
         let start = Instant::now();
         let mut connection = site.pool.acquire().await?;
         while Status::read(&mut connection, "pillarbox", "default").await?.backlog_events > 0 {
             running.check()?;
-            ensure!(start.elapsed() < Duration::from_secs(120), "the relay is stuck");
+            ensure!(start.elapsed() < Duration::from_secs(120), "the relay makes no progress");
             sleep(Duration::from_millis(100)).await;
         }
         running.stop().await

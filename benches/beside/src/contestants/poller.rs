@@ -1,4 +1,4 @@
-//! The usual poller, as it is written by hand: claim a page with `FOR UPDATE SKIP LOCKED`, publish it, mark it.
+//! The usual hand-written poller: it claims a page with `FOR UPDATE SKIP LOCKED`, publishes it, and marks it.
 
 use std::time::Duration;
 
@@ -29,7 +29,7 @@ pub struct Poller {
 /// How a page is published.
 #[derive(Clone, Copy, PartialEq)]
 enum Publishing {
-    /// An event after the acknowledgement of the one before.
+    /// Each event after the acknowledgement of the previous one.
     OneByOne,
     /// The whole page, and then its acknowledgements.
     Pipelined,
@@ -88,7 +88,7 @@ impl Poller {
         Ok(())
     }
 
-    /// Ships a page. `false`: there was none.
+    /// Ships a page. Returns `false` if there was none.
     async fn page(self, connection: &mut PgConnection, publisher: &Publisher) -> Result<bool> {
         let mut transaction = connection.begin().await?;
         let rows = sqlx::query(self.claim()).bind(PAGE).fetch_all(&mut *transaction).await?;

@@ -1,4 +1,4 @@
-//! How fast a backlog drains that was there before.
+//! How fast an existing backlog drains.
 
 use std::time::{Duration, Instant};
 
@@ -12,10 +12,10 @@ use crate::site::Site;
 
 /// Events that one transaction of the backlog writes.
 const CHUNK: i64 = 10_000;
-/// Who has shipped nothing for so long will not.
+/// A contestant that has shipped nothing for this long is given up.
 const STALL: Duration = Duration::from_secs(5);
 
-/// Writes a backlog of so many events, a multiple of the number of keys.
+/// Writes a backlog of `events` events, which must be a multiple of the number of keys.
 pub async fn write_backlog(contestant: &dyn Contestant, site: &Site, events: i64) -> Result<()> {
     for first in (0..events).step_by(usize::try_from(CHUNK)?) {
         sqlx::query(contestant.backlog())
@@ -35,7 +35,7 @@ pub async fn write_backlog(contestant: &dyn Contestant, site: &Site, events: i64
     site.settle().await
 }
 
-/// From the start of shipping, connecting included, to the last event in the stream, or to the limit.
+/// Measures from the start of shipping, including connecting, to the last event in the stream, or to the limit.
 pub async fn measure(
     contestant: &dyn Contestant,
     site: &Site,

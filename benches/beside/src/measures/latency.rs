@@ -1,4 +1,4 @@
-//! From the intended time of writing to the stream, and to a consumer, at a steady rate.
+//! The latency at a steady rate, from the intended time of writing to the stream and to a consumer.
 
 use std::pin::pin;
 use std::sync::Arc;
@@ -17,11 +17,11 @@ use crate::event::KEYS;
 use crate::measures::{Values, values};
 use crate::site::Site;
 
-/// Connections that write what is due.
+/// Connections that write the events that are due.
 const WRITERS: usize = 16;
-/// The first events do not count: connections and statements are made meanwhile.
+/// The first events do not count, because connections and statements are prepared meanwhile.
 const WARM_UP: Duration = Duration::from_secs(1);
-/// How long after the last event was due a consumer waits for it.
+/// How long a consumer waits after the last event was due.
 const PATIENCE: Duration = Duration::from_secs(5);
 
 fn micros_now() -> Result<i64> {
@@ -29,8 +29,8 @@ fn micros_now() -> Result<i64> {
     Ok(i64::try_from(now.as_micros())?)
 }
 
-/// Writes `rate` events a second for so long, each when it is due, whether or not those before are done; a consumer
-/// reads along. What has not arrived in time counts as it is then.
+/// Writes `rate` events a second, each when it is due, whether or not earlier ones are done. A consumer reads along. An
+/// event that has not arrived in time counts with the time that has passed until then.
 pub async fn measure(
     contestant: &dyn Contestant,
     site: &Site,

@@ -1,4 +1,4 @@
-//! Shipping while others write: are the events in order, and are they all there?
+//! Shipping while others write: whether the events are in order, and whether all of them arrive.
 
 use std::time::Duration;
 
@@ -11,13 +11,13 @@ use crate::measures::writers::write_for;
 use crate::measures::{Values, values};
 use crate::site::Site;
 
-/// How long what is behind may take to follow.
+/// How long events that are behind may take to arrive.
 const LIMIT: Duration = Duration::from_secs(30);
-/// Who has shipped nothing for so long will not.
+/// A contestant that has shipped nothing for this long is given up.
 const STALL: Duration = Duration::from_secs(6);
 
-/// Writes for so long, as fast as eight writers can, while events are shipped; and commits last a transaction that
-/// was begun first. Its event must arrive as well.
+/// Eight writers write as fast as they can while events are shipped. A transaction that was begun first commits last,
+/// and its event must arrive too.
 pub async fn measure(
     contestant: &dyn Contestant,
     site: &Site,

@@ -15,7 +15,7 @@ use crate::site::Site;
 /// Connections that write.
 const WRITERS: usize = 8;
 
-/// Writes for so long, keys at random, and says how many transactions committed a second.
+/// Writes with random keys for a time, and returns how many transactions committed per second.
 pub async fn write_for(
     contestant: &dyn Contestant,
     site: &Site,
@@ -35,13 +35,13 @@ pub async fn write_for(
     Ok(committed.load(Ordering::Relaxed) as f64 / start.elapsed().as_secs_f64())
 }
 
-/// What writing an event costs the business transaction: nothing ships meanwhile.
+/// Measures what writing an event costs the business transaction, while nothing ships.
 pub async fn measure(
     contestant: &dyn Contestant,
     site: &Site,
     duration: Duration,
 ) -> Result<Values> {
-    // Connections and statements are made before.
+    // Prepare connections and statements first.
     write_for(contestant, site, duration / 4).await?;
     let rate = write_for(contestant, site, duration).await?;
     Ok(values([("transactions_rate", rate)]))
