@@ -1,10 +1,10 @@
-//! `pillarbox.toml`. It is refused, without what is secret in it, or printed so that it can be loaded again.
+//! `pillarbox.toml`. It is either refused, by an error without its secrets, or printed so that it can be loaded again.
 #![no_main]
 
 use libfuzzer_sys::fuzz_target;
 use pillarbox_cli::config::{Settings, Sources};
 
-/// A secret that a value of the corpus may hold.
+/// A secret that a value of the corpus may contain.
 const SECRET: &str = "q7Hunter2";
 
 fn load(text: &str) -> Result<Settings, String> {
@@ -18,7 +18,7 @@ fuzz_target!(|text: &str| {
     match load(text) {
         Ok(settings) => {
             let printed = settings.print();
-            // Beside a secret's place it may stand in any other text, or in a key that is refused by name.
+            // The corpus may also contain it in another text, or in a key that the error names.
             if only_in_secrets(text) {
                 assert!(!printed.contains(SECRET), "{printed}");
                 assert!(!format!("{settings:?}").contains(SECRET));
@@ -35,7 +35,7 @@ fuzz_target!(|text: &str| {
     }
 });
 
-/// Whether the secret stands in lines that set a token or a password, whole, and nowhere else.
+/// Whether the secret is only in lines that set a token or a password, and there as the whole value.
 fn only_in_secrets(text: &str) -> bool {
     text.contains(SECRET)
         && text

@@ -1,4 +1,4 @@
-//! A snapshot's text, and the column `cursor`. Each is refused, or comes back as it was.
+//! The text of a snapshot, and the column `cursor`. Each is either refused or comes back unchanged.
 #![no_main]
 
 use libfuzzer_sys::fuzz_target;

@@ -1,5 +1,5 @@
-//! A message from outside: lines `name: value`, an empty line, the payload. It is refused, or an event that
-//! survives the wire.
+//! A message from outside: lines `name: value`, an empty line, the payload. It is either refused, or it is an event
+//! that survives the wire.
 #![no_main]
 
 use bytes::Bytes;

@@ -1,4 +1,4 @@
-//! Headers `Idempotency-Key`, one a line. They are refused, or a key that is the same in quotes.
+//! Headers `Idempotency-Key`, one per line. They are either refused, or they are a key that is the same in quotes.
 #![no_main]
 
 use http::{HeaderMap, HeaderValue};

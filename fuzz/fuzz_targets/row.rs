@@ -1,5 +1,5 @@
-//! A row of the outbox: lines with type, topic, key and the headers' JSON, then the payload. It is refused, or an
-//! event that survives the wire.
+//! A row of the outbox: lines with type, topic, key and the headers' JSON, then the payload. It is either refused, or
+//! it is an event that survives the wire.
 #![no_main]
 
 use std::collections::BTreeMap;

@@ -1,4 +1,4 @@
--- What a role that may create something in a schema, which is called `trapped` here, could put there: see traps.rs.
+-- The objects that a role could put into a schema, called `trapped` here, if it may create objects there: see traps.rs.
 create sequence trapped.sprung;
 grant usage, select on sequence trapped.sprung to public;
 
@@ -47,7 +47,8 @@ begin
         end loop;
     end loop;
 
-    -- Functions with the arguments of pg_catalog's own. What cannot be written (internal types) is left out.
+    -- Functions with the same arguments as those of pg_catalog. Functions with internal types are left out, because
+    -- they cannot be written.
     for called, one, other in
         select proc.proname, pg_get_function_identity_arguments(proc.oid), pg_get_function_result(proc.oid)
         from pg_proc as proc
@@ -61,8 +62,8 @@ begin
         end;
     end loop;
 
-    -- Aggregates: one for each of pg_catalog's, which counts what it is given. Some of them are called with a filter or with
-    -- distinct, which a plain function refuses. So these are the better traps.
+    -- Aggregates: one for each aggregate of pg_catalog, which counts its input. Statements call some of them with a
+    -- filter or with distinct, which a plain function refuses, so aggregates are the better traps.
     create function trapped.collect(state bigint) returns bigint language plpgsql as
         'begin perform trapped.spring(''an aggregate''); return state; end';
     create aggregate trapped.count(*) (sfunc = trapped.collect, stype = bigint, initcond = '0');
@@ -86,7 +87,7 @@ begin
         end;
     end loop;
 
-    -- What fits a call better than those, or is a word of the grammar in pg_catalog.
+    -- Functions that match a call better than those above, or whose names are words of the grammar in pg_catalog.
     foreach called in array array[
         'hashtextextended(text, integer)', 'format(text, bigint)', 'set_config(text, text, text)',
         'pg_relation_size(text)', 'generate_series(integer, bigint)', 'date_part(text, interval)',
@@ -109,7 +110,7 @@ begin
             'create view trapped.%I as select * from pg_catalog.%I where trapped.spring(%L)', one, one, 'view ' || one);
         execute format('grant select on trapped.%I to public', one);
     end loop;
-    -- Types last: from here on, their names may mean these.
+    -- Types come last, because from here on their names may mean these.
     foreach one in array array[
         'jsonb', 'xid', 'xid8', 'pg_snapshot', 'tid', 'uuid', 'text', 'bytea', 'timestamptz', 'pg_lsn', 'float8', 'int8',
         'int4', 'name', 'oid', 'regclass']
