@@ -105,12 +105,12 @@ async fn main() -> anyhow::Result<ExitCode> {
     println!("statistics   {seen:7} {deposits:9}\n");
     let kept = stage.jetstream().get_stream("LEDGER").await?.info().await?.state.messages;
     let mut verdict = Verdict::default();
-    verdict.claim("the late joiner has every event", seen, events);
-    verdict.claim("both come to what was deposited", (balance, deposits), {
+    verdict.claim("the service that joined late has every event", seen, events);
+    verdict.claim("both services have the sum of all deposits", (balance, deposits), {
         let right = events * (events - 1) / 2;
         (right, right)
     });
-    verdict.claim("the log keeps all of it", kept, events.unsigned_abs());
+    verdict.claim("the log keeps every event", kept, events.unsigned_abs());
     stage.close().await?;
     Ok(verdict.end())
 }

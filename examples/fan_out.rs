@@ -113,7 +113,7 @@ async fn main() -> anyhow::Result<ExitCode> {
     println!();
     for (name, seen, inversions) in claims {
         verdict.claim(&format!("{name} has every event once"), seen, events);
-        verdict.claim(&format!("{name} has them in order per customer"), inversions, 0);
+        verdict.claim(&format!("{name} has the events of each customer in order"), inversions, 0);
     }
     verdict.claim("mail was down for two thirds", missed, events - third);
     stage.close().await?;

@@ -54,7 +54,7 @@ async fn bill(tx: &mut Tx, event: RawEvent) -> Result<(), HandlerError> {
     write(tx, order, cents).await
 }
 
-async fn bill_mended(tx: &mut Tx, event: RawEvent) -> Result<(), HandlerError> {
+async fn bill_fixed(tx: &mut Tx, event: RawEvent) -> Result<(), HandlerError> {
     let Lenient { order, cents } =
         serde_json::from_slice(event.payload()).map_err(HandlerError::permanent)?;
     let cents = match cents {
@@ -116,8 +116,8 @@ async fn main() -> anyhow::Result<ExitCode> {
 
     // The fixed handler uses the inbox of the same consumer. What it writes commits together with the resolution of the
     // letter.
-    let mended = Router::new().on(handler_fn(bill_mended));
-    let retried = letters.retry_with(inbox.layer(mended)).await?.handled;
+    let fixed = Router::new().on(handler_fn(bill_fixed));
+    let retried = letters.retry_with(inbox.layer(fixed)).await?.handled;
     let left = letters.list(events).await?.len();
     let bills = number(&database, "select count(*) from bills").await?;
     println!("after the retry  {retried:7} {left:14} {bills:7}");
@@ -127,11 +127,11 @@ async fn main() -> anyhow::Result<ExitCode> {
     let cents = number(&database, "select sum(cents)::bigint from bills").await?;
     let mut verdict = Verdict::default();
     let poison = events / POISON;
-    verdict.claim("the poison was set aside, and nothing else", dead.len() as i64, poison);
-    verdict.claim("at the first attempt, for good", (attempts, reasons), (Some(1), true));
-    verdict.claim("the others were billed meanwhile", billed, events - poison);
+    verdict.claim("only the unreadable events became dead letters", dead.len() as i64, poison);
+    verdict.claim("they were given up at the first attempt", (attempts, reasons), (Some(1), true));
+    verdict.claim("the other orders were billed meanwhile", billed, events - poison);
     verdict.claim("each order is billed once", (bills, orders), (events, events));
-    verdict.claim("to the cent", cents, 100 * events * (events + 1) / 2);
+    verdict.claim("the sum is right to the cent", cents, 100 * events * (events + 1) / 2);
     verdict.claim("no dead letter is left", left, 0);
     stage.close().await?;
     Ok(verdict.end())

@@ -53,12 +53,12 @@ impl Event for MoneyMoved {
 /// The projection, in the table of its generation.
 struct Balances {
     generation: u32,
-    mended: bool,
+    fixed: bool,
 }
 
 impl Handler<MoneyMoved> for Balances {
     async fn handle(&self, tx: &mut Tx, moved: MoneyMoved) -> Result<(), HandlerError> {
-        let sign = if moved.refund && self.mended { -1 } else { 1 };
+        let sign = if moved.refund && self.fixed { -1 } else { 1 };
         let sql = format!(
             "insert into balances_{n} as b (account, cents) values ($1, $2) \
              on conflict (account) do update set cents = b.cents + excluded.cents",
@@ -104,7 +104,7 @@ async fn main() -> anyhow::Result<ExitCode> {
     };
     let (old, new) = (config.clone(), config.generation(2));
 
-    let first = Router::new().on(Balances { generation: 1, mended: false });
+    let first = Router::new().on(Balances { generation: 1, fixed: false });
     let first = stage.start(&database, old.clone(), first).await?;
     let early = events * 2 / 3;
     publish(&stage, 0..early).await?;
@@ -117,7 +117,7 @@ async fn main() -> anyhow::Result<ExitCode> {
 
     // The fixed handler starts over beside the old one, which still serves readers.
     publish(&stage, early..events).await?;
-    let second = Router::new().on(Balances { generation: 2, mended: true });
+    let second = Router::new().on(Balances { generation: 2, fixed: true });
     let second = stage.start(&database, new.clone(), second).await?;
     let mut progress = second.status.clone();
     println!("\nrebuilding    handled     left");
@@ -151,15 +151,23 @@ async fn main() -> anyhow::Result<ExitCode> {
     let mut verdict = Verdict::default();
     let refunds: i64 = (0..early).map(move_of).filter(|m| m.refund).map(|m| m.cents).sum();
     verdict.claim("the first projection was wrong by twice the refunds", wrong_by, 2 * refunds);
-    verdict.claim("every event was handled anew", rebuilt.totals.handled, events.unsigned_abs());
-    verdict.claim("readers see what is right", after, right(events));
+    verdict.claim("every event was handled again", rebuilt.totals.handled, events.unsigned_abs());
+    verdict.claim("readers see the right balances", after, right(events));
     verdict.claim(
-        "the old generation is gone",
+        "the old generation's consumer and inbox rows were removed",
         (retired.consumer, retired.inbox_rows),
         (true, events.unsigned_abs()),
     );
-    verdict.claim("and forgotten", number(&database, &handled_by(&old)).await?, 0);
-    verdict.claim("the new one is not", number(&database, &handled_by(&new)).await?, events);
+    verdict.claim(
+        "the inbox has forgotten the old generation",
+        number(&database, &handled_by(&old)).await?,
+        0,
+    );
+    verdict.claim(
+        "the inbox remembers the new generation",
+        number(&database, &handled_by(&new)).await?,
+        events,
+    );
     second.stop().await?;
     stage.close().await?;
     Ok(verdict.end())

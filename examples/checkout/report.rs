@@ -23,7 +23,7 @@ pub fn table(books: &Books) {
         );
     }
     println!(
-        "\nheard: events handled; said: events published; skipped: delivered again, and known\n"
+        "\nheard: events handled; said: events published; skipped: events delivered again that were known\n"
     );
 }
 
@@ -62,7 +62,7 @@ pub fn findings(findings: &[Finding]) -> bool {
     }
     let failed = findings.iter().filter(|finding| !finding.problems.is_empty()).count();
     if failed == 0 {
-        println!("\nVERDICT: all is well. No effect is missing, none is there twice.");
+        println!("\nVERDICT: all is well. No effect is missing, and none happened twice.");
     } else {
         println!("\nVERDICT: {failed} of {} claims do not hold.", findings.len());
     }

@@ -84,7 +84,7 @@ fn every_order_is_final(books: &Books) -> Finding {
         open.map(|order| format!("order {} has neither completed nor failed", order.id)).collect();
     let found = books.orders.len() as i64;
     if found != books.placed {
-        problems.push(format!("{} orders were placed, {found} are there", books.placed));
+        problems.push(format!("{} orders were placed, but there are {found}", books.placed));
     }
     Finding {
         claim: "every order is completed or failed",
@@ -106,7 +106,7 @@ fn money_taken_is_money_owed(books: &Books, effects: &BTreeMap<i64, Effects>) ->
         }
         if done.charges != charges {
             problems.push(format!(
-                "order {} ({:?}) was charged {}; right is {}",
+                "order {} ({:?}) was charged {}; expected {}",
                 order.id,
                 order.outcome,
                 euros(&done.charges),
@@ -131,7 +131,7 @@ fn refunds_are_for_stock_outs(books: &Books, effects: &BTreeMap<i64, Effects>) -
         };
         if done.refunds != refunds {
             problems.push(format!(
-                "order {} ({:?}) was refunded {}; right is {}",
+                "order {} ({:?}) was refunded {}; expected {}",
                 order.id,
                 order.outcome,
                 euros(&done.refunds),
@@ -140,7 +140,7 @@ fn refunds_are_for_stock_outs(books: &Books, effects: &BTreeMap<i64, Effects>) -
         }
         if done.shortages != shortages {
             problems.push(format!(
-                "order {} ({:?}) was found out of stock {} times; right is {shortages}",
+                "order {} ({:?}) was found out of stock {} times; expected {shortages}",
                 order.id, order.outcome, done.shortages
             ));
         }
@@ -161,7 +161,7 @@ fn stock_matches_reservations(books: &Books, effects: &BTreeMap<i64, Effects>) -
         };
         if done.reserved != reserved {
             problems.push(format!(
-                "order {} ({:?}) has {:?} reserved; right is {reserved:?}",
+                "order {} ({:?}) has {:?} reserved; expected {reserved:?}",
                 order.id, order.outcome, done.reserved
             ));
         }
@@ -193,7 +193,7 @@ fn one_mail_for_each_order(books: &Books, effects: &BTreeMap<i64, Effects>) -> F
         };
         if done.mails != [subject] {
             problems.push(format!(
-                "order {} ({:?}) was mailed {:?}; right is one {subject:?}",
+                "order {} ({:?}) was mailed {:?}; expected one {subject:?}",
                 order.id, order.outcome, done.mails
             ));
         }
@@ -230,7 +230,8 @@ fn everything_is_counted_once(books: &Books) -> Finding {
     }
     let known = |event_type: &String| said.iter().any(|(known, _)| known == event_type);
     let strange = books.counted.keys().filter(|event_type| !known(event_type));
-    problems.extend(strange.map(|event_type| format!("{event_type} was never said, but counted")));
+    problems
+        .extend(strange.map(|event_type| format!("{event_type} was never published, but counted")));
     Finding {
         claim: "analytics counted everything once",
         figure: format!("{} events", books.counted.values().sum::<i64>()),
@@ -245,7 +246,7 @@ fn nothing_for_orders_never_placed(books: &Books, effects: &BTreeMap<i64, Effect
         claim: "nothing was done for orders that were rolled back",
         figure: String::new(),
         problems: strangers
-            .map(|(order, done)| format!("order {order} is not there, but there is {done:?}"))
+            .map(|(order, done)| format!("order {order} does not exist, but there is {done:?}"))
             .collect(),
     }
 }
@@ -256,7 +257,7 @@ fn redelivered_events_were_skipped(books: &Books) -> Finding {
         .map(|again| format!("{} has handled event {} again", again.service, again.event_id))
         .collect();
     if books.redelivered.is_empty() {
-        problems.push("nothing was delivered again".to_owned());
+        problems.push("no event was delivered again".to_owned());
     }
     Finding {
         claim: "events delivered again were skipped",

@@ -73,17 +73,17 @@ fn main() -> ExitCode {
         println!("note: {warning}");
     }
     if outcome.holds() {
-        println!("VERDICT: all is well. The layout holds, and what waited was caught up.");
+        println!("VERDICT: all is well. The layout holds, and everything that waited was handled.");
         ExitCode::SUCCESS
     } else {
-        println!("VERDICT: it does not hold. Split further, or leave more room at the peak.");
+        println!("VERDICT: it does not hold. Use more parts, or leave more room at the peak.");
         ExitCode::FAILURE
     }
 }
 
 fn print_load(load: &Load) {
     println!(
-        "{} events a day of {} bytes: {} events/s on average, {} at the peak, {} MB/s of payload then",
+        "{} events a day of {} bytes: {} events/s on average, {} at the peak, with {} MB/s of payload",
         grouped(load.events_per_day),
         load.payload_bytes,
         grouped(load.mean()),
@@ -110,8 +110,8 @@ fn print_storage(load: &Load, rates: &Rates) {
     let days = |days: f64| load.events_per_day * days;
     let rows = [
         ("outbox", rates.outbox_bytes, days(rates.outbox_kept_h / 24.0)),
-        ("stream, each replica", rates.stream_bytes, days(rates.stream_kept_d)),
-        ("inbox, each consumer", rates.inbox_bytes, days(rates.inbox_kept_d)),
+        ("stream, per replica", rates.stream_bytes, days(rates.stream_kept_d)),
+        ("inbox, per consumer", rates.inbox_bytes, days(rates.inbox_kept_d)),
     ];
     println!("\n{:<22} {:>12} {:>18} {:>12}", "kept", "bytes each", "events", "GB");
     for (what, bytes, events) in rows {
@@ -122,7 +122,7 @@ fn print_storage(load: &Load, rates: &Rates) {
 
 fn print_day(day: &Day, outcome: &Outcome) {
     println!(
-        "\nA day: the broker is away for {} s at the peak; an hour later a relay and a consumer process are killed\n\
+        "\nA day: the broker is away for {} s at the peak, and an hour later a relay and a consumer process are killed\n\
          (lease {} s, takeover {} s).\n",
         day.broker_away, day.lease, day.takeover
     );
@@ -147,8 +147,8 @@ fn warnings(load: &Load, rates: &Rates, outcome: &Outcome) -> Vec<String> {
     let serial = 1000.0 / rates.handler_ms;
     if hottest > serial {
         all.push(format!(
-            "the hottest key alone gets {} events/s at the peak, and its handlers run one after the other: at \
-             {} ms each that is {} at the most. Split the key, or handle it in batches.",
+            "the hottest key alone gets {} events/s at the peak, and its handlers run one after the other. At {} ms \
+             each, they can handle at most {}. Split the key, or handle its events in batches.",
             grouped(hottest),
             rates.handler_ms,
             grouped(serial),

@@ -232,7 +232,7 @@ async fn a_service_can_write_where_a_subscription_has_brought_rows_before_it() {
         assert_eq!(kept(position, position).await, 1);
         assert_eq!(write(&mut writing).await, position + 1);
     }
-    // One that is taken, one that lies behind, and one that would leave no positions for writers.
+    // A position that is taken, one that is behind, and one that would leave no positions for writers.
     for position in [1_000_000, 70, i64::MAX] {
         replicate(&mut replicating, &format!("generate_series({position}, {position})"))
             .await
@@ -246,7 +246,7 @@ async fn rows_behind_a_sequence_that_was_restarted_get_the_next_positions() {
     let scope = servers().await.unwrap().scope().await.unwrap();
     migrate(scope.pool()).await.unwrap();
     let mut connection = scope.pool().acquire().await.unwrap();
-    // As where the outbox was in use before: what lies below was shipped, and is not looked at by the scan.
+    // As if the outbox had been used before: positions below were shipped, and the scan does not look at them.
     sqlx::raw_sql("alter sequence pillarbox.outbox_position_seq restart with 500")
         .execute(&mut *connection)
         .await

@@ -125,7 +125,7 @@ impl Process {
         while self.pid.is_some_and(any_thread_runs) {
             if Instant::now() > until {
                 return Err(TestkitError::Deadline {
-                    what: format!("{} to stand still", self.server),
+                    what: format!("{} to stop", self.server),
                     waited: PAUSE_DEADLINE,
                     last: "a thread of it runs on".to_owned(),
                 });

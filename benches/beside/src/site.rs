@@ -101,8 +101,8 @@ impl Site {
         Ok(i64::try_from(stream.cached_info().state.messages)?)
     }
 
-    /// Waits until the stream holds so many messages, or the time is up, or nothing has come for `stall`. Says how
-    /// many there are.
+    /// Waits until the stream holds `count` messages, the time is up, or nothing has arrived for `stall`. Returns the
+    /// number of messages.
     pub async fn until_stored(
         &self,
         running: &mut Running,
