@@ -46,7 +46,7 @@ async fn a_service_that_was_down_catches_up_with_the_fan_out() {
 #[tokio::test]
 async fn a_late_joiner_reads_the_event_log_from_the_start() {
     let shown = example("event_log").await;
-    assert!(shown.contains("the late joiner has every event"), "{shown}");
+    assert!(shown.contains("the service that joined late has every event"), "{shown}");
 }
 
 #[tokio::test]
@@ -58,5 +58,5 @@ async fn poison_is_set_aside_and_tried_again_once_the_handler_is_mended() {
 #[tokio::test]
 async fn a_wrong_projection_is_built_again_beside_the_one_in_use() {
     let shown = example("replay").await;
-    assert!(shown.contains("readers see what is right"), "{shown}");
+    assert!(shown.contains("readers see the right balances"), "{shown}");
 }
