@@ -145,6 +145,7 @@ pub(crate) fn without_values(error: &serde_json::Error) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::RawEvent;
 
     #[derive(Debug, serde::Deserialize)]
     #[serde(deny_unknown_fields)]
@@ -157,6 +158,21 @@ mod tests {
     #[derive(Debug, serde::Deserialize)]
     enum State {
         Open,
+    }
+
+    #[test]
+    fn an_error_ends_with_what_to_do() {
+        let built = |event_type: &str, topic: &str| RawEvent::builder(event_type, topic);
+        for (refused, remedy) in [
+            (built("t", "a").id("").build(), "an id is 1 to 255 bytes without control characters"),
+            (built("t", "a b").build(), "a leading \"$\", at most 255 bytes"),
+            (built("", "a").build(), "it must be 1 to 255 bytes without control characters"),
+            (built("t", "a").header("ce-id", "1").build(), "choose another name"),
+            (built("t", "a").header("x", "1\n2").build(), "without white space around it"),
+        ] {
+            let text = refused.unwrap_err().to_string();
+            assert!(text.ends_with(remedy), "{text}");
+        }
     }
 
     #[test]
