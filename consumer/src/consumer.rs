@@ -167,7 +167,7 @@ impl Consumer {
     }
 
     /// Handles events with `service` until `shutdown` is cancelled, which lets running handlers finish, up to
-    /// `shutdown_timeout_ms`. A [`Router`] is such a service, also under layers that should see
+    /// `shutdown_timeout_ms`; it returns ten seconds after that at the latest, whoever does not answer. A [`Router`] is such a service, also under layers that should see
     /// the transaction.
     ///
     /// Outages of the database and the broker are waited out, for as long as they take. Dropping the future

@@ -30,6 +30,7 @@ use std::time::Duration;
 use futures::FutureExt;
 use futures::future::BoxFuture;
 use pillarbox_event::{FromEvent, Identity, RawEvent};
+use pillarbox_store::limit::{limited, within};
 use tokio::time::timeout;
 
 use crate::delivery::{EndOnDrop, Outcome, Slot};
@@ -37,8 +38,8 @@ use crate::error::HandlerError;
 use crate::error::{BEGIN, InboxError};
 use crate::fault::{Fault, Sign};
 use crate::handler::{Handler, Received};
-use crate::layer::{PATIENCE, panic_text};
-use crate::store::{Begun, Fate, Store};
+use crate::layer::panic_text;
+use crate::store::{Begun, Fate, LONGEST, Store};
 use crate::timeout::TookTooLong;
 use crate::tx::Tx;
 
@@ -221,8 +222,7 @@ where
         events: &[Arc<RawEvent>],
     ) -> Result<Vec<BatchEnd>, InboxError> {
         let identities: Vec<_> = events.iter().map(|event| event.identity()).collect();
-        let begun = timeout(PATIENCE, begin(store, events, &identities)).await;
-        let (begun, mut ends, known) = begun.map_err(|_| InboxError::Slow { doing: "begin" })??;
+        let (begun, mut ends, known) = begin(store, events, &identities).await?;
         let slot = Slot::new(begun);
         let _end = EndOnDrop(slot.clone());
         let claimed: Vec<usize> =
@@ -280,27 +280,12 @@ where
                 _ => undone.push(id),
             }
         }
-        let committed = timeout(PATIENCE, async {
-            let mut begun = slot.end().ok_or(InboxError::InUse)?;
-            if !(undone.is_empty() && recovered.is_empty()) {
-                // The statements run under the inbox's own role and settings.
-                begun.settle().await.map_err(InboxError::commit)?;
-                if !undone.is_empty() {
-                    store.unclaim(&mut *begun.tx, &undone).await.map_err(InboxError::commit)?;
-                }
-                if !recovered.is_empty() {
-                    store
-                        .forget_all(&mut *begun.tx, &recovered)
-                        .await
-                        .map_err(InboxError::commit)?;
-                }
-            }
-            store.commit(begun, None).await
-        });
-        match committed.await {
-            Ok(committed) => committed.map(|()| ends),
-            Err(_) => Err(InboxError::Slow { doing: "commit" }),
+        let mut begun = slot.end().ok_or(InboxError::InUse)?;
+        if let Err(error) = record(store, &mut begun, &undone, &recovered).await {
+            begun.undo_behind();
+            return Err(InboxError::commit(error));
         }
+        store.commit(begun, None).await.map(|()| ends)
     }
 
     /// Handles a part, or, if that fails, its halves, and so on: each as a whole or not at all.
@@ -400,6 +385,28 @@ where
     }
 }
 
+/// Writes what became of the events of a batch: those that were undone are recorded no more, and the failures of those
+/// that recovered are forgotten.
+async fn record(
+    store: &Store,
+    begun: &mut Begun,
+    undone: &[&str],
+    recovered: &[&str],
+) -> Result<(), sqlx::Error> {
+    if undone.is_empty() && recovered.is_empty() {
+        return Ok(());
+    }
+    // The statements run under the inbox's own role and settings.
+    begun.settle().await?;
+    if !undone.is_empty() {
+        limited(LONGEST, store.unclaim(&mut *begun.tx, undone)).await?;
+    }
+    if !recovered.is_empty() {
+        limited(LONGEST, store.forget_all(&mut *begun.tx, recovered)).await?;
+    }
+    Ok(())
+}
+
 /// What became of each event, when the handler has committed the transaction that it was given, and with it the rows
 /// of all events. Those that it had not got yet are recorded no more, and come again. `None` if that failed.
 async fn committed_by_handler(
@@ -437,16 +444,33 @@ fn rolled_back_by_handler(ends: Vec<Option<BatchEnd>>) -> Vec<BatchEnd> {
     ends.into_iter().map(after).collect()
 }
 
-/// The open transaction, what is decided already, and what is known of failed attempts at what was recorded.
-type Opened = (Begun, Vec<Option<BatchEnd>>, HashMap<String, Option<u32>>);
+/// What is decided already, and what is known of failed attempts at what was recorded.
+type Recorded = (Vec<Option<BatchEnd>>, HashMap<String, Option<u32>>);
 
 /// Opens a transaction and records the events in it.
 async fn begin(
     store: &Store,
     events: &[Arc<RawEvent>],
     identities: &[Identity],
-) -> Result<Opened, InboxError> {
+) -> Result<(Begun, Vec<Option<BatchEnd>>, HashMap<String, Option<u32>>), InboxError> {
     let mut begun = store.begin().await.map_err(InboxError::database(BEGIN))?;
+    let claimed = claim(store, &mut begun, events, identities);
+    match within(LONGEST, "the database", claimed).await {
+        Ok(claimed) => claimed.map(|(ends, known)| (begun, ends, known)),
+        Err(_) => {
+            begun.abandon();
+            Err(InboxError::Slow { doing: "record the events" })
+        }
+    }
+}
+
+/// Records the events in this transaction.
+async fn claim(
+    store: &Store,
+    begun: &mut Begun,
+    events: &[Arc<RawEvent>],
+    identities: &[Identity],
+) -> Result<Recorded, InboxError> {
     let mut ids = HashSet::with_capacity(events.len());
     // The same event twice: the second comes again, and is a duplicate then.
     let mut ends: Vec<Option<BatchEnd>> = identities
@@ -454,10 +478,8 @@ async fn begin(
         .map(|identity| (!ids.insert(identity.as_str())).then_some(BatchEnd::Behind))
         .collect();
     let ids: Vec<&str> = ids.into_iter().collect();
-    let known = store
-        .claim_all(&mut begun, &ids)
-        .await
-        .map_err(InboxError::database("record the events"))?;
+    let known =
+        store.claim_all(begun, &ids).await.map_err(InboxError::database("record the events"))?;
     for (identity, end) in identities.iter().zip(&mut ends) {
         if end.is_none() && !known.contains_key(identity.as_str()) {
             *end = Some(BatchEnd::Well(Outcome::Duplicate));
@@ -478,7 +500,7 @@ async fn begin(
             *end = Some(BatchEnd::Well(Outcome::Parked));
         }
     }
-    Ok((begun, ends, known))
+    Ok((ends, known))
 }
 
 /// Reads an event. What is not of the handler's type is a permanent failure.

@@ -173,8 +173,9 @@ pub enum InboxError {
     /// Policies may hide rows of the inbox's tables from the pool's role.
     #[error(transparent)]
     Hidden(#[from] HiddenRows),
-    /// The database did not answer in time. When the event was to be recorded, another transaction may be
-    /// handling it.
+    /// The database did not answer in time: within 10 s for a statement of the inbox's own. When the event was to be
+    /// recorded, another transaction may be handling it. When it was to be committed, whether it is shows at the next
+    /// delivery.
     #[error("the database took too long to {doing}")]
     Slow {
         /// What it was about to do.

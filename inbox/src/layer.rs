@@ -7,8 +7,8 @@ use std::time::Duration;
 use futures::FutureExt;
 use futures::future::BoxFuture;
 use pillarbox_event::{Context as EventContext, RawEvent};
+use pillarbox_store::limit::within;
 use sqlx::PgPool;
-use tokio::time::timeout;
 use tower_layer::Layer;
 use tower_service::Service;
 use tracing::field::Empty;
@@ -19,12 +19,9 @@ use crate::delivery::{Delivery, EndOnDrop, Handling, Outcome, Slot};
 use crate::error::HandlerError;
 use crate::error::{BEGIN, InboxError};
 use crate::migrations::DEFAULT_SCHEMA;
-use crate::store::{Begun, Claim, Fate, Store};
+use crate::store::{Begun, Claim, Fate, LONGEST, Store};
 
 type BoxError = Box<dyn std::error::Error + Send + Sync>;
-
-/// How long the database may take to open the transaction and record the event, and again to commit.
-pub(crate) const PATIENCE: Duration = Duration::from_secs(30);
 
 /// Wraps a service of [`Handling`] into a service of [`Delivery`] that runs it once per event.
 ///
@@ -149,8 +146,7 @@ where
     let Delivery { event, dead_letter } = delivery;
     let identity = event.identity();
     let id = identity.as_str();
-    let begun = timeout(PATIENCE, begin(&store, &event, dead_letter)).await;
-    let (begun, failed) = match begun.map_err(|_| InboxError::Slow { doing: "begin" })?? {
+    let (begun, failed) = match begin(&store, &event, dead_letter).await? {
         Start::Handle(begun, failed) => (begun, failed),
         Start::Not(outcome) => return Ok(outcome),
     };
@@ -177,10 +173,7 @@ where
         return Err(undone(begun, error).await);
     }
     let begun = begun.ok_or(InboxError::InUse)?;
-    match timeout(PATIENCE, store.commit(begun, failed.map(|_| id))).await {
-        Ok(committed) => committed.map(|()| Outcome::Handled),
-        Err(_) => Err(InboxError::Slow { doing: "commit" }),
-    }
+    store.commit(begun, failed.map(|_| id)).await.map(|()| Outcome::Handled)
 }
 
 /// Undoes what a failed handler did. Its error, unless it had ended the transaction, so that there may be something
@@ -215,14 +208,15 @@ enum Start {
     Not(Outcome),
 }
 
-/// Opens a transaction and claims the event in it.
+/// Opens a transaction and claims the event in it. What is silent for too long may wait for another transaction that has
+/// the event.
 async fn begin(store: &Store, event: &RawEvent, dead_letter: bool) -> Result<Start, InboxError> {
     let identity = event.identity();
     let id = identity.as_str();
     let key = event.key().filter(|_| store.strict && !dead_letter);
     if !dead_letter
         && key.is_none()
-        && let Some((begun, claim)) = store.begin_and_claim(id).await
+        && let Some((begun, claim)) = store.begin_and_claim(id).await?
     {
         return Ok(match claim {
             Claim::Claimed(failed) => Start::Handle(begun, failed),
@@ -230,9 +224,44 @@ async fn begin(store: &Store, event: &RawEvent, dead_letter: bool) -> Result<Sta
         });
     }
     let mut begun = store.begin().await.map_err(InboxError::database(BEGIN))?;
+    let claimed = claim(store, &mut begun, event, dead_letter);
+    match within(LONGEST, "the database", claimed).await {
+        Ok(Ok(Claimed::Handle(failed))) => Ok(Start::Handle(begun, failed)),
+        Ok(Ok(Claimed::Duplicate)) => Ok(Start::Not(Outcome::Duplicate)),
+        Ok(Ok(Claimed::Parked)) => {
+            store.commit(begun, None).await?;
+            Ok(Start::Not(Outcome::Parked))
+        }
+        Ok(Err(error)) => Err(error),
+        Err(_) => {
+            begun.abandon();
+            Err(InboxError::Slow { doing: "record the event" })
+        }
+    }
+}
+
+/// What became of an event in a transaction that was opened for it.
+enum Claimed {
+    /// It is to be handled; so many attempts failed, if anything is known.
+    Handle(Option<u32>),
+    Duplicate,
+    /// It is written behind the dead letter of its key, which is to be committed.
+    Parked,
+}
+
+/// Claims the event in this transaction.
+async fn claim(
+    store: &Store,
+    begun: &mut Begun,
+    event: &RawEvent,
+    dead_letter: bool,
+) -> Result<Claimed, InboxError> {
+    let identity = event.identity();
+    let id = identity.as_str();
+    let key = event.key().filter(|_| store.strict && !dead_letter);
     let tx = &mut *begun.tx;
     if dead_letter && !store.release(&mut *tx, id).await.map_err(InboxError::database("release"))? {
-        return Ok(Start::Not(Outcome::Duplicate));
+        return Ok(Claimed::Duplicate);
     }
     if let Some(key) = key {
         let park = InboxError::database("look for dead letters of the key");
@@ -240,13 +269,12 @@ async fn begin(store: &Store, event: &RawEvent, dead_letter: bool) -> Result<Sta
         if !store.blocked(&mut *tx, &[key]).await.map_err(park)?.is_empty() {
             let park = InboxError::database("park the event");
             store.park(tx, event).await.map_err(park)?;
-            store.commit(begun, None).await?;
-            return Ok(Start::Not(Outcome::Parked));
+            return Ok(Claimed::Parked);
         }
     }
-    match store.claim(&mut begun, id).await.map_err(InboxError::database("record the event"))? {
-        Claim::Claimed(failed) => Ok(Start::Handle(begun, failed)),
-        Claim::Duplicate => Ok(Start::Not(Outcome::Duplicate)),
+    match store.claim(begun, id).await.map_err(InboxError::database("record the event"))? {
+        Claim::Claimed(failed) => Ok(Claimed::Handle(failed)),
+        Claim::Duplicate => Ok(Claimed::Duplicate),
     }
 }
 

@@ -27,13 +27,12 @@ pub(crate) async fn remove_old(store: &Store, retention: Duration) -> Result<u64
     let (remove, others) = store.remove_old();
     let (mut first, mut removed) = (0_i64, 0_u64);
     loop {
-        let row = sqlx::query(remove.clone())
+        let remove = sqlx::query(remove.clone())
             .bind(&*store.consumer)
             .bind(seconds)
             .bind(first)
-            .bind(first + BLOCKS)
-            .fetch_one(store.pool().await?)
-            .await?;
+            .bind(first + BLOCKS);
+        let row = store.lend().await?.fetch_one(remove).await?;
         let (mine, rows, blocks): (bool, i64, i64) =
             (row.try_get(0)?, row.try_get(1)?, row.try_get(2)?);
         removed += rows.unsigned_abs();
@@ -46,7 +45,7 @@ pub(crate) async fn remove_old(store: &Store, retention: Duration) -> Result<u64
     for others in others {
         loop {
             let batch = sqlx::query(others.clone()).bind(&*store.consumer).bind(seconds);
-            if batch.execute(store.pool().await?).await?.rows_affected() == 0 {
+            if store.lend().await?.execute(batch).await?.rows_affected() == 0 {
                 break;
             }
             sleep(BREATH).await;

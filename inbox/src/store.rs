@@ -19,15 +19,21 @@ mod begun;
 mod claims;
 mod dead_letters;
 mod kept_connections;
+mod lent;
 mod letter;
 mod outage;
 mod session;
 mod statements;
 mod text;
 
+#[cfg(feature = "http")]
+pub(crate) use begun::BEGIN_TIMEOUT;
 pub(crate) use begun::{Begun, Fate};
 pub(crate) use claims::Claim;
 pub use dead_letters::{Burial, Stored, Unreadable};
+#[cfg(feature = "http")]
+pub(crate) use lent::Lent;
+pub(crate) use lent::LONGEST;
 pub use letter::{DeadLetter, WhichLetter};
 pub use outage::ServerRun;
 #[cfg(feature = "http")]

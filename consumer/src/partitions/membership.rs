@@ -230,8 +230,8 @@ impl Membership {
         self.beating.shutdown().await;
         let leave = async {
             let left = sqlx::query(self.store.statement(LEAVE));
-            let pool = self.store.pool().await?;
-            left.bind(&self.consumer).bind(&self.process).execute(pool).await
+            let left = left.bind(&self.consumer).bind(&self.process);
+            self.store.lend().await?.execute(left).await
         };
         if !matches!(timeout(LEAVE_TIMEOUT, leave).await, Ok(Ok(_))) {
             tracing::debug!(

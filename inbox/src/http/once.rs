@@ -2,7 +2,6 @@
 
 use std::future::Future;
 use std::sync::Arc;
-use std::time::Duration;
 
 use bytes::Bytes;
 use http::header::CONNECTION;
@@ -10,7 +9,7 @@ use http::{HeaderMap, HeaderName, HeaderValue, Method, Request, Response, Status
 use http_body::Body;
 use http_body_util::{BodyExt, LengthLimitError, Limited};
 use pillarbox_store::full_text;
-use tokio::time::timeout;
+use pillarbox_store::limit::{limited, within};
 use tower_service::Service;
 
 use crate::delivery::{EndOnDrop, Slot};
@@ -23,12 +22,9 @@ use crate::http::requests::{Answer, Identity, Known};
 use crate::http::settings::Settings;
 use crate::http::verdict::Verdict;
 use crate::http::{fingerprint, key, scope};
-use crate::store::{Begun, Fate};
+use crate::store::{Begun, Fate, LONGEST};
 
 type BoxError = Box<dyn std::error::Error + Send + Sync>;
-
-/// How long the database may take to open the transaction and look up the key, and again to store and commit.
-const PATIENCE: Duration = Duration::from_secs(30);
 
 const REPLAYED: HeaderName = HeaderName::from_static("idempotent-replayed");
 
@@ -174,41 +170,52 @@ enum Opened {
 }
 
 async fn open(settings: &Settings, identity: Option<&Identity>) -> Result<Opened, Refusal> {
-    let opened = timeout(PATIENCE, async {
-        let mut begun = settings.requests.begin(settings.longest_idle).await?;
-        let known = match identity {
-            Some(identity) => settings.requests.look(&mut begun, identity).await?,
-            None => {
-                settings.requests.mark(&mut begun).await?;
-                Known::New
-            }
-        };
-        if !matches!(known, Known::New) {
-            // Not left to be done behind the answer: others wait for the connection, and for the lock.
-            begun.tx.rollback().await?;
-            return Ok((None, known));
-        }
-        Ok((Some(begun), known))
-    });
-    match opened.await {
-        Ok(Ok((Some(begun), _))) => Ok(Opened::First(begun)),
-        Ok(Ok((None, Known::Answered(answer)))) => Ok(Opened::Answered(answer)),
-        Ok(Ok((None, Known::Reused))) => Err(Refusal::Reused),
-        Ok(Ok((None, Known::Outstanding | Known::New))) => Err(Refusal::Outstanding),
-        Ok(Err(error)) => {
+    let known = async {
+        let begun = settings.requests.begin(settings.longest_idle).await?;
+        look(settings, begun, identity).await
+    };
+    match known.await {
+        Ok((Some(begun), _)) => Ok(Opened::First(begun)),
+        Ok((None, Known::Answered(answer))) => Ok(Opened::Answered(answer)),
+        Ok((None, Known::Reused)) => Err(Refusal::Reused),
+        Ok((None, Known::Outstanding | Known::New)) => Err(Refusal::Outstanding),
+        Err(error) => {
             let error: sqlx::Error = error;
             tracing::error!(
                 error = full_text(&error),
                 "the key of a request could not be looked up"
             );
             Err(match fault_of(&error) {
-                Fault::Environment | Fault::Conflict => Refusal::Unavailable,
+                Fault::Environment | Fault::Conflict | Fault::Outage => Refusal::Unavailable,
                 _ => Refusal::Failed,
             })
         }
-        Err(_) => {
-            tracing::error!("the database took too long to look up the key of a request");
-            Err(Refusal::Unavailable)
+    }
+}
+
+/// Looks what is known of a request. The transaction, unless it is over.
+async fn look(
+    settings: &Settings,
+    mut begun: Begun,
+    identity: Option<&Identity>,
+) -> Result<(Option<Begun>, Known), sqlx::Error> {
+    let looked = within(LONGEST, "the database", async {
+        match identity {
+            Some(identity) => settings.requests.look(&mut begun, identity).await,
+            None => settings.requests.mark(&mut begun).await.map(|()| Known::New),
+        }
+    });
+    match looked.await {
+        Ok(Ok(Known::New)) => Ok((Some(begun), Known::New)),
+        Ok(Ok(known)) => {
+            // Not left to be done behind the answer: others wait for the connection, and for the lock.
+            begun.roll_back().await;
+            Ok((None, known))
+        }
+        Ok(Err(error)) => Err(error),
+        Err(late) => {
+            begun.abandon();
+            Err(late.into())
         }
     }
 }
@@ -226,7 +233,8 @@ async fn keep(
             begun.undo_part("pillarbox_request").await?;
         }
         begun.settle().await.map_err(InboxError::commit)?;
-        settings.requests.save(&mut begun.tx, identity, answer).await.map_err(InboxError::commit)
+        let saved = limited(LONGEST, settings.requests.save(&mut begun.tx, identity, answer));
+        saved.await.map_err(InboxError::commit)
     };
     match stored.await {
         Ok(()) => begun.commit("", false).await.map(drop),
@@ -248,24 +256,16 @@ async fn keep_ended(settings: &Settings, identity: &Identity) {
         headers: headers.map(|(name, value)| (name.to_string(), value.as_bytes().into())).collect(),
         body: body.into(),
     };
-    let kept = timeout(PATIENCE, async {
-        let mut begun =
-            settings.requests.begin(settings.longest_idle).await.map_err(InboxError::commit)?;
-        let known = settings.requests.look(&mut begun, identity).await;
+    let kept = async {
+        let begun = settings.requests.begin(settings.longest_idle).await;
+        let known = look(settings, begun.map_err(InboxError::commit)?, Some(identity)).await;
         match known.map_err(InboxError::commit)? {
-            Known::New => keep(settings, begun, identity, &answer, false).await,
-            _ => Ok(()),
+            (Some(begun), _) => keep(settings, begun, identity, &answer, false).await,
+            (None, _) => Ok(()),
         }
-    });
-    match kept.await {
-        Ok(Ok(())) => {}
-        Ok(Err(error)) => {
-            tracing::error!(
-                error = full_text(&error),
-                "an answer was not stored: a repeat runs again"
-            );
-        }
-        Err(_) => tracing::error!("an answer was not stored in time: a repeat runs again"),
+    };
+    if let Err(error) = kept.await {
+        tracing::error!(error = full_text(&error), "an answer was not stored: a repeat runs again");
     }
 }
 
@@ -278,14 +278,7 @@ where
         tracing::error!(error = %InboxError::InUse, "a request was rolled back");
         return Err(Refusal::Failed);
     };
-    let error = match timeout(PATIENCE, keep(begun)).await {
-        Ok(Ok(())) => return Ok(()),
-        Ok(Err(error)) => error,
-        Err(_) => {
-            tracing::error!("the database took too long to commit a request");
-            return Err(Refusal::Unknown);
-        }
-    };
+    let Err(error) = keep(begun).await else { return Ok(()) };
     // The answer's row is there already: another one has run meanwhile. See save.sql.
     if let InboxError::Commit(error) = &error
         && error.as_database_error().is_some_and(|error| error.table() == Some("inbox_request"))

@@ -3,6 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use pillarbox_store::limit::limited;
 use sqlx::postgres::PgRow;
 use sqlx::{AssertSqlSafe, PgPool, Row, SqlSafeStr, SqlStr};
 
@@ -11,8 +12,7 @@ use crate::http::fingerprint;
 use crate::migrations::{DEFAULT_SCHEMA, check_schema};
 use crate::pooler::PoolCheck;
 use crate::retention::LONGEST_AGE;
-use crate::store::Begun;
-use crate::store::Sessions;
+use crate::store::{BEGIN_TIMEOUT, Begun, Lent, Sessions};
 use crate::tx::Tx;
 
 /// How many rows go at once.
@@ -126,13 +126,12 @@ impl StoredRequests {
         own.map_err(InboxError::database("remove old requests"))?;
         let mut all = 0;
         loop {
-            let removed = sqlx::query(self.statements.remove.clone())
+            let remove = sqlx::query(self.statements.remove.clone())
                 .bind(age.min(LONGEST_AGE).as_secs_f64())
-                .bind(BATCH)
-                .execute(&self.pool)
-                .await
-                .map_err(InboxError::database("remove old requests"))?
-                .rows_affected();
+                .bind(BATCH);
+            let removed = async { Lent::from(&self.pool).await?.execute(remove).await };
+            let removed =
+                removed.await.map_err(InboxError::database("remove old requests"))?.rows_affected();
             all += removed;
             if removed < BATCH.unsigned_abs() {
                 return Ok(all);
@@ -146,7 +145,8 @@ impl StoredRequests {
         let longest = longest_idle.as_millis().clamp(1, i32::MAX as u128);
         let begin = format!("begin; set local idle_in_transaction_session_timeout = {longest}");
         self.pool_check.are_own(&self.pool).await?;
-        Ok(Begun::new(self.pool.begin_with(AssertSqlSafe(begin)).await?))
+        let tx = limited(BEGIN_TIMEOUT, self.pool.begin_with(AssertSqlSafe(begin))).await?;
+        Ok(Begun::new(tx, self.pool.connect_options()))
     }
 
     /// Takes the lock of the key without waiting, and then looks what is known of it.

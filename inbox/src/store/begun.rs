@@ -17,16 +17,22 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use sqlx::postgres::PgRow;
+use pillarbox_store::limit::{limited, within};
+use sqlx::postgres::{PgConnectOptions, PgRow};
 use sqlx::{AssertSqlSafe, Row};
 use tokio::time::timeout;
 
 use crate::error::{ENDED, InboxError};
+use crate::store::lent::{LONGEST, let_go};
 use crate::store::session::{Session, Sessions};
 use crate::tx::Tx;
 
+/// How long it may take to get a connection from the pool and open a transaction. A pool that is shared with others may
+/// have none for a while.
+pub(crate) const BEGIN_TIMEOUT: Duration = Duration::from_secs(30);
+
 /// How long the undoing of a transaction may take. The statement that a dropped handler has left running is waited
-/// for; beyond this the pool does it, and what the session keeps stays.
+/// for; beyond this its connection is closed.
 const UNDO_TIMEOUT: Duration = Duration::from_secs(30);
 
 /// What Postgres says outside of any transaction.
@@ -48,6 +54,8 @@ pub(crate) struct Begun {
     pub(crate) limit: Option<u64>,
     /// Set before a handler gets the transaction.
     pub(crate) mark: Option<Mark>,
+    /// How to reach the same database.
+    options: Arc<PgConnectOptions>,
 }
 
 /// What tells a transaction from others, and what its session was like before.
@@ -103,8 +111,29 @@ impl Mark {
 }
 
 impl Begun {
-    pub(crate) fn new(tx: Tx) -> Self {
-        Self { tx, taken_at: Instant::now(), limit: None, mark: None }
+    /// `options`: those of the pool that the transaction's connection is from.
+    pub(crate) fn new(tx: Tx, options: Arc<PgConnectOptions>) -> Self {
+        Self { tx, taken_at: Instant::now(), limit: None, mark: None, options }
+    }
+
+    /// Its connection did not answer in time, and is closed. What became of the transaction is not known.
+    pub(crate) fn abandon(self) {
+        let_go(self.tx, self.options);
+    }
+
+    /// Rolls back, where no handler had the transaction.
+    #[cfg(feature = "http")]
+    pub(crate) async fn roll_back(mut self) {
+        // With a begin behind it, for sqlx.
+        if let Err(error) = self.ask("rollback; begin".into()).await {
+            tracing::debug!(%error, "a transaction was not rolled back by its owner");
+            self.abandon();
+        }
+    }
+
+    /// Sends statements of the inbox's own, within the [limit](LONGEST).
+    async fn ask(&mut self, text: String) -> Result<Vec<PgRow>, sqlx::Error> {
+        limited(LONGEST, sqlx::raw_sql(AssertSqlSafe(text)).fetch_all(&mut *self.tx)).await
     }
 
     /// Marks the transaction: its id and its backend's, as the database says them.
@@ -126,14 +155,13 @@ impl Begun {
     pub(crate) async fn settle(&mut self) -> Result<(), sqlx::Error> {
         let Some(mark) = &self.mark else { return Ok(()) };
         let text = format!("{}{}", mark.proof(), mark.session.settle());
-        sqlx::raw_sql(AssertSqlSafe(text)).execute(&mut *self.tx).await.map(drop)
+        self.ask(text).await.map(drop)
     }
 
     /// Runs `sql` behind the handler, if the transaction is the one that was begun.
     pub(crate) async fn prove_and(&mut self, sql: &str) -> Result<(), sqlx::Error> {
         let proof = self.mark.as_ref().map(Mark::proof).unwrap_or_default();
-        let text = format!("{proof}{sql}");
-        sqlx::raw_sql(AssertSqlSafe(text)).execute(&mut *self.tx).await.map(drop)
+        self.ask(format!("{proof}{sql}")).await.map(drop)
     }
 
     /// Rolls back to a savepoint, and releases it.
@@ -141,8 +169,7 @@ impl Begun {
         let proof = self.mark.as_ref().map(Mark::proof).unwrap_or_default();
         let text =
             format!("rollback to savepoint {savepoint}; {proof}release savepoint {savepoint}");
-        let undone = sqlx::raw_sql(AssertSqlSafe(text)).execute(&mut *self.tx).await;
-        undone.map(drop).map_err(|error| {
+        self.ask(text).await.map(drop).map_err(|error| {
             let code = error.as_database_error().and_then(|error| error.code());
             match code.as_deref() {
                 // There is no transaction, or no such savepoint in it.
@@ -158,7 +185,14 @@ impl Begun {
     ///
     /// `stays`: the connection is used again without a look at it. Otherwise a `begin` goes behind, for sqlx, which does
     /// not know of the commit and sends a rollback as the connection goes back to the pool.
-    pub(crate) async fn commit(mut self, last: &str, stays: bool) -> Result<Self, InboxError> {
+    ///
+    /// Nothing is left of it if the connection was silent behind the commit. If it was silent before, whether the
+    /// transaction is committed is not known.
+    pub(crate) async fn commit(
+        mut self,
+        last: &str,
+        stays: bool,
+    ) -> Result<Option<Self>, InboxError> {
         let text = match &self.mark {
             Some(mark) => {
                 let (proof, session) = (mark.proof(), &mark.session);
@@ -172,10 +206,16 @@ impl Begun {
             None if stays => format!("select 1; {last}commit"),
             None => format!("select 1; {last}commit; begin"),
         };
-        match sqlx::raw_sql(AssertSqlSafe(text)).fetch_all(&mut *self.tx).await {
-            Ok(rows) => {
-                self.deallocate(&rows, stays).await;
-                Ok(self)
+        let commit = sqlx::raw_sql(AssertSqlSafe(text)).fetch_all(&mut *self.tx);
+        let Ok(answer) = within(LONGEST, "the database", commit).await else {
+            self.abandon();
+            return Err(InboxError::Slow { doing: "commit" });
+        };
+        match answer {
+            Ok(rows) if self.deallocate(&rows, stays).await => Ok(Some(self)),
+            Ok(_) => {
+                self.abandon();
+                Ok(None)
             }
             Err(error) => Err(match InboxError::commit(error) {
                 InboxError::Ended { .. } => self.ended().await,
@@ -188,8 +228,9 @@ impl Begun {
     }
 
     /// Forgets what the handler prepared by SQL. Names come with the answer to the commit.
-    async fn deallocate(&mut self, rows: &[PgRow], stays: bool) {
-        let Some(mark) = &self.mark else { return };
+    /// `false` if the connection did not do that.
+    async fn deallocate(&mut self, rows: &[PgRow], stays: bool) -> bool {
+        let Some(mark) = &self.mark else { return true };
         let text: String = rows
             .iter()
             .filter_map(|row| row.try_get::<&str, _>(Session::PREPARED).ok())
@@ -198,11 +239,12 @@ impl Begun {
             .collect();
         if !text.is_empty() {
             let text = if stays { text } else { format!("{text}commit; begin") };
-            let done = sqlx::raw_sql(AssertSqlSafe(text)).execute(&mut *self.tx).await;
-            if let Err(error) = done {
+            if let Err(error) = self.ask(text).await {
                 tracing::debug!(%error, "what a handler prepared was not deallocated");
+                return false;
             }
         }
+        true
     }
 
     /// The handler ended the transaction: takes back what can be, and says how that stands.
@@ -228,7 +270,9 @@ impl Begun {
     pub(crate) fn undo_behind(mut self) {
         if let (Some(_), Ok(runtime)) = (&self.mark, tokio::runtime::Handle::try_current()) {
             runtime.spawn(async move {
-                let _ = timeout(UNDO_TIMEOUT, undo(&mut self)).await;
+                if timeout(UNDO_TIMEOUT, undo(&mut self)).await.is_err() {
+                    self.abandon();
+                }
             });
         }
     }

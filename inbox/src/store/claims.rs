@@ -2,11 +2,13 @@
 
 use std::collections::HashMap;
 
+use pillarbox_store::limit::{limited, within};
 use sqlx::postgres::PgRow;
 use sqlx::{AssertSqlSafe, Row};
 
 use crate::error::InboxError;
-use crate::store::begun::{Begun, unexpected};
+use crate::store::begun::{BEGIN_TIMEOUT, Begun, unexpected};
+use crate::store::lent::LONGEST;
 use crate::store::statements::Store;
 
 /// What a claim found.
@@ -22,7 +24,8 @@ impl Store {
     /// Opens a transaction.
     pub(crate) async fn begin(&self) -> Result<Begun, sqlx::Error> {
         let pool = self.pool().await?;
-        Ok(Begun::new(pool.begin_with(self.statements.begin.clone()).await?))
+        let tx = limited(BEGIN_TIMEOUT, pool.begin_with(self.statements.begin.clone())).await?;
+        Ok(Begun::new(tx, pool.connect_options()))
     }
 
     /// Fails if the pool's sessions are shared with others, or rows may be hidden from them. Asks until all is well.
@@ -31,14 +34,25 @@ impl Store {
     }
 
     /// Opens a transaction on a connection that was kept, and records the event in it, in [one trip](super::begin_and_claim).
-    /// `None` if there is no such connection, or it is not well.
-    pub(crate) async fn begin_and_claim(&self, event_id: &str) -> Option<(Begun, Claim)> {
-        let (kept, begin_and_claim) = (self.kept.as_ref()?, self.begin_and_claim.as_ref()?);
+    /// `None` if there is no such connection, or it is not well. An error if it is silent: another transaction may have
+    /// the event.
+    pub(crate) async fn begin_and_claim(
+        &self,
+        event_id: &str,
+    ) -> Result<Option<(Begun, Claim)>, InboxError> {
+        let (Some(kept), Some(begin_and_claim)) = (&self.kept, &self.begin_and_claim) else {
+            return Ok(None);
+        };
         loop {
-            let mut begun = kept.take()?;
+            let Some(mut begun) = kept.take() else { return Ok(None) };
             begun.mark = None;
             let text = begin_and_claim.text(begun.limit, event_id);
-            let rows = match sqlx::raw_sql(AssertSqlSafe(text)).fetch_all(&mut *begun.tx).await {
+            let claim = sqlx::raw_sql(AssertSqlSafe(text)).fetch_all(&mut *begun.tx);
+            let Ok(claimed) = within(LONGEST, "the database", claim).await else {
+                begun.abandon();
+                return Err(InboxError::Slow { doing: "record the event" });
+            };
+            let rows = match claimed {
                 Ok(rows) => rows,
                 Err(error) => {
                     tracing::debug!(%error, "a kept connection is of no use");
@@ -48,10 +62,18 @@ impl Store {
             };
             let mut rows = rows.iter();
             if begun.limit.is_none() {
-                begun.limit = Some(rows.next()?.try_get::<i64, _>(0).ok()?.unsigned_abs());
+                let found = rows.next().and_then(|row| row.try_get::<i64, _>(0).ok());
+                let Some(limit) = found else { return Ok(None) };
+                begun.limit = Some(limit.unsigned_abs());
             }
-            let claim = self.claimed(&mut begun, event_id, rows.next()).await.ok()?;
-            return Some((begun, claim));
+            let claimed = self.claimed(&mut begun, event_id, rows.next());
+            return match within(LONGEST, "the database", claimed).await {
+                Ok(claimed) => Ok(claimed.ok().map(|claim| (begun, claim))),
+                Err(_) => {
+                    begun.abandon();
+                    Err(InboxError::Slow { doing: "record the event" })
+                }
+            };
         }
     }
 
@@ -64,7 +86,11 @@ impl Store {
     ) -> Result<(), InboxError> {
         let last = recovered.map(|event_id| self.forget_text(event_id)).unwrap_or_default();
         match self.kept.as_ref().filter(|kept| kept.wants(&self.pool, begun.taken_at)) {
-            Some(kept) => kept.keep(begun.commit(&last, true).await?),
+            Some(kept) => {
+                if let Some(ended) = begun.commit(&last, true).await? {
+                    kept.keep(ended);
+                }
+            }
             None => drop(begun.commit(&last, false).await?),
         }
         Ok(())

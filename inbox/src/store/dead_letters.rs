@@ -5,11 +5,13 @@ use std::collections::{BTreeMap, HashSet};
 use std::time::{Duration, SystemTime};
 
 use pillarbox_event::RawEvent;
+use pillarbox_store::limit::limited;
 use sqlx::postgres::PgRow;
-use sqlx::{PgExecutor, Row};
+use sqlx::{Connection, PgExecutor, Row};
 use time::OffsetDateTime;
 
 use crate::fault::is_of_data;
+use crate::store::lent::LONGEST;
 use crate::store::letter::{DeadLetter, WhichLetter, read};
 use crate::store::statements::Store;
 use crate::store::text::{in_ascii, storable, without_nul};
@@ -87,7 +89,7 @@ impl Store {
     ) -> Result<Vec<DeadLetter>, sqlx::Error> {
         let letters = sqlx::query(self.statements.letters.clone());
         let letters = letters.bind(&*self.consumer).bind(after).bind(limit).bind(self.stream());
-        letters.fetch_all(self.pool().await?).await?.iter().map(read).collect()
+        self.lend().await?.fetch_all(letters).await?.iter().map(read).collect()
     }
 
     fn stream(&self) -> Option<&str> {
@@ -102,22 +104,21 @@ impl Store {
         };
         let found = sqlx::query(self.statements.find.clone()).bind(&*self.consumer);
         let found = found.bind(id).bind(position).bind(self.stream());
-        found.fetch_all(self.pool().await?).await?.iter().map(read).collect()
+        self.lend().await?.fetch_all(found).await?.iter().map(read).collect()
     }
 
     /// Parks a dead one, or all of them, for the consumer to handle. How many that is.
     pub(crate) async fn retry(&self, position: Option<i64>) -> Result<u64, sqlx::Error> {
         let retry = sqlx::query(self.statements.retry.clone());
         let retry = retry.bind(&*self.consumer).bind(position).bind(self.stream());
-        Ok(retry.execute(self.pool().await?).await?.rows_affected())
+        Ok(self.lend().await?.execute(retry).await?.rows_affected())
     }
 
     /// Marks one as not to be handled. `false` if it is not unresolved.
     pub(crate) async fn discard(&self, position: i64) -> Result<bool, sqlx::Error> {
         let discard = sqlx::query(self.statements.discard.clone());
-        let discarded =
-            discard.bind(&*self.consumer).bind(position).execute(self.pool().await?).await?;
-        Ok(discarded.rows_affected() == 1)
+        let discard = discard.bind(&*self.consumer).bind(position);
+        Ok(self.lend().await?.execute(discard).await?.rows_affected() == 1)
     }
 
     /// Lets a dead letter be handled again. `false` if it is none, or none any more.
@@ -177,27 +178,21 @@ impl Store {
         lease: Duration,
         most: usize,
     ) -> Result<Vec<DeadLetter>, sqlx::Error> {
-        let rows = sqlx::query(self.statements.due.clone())
+        let due = sqlx::query(self.statements.due.clone())
             .bind(&*self.consumer)
             .bind(self.strict)
             .bind(i64::try_from(lease.as_millis()).unwrap_or(i64::MAX))
             .bind(i64::try_from(most).unwrap_or(i64::MAX))
-            .bind(self.stream())
-            .fetch_all(self.pool().await?)
-            .await?;
-        rows.iter().map(read).collect()
+            .bind(self.stream());
+        self.lend().await?.fetch_all(due).await?.iter().map(read).collect()
     }
 
     /// A parked event that was taken may be taken again after this long.
     pub async fn rest(&self, identity: &str, wait: Duration) -> Result<(), sqlx::Error> {
         let wait = i64::try_from(wait.as_millis()).unwrap_or(i64::MAX);
         let rest = sqlx::query(self.statements.rest.clone());
-        rest.bind(&*self.consumer)
-            .bind(identity)
-            .bind(wait)
-            .execute(self.pool().await?)
-            .await
-            .map(drop)
+        let rest = rest.bind(&*self.consumer).bind(identity).bind(wait);
+        self.lend().await?.execute(rest).await.map(drop)
     }
 
     /// Gives the event up: a dead letter, and the event counts as handled.
@@ -217,9 +212,7 @@ impl Store {
         let event = burial.event;
         let identity = event.identity();
         let headers = event.headers().iter().map(|(name, value)| (&**name, &**value));
-        // Without its letter the event does not count as handled.
-        let mut tx = self.pool().await?.begin().await?;
-        let row = sqlx::query(self.statements.bury.clone())
+        let bury = sqlx::query(self.statements.bury.clone())
             .bind(&*self.consumer)
             .bind(text(identity.as_str()))
             .bind(text(event.id().as_str()))
@@ -232,15 +225,20 @@ impl Store {
             .bind(burial.reason)
             .bind(text(&storable(burial.error)))
             .bind(i32::try_from(burial.attempts).unwrap_or(i32::MAX))
-            .bind(burial.recorded)
-            .fetch_one(&mut *tx)
-            .await?;
-        let stored = Stored::read(&row)?;
-        match stored {
-            Stored::Not => tx.rollback().await?,
-            Stored::Now | Stored::Before => tx.commit().await?,
-        }
-        Ok(stored)
+            .bind(burial.recorded);
+        let mut lent = self.lend().await?;
+        let stored = limited(LONGEST, async {
+            // Without its letter the event does not count as handled.
+            let mut tx = lent.begin().await?;
+            let stored = Stored::read(&bury.fetch_one(&mut *tx).await?)?;
+            match stored {
+                Stored::Not => tx.rollback().await?,
+                Stored::Now | Stored::Before => tx.commit().await?,
+            }
+            Ok(stored)
+        });
+        let stored = stored.await;
+        lent.give_back(stored)
     }
 
     /// Sets a message aside that is no event: a dead letter.
@@ -258,7 +256,7 @@ impl Store {
     ) -> Result<Stored, sqlx::Error> {
         let Unreadable { stream, sequence, stored, topic, headers, payload, error } = message;
         let headers = headers.iter().map(|(name, value)| (&**name, &**value));
-        let row = sqlx::query(self.statements.set_aside.clone())
+        let set_aside = sqlx::query(self.statements.set_aside.clone())
             .bind(&*self.consumer)
             .bind(format!("{stream}:{sequence}"))
             .bind(stream)
@@ -267,16 +265,15 @@ impl Store {
             .bind(text(&without_nul(topic)))
             .bind(written(headers, text)?)
             .bind(payload)
-            .bind(text(&storable(error)))
-            .fetch_one(self.pool().await?)
-            .await?;
-        Stored::read(&row)
+            .bind(text(&storable(error)));
+        Stored::read(&self.lend().await?.fetch_one(set_aside).await?)
     }
 
     /// A parked letter turned out to be no event: it is dead again.
     pub async fn spoil(&self, position: i64, error: &str) -> Result<(), sqlx::Error> {
         let spoil = sqlx::query(self.statements.spoil.clone()).bind(&*self.consumer);
-        spoil.bind(position).bind(storable(error)).execute(self.pool().await?).await.map(drop)
+        let spoil = spoil.bind(position).bind(storable(error));
+        self.lend().await?.execute(spoil).await.map(drop)
     }
 }
 

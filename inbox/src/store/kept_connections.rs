@@ -9,9 +9,11 @@
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
+use pillarbox_store::limit::within;
 use sqlx::PgPool;
 
 use crate::store::begun::Begun;
+use crate::store::lent;
 
 /// How long a connection stays away from the pool.
 const LONGEST: Duration = Duration::from_secs(1);
@@ -41,10 +43,14 @@ impl KeptConnections {
     pub(crate) async fn give_back(&self, all: bool) {
         let old: Vec<_> =
             self.all().extract_if(.., |kept| all || kept.taken_at.elapsed() >= LONGEST).collect();
-        for mut begun in old {
+        let back = old.into_iter().map(|mut begun| async move {
             // So that there is something to roll back.
-            let _ = sqlx::raw_sql("begin").execute(&mut *begun.tx).await;
-        }
+            let begin = sqlx::raw_sql("begin").execute(&mut *begun.tx);
+            if within(lent::LONGEST, "the database", begin).await.is_err() {
+                begun.abandon();
+            }
+        });
+        futures::future::join_all(back).await;
     }
 
     fn all(&self) -> MutexGuard<'_, Vec<Begun>> {

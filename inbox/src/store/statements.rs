@@ -8,6 +8,7 @@ use std::time::SystemTime;
 use pillarbox_event::{Identity, RawEvent};
 use pillarbox_store::Schema;
 use pillarbox_store::literal::hex_text;
+use pillarbox_store::limit::limited;
 use sqlx::postgres::PgRow;
 use sqlx::{AssertSqlSafe, PgExecutor, PgPool, Row, SqlSafeStr, SqlStr};
 
@@ -16,6 +17,7 @@ use crate::fault::is_of_data;
 use crate::pooler::PoolCheck;
 use crate::store::begin_and_claim::BeginAndClaim;
 use crate::store::kept_connections::KeptConnections;
+use crate::store::lent::LONGEST;
 use crate::store::session::Sessions;
 use crate::store::text::{in_ascii, storable, without_comments};
 
@@ -252,7 +254,9 @@ impl Store {
 
     /// Removes what is known of failed attempts, in a transaction of its own.
     pub async fn forget_now(&self, event_id: &str) -> Result<(), sqlx::Error> {
-        self.forget(self.pool().await?, event_id).await
+        let mut lent = self.lend().await?;
+        let forgotten = limited(LONGEST, self.forget(&mut *lent, event_id)).await;
+        lent.give_back(forgotten)
     }
 
     /// Events that this transaction recorded are not handled after all.
@@ -267,7 +271,9 @@ impl Store {
 
     /// Events that were recorded are not handled after all, in a transaction of its own.
     pub(crate) async fn unclaim_now(&self, event_ids: &[&str]) -> Result<(), sqlx::Error> {
-        self.unclaim(self.pool().await?, event_ids).await
+        let mut lent = self.lend().await?;
+        let unclaimed = limited(LONGEST, self.unclaim(&mut *lent, event_ids)).await;
+        lent.give_back(unclaimed)
     }
 
     /// [`forget`](Self::forget) as the text of a simple query.
@@ -313,7 +319,8 @@ impl Store {
     /// Whether the event is handled, or given up.
     pub async fn is_handled(&self, event_id: &str) -> Result<bool, sqlx::Error> {
         let handled = sqlx::query(self.statements.is_handled.clone());
-        handled.bind(&*self.consumer).bind(event_id).fetch_one(self.pool().await?).await?.try_get(0)
+        let handled = handled.bind(&*self.consumer).bind(event_id);
+        self.lend().await?.fetch_one(handled).await?.try_get(0)
     }
 
     /// A statement of the source's own, whose tables are named in schema `pillarbox`, for this inbox's schema.
@@ -325,14 +332,13 @@ impl Store {
     pub async fn mark(&self, event: &RawEvent, alone: bool) -> Result<Marked, sqlx::Error> {
         let identity = event.identity();
         let (id, source) = in_clear(event, &identity);
-        let row = sqlx::query(self.statements.mark.clone())
+        let mark = sqlx::query(self.statements.mark.clone())
             .bind(&*self.consumer)
             .bind(identity.as_str())
             .bind(alone)
             .bind(id)
-            .bind(source)
-            .fetch_one(self.pool().await?)
-            .await?;
+            .bind(source);
+        let row = self.lend().await?.fetch_one(mark).await?;
         if row.try_get(0)? {
             return Ok(Marked::Handled);
         }
@@ -347,12 +353,13 @@ impl Store {
     /// Marked events have ended, without a failure to be counted.
     pub async fn unmark(&self, event_ids: &[String]) -> Result<(), sqlx::Error> {
         let unmark = sqlx::query(self.statements.unmark.clone());
-        unmark.bind(&*self.consumer).bind(event_ids).execute(self.pool().await?).await.map(drop)
+        let unmark = unmark.bind(&*self.consumer).bind(event_ids);
+        self.lend().await?.execute(unmark).await.map(drop)
     }
 
     /// Whether the database answers, before long.
     pub async fn answers(&self) -> bool {
-        let asked = async { sqlx::query("select 1").execute(self.pool().await?).await };
+        let asked = async { self.lend().await?.execute(sqlx::query("select 1")).await };
         matches!(tokio::time::timeout(ANSWER_TIMEOUT, asked).await, Ok(Ok(_)))
     }
 
@@ -393,7 +400,7 @@ impl Store {
         let record = async |error: &str, id: Option<Cow<'_, str>>, source: Option<Cow<'_, str>>| {
             let record = sqlx::query(statement.clone()).bind(&*self.consumer);
             let record = record.bind(identity.as_str()).bind(error).bind(id).bind(source);
-            record.fetch_one(self.pool().await?).await
+            self.lend().await?.fetch_one(record).await
         };
         let error = storable(error);
         match record(&error, id.map(Cow::from), source.map(Cow::from)).await {
