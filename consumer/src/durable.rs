@@ -7,13 +7,14 @@ use async_nats::jetstream;
 use async_nats::jetstream::consumer::pull::Config;
 use async_nats::jetstream::consumer::{AckPolicy, DeliverPolicy, Info, PriorityPolicy};
 use async_nats::jetstream::context::{ConsumerInfoErrorKind, GetStreamErrorKind};
-use async_nats::jetstream::stream::{ConsumerCreateStrictErrorKind, Stream};
+use async_nats::jetstream::stream::{self, ConsumerCreateStrictErrorKind, Stream};
 use pillarbox_event::Partition;
 use pillarbox_store::full_text;
 
 use super::config::ConsumerConfig;
 use super::difference::{DESCRIPTION, Difference, difference};
 use super::error::ConsumerError;
+use super::subjects::covers;
 
 /// The priority group of a pinned consumer.
 pub(super) const GROUP: &str = "pillarbox";
@@ -88,6 +89,14 @@ impl Durable {
             true => vec![">"],
             false => self.filters.iter().map(String::as_str).collect(),
         }
+    }
+
+    /// Whether it takes every message of the stream.
+    pub(super) fn takes_all(&self, stream: &stream::Config) -> bool {
+        let others = stream.mirror.is_some() || stream.sources.is_some();
+        let covered = |subject: &String| self.filters.iter().any(|filter| covers(filter, subject));
+        self.filters.is_empty()
+            || (!others && !stream.subjects.is_empty() && stream.subjects.iter().all(covered))
     }
 
     /// The partition's number; 0 without partitions.

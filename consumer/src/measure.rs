@@ -1,4 +1,5 @@
-//! Asks the server again and again how far behind a consumer is, and whether something there keeps events from it.
+//! Asks the server again and again how far behind a consumer is, whether something there keeps events from it, and whether
+//! the stream loses any.
 
 use std::time::Duration;
 
@@ -12,8 +13,10 @@ use tokio::time::{Instant, sleep, timeout};
 
 use super::config::ConsumerConfig;
 use super::durable::Durable;
+use super::removed::{Gap, Looker, Removed};
 use super::status::{Hindrance, Lag, Reporter};
 use super::stored;
+use super::stream_settings;
 use super::subjects::overlap;
 use super::subscription::active_pin;
 
@@ -26,6 +29,9 @@ const ASKED_AT_ONCE: usize = 16;
 /// How long the server may take to tell it.
 const PATIENCE: Duration = Duration::from_secs(5);
 
+/// How often the log tells of removed events at the most; the status has the figures in between.
+const TELL_EVERY: Duration = Duration::from_secs(60);
+
 /// How long a question is not asked again that was not answered, for want of a right perhaps.
 const PAUSE: Duration = Duration::from_secs(60);
 
@@ -35,16 +41,28 @@ pub(super) async fn measure(
     config: &ConsumerConfig,
     reporter: &Reporter,
 ) -> std::convert::Infallible {
-    let mut measure = Measure { jetstream, config, reporter, not_before: Instant::now() };
+    let mut measure = Measure {
+        jetstream,
+        config,
+        reporter,
+        not_before: Instant::now(),
+        removed: Removed::default(),
+        told_at: None,
+    };
     loop {
-        let before = reporter.pin();
+        let (before, resets) = (reporter.pin(), reporter.resets());
         match timeout(PATIENCE, measure.infos()).await {
             Ok(Some((stream, infos))) => {
+                let resets = resets.filter(|_| resets == reporter.resets());
+                measure.look_for_removed(&stream, &infos, resets);
                 let (lag, active) = measure.lag(&infos).await;
                 reporter.measured(lag, active, &before);
                 reporter.hindered(measure.hindrance(&stream, &infos).await);
             }
-            _ => tracing::debug!(consumer = config.name, "the lag is not known now"),
+            _ => {
+                tracing::debug!(consumer = config.name, "the lag is not known now");
+                reporter.not_measured();
+            }
         }
         sleep(EVERY).await;
     }
@@ -56,12 +74,16 @@ struct Measure<'a> {
     reporter: &'a Reporter,
     /// When to ask again for what a stream stores.
     not_before: Instant,
+    removed: Removed,
+    /// When the log last told of removed events.
+    told_at: Option<Instant>,
 }
 
 impl Measure<'_> {
     /// The stream, and its durables as they are. `None` if one is not there, or nobody answers.
     async fn infos(&self) -> Option<(Stream, Vec<(Durable, Info)>)> {
         let stream = self.jetstream.get_stream(&self.config.stream).await.ok()?;
+        self.reporter.warned(stream_settings::warnings(&stream.cached_info().config));
         let infos = Durable::all(self.config).into_iter().map(|durable| {
             let stream = &stream;
             async move {
@@ -71,6 +93,39 @@ impl Measure<'_> {
         });
         let infos: Vec<_> = futures::stream::iter(infos).buffered(ASKED_AT_ONCE).collect().await;
         Some((stream, infos.into_iter().collect::<Option<Vec<_>>>()?))
+    }
+
+    /// Tells of events that are gone before they were delivered. `resets`: those of this process.
+    fn look_for_removed(
+        &mut self,
+        stream: &Stream,
+        infos: &[(Durable, Info)],
+        resets: Option<u64>,
+    ) {
+        let is_mine = |pin: &str| self.reporter.had_pin(pin);
+        let looker = Looker { is_mine: &is_mine, resets, ordered: self.config.order.keeps_keys() };
+        let stream = stream.cached_info();
+        for (durable, info) in infos {
+            let takes_all = durable.takes_all(&stream.config);
+            let pin = active_pin(info);
+            let gap = self.removed.look(&durable.name, &stream.state, info, pin, takes_all, looker);
+            let Some(gap) = gap else { continue };
+            let events_in_all = self.reporter.removed(gap);
+            if self.told_at.is_some_and(|told| told.elapsed() < TELL_EVERY) {
+                continue;
+            }
+            self.told_at = Some(Instant::now());
+            let (consumer, durable) = (&self.config.name, &durable.name);
+            let Gap { events, first, last } = gap;
+            let error = format!(
+                "stream {} removed at least {events} events between sequences {first} and {last} before {durable} was \
+                 given them, by a limit, a purge or by hand: nobody handles them unless they are sent again (pillarbox \
+                 replay); see the stream's limits",
+                self.config.stream
+            );
+            tracing::error!(consumer, events_in_all, error, "events are lost");
+            self.reporter.error(None, &error);
+        }
     }
 
     /// The lag, and the pin of the process that is active.
@@ -83,10 +138,15 @@ impl Measure<'_> {
             oldest_age_seconds: None,
             measured_at: OffsetDateTime::now_utc(),
         };
-        lag.oldest_age_seconds = match self.reporter.oldest_age() {
+        let held = self.reporter.oldest_age();
+        lag.oldest_age_seconds = match held {
             None if lag.unhandled() == 0 => Some(0.0),
-            None => self.oldest_age(infos).await,
-            age => age,
+            // With an order the process that is active holds the oldest.
+            Some(_) if self.config.order.keeps_keys() => held,
+            _ => match (self.oldest_age(infos).await, held) {
+                (Some(stored), Some(held)) => Some(f64::max(stored, held)),
+                (stored, held) => stored.or(held),
+            },
         };
         (lag, infos.iter().find_map(|(_, info)| active_pin(info)))
     }
@@ -97,34 +157,41 @@ impl Measure<'_> {
         if Instant::now() < self.not_before {
             return None;
         }
-        let mut oldest = None;
         let behind =
             infos.iter().filter(|(_, info)| info.num_pending > 0 || info.num_ack_pending > 0);
-        for (durable, info) in behind.take(ASKED_AT_ONCE) {
-            for filter in durable.all_filters() {
-                let from = info.ack_floor.stream_sequence + 1;
-                let stored = stored::first(self.jetstream, &self.config.stream, from, filter);
-                match stored.await {
-                    Ok(Some(stored)) => {
-                        // Clocks may differ by more than it is old.
-                        let age = stored.place.stored().elapsed().unwrap_or_default().as_secs_f64();
-                        oldest = Some(f64::max(age, oldest.unwrap_or(0.0)));
-                    }
-                    Ok(None) => {}
-                    Err(error) => {
-                        let consumer = &self.config.name;
-                        tracing::debug!(
-                            consumer,
-                            error,
-                            "the age of the oldest event is not known"
-                        );
-                        self.not_before = Instant::now() + PAUSE;
-                        return None;
-                    }
-                }
-            }
+        let mut questions = Vec::new();
+        for (durable, info) in behind {
+            let from = info.ack_floor.stream_sequence + 1;
+            questions
+                .extend(durable.all_filters().iter().map(|filter| (from, (*filter).to_owned())));
         }
-        oldest
+        // All of them, since any may have the oldest.
+        let (jetstream, stream) = (self.jetstream, &self.config.stream);
+        let mut answers =
+            futures::stream::iter(questions)
+                .map(|(from, filter)| async move {
+                    stored::first(jetstream, stream, from, &filter).await
+                })
+                .buffer_unordered(ASKED_AT_ONCE);
+        let oldest = async {
+            let mut oldest: Option<f64> = None;
+            while let Some(stored) = answers.try_next().await? {
+                // Clocks may differ by more than it is old.
+                let age = stored.map(|stored| stored.place.stored().elapsed().unwrap_or_default());
+                let age = age.map(|age| age.as_secs_f64());
+                oldest = oldest.into_iter().chain(age).reduce(f64::max);
+            }
+            Ok::<_, String>(oldest)
+        };
+        let error = match timeout(PATIENCE, oldest).await {
+            Ok(Ok(oldest)) => return oldest,
+            Ok(Err(error)) => error,
+            Err(_) => "the server did not tell in time".to_owned(),
+        };
+        let consumer = &self.config.name;
+        tracing::debug!(consumer, error, "the age of the oldest event is not known");
+        self.not_before = Instant::now() + PAUSE;
+        None
     }
 
     /// What keeps events from the consumer, if anything does.

@@ -61,6 +61,8 @@ metrics! {
         "Events put back to be tried again, after an attempt that counted, an outage or a conflict.";
     DEAD_LETTERS = Counter "pillarbox_inbox_dead_letters_total"
         "Events given up, by reason.";
+    REMOVED = Counter "pillarbox_inbox_removed_events_total"
+        "Events, at least so many, that the stream removed before they were delivered. Each process counts those that it sees.";
     DURATION = Histogram "pillarbox_inbox_handling_duration_seconds"
         "From opening an event's transaction to its commit or failure; duplicates are left out.";
     PENDING = Gauge "pillarbox_inbox_pending_events"
@@ -121,6 +123,7 @@ pub(crate) struct Meter {
     failures: Arc<AtomicU64>,
     retries: Tally,
     dead_letters: Arc<AtomicU64>,
+    removed: Counter,
     duration: Histogram,
     paused: Gauge,
     active: Gauge,
@@ -157,6 +160,7 @@ impl Meter {
             failures: Arc::default(),
             retries: tally(RETRIES),
             dead_letters: Arc::default(),
+            removed: counter!(REMOVED.name, labels()),
             duration: histogram!(DURATION.name, labels()),
             paused: gauge!(PAUSED.name, labels()),
             active: gauge!(ACTIVE.name, labels()),
@@ -212,6 +216,10 @@ impl Meter {
         self.count(DEAD_LETTERS, "reason", reason, 1);
     }
 
+    pub(crate) fn removed(&self, events: u64) {
+        self.removed.increment(events);
+    }
+
     pub(crate) fn paused(&self, paused: bool) {
         self.paused.set(flag(paused));
     }
@@ -224,7 +232,8 @@ impl Meter {
         self.partitions.set(number(held as u64));
     }
 
-    /// The lag's gauges are not there until it is measured: a zero would tell that all is well.
+    /// The lag's gauges are not there until it is measured, and NaN when it has not been measured for 6 s: a zero would
+    /// tell that all is well.
     pub(crate) fn lag(
         &self,
         pending: u64,
@@ -239,6 +248,15 @@ impl Meter {
         gauge(REDELIVERED).set(number(redelivered));
         // Unknown is not 0, which would tell that all is well.
         gauge(OLDEST_AGE).set(oldest_age_seconds.unwrap_or(f64::NAN));
+    }
+
+    /// Nobody tells the lag any more: only the age of what this process holds is known, if it holds anything.
+    pub(crate) fn lag_unknown(&self, oldest_held: Option<f64>) {
+        for metric in [PENDING, ACK_PENDING, REDELIVERED] {
+            gauge!(metric.name, std::slice::from_ref(&self.consumer).iter()).set(f64::NAN);
+        }
+        let oldest = oldest_held.unwrap_or(f64::NAN);
+        gauge!(OLDEST_AGE.name, std::slice::from_ref(&self.consumer).iter()).set(oldest);
     }
 
     pub(crate) fn totals(&self) -> Totals {

@@ -16,14 +16,17 @@
 //! Which process is active the server says: the one that is pinned. With [`Order::None`](super::Order::None) every
 //! process is active, and none stands by. With partitions those are active that read any.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, HashSet};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
 use serde::{Serialize, Serializer};
 use time::OffsetDateTime;
 use time::format_description::well_known::Rfc3339;
 use tokio::sync::watch;
 
+use super::removed::Gap;
 use crate::metrics::{Meter, Totals};
 use crate::place::Place;
 
@@ -43,6 +46,11 @@ pub struct Status {
     pub partitions: Option<Partitions>,
     /// How far behind it is; `None` until the server has told it.
     pub lag: Option<Lag>,
+    /// Settings of the stream by which events can be lost or changed before they are handled, each with what to do.
+    /// They do not make it unwell. `None` until the server has told them.
+    pub warnings: Option<Vec<String>>,
+    /// Events that the stream removed before they were delivered; `None` as long as there is no proof of any.
+    pub removed: Option<Removed>,
     /// What this process has done since it started.
     pub totals: Totals,
     /// The last failure, of an event or of the surroundings.
@@ -120,8 +128,8 @@ pub struct Lag {
     /// Those of them that were delivered more than once.
     pub redelivered: u64,
     /// The age in seconds of the oldest unhandled event, by its time in the stream; 0 if nothing is unhandled. It is that
-    /// of the oldest event that this process holds, or, if it holds none, of the first message above the ack floor, for
-    /// which the server is asked. `None` if something is unhandled and the server does not tell. Take the maximum of the
+    /// of the oldest event that this process holds, or, if it holds none or there is no order, of the first message above
+    /// the ack floor, for which the server is asked. `None` if something is unhandled and the server does not tell. Take the maximum of the
     /// processes.
     pub oldest_age_seconds: Option<f64>,
     /// When this was measured.
@@ -134,6 +142,22 @@ impl Lag {
     pub fn unhandled(&self) -> u64 {
         self.pending.saturating_add(self.ack_pending)
     }
+}
+
+/// Events that the stream removed before they were delivered, by a limit, a purge or by hand, as far as this process has
+/// seen it. Nobody handles them unless they are sent again.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[non_exhaustive]
+pub struct Removed {
+    /// How many, at least, since the process started.
+    pub events: u64,
+    /// The sequences in the stream between which the last of them were.
+    pub first_sequence: u64,
+    /// See [`first_sequence`](Self::first_sequence).
+    pub last_sequence: u64,
+    /// When that was seen.
+    #[serde(serialize_with = "rfc3339")]
+    pub at: OffsetDateTime,
 }
 
 /// A failure.
@@ -166,6 +190,8 @@ impl Watch {
             stream: view.stream.clone(),
             state: view.state(),
             partitions: view.partitions,
+            warnings: view.warnings,
+            removed: view.removed,
             totals: self.meter.totals(),
             lag: view.lag,
             last_error: view.last_error,
@@ -212,6 +238,8 @@ struct View {
     hindered: Option<Hindrance>,
     stopped: bool,
     lag: Option<Lag>,
+    warnings: Option<Vec<String>>,
+    removed: Option<Removed>,
     last_error: Option<LastError>,
 }
 
@@ -273,7 +301,34 @@ pub(crate) struct Reporter {
     held: Arc<Mutex<BTreeSet<Place>>>,
     /// Durables whose messages could not be looked at: the ack floor, and how many times it was tried there.
     unseen: Arc<Mutex<BTreeMap<String, (u64, u32)>>>,
+    resets: Arc<Resets>,
+    /// The pins that this process has had.
+    pins: Arc<Mutex<HashSet<String>>>,
 }
+
+/// How often durables were reset by this process.
+#[derive(Debug, Default)]
+struct Resets {
+    under_way: AtomicU64,
+    done: AtomicU64,
+}
+
+/// Durables are being reset until this is dropped.
+#[derive(Debug)]
+pub(super) struct Resetting(Arc<Resets>);
+
+impl Drop for Resetting {
+    fn drop(&mut self) {
+        self.0.done.fetch_add(1, Ordering::SeqCst);
+        self.0.under_way.fetch_sub(1, Ordering::SeqCst);
+    }
+}
+
+/// How long a lag is shown in the metrics that was not measured again.
+const LAG_LASTS: Duration = Duration::from_secs(6);
+
+/// How many pins are remembered.
+const MOST_PINS: usize = 4_096;
 
 /// Connections can be lost for other reasons than a message that cannot be parsed.
 const UNSEEN_OFTEN: u32 = 3;
@@ -292,6 +347,8 @@ impl Reporter {
             hindered: None,
             stopped: false,
             lag: None,
+            warnings: None,
+            removed: None,
             last_error: None,
         };
         Self {
@@ -299,6 +356,8 @@ impl Reporter {
             view: watch::Sender::new(view),
             held: Arc::default(),
             unseen: Arc::default(),
+            resets: Arc::default(),
+            pins: Arc::default(),
         }
     }
 
@@ -356,6 +415,13 @@ impl Reporter {
 
     /// This process gets events, under this pin.
     pub(super) fn active(&self, pin: Option<String>) {
+        if let Some(pin) = &pin {
+            let mut pins = self.pins.lock().unwrap_or_else(PoisonError::into_inner);
+            if pins.len() >= MOST_PINS {
+                pins.clear();
+            }
+            pins.insert(pin.clone());
+        }
         self.change(|view| {
             view.pin.clone_from(&pin);
             view.active = pin;
@@ -398,6 +464,57 @@ impl Reporter {
         unseen.get(durable).is_some_and(|(at, times)| *at == floor && *times >= UNSEEN_OFTEN)
     }
 
+    /// Whether this process had this pin.
+    pub(super) fn had_pin(&self, pin: &str) -> bool {
+        self.pins.lock().unwrap_or_else(PoisonError::into_inner).contains(pin)
+    }
+
+    /// A durable is about to be reset.
+    pub(super) fn resetting(&self) -> Resetting {
+        self.resets.under_way.fetch_add(1, Ordering::SeqCst);
+        Resetting(self.resets.clone())
+    }
+
+    /// How often durables were reset so far. `None` while one is being reset.
+    pub(super) fn resets(&self) -> Option<u64> {
+        let idle = self.resets.under_way.load(Ordering::SeqCst) == 0;
+        idle.then(|| self.resets.done.load(Ordering::SeqCst))
+    }
+
+    /// The settings of the stream by which events can be lost.
+    pub(super) fn warned(&self, warnings: Vec<String>) {
+        let before = self.view.borrow().warnings.clone();
+        if before.as_ref() == Some(&warnings) {
+            return;
+        }
+        let consumer = self.view.borrow().consumer.clone();
+        let before = before.unwrap_or_default();
+        for warning in warnings.iter().filter(|warning| !before.contains(warning)) {
+            tracing::warn!(consumer, warning, "events can be lost before they are handled");
+        }
+        if warnings.is_empty() && !before.is_empty() {
+            tracing::info!(consumer, "the stream's settings are well again");
+        }
+        self.change(|view| view.warnings = Some(warnings));
+    }
+
+    /// The stream has removed events before they were delivered. How many those are in all.
+    pub(super) fn removed(&self, gap: Gap) -> u64 {
+        self.meter.removed(gap.events);
+        let mut all = 0;
+        self.change(|view| {
+            let before = view.removed.as_ref().map_or(0, |removed| removed.events);
+            all = before.saturating_add(gap.events);
+            view.removed = Some(Removed {
+                events: all,
+                first_sequence: gap.first,
+                last_sequence: gap.last,
+                at: OffsetDateTime::now_utc(),
+            });
+        });
+        all
+    }
+
     /// Something on the server keeps events from this consumer, and what; or no more.
     pub(super) fn hindered(&self, hindrance: Option<Hindrance>) {
         if self.view.borrow().hindered == hindrance {
@@ -433,6 +550,14 @@ impl Reporter {
                 view.active = active;
             }
         });
+    }
+
+    /// The server did not tell the lag. The numbers of the last one are no longer shown when that is too long ago.
+    pub(super) fn not_measured(&self) {
+        let measured_at = self.view.borrow().lag.as_ref().map(|lag| lag.measured_at);
+        if measured_at.is_some_and(|at| OffsetDateTime::now_utc() - at > LAG_LASTS) {
+            self.meter.lag_unknown(self.oldest_age());
+        }
     }
 
     /// The age of the oldest event that this process holds.
@@ -473,6 +598,10 @@ pub(super) struct StoppedOnDrop(Reporter);
 impl Drop for StoppedOnDrop {
     fn drop(&mut self) {
         self.0.held().clear();
+        let measured = self.0.view.borrow().lag.is_some();
+        if measured {
+            self.0.meter.lag_unknown(None);
+        }
         self.0.change(|view| view.stopped = true);
     }
 }

@@ -456,20 +456,22 @@ impl Subscription {
             _ => None,
         };
         let careful = self.care.is_some();
+        let reporter = self.reporter.clone();
         self.ask(move |stream, consumer| async move {
             let delivered_before = match known {
                 Some(known) => known,
                 None => info(&stream, &consumer).await?.delivered.stream_sequence,
             };
-            let floor = reset(&stream, &consumer, careful).await?;
+            let floor = reset(&stream, &consumer, &reporter, careful).await?;
             Ok(Answer { delivered_before, active: true, floor, was_reset: false })
         });
     }
 
     fn reset(&mut self) {
         let careful = self.care.is_some();
+        let reporter = self.reporter.clone();
         self.ask(move |stream, consumer| async move {
-            let floor = reset(&stream, &consumer, careful).await?;
+            let floor = reset(&stream, &consumer, &reporter, careful).await?;
             Ok(Answer { delivered_before: 0, active: true, floor, was_reset: true })
         });
     }
@@ -478,6 +480,7 @@ impl Subscription {
     fn look(&mut self) {
         let mine = self.pin.clone();
         let careful = self.care.is_some();
+        let reporter = self.reporter.clone();
         self.ask(move |stream, consumer| async move {
             let info = info(&stream, &consumer).await?;
             let pin = active_pin(&info);
@@ -485,7 +488,7 @@ impl Subscription {
             let (mut floor, mut was_reset) = (None, false);
             if info.num_ack_pending > 0 && (nobody || pin == mine) {
                 tracing::debug!(consumer, "nobody is active; having the consumer reset");
-                floor = reset(&stream, &consumer, careful).await?;
+                floor = reset(&stream, &consumer, &reporter, careful).await?;
                 was_reset = true;
             }
             let delivered_before = if nobody { info.delivered.stream_sequence } else { 0 };
@@ -513,7 +516,13 @@ pub(super) fn active_pin(info: &Info) -> Option<String> {
 }
 
 /// Has everything delivered again from the ack floor on; where that is, if it is asked for.
-async fn reset(stream: &Stream, consumer: &str, ask: bool) -> Result<Option<u64>, Interrupted> {
+async fn reset(
+    stream: &Stream,
+    consumer: &str,
+    reporter: &Reporter,
+    ask: bool,
+) -> Result<Option<u64>, Interrupted> {
+    let _resetting = reporter.resetting();
     let reset = stream.reset_consumer(consumer, None).await;
     reset.map_err(|error| {
         Interrupted::new(format!("the server did not reset the consumer: {}", full_text(&error)))

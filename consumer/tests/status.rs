@@ -10,8 +10,8 @@ use metrics_exporter_prometheus::{Matcher, PrometheusBuilder, PrometheusHandle};
 use pillarbox_consumer::{ConsumerConfig, Order, metrics};
 use pillarbox_consumer::{State, Status, Watch};
 use pillarbox_inbox::{Handler, HandlerError, Received, Router, Tx, handler_fn};
-use pillarbox_testkit::{Nats, Postgres, Servers};
-use support::{OrderPlaced, Shop, Started, record, until};
+use pillarbox_testkit::{Nats, Postgres, Servers, eventually};
+use support::{DEADLINE, OrderPlaced, Shop, Started, record, until};
 use tokio::sync::Semaphore;
 
 /// The exporter of this process.
@@ -32,6 +32,15 @@ fn exporter() -> &'static PrometheusHandle {
 fn value(metric: metrics::Metric, consumer: &str, labels: &str) -> Option<f64> {
     let line = format!("{}{{consumer=\"{consumer}\"{labels}}} ", metric.name);
     exporter().render().lines().find_map(|shown| shown.strip_prefix(&line)?.parse().ok())
+}
+
+/// The lag is not known, which is not a lag of 0.
+fn assert_unknown(consumer: &str) {
+    use metrics::{ACK_PENDING, OLDEST_AGE, PENDING, REDELIVERED};
+    for metric in [PENDING, ACK_PENDING, REDELIVERED, OLDEST_AGE] {
+        let shown = value(metric, consumer, "").unwrap();
+        assert!(shown.is_nan(), "{}: {shown}", metric.name);
+    }
 }
 
 fn start(shop: &Shop, config: ConsumerConfig, router: Router) -> (Started, Watch) {
@@ -88,6 +97,7 @@ async fn the_lag_rises_while_the_handler_is_blocked_and_falls_to_nothing() {
     started.stop().await;
     assert_eq!(status.get().state, State::Stopped);
     assert_eq!(value(metrics::ACTIVE, "blocked", ""), Some(0.0));
+    assert_unknown("blocked");
 }
 
 #[tokio::test]
@@ -125,8 +135,22 @@ async fn an_outage_of_the_database_is_seen_as_a_pause_and_one_of_the_broker_as_w
     let is_waiting = |status: &Status| matches!(status.state, State::Waiting { .. });
     until("waiting for the broker", &mut status, is_waiting).await;
     assert_eq!(value(metrics::PAUSED, "outage", ""), Some(1.0));
+    eventually("the lag to be unknown", DEADLINE, async || {
+        match value(metrics::PENDING, "outage", "") {
+            Some(pending) if pending.is_nan() => Ok(Some(())),
+            other => Err(format!("{other:?}")),
+        }
+    })
+    .await
+    .unwrap();
+    assert_unknown("outage");
     servers.nats.restart().await.unwrap();
     until("the broker", &mut status, Status::is_well).await;
+    eventually("the lag to be known", DEADLINE, async || {
+        Ok::<_, String>((value(metrics::PENDING, "outage", "") == Some(0.0)).then_some(()))
+    })
+    .await
+    .unwrap();
     started.stop().await;
 }
 
@@ -246,6 +270,49 @@ async fn events_that_wait_on_the_server_have_an_age_without_an_order_too() {
     })
     .await;
     assert!(value(metrics::OLDEST_AGE, "aged", "").unwrap() > 1.0);
+    started.stop().await;
+}
+
+#[tokio::test]
+async fn without_an_order_the_oldest_event_is_not_the_one_that_happens_to_be_held() {
+    /// Gives the first event back for a long time, and keeps the others.
+    struct FirstAway;
+    impl Handler<Received<OrderPlaced>> for FirstAway {
+        async fn handle(
+            &self,
+            _: &mut Tx,
+            placed: Received<OrderPlaced>,
+        ) -> Result<(), HandlerError> {
+            if placed.order > 0 {
+                std::future::pending::<()>().await;
+            }
+            let away = HandlerError::outage("the provider is away");
+            Err(away.retry_after(Duration::from_secs(600)))
+        }
+    }
+    let shop = Shop::open().await;
+    let config = ConsumerConfig {
+        name: "oldest".into(),
+        order: Order::None,
+        shutdown_timeout_ms: 0,
+        ..shop.config()
+    };
+    shop.send(&shop.event(0, 1)).await;
+    let sent = std::time::Instant::now();
+    let (started, mut status) = start(&shop, config, Router::new().on(FirstAway));
+    shop.until("select count(*) from pillarbox.inbox_failure", 1).await;
+    until("it to be of some age", &mut status, |status| {
+        let age = status.lag.as_ref().and_then(|lag| lag.oldest_age_seconds);
+        age.is_some_and(|age| age > 1.0)
+    })
+    .await;
+    let between = sent.elapsed().as_secs_f64();
+    shop.send(&shop.event(1, 1)).await;
+    let both = until("both to be unhandled", &mut status, |status| {
+        status.lag.as_ref().is_some_and(|lag| lag.unhandled() == 2)
+    });
+    let age = both.await.lag.unwrap().oldest_age_seconds.unwrap();
+    assert!(age >= between - 0.1, "{age}, and it was {between} before");
     started.stop().await;
 }
 
