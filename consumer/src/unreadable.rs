@@ -18,6 +18,7 @@ use async_nats::jetstream;
 use async_nats::jetstream::consumer::Info;
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
+use pillarbox_event::raw_message::fault_in;
 use pillarbox_inbox::source::{Store, Stored as Letter};
 use pillarbox_store::full_text;
 use tokio::time::Instant;
@@ -220,48 +221,6 @@ impl Unreadable {
     }
 }
 
-/// Why async-nats would not hand this message on, if it would not.
-fn fault_in(subject: &str, headers: &[u8]) -> Option<&'static str> {
-    // The server tells bytes that are not UTF-8 as U+FFFD.
-    if subject.contains(|c: char| c == '\u{fffd}' || c.is_whitespace()) {
-        return Some("its subject is not UTF-8, or holds a blank");
-    }
-    if headers.is_empty() {
-        return None;
-    }
-    let Ok(headers) = std::str::from_utf8(headers) else {
-        return Some("its headers are not UTF-8");
-    };
-    let mut lines = headers.lines().peekable();
-    let Some(status) = lines.next().and_then(|line| line.strip_prefix("NATS/1.0")) else {
-        return Some("its headers do not begin with NATS/1.0");
-    };
-    if !status.trim().is_empty() {
-        return Some("its headers begin with a status, as only the server's own messages do");
-    }
-    while let Some(line) = lines.next() {
-        if line.is_empty() {
-            continue;
-        }
-        let Some((name, value)) = line.split_once(':') else {
-            return Some("a line of its headers has no colon");
-        };
-        if name.contains(|c: char| !c.is_ascii_graphic()) {
-            return Some(
-                "the name of a header holds a blank or another character that no name has",
-            );
-        }
-        let mut broken = value.trim().contains('\r');
-        while let Some(more) = lines.next_if(|line| line.starts_with(char::is_whitespace)) {
-            broken = broken || more.trim().contains('\r') || value.ends_with('\r');
-        }
-        if broken {
-            return Some("the value of a header holds a carriage return");
-        }
-    }
-    None
-}
-
 #[cfg(test)]
 mod tests {
     use async_nats::{HeaderName, HeaderValue};
@@ -270,62 +229,8 @@ mod tests {
 
     use super::*;
 
-    #[test]
-    fn a_fault_is_named_and_what_can_be_parsed_has_none() {
-        let good: [&[u8]; 7] = [
-            b"",
-            b"NATS/1.0\r\n\r\n",
-            b"NATS/1.0\r\na: b\r\nc:d\r\n\r\n",
-            b"NATS/1.0\r\na: Caf\xc3\xa9\r\n\r\n",
-            b"NATS/1.0\r\na: b\r\n more\r\n\r\n",
-            b"NATS/1.0\r\n: b\r\n\r\n",
-            b"NATS/1.0\r\na: b",
-        ];
-        for headers in good {
-            assert_eq!(fault_in("orders.placed", headers), None, "{headers:?}");
-        }
-        let bad: [(&[u8], &str); 8] = [
-            (b"NATS/1.0\r\na: Caf\xe9\r\n\r\n", "UTF-8"),
-            (b"a: b\r\n\r\n", "begin with NATS/1.0"),
-            (b"NATS/1.0 404\r\n\r\n", "status"),
-            (b"NATS/1.0 abc\r\n\r\n", "status"),
-            (b"NATS/1.0\r\nno colon\r\n\r\n", "colon"),
-            (b"NATS/1.0\r\na b: c\r\n\r\n", "name"),
-            (b"NATS/1.0\r\na\0b: c\r\n\r\n", "name"),
-            (b"NATS/1.0\r\na: b\rc\r\n\r\n", "carriage return"),
-        ];
-        for (headers, fault) in bad {
-            let found = fault_in("orders.placed", headers).unwrap();
-            assert!(found.contains(fault), "{headers:?}: {found}");
-        }
-        assert!(fault_in("orders.\u{fffd}", b"").is_some());
-        assert!(fault_in("orders.\u{a0}placed", b"").is_some());
-    }
-
     proptest! {
         #![proptest_config(ProptestConfig { failure_persistence: None, ..ProptestConfig::default() })]
-
-        #[test]
-        fn whatever_the_bytes_are_they_have_a_fault_or_none(
-            subject in any::<String>(),
-            bytes in vec(any::<u8>(), 0..200),
-            begins in any::<bool>(),
-            pieces in vec(
-                prop_oneof![
-                    Just(&b"\r\n"[..]), Just(&b"\n"[..]), Just(&b"\r"[..]), Just(&b":"[..]), Just(&b" "[..]),
-                    Just(&b"\t"[..]), Just(&b"a"[..]), Just(&b"\0"[..]), Just(&b"\xff"[..]), Just(&b"\xc2\xa0"[..]),
-                ],
-                0..30,
-            ),
-        ) {
-            fault_in(&subject, &bytes);
-            let start: &[u8] = if begins { b"NATS/1.0" } else { b"" };
-            let block = [start, &pieces.concat()].concat();
-            let fault = fault_in("orders.placed", &block);
-            if std::str::from_utf8(&block).is_err() || (!begins && !block.is_empty()) {
-                prop_assert!(fault.is_some(), "{block:?}");
-            }
-        }
 
         #[test]
         fn headers_that_the_client_library_takes_have_no_fault(

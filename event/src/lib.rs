@@ -28,6 +28,7 @@
 //! |---|---|
 //! | [`typed`] | [`Event`], and how types become events and events become types |
 //! | [`raw`] | [`RawEvent`]: validated attributes, headers and payload bytes |
+//! | [`raw_message`] | whether a NATS client can hand a message on, judged by its bytes |
 //! | [`id`] | [`EventId`] |
 //! | [`identity`] | [`Identity`]: what makes two messages the same event |
 //! | [`topic`] | which topics are allowed |
@@ -45,6 +46,7 @@ pub mod id;
 pub mod identity;
 pub mod partition;
 pub mod raw;
+pub mod raw_message;
 pub mod topic;
 pub mod trace;
 pub mod typed;
