@@ -32,9 +32,14 @@ struct Closed {
 
 impl Closed {
     async fn open() -> Self {
+        Self::with("").await
+    }
+
+    /// With more of the broker's configuration.
+    async fn with(more: &str) -> Self {
         let scope = servers().await.unwrap().scope().await.unwrap();
         let passwords = "ADMIN_PASSWORD: \"admin-pw\"\nRELAY_PASSWORD: \"relay-pw\"\nPAYMENTS_PASSWORD: \"payments-pw\"\n";
-        let options = Nats::options().closed().config(passwords).config(PERMISSIONS);
+        let options = Nats::options().closed().config(passwords).config(PERMISSIONS).config(more);
         let closed = Self { scope, nats: options.start().await.unwrap() };
         pillarbox_outbox::migrate(closed.scope.pool()).await.unwrap();
         pillarbox_inbox::migrate(closed.scope.pool()).await.unwrap();
@@ -264,6 +269,55 @@ async fn all_parts_run_with_the_documented_rights() {
     for relay in [&relay, &standby] {
         assert_eq!(relay.said("permission denied"), 0, "{:#?}", relay.lines.lock().unwrap());
     }
+    assert!(!closed.broker_log().contains("Violation"), "{}", closed.broker_log());
+}
+
+/// Newer servers name the domain and the account in the subject of an acknowledgement.
+#[tokio::test]
+async fn acknowledgements_that_name_domain_and_account_are_within_the_documented_rights() {
+    let closed = Closed::with("feature_flags { js_ack_fc_v2: true }\n").await;
+    let relay = closed.client("relay").await;
+    let send = async |key: &str| {
+        let event = event("orders.placed", key, "one");
+        let headers: async_nats_public::HeaderMap = event
+            .wire_headers()
+            .map(|(name, value)| (name.to_owned(), value.into_owned()))
+            .fold(async_nats_public::HeaderMap::new(), |mut headers, (name, value)| {
+                headers.insert(name, value);
+                headers
+            });
+        relay.publish_with_headers("orders.placed", headers, "one".into()).await.unwrap();
+        relay.flush().await.unwrap();
+    };
+    send("1").await;
+    let consumer = closed.consumer(Router::new().on(handler_fn(charge))).await;
+    closed.until("select count(*) from charges", 1).await;
+    let admin = async_nats_public::jetstream::new(closed.client("admin").await);
+    let stream = admin.get_stream("ORDERS").await.unwrap();
+    let acknowledged = eventually("the acknowledgement", DEADLINE, async || {
+        let info = stream.consumer_info("payments").await.map_err(|error| error.to_string())?;
+        match (info.num_ack_pending, info.ack_floor.stream_sequence) {
+            (0, 1) => Ok(Some(())),
+            other => Err(format!("{other:?}")),
+        }
+    });
+    acknowledged.await.unwrap();
+    consumer.stop().await;
+    // The form is the one that this is about.
+    send("2").await;
+    let payments = closed.client("payments").await;
+    let mut pulled = payments.subscribe("_INBOX_payments.pulled").await.unwrap();
+    let next = "$JS.API.CONSUMER.MSG.NEXT.ORDERS.payments";
+    let pull = r#"{"batch": 1, "expires": 5000000000, "group": "pillarbox"}"#;
+    payments.publish_with_reply(next, "_INBOX_payments.pulled", pull.into()).await.unwrap();
+    let message = tokio::time::timeout(DEADLINE, futures::StreamExt::next(&mut pulled)).await;
+    let reply = message.unwrap().unwrap().reply.unwrap();
+    let words: Vec<&str> = reply.split('.').collect();
+    assert_eq!(
+        (words[..2].join("."), &words[4..6]),
+        ("$JS.ACK".into(), &["ORDERS", "payments"][..]),
+        "{reply}"
+    );
     assert!(!closed.broker_log().contains("Violation"), "{}", closed.broker_log());
 }
 

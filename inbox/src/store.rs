@@ -31,9 +31,9 @@ pub(crate) use begun::BEGIN_TIMEOUT;
 pub(crate) use begun::{Begun, Fate};
 pub(crate) use claims::Claim;
 pub use dead_letters::{Burial, Stored, Unreadable};
+pub(crate) use lent::LONGEST;
 #[cfg(feature = "http")]
 pub(crate) use lent::Lent;
-pub(crate) use lent::LONGEST;
 pub use letter::{DeadLetter, WhichLetter};
 pub use outage::ServerRun;
 #[cfg(feature = "http")]

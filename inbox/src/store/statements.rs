@@ -7,8 +7,8 @@ use std::time::SystemTime;
 
 use pillarbox_event::{Identity, RawEvent};
 use pillarbox_store::Schema;
-use pillarbox_store::literal::hex_text;
 use pillarbox_store::limit::limited;
+use pillarbox_store::literal::hex_text;
 use sqlx::postgres::PgRow;
 use sqlx::{AssertSqlSafe, PgExecutor, PgPool, Row, SqlSafeStr, SqlStr};
 
