@@ -38,35 +38,75 @@ async fn a_failed_statement_that_is_passed_over_is_found_on_a_kept_connection_to
     started.stop().await;
 }
 
+/// Ids that mean something to whoever quotes them wrongly. On a connection that is kept, ids travel in the text of simple
+/// queries, which take no parameters.
+const HOSTILE: [&str; 18] = [
+    // They end a literal, by each way to quote a quote.
+    "o'clock",
+    "''",
+    "\\'",
+    "\\' or true --",
+    "'; drop table effects; --",
+    "' or ''='",
+    // They are taken for an escape if standard_conforming_strings is off.
+    "back\\slash",
+    "\\x27",
+    "\\u0027",
+    // They end a dollar quote, such as that of the statement that prepares the claim, or look like a parameter.
+    "$prepare$",
+    "$pillarbox$; rollback; --",
+    "$1$2",
+    // They begin a comment, an identifier, or another statement.
+    "--",
+    "/*",
+    "\"inbox\"",
+    ";commit;",
+    // The last byte is a backslash or a quote in other encodings.
+    "\u{8868}\u{5341}",
+    "\u{bf}'",
+];
+
+/// Fails at first, so that the commit forgets a failure by its id. Then it leaves settings behind under which quoting
+/// would go wrong.
+async fn twists(tx: &mut Tx, placed: Received<OrderPlaced>) -> Result<(), HandlerError> {
+    if placed.attempt() == 1 {
+        return Err(HandlerError::transient("the first time"));
+    }
+    record(tx, placed).await?;
+    let twist = "set standard_conforming_strings = off; set backslash_quote = on; set client_encoding = 'SJIS'";
+    sqlx::raw_sql(twist).execute(&mut **tx).await?;
+    Ok(())
+}
+
 #[tokio::test]
-async fn an_id_with_quotes_and_backslashes_is_recorded_as_it_is() {
+async fn an_id_is_recorded_and_forgotten_as_it_is_whatever_it_means_to_sql() {
     let shop = Shop::open().await;
-    let started = shop.start(one_at_a_time(&shop), Router::new().on(handler_fn(record)));
+    let started = shop.start(one_at_a_time(&shop), Router::new().on(handler_fn(twists)));
     let plain = shop.event(1, 1);
-    let odd = ["o'clock", "back\\slash", "\\' or true --", "$1$2"].map(|id| {
-        RawEvent::from_parts(
-            EventId::parse(id).unwrap(),
-            plain.event_type().to_owned(),
-            plain.topic().to_owned(),
-            None,
-            plain.headers().clone(),
-            plain.payload().clone(),
-        )
-        .unwrap()
-    });
     for _ in 0..2 {
-        for event in [&plain].into_iter().chain(&odd) {
-            shop.send(event).await;
+        for id in HOSTILE {
+            let event = RawEvent::from_parts(
+                EventId::parse(id).unwrap(),
+                plain.event_type().to_owned(),
+                plain.topic().to_owned(),
+                None,
+                plain.headers().clone(),
+                plain.payload().clone(),
+            );
+            shop.send(&event.unwrap()).await;
         }
     }
-    shop.until("select count(*) from effects", 5).await;
+    shop.until("select count(*) from effects", 18).await;
     shop.drained().await;
     started.stop().await;
-    assert_eq!(
-        shop.number("select count(*) from effects join pillarbox.inbox using (event_id)").await,
-        5
-    );
-    assert_eq!(shop.number("select count(*) from effects").await, 5);
+    let recorded = "select count(*) from effects join pillarbox.inbox using (event_id)";
+    assert_eq!(shop.number(recorded).await, 18);
+    assert_eq!(shop.number("select count(*) from pillarbox.inbox").await, 18);
+    assert_eq!(shop.number("select count(*) from pillarbox.inbox_failure").await, 0);
+    for id in HOSTILE {
+        let there = sqlx::query("select from pillarbox.inbox where event_id = $1").bind(id);
+        assert_eq!(there.fetch_all(shop.pool()).await.unwrap().len(), 1, "{id}");
+    }
 }
 
 /// Records, and how often what is prepared to claim by was used; then, once it was used, has the connection forget it.

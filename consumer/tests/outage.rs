@@ -132,7 +132,7 @@ impl Handler<Received<OrderPlaced>> for Asks {
 
 #[tokio::test]
 async fn a_provider_that_is_away_delays_those_who_need_it_and_makes_no_dead_letter() {
-    for order in [Order::Key, Order::None] {
+    let with = async |order| {
         let shop = Shop::open().await;
         let provider = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = provider.local_addr().unwrap();
@@ -166,7 +166,8 @@ async fn a_provider_that_is_away_delays_those_who_need_it_and_makes_no_dead_lett
         }
         assert_eq!(shop.number("select count(*) from pillarbox.inbox_dead_letter").await, 0);
         assert_eq!(shop.number("select count(*) from pillarbox.inbox_failure").await, 0);
-    }
+    };
+    tokio::join!(with(Order::Key), with(Order::None));
 }
 
 #[tokio::test]
@@ -266,7 +267,7 @@ async fn a_handler_says_when_to_be_called_again() {
             }
         }
     }
-    for order in [Order::Key, Order::None] {
+    let with = async |order| {
         let shop = Shop::open().await;
         let (called, mut calls) = tokio::sync::mpsc::unbounded_channel();
         // The usual backoff is 40 ms at the most.
@@ -278,7 +279,8 @@ async fn a_handler_says_when_to_be_called_again() {
         assert!(waited >= Duration::from_millis(2_900), "{waited:?}");
         shop.until("select count(*) from effects", 1).await;
         started.stop().await;
-    }
+    };
+    tokio::join!(with(Order::Key), with(Order::None));
 }
 
 #[tokio::test]
@@ -299,7 +301,7 @@ async fn a_stop_that_cannot_wait_rolls_back_and_the_event_comes_again_as_if_noth
         assert_eq!(placed.attempt(), 1);
         record(tx, placed).await
     }
-    for order in [Order::Key, Order::None] {
+    let with = async |order| {
         let shop = Shop::open().await;
         let written = Arc::new(Notify::new());
         let config = ConsumerConfig { order, shutdown_timeout_ms: 200, ..shop.config() };
@@ -316,5 +318,6 @@ async fn a_stop_that_cannot_wait_rolls_back_and_the_event_comes_again_as_if_noth
         shop.drained().await;
         started.stop().await;
         assert_eq!(shop.number("select count(*) from pillarbox.inbox_failure").await, 0);
-    }
+    };
+    tokio::join!(with(Order::Key), with(Order::None));
 }

@@ -18,7 +18,7 @@ use tokio_util::sync::CancellationToken;
 const KILLER: i64 = 99;
 
 /// How long an event takes.
-const LONG: Duration = Duration::from_millis(1_500);
+const LONG: Duration = Duration::from_millis(900);
 
 struct Slow;
 
@@ -37,7 +37,7 @@ impl BatchHandler<OrderPlaced> for Slow {
         events: &[Received<OrderPlaced>],
     ) -> Result<(), HandlerError> {
         // Several take longer than any of the short lives.
-        sleep(if events.len() > 1 { Duration::from_millis(2_200) } else { LONG }).await;
+        sleep(if events.len() > 1 { Duration::from_millis(1_900) } else { LONG }).await;
         for placed in events {
             die_of(placed).await;
             record(tx, placed.clone()).await?;
@@ -62,9 +62,9 @@ async fn child() {
     let life = life.fetch_one(&pool).await.unwrap();
     if life.get::<bool, _>(1) {
         // At some moment after the process before has lost its place as the active one.
-        let moment = life.get::<i64, _>(0).unsigned_abs() * 7_919 % 1_300;
+        let moment = life.get::<i64, _>(0).unsigned_abs() * 7_919 % 600;
         std::thread::spawn(move || {
-            std::thread::sleep(Duration::from_millis(1_700 + moment));
+            std::thread::sleep(Duration::from_millis(1_150 + moment));
             std::process::abort();
         });
     }
@@ -135,17 +135,24 @@ async fn innocent_events_stay_innocent(name: &str) {
     shop.until("select count(*) from pillarbox.inbox_failure", 0).await;
 }
 
+/// All of them mostly wait, so they wait together.
 #[tokio::test]
+async fn processes_that_die_by_themselves_make_no_letters_and_hide_no_killer() {
+    tokio::join!(
+        a_process_that_dies_by_itself_makes_no_letters_of_what_it_handles(),
+        nor_of_what_it_handles_in_batches(),
+        a_killer_among_innocent_events_is_found_though_processes_die_by_themselves_too(),
+    );
+}
+
 async fn a_process_that_dies_by_itself_makes_no_letters_of_what_it_handles() {
     innocent_events_stay_innocent("singly").await;
 }
 
-#[tokio::test]
 async fn nor_of_what_it_handles_in_batches() {
     innocent_events_stay_innocent("batches").await;
 }
 
-#[tokio::test]
 async fn a_killer_among_innocent_events_is_found_though_processes_die_by_themselves_too() {
     let shop = shop_of_short_lives(4).await;
     for order in (0..6).chain([KILLER]).chain(6..12) {

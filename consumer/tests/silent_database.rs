@@ -92,7 +92,17 @@ async fn silent_at(said: &'static str, order: Order) {
     .await;
 }
 
+/// Each waits for the limit, so they wait together.
 #[tokio::test]
+async fn whatever_waits_for_a_silent_connection_ends_and_goes_on() {
+    tokio::join!(
+        a_consumer_goes_on_wherever_its_connection_falls_silent(),
+        a_pool_whose_connections_are_all_silent_gets_others(),
+        what_is_asked_for_beside_the_consumer_ends_too(),
+        a_request_is_answered_wherever_its_connection_falls_silent(),
+    );
+}
+
 async fn a_consumer_goes_on_wherever_its_connection_falls_silent() {
     tokio::join!(
         silent_at("Records an event as handled", Order::Key),
@@ -119,7 +129,6 @@ impl Handler<Received<OrderPlaced>> for Waiting {
     }
 }
 
-#[tokio::test]
 async fn a_pool_whose_connections_are_all_silent_gets_others() {
     let line = Line::open(2).await;
     let shop = &line.shop;
@@ -185,7 +194,6 @@ async fn asks(said: &'static str, ask: impl AsyncFn(&Line) -> Result<(), String>
     ask(&line).await.unwrap();
 }
 
-#[tokio::test]
 async fn what_is_asked_for_beside_the_consumer_ends_too() {
     let layer = |line: &Line| InboxLayer::new(line.pool.clone(), "payments").unwrap();
     tokio::join!(
@@ -244,7 +252,6 @@ async fn request_silent_at(said: &'static str) {
     assert_eq!(line.shop.number("select count(*) from effects").await, 1, "{said}");
 }
 
-#[tokio::test]
 async fn a_request_is_answered_wherever_its_connection_falls_silent() {
     tokio::join!(
         request_silent_at("pg_try_advisory_xact_lock"),
