@@ -3,8 +3,11 @@
 
 mod support;
 
-use pillarbox_testkit::eventually;
+use std::time::Duration;
+
+use pillarbox_testkit::{Proxy, eventually, servers};
 use rustix::process::Signal;
+use support::http::Endpoint;
 use support::{DEADLINE, Process, Shop};
 
 #[tokio::test]
@@ -71,4 +74,42 @@ async fn two_relays_of_different_names_each_ship_everything() {
     .await
     .unwrap();
     assert_eq!(shop.messages().await, 100);
+}
+
+#[tokio::test]
+async fn a_leader_that_has_lost_the_broker_lets_a_process_ship_that_reaches_it() {
+    const HANDS_OVER: &str = "handing over to a process that reaches the broker";
+    let shop = Shop::open().await;
+    let way = Proxy::to_port(servers().await.unwrap().nats.port()).await.unwrap();
+    let broker = format!("127.0.0.1:{}", way.port());
+    let first = Process::relay(&shop, &["--nats-url", &broker, "--http", "127.0.0.1:0"]);
+    first.until_said("leading").await;
+    let http = Endpoint::of(&first).await;
+    let epoch = "select epoch from pillarbox.relay";
+
+    // Nobody else is there: it keeps the lease, and waits.
+    way.refuse();
+    way.cut();
+    shop.insert_one("a", "one").await;
+    http.until_ready(503).await;
+    tokio::time::sleep(Duration::from_secs(4)).await;
+    assert_eq!((shop.number(epoch).await, shop.messages().await), (1, 0));
+
+    let mut second = Process::relay(&shop, &[]);
+    shop.until_messages(1).await;
+    second.until_said("leading").await;
+    assert_eq!(first.said(HANDS_OVER), 1, "{:#?}", first.lines.lock().unwrap());
+    // The first one leaves the lease alone for as long as the other lives, and says that it could not ship.
+    http.until("pillarbox_leader{relay=\"default\"}", 0.0).await;
+    http.until_ready(503).await;
+    shop.insert_one("a", "two").await;
+    shop.until_messages(2).await;
+    assert_eq!(shop.number(epoch).await, 2);
+    way.accept();
+    http.until_ready(200).await;
+    second.kill();
+    shop.insert_one("a", "three").await;
+    shop.until_messages(3).await;
+    http.until("pillarbox_leader{relay=\"default\"}", 1.0).await;
+    shop.assert_each_once_in_order().await;
 }

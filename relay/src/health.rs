@@ -258,6 +258,11 @@ impl Observer {
         self.change(|state| state.broker_connected = connected);
     }
 
+    /// Whether there is a connection to the broker.
+    pub(crate) fn reaches_broker(&self) -> bool {
+        self.state.borrow().broker_connected
+    }
+
     /// The broker does not store what it is given.
     pub(crate) fn held(&self, reason: &str) {
         self.meter.held(true);

@@ -9,6 +9,9 @@
 //!   have had time to say what they lead now;
 //! - a standby that leads more than another waits for a moment before it takes a free lease.
 //!
+//! Only processes that reach the broker count as others. And who does not reach it lets them ship: a leader that has lost
+//! its connection for the length of its lease hands over to any of them, and takes no free lease while there is one.
+//!
 //! The difference between any two processes that serve the same outboxes so becomes one at the most, and then
 //! nothing moves.
 
@@ -62,8 +65,8 @@ impl Process {
         })
     }
 
-    pub(crate) fn presence(&self) -> Presence {
-        Presence { leads: self.leads(), notice: self.notice.text() }
+    pub(crate) fn presence(&self, reaches_broker: bool) -> Presence {
+        Presence { leads: self.leads(), reaches_broker, notice: self.notice.text() }
     }
 
     /// How many outboxes this process leads.
@@ -102,6 +105,21 @@ impl Drop for Leading {
     }
 }
 
+/// For how long a leader has not reached the broker.
+#[derive(Debug, Default)]
+pub(crate) struct CutOff(Option<Instant>);
+
+impl CutOff {
+    /// Takes note of whether it reaches the broker now. Whether it has not for at least `patience`.
+    pub(crate) fn look(&mut self, reaches_broker: bool, patience: Duration, now: Instant) -> bool {
+        if reaches_broker {
+            self.0 = None;
+            return false;
+        }
+        now.duration_since(*self.0.get_or_insert(now)) >= patience
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -123,5 +141,18 @@ mod tests {
         assert!(process.hands_over(Some(0), pause));
         drop(first);
         assert_eq!(process.leads(), 1);
+    }
+
+    #[test]
+    fn a_leader_is_cut_off_when_it_has_not_reached_the_broker_for_long_enough() {
+        let (mut cut_off, start) = (CutOff::default(), Instant::now());
+        let mut look = |reaches, seconds| {
+            let now = start + Duration::from_secs(seconds);
+            cut_off.look(reaches, Duration::from_secs(10), now)
+        };
+        assert!(!look(true, 0) && !look(false, 3) && !look(false, 12));
+        assert!(look(false, 13));
+        assert!(!look(true, 14), "it reaches it again");
+        assert!(!look(false, 15) && look(false, 25));
     }
 }

@@ -19,8 +19,8 @@ use crate::config::{ConfigError, RelayConfig, without_secrets};
 use crate::cursor::Cursor;
 use crate::error::RelayError;
 use crate::health::{Observer, RelayState};
-use crate::lease::{Acquired, Lease, LeaseError, Registry};
-use crate::process::Process;
+use crate::lease::{Acquired, Lease, LeaseError, Presence, Registry};
+use crate::process::{CutOff, Process};
 use crate::retention::remove_old_rows;
 use crate::session::{Database, Patience, SessionError};
 use crate::shipper::Shipper;
@@ -175,7 +175,7 @@ impl Relay {
         loop {
             if attend_at <= Instant::now() {
                 attend_at = Instant::now() + third;
-                let attended = registry.attend(self.process.presence());
+                let attended = registry.attend(self.presence());
                 let Some(attended) = unless_stopped(shutdown, attended).await else {
                     return Ok(Ended::Stopped);
                 };
@@ -188,6 +188,13 @@ impl Relay {
                 // A standby needs one connection.
                 reading = None;
                 free_since = None;
+            } else if least.is_some() && !self.observer.reaches_broker() {
+                // Another process can ship, and this one cannot.
+                free_since = None;
+                if unless_stopped(shutdown, sleep(STANDBY_INTERVAL / 5)).await.is_none() {
+                    return Ok(Ended::Stopped);
+                }
+                continue;
             } else if least.is_some_and(|least| least < self.process.leads()) {
                 // A less busy process may want it.
                 if free_since.get_or_insert_with(Instant::now).elapsed() < COURTESY {
@@ -254,6 +261,10 @@ impl Relay {
         let registry =
             Registry::new(connection, schema, name, &self.process.holder, self.config.lease());
         Ok((registry, reading))
+    }
+
+    fn presence(&self) -> Presence {
+        self.process.presence(self.observer.reaches_broker())
     }
 
     fn session_error(&self, error: SessionError) -> RelayError {
@@ -367,6 +378,7 @@ impl Relay {
         let mut renew_at = Instant::now() + third;
         let mut save_at = Instant::now();
         let mut unsaved = false;
+        let mut cut_off = CutOff::default();
         let mut stop_at: Option<Instant> = None;
         loop {
             let far = Instant::now() + Duration::from_secs(3600);
@@ -376,8 +388,18 @@ impl Relay {
                 () = sleep_until(renew_at) => {
                     lease.renew().await?;
                     renew_at = Instant::now() + third;
-                    let least = lease.attend(self.process.presence()).await?;
-                    if self.process.hands_over(least, lease.length() / 2) {
+                    let least = lease.attend(self.presence()).await?;
+                    let reaches = self.observer.reaches_broker();
+                    let is_cut_off = cut_off.look(reaches, lease.length(), Instant::now());
+                    if stop.is_cancelled() {
+                        // It stops already.
+                    } else if is_cut_off && least.is_some() {
+                        tracing::warn!(
+                            relay = self.config.name,
+                            "handing over to a process that reaches the broker"
+                        );
+                        stop.cancel();
+                    } else if self.process.hands_over(least, lease.length() / 2) {
                         tracing::info!(relay = self.config.name, "handing over to a less busy process");
                         stop.cancel();
                     }

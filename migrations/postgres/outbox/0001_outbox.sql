@@ -154,11 +154,13 @@ comment on column pillarbox.relay.epoch is
     'Grows with each change of holder; a write that names an older epoch changes nothing.';
 
 -- The processes that serve a relay name, leading or standing by, and how many outboxes each of them leads. With this
--- they share several outboxes evenly. `notice` says what is wrong with a process that ships nevertheless.
+-- they share several outboxes evenly. A leader that does not reach the broker hands over to one that does. `notice` says
+-- what is wrong with a process that ships nevertheless.
 create table if not exists pillarbox.relay_member (
     relay   text        not null,
     holder  text        not null,
     leads   integer     not null,
+    reaches_broker boolean not null default true,
     seen_at timestamptz not null,
     notice  text        null,
     primary key (relay, holder)

@@ -57,6 +57,8 @@ struct RelayRow {
 pub(crate) struct Presence {
     /// How many outboxes it leads.
     pub(crate) leads: i32,
+    /// Whether it could ship to the broker of this outbox.
+    pub(crate) reaches_broker: bool,
     /// What is wrong with it.
     pub(crate) notice: Option<String>,
 }
@@ -129,7 +131,7 @@ impl Registry {
     }
 
     /// Says that this process is there, and what it says of itself. Answers the least number of outboxes that another
-    /// process leads.
+    /// process leads which reaches the broker.
     pub(crate) async fn attend(&mut self, presence: Presence) -> Result<Option<i32>, LeaseError> {
         Ok(self.row.attend(&mut self.connection, presence).await?)
     }
@@ -207,7 +209,8 @@ impl RelayRow {
             .bind(&self.holder)
             .bind(presence.leads)
             .bind(milliseconds(self.length))
-            .bind(presence.notice);
+            .bind(presence.notice)
+            .bind(presence.reaches_broker);
         limited(self.limit(), query.fetch_one(connection)).await?.try_get("least")
     }
 
