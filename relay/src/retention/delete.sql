@@ -11,7 +11,7 @@
 --
 -- A row that came to a position behind the cursor is shipped by a sweep. So a row must also be seen by the marks that
 -- sweeps compare with: what they do not see, a sweep has not looked at yet. A cursor or checkpoint of another cluster
--- says nothing of what is here.
+-- says nothing of what is here. Where the rules may be mistaken, a row is kept.
 with here as materialized (
     select system_identifier::text as system_identifier from pg_control_system()
 ),
@@ -56,7 +56,7 @@ shipped as (
     where not exists (
         select
         from horizon
-        where horizon.upto >= outbox.position and (horizon.snapshot is null or not :seen(horizon.snapshot))
+        where horizon.upto >= outbox.position and (horizon.snapshot is null or not :surely_seen(horizon.snapshot))
     )
     -- A letter that holds only a part of its event: the rest is here.
     and not exists (
