@@ -442,7 +442,7 @@ async fn a_sequence_that_was_set_back_hides_nothing() {
 }
 
 #[tokio::test]
-async fn a_sequence_that_is_set_back_under_a_running_relay_is_told_with_the_remedy() {
+async fn a_sequence_or_a_table_that_is_set_back_under_a_running_relay_is_told_with_the_remedy() {
     let shop = shop().await;
     let relay = Process::relay(&shop, &[]);
     let run = async |sql: &str| {
@@ -472,6 +472,13 @@ async fn a_sequence_that_is_set_back_under_a_running_relay_is_told_with_the_reme
     insert(shop.pool(), &shop.topic(), 71..=80).await;
     until_all_of(&shop, 1..=80).await;
     assert_eq!(relay.said("was set back"), 2, "{:#?}", relay.lines.lock().unwrap());
+    // Dropped and made anew, with the letters and the cursors as they were.
+    run("drop table pillarbox.outbox").await;
+    for (_, sql) in pillarbox_outbox::migrations("pillarbox").unwrap() {
+        run(&sql).await;
+    }
+    insert(shop.pool(), &shop.topic(), 81..=90).await;
+    until_all_of(&shop, 1..=90).await;
 }
 
 #[tokio::test]

@@ -7,7 +7,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use pillarbox_event::Partition;
 use pillarbox_relay::{RelayConfig, SinkChoice};
-use pillarbox_testkit::{Nats, Postgres, Proxy, Servers, eventually};
+use pillarbox_testkit::{Nats, Postgres, Proxy, Scope, Servers, eventually, servers};
 use rustix::process::Signal;
 use sqlx::Connection;
 use support::{DEADLINE, Process, Shop};
@@ -232,6 +232,42 @@ async fn an_event_larger_than_the_broker_takes_is_set_aside_and_the_others_go_on
             );
             assert_eq!(shop.number(&sql).await, 1, "{reason}");
         }
+    }
+}
+
+/// A server closes the connection of whoever sends one byte more than it takes.
+#[tokio::test]
+async fn events_of_every_size_around_the_brokers_limit_are_stored_or_set_aside() {
+    let nats = Nats::options().config("max_payload: 4096").start().await.unwrap();
+    for more in [&[][..], &["--sink", "keyed-window"]] {
+        let scope = Scope::on(&servers().await.unwrap().postgres, &nats.url()).await.unwrap();
+        let shop = Shop::on(scope).await;
+        sqlx::query(
+            "insert into pillarbox.outbox (event_type, topic, key, headers, payload) \
+             select 't', $1, 'k', case when size % 2 = 0 then '{}' else '{\"x-a\": \"ä\"}' end::jsonb, \
+                    convert_to(repeat('x', size), 'utf8') \
+             from (select 0 as size union all select generate_series(3400, 4200)) as sizes order by size",
+        )
+        .bind(shop.topic())
+        .execute(shop.pool())
+        .await
+        .unwrap();
+        let relay = Process::relay(&shop, more);
+        shop.shipped().await;
+        assert_eq!(relay.said("WARN"), 0, "{:#?}", relay.lines.lock().unwrap());
+        let letters =
+            "select count(*) from pillarbox.outbox_dead_letter where reason = 'too_large'";
+        let letters = u64::try_from(shop.number(letters).await).unwrap();
+        let stored = shop.messages().await;
+        assert!(stored > 1 && letters > 100, "{stored} stored, {letters} set aside");
+        assert_eq!(stored + letters, 802);
+        // Among those with the same headers, what is stored is smaller than what is set aside.
+        let smallest = "select coalesce(min(octet_length(payload)), 0)::bigint from pillarbox.outbox_dead_letter \
+                       where octet_length(payload) % 2 = 0";
+        let smallest_aside = shop.number(smallest).await;
+        let stored = shop.stored().await;
+        let sizes = stored.iter().map(|stored| stored.payload.len()).filter(|size| size % 2 == 0);
+        assert_eq!(i64::try_from(sizes.max().unwrap()).unwrap() + 2, smallest_aside);
     }
 }
 
