@@ -497,6 +497,22 @@ async fn retention_keeps_what_was_loaded_until_it_is_shipped() {
     // At a position that retention passed long ago, with an id that every checkpoint sees.
     load(&shop, BEHIND, Some(3), false, 21).await;
     until_all_of(&shop, 1..=24).await;
+    // The sweep has just been there, and comes again in five seconds. Until then checkpoints are taken that see the rows,
+    // and are older than the retention.
+    load(&shop, BEHIND, Some(10), false, 25).await;
+    let mut next = 29;
+    let found = eventually("the rows to be found", Duration::from_secs(60), async || {
+        insert(shop.pool(), &shop.topic(), next..=next).await;
+        next += 1;
+        let stored = shop.stored().await;
+        let found =
+            (25..=28).filter(|number| stored.iter().any(|s| s.payload == number.to_string()));
+        match found.count() {
+            4 => Ok(Some(())),
+            found => Err(format!("{found} of 4 are stored")),
+        }
+    });
+    found.await.unwrap();
     relay.stop().await;
 }
 
