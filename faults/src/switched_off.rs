@@ -1,7 +1,6 @@
-//! Protections that a test takes away, to show that a run finds what they prevent.
+//! Protections that a test takes away, to show that a run finds the violations that they prevent.
 //!
-//! The programs are not changed for this, and know nothing of it. Triggers in the databases of the run undo what a
-//! protection has written.
+//! The programs are not changed for this. Triggers in the databases of the run undo what a protection has written.
 
 use sqlx::PgPool;
 
@@ -12,7 +11,7 @@ pub enum SwitchedOff {
     OpenTransactions,
     /// A takeover raises the epoch, which every write of the relay names.
     Fence,
-    /// The inbox knows what it has handled.
+    /// The inbox skips what it has handled.
     Dedup,
 }
 

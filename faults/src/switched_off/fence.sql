@@ -1,4 +1,4 @@
--- A takeover leaves the epoch as it is, so the writes of the relay that led before still name the right one.
+-- A takeover leaves the epoch as it is, so the writes of the former leader still name the right one.
 create function keep_epoch() returns trigger language plpgsql set search_path = pg_catalog as $$
 begin
     new.epoch := old.epoch;
