@@ -66,7 +66,7 @@ pub struct RelayConfig {
     pub fail_fast: bool,
 }
 
-/// How messages are stored; see [`sink`](crate::sink).
+/// How messages are stored: through fast ingest, or with at most one unacknowledged message for each key.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 #[non_exhaustive]

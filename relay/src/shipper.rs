@@ -22,7 +22,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::broker::Broker;
 use crate::checkpoint::{self, Checkpoints};
-use crate::config::RelayConfig;
+use crate::config::{Order, RelayConfig};
 use crate::cursor::Cursor;
 use crate::health::Observer;
 use crate::interrupted::{Forgotten, Interrupted};
@@ -301,21 +301,11 @@ impl Shipper {
                 *trial = Trial::of(&batch, self.config.order);
             }
             if let Some(trial) = trial.as_mut().filter(|_| alone) {
-                if trial.is_alone() && hold.needs_proof(trial.position()) {
-                    // What came later is in another page.
-                    ahead = tokio::time::timeout(PROOF, batches.recv()).await.ok().flatten();
-                    if let Some(next) = &mut ahead {
-                        if let Err(error) = parking.hold_back(next).await {
-                            break Err(error.into());
-                        }
-                        trial.looks_among(&next.messages, self.config.order);
-                    }
-                }
-                if hold.asks_first(trial.position()) {
-                    let window = KeyedWindow::new(context.clone(), acknowledged.clone());
-                    if let Err(error) = trial.ask(&window).await {
-                        break Err(error.into());
-                    }
+                let window = KeyedWindow::new(context.clone(), acknowledged.clone());
+                let order = self.config.order;
+                match prepare(trial, order, hold, &mut batches, &mut parking, &window).await {
+                    Ok(next) => ahead = next,
+                    Err(interrupted) => break Err(interrupted),
                 }
             }
             if let Err(interrupted) = under_way.ship(&mut *sink, batch, alone).await {
@@ -367,6 +357,31 @@ impl Shipper {
         ));
         Ok((reader, batches))
     }
+}
+
+/// Gathers what a message that goes alone is judged by, before it goes: others that may prove something, and that a stream
+/// takes it. Returns the page behind it, if that was waited for.
+async fn prepare(
+    trial: &mut Trial,
+    order: Order,
+    hold: &Hold,
+    batches: &mut mpsc::Receiver<Batch>,
+    parking: &mut Parking,
+    window: &KeyedWindow,
+) -> Result<Option<Batch>, Interrupted> {
+    let mut ahead = None;
+    if trial.is_alone() && hold.needs_proof(trial.position()) {
+        // What came later is in another page.
+        ahead = tokio::time::timeout(PROOF, batches.recv()).await.ok().flatten();
+        if let Some(next) = &mut ahead {
+            parking.hold_back(next).await?;
+            trial.looks_among(&next.messages, order);
+        }
+    }
+    if hold.asks_first(trial.position()) {
+        trial.ask(window).await?;
+    }
+    Ok(ahead)
 }
 
 /// Tells the log and the state why messages are not stored.
