@@ -16,14 +16,12 @@
 //! | [`config`] | `pillarbox.toml`, environment and flags in layers |
 //! | `commands` | the command line, a file for each command |
 //! | [`doctor`] | what is wrong, and what to do about it |
-//! | [`dead_letters`] | events that were given up, on either side |
 //! | [`grants`] | the least rights that each part needs in the database |
 //! | `http` | `/healthz`, `/readyz` and `/metrics` |
 //! | `logging`, `terminal`, `interrupt` | the log, what may be shown on a terminal, and Ctrl-C |
 
 mod commands;
 pub mod config;
-pub mod dead_letters;
 pub mod doctor;
 pub mod grants;
 mod http;

@@ -6,8 +6,8 @@ mod support;
 use std::time::{Duration, Instant};
 
 use async_nats::jetstream::stream;
-use pillarbox_cli::dead_letters::{DeadLetter, DeadLetters, Filter, Side};
 use pillarbox_relay::{Order, Relay, RelayConfig};
+use pillarbox_store::dead_letters::{DeadLetter, DeadLetters, Filter, Side};
 use pillarbox_testkit::eventually;
 use sqlx::AssertSqlSafe;
 use sqlx::types::Uuid;
@@ -93,6 +93,8 @@ async fn a_letter_of_an_earlier_life_of_the_table_swallows_no_new_one() {
                 shop.until_messages(2).await;
                 let left = "select count(*) from pillarbox.outbox_dead_letter where state = 'dead' and payload = 'new' and attempts = 1";
                 until(&shop, "the new one is as it was", left, 1).await;
+                let unresolved = "select count(*) from pillarbox.outbox_dead_letter where state in ('dead', 'parked')";
+                until(&shop, "the old one to be shipped, and noted so", unresolved, 1).await;
                 let second = listed(&shop).await;
                 assert_eq!(second.len(), 1);
                 assert!(letters(&shop).discard(&second[0]).await.unwrap());

@@ -4,8 +4,8 @@
 mod support;
 
 use async_nats::jetstream::stream;
-use pillarbox_cli::dead_letters::{DeadLetter, DeadLetters, Filter, Side, State};
 use pillarbox_relay::{NoStream, Order, RelayConfig};
+use pillarbox_store::dead_letters::{DeadLetter, DeadLetters, Filter, Side, State};
 use pillarbox_testkit::eventually;
 use support::{DEADLINE, Shop};
 

@@ -184,8 +184,8 @@ async fn the_failures_and_letters_of_one_id_of_two_sources_are_kept_apart() {
     assert!(letters.discard(of("/billing")).await.unwrap());
     shop.until("select count(*) from effects", 2).await;
     started.stop().await;
-    assert_eq!(letters.show(of("/shop")).await.unwrap().unwrap().state, "retried");
-    assert_eq!(letters.show(of("/billing")).await.unwrap().unwrap().state, "discarded");
+    assert_eq!(letters.show(of("/shop")).await.unwrap().unwrap().state.as_str(), "retried");
+    assert_eq!(letters.show(of("/billing")).await.unwrap().unwrap().state.as_str(), "discarded");
     assert!(letters.show("2").await.unwrap().is_none());
 }
 

@@ -56,7 +56,7 @@ async fn a_running_consumer_handles_all_that_is_retried_and_keeps_the_order_of_e
     let first = letters.list(1).await.unwrap().remove(0);
     assert!(letters.discard(&first.event_id).await.unwrap());
     assert!(!letters.discard(&first.event_id).await.unwrap(), "it is resolved");
-    assert_eq!(letters.show(&first.event_id).await.unwrap().unwrap().state, "discarded");
+    assert_eq!(letters.show(&first.event_id).await.unwrap().unwrap().state.as_str(), "discarded");
 
     handler.now.store(false, Ordering::SeqCst);
     assert_eq!(letters.retry_all().await.unwrap(), 4, "the others stand behind them");

@@ -15,6 +15,7 @@ use crate::fault::{Fault, Sign};
 use crate::migrations::DEFAULT_SCHEMA;
 use crate::store::{Burial, Store, Stored};
 pub use crate::store::{DeadLetter, WhichLetter};
+pub use pillarbox_store::dead_letters::State;
 
 type BoxError = Box<dyn std::error::Error + Send + Sync>;
 
@@ -134,7 +135,7 @@ impl DeadLetters {
     /// The one that is meant: of several the only one that is unresolved.
     async fn find(&self, which: WhichLetter) -> Result<Option<DeadLetter>, LetterError> {
         let mut found = self.store.find(&which).await?;
-        let unresolved = |letter: &DeadLetter| matches!(letter.state.as_str(), "dead" | "parked");
+        let unresolved = |letter: &DeadLetter| letter.state.is_unresolved();
         if found.len() > 1 && found.iter().any(unresolved) {
             found.retain(unresolved);
         }

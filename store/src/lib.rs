@@ -6,6 +6,7 @@
 //! |---|---|
 //! | [`schema`] | the schema that the tables live in, and its name in statements |
 //! | [`bad_data`] | errors that are the fault of what was read |
+//! | [`dead_letters`] | what was given up, on either side: the states, and an operator's view |
 //! | [`error`] | an error with its sources, for logs and tables |
 //! | [`limit`] | how long an answer is waited for |
 //! | [`literal`] | values in the text of a simple query |
@@ -13,6 +14,7 @@
 //! | [`row_security`] | tables whose rows a policy may hide |
 
 pub mod bad_data;
+pub mod dead_letters;
 pub mod error;
 pub mod limit;
 pub mod literal;

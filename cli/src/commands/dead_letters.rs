@@ -1,7 +1,7 @@
 //! `pillarbox dead-letters`.
 
-use crate::dead_letters::{DeadLetter, DeadLetters, Filter, Side, State};
 use clap::{Args, Subcommand};
+use pillarbox_store::dead_letters::{DeadLetter, DeadLetters, Filter, Side, State};
 
 use super::limit::{Limit, Unanswered};
 use super::settings::{Flags, Tables};

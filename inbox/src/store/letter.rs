@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 
 use bytes::Bytes;
 use pillarbox_event::{EventId, Identity, RawEvent, header};
+use pillarbox_store::dead_letters::State;
 use sqlx::Row;
 use sqlx::postgres::PgRow;
 use time::OffsetDateTime;
@@ -29,7 +30,7 @@ pub struct DeadLetter {
     pub payload: Bytes,
     /// `dead`: given up. `parked`: waits for the consumer to handle it, because it was retried, or stands behind
     /// a dead event of its key, where the order is strict. `retried` and `discarded`: resolved.
-    pub state: String,
+    pub state: State,
     /// Why, in a word: `undecodable`, `permanent`, `attempts`, `kills`, `parked`.
     pub reason: String,
     /// The last error, with its sources.
@@ -138,7 +139,7 @@ pub(super) fn read(row: &PgRow) -> Result<DeadLetter, sqlx::Error> {
         key: row.try_get("key")?,
         headers,
         payload: row.try_get::<Vec<u8>, _>("payload")?.into(),
-        state: row.try_get("state")?,
+        state: State::read(row.try_get("state")?)?,
         reason: row.try_get("reason")?,
         error: row.try_get("error")?,
         attempts: row.try_get("attempts")?,

@@ -7,6 +7,7 @@ use std::time::SystemTime;
 
 use pillarbox_event::{Identity, RawEvent};
 use pillarbox_store::Schema;
+use pillarbox_store::dead_letters::of_inbox;
 use pillarbox_store::limit::limited;
 use pillarbox_store::literal::hex_text;
 use sqlx::postgres::PgRow;
@@ -158,20 +159,10 @@ impl Store {
                  set state = 'dead', reason = 'undecodable', error = $3, dead_at = pg_catalog.clock_timestamp(), due_at = null \
                  where consumer operator(pg_catalog.=) $1 and position operator(pg_catalog.=) $2 \
                  and state operator(pg_catalog.=) 'parked'"),
-            letters: sql("select * from pillarbox.inbox_dead_letter \
-                 where consumer operator(pg_catalog.=) $1 and position operator(pg_catalog.>) $2 \
-                 and state operator(pg_catalog.=) any ('{dead,parked}') \
-                 and ($4::pg_catalog.text is null or stream is null or stream operator(pg_catalog.=) $4) \
-                 order by position limit $3"),
-            find: sql(include_str!("find.sql")),
-            retry: sql("update pillarbox.inbox_dead_letter set state = 'parked' \
-                 where consumer operator(pg_catalog.=) $1 and ($2::bigint is null or position operator(pg_catalog.=) $2) \
-                 and ($3::pg_catalog.text is null or stream is null or stream operator(pg_catalog.=) $3) \
-                 and state operator(pg_catalog.=) 'dead' and event_type is not null"),
-            discard: sql("update pillarbox.inbox_dead_letter \
-                 set state = 'discarded', resolved_at = pg_catalog.clock_timestamp() \
-                 where consumer operator(pg_catalog.=) $1 and position operator(pg_catalog.=) $2 \
-                 and state operator(pg_catalog.=) any ('{dead,parked}')"),
+            letters: sql(of_inbox::LIST),
+            find: sql(of_inbox::FIND),
+            retry: sql(of_inbox::RETRY),
+            discard: sql(of_inbox::DISCARD),
             forgotten: sql("select (select handled_at from pillarbox.inbox_forgotten \
                  where consumer operator(pg_catalog.=) $1)"),
             remove_old: sql(include_str!("remove_old.sql")),

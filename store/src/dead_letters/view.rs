@@ -1,30 +1,22 @@
-//! Events that were given up, on either side: looking at them, trying them again, discarding them.
-//!
-//! | side | why it is there | a retry |
-//! |---|---|---|
-//! | outbox | the broker can never store it (docs/operations.md has the reasons) | is parked until the relay ships it, under its id and a new `Nats-Msg-Id` |
-//! | inbox | a handler gave it up | is parked until its consumer handles it, from the table; nothing is published again |
-//!
-//! ```text
-//!   dead ── retry ──► parked ──► retried      (dead again if it fails again)
-//!     └── discard ──► discarded
-//! ```
-//!
-//! With `order = "strict"` the later events of a dead event's key are parked behind it, and follow when it is
-//! retried or discarded.
+//! An operator's view of the dead letters of either side: looking at them, trying them again, discarding them.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use bytes::Bytes;
 use pillarbox_event::{EventId, RawEvent, header};
-use pillarbox_inbox::LetterError;
-use pillarbox_store::Schema;
-use pillarbox_store::bad_data::is_of_data;
 use serde::Serialize;
 use sqlx::postgres::{PgArguments, PgRow, Postgres};
 use sqlx::query::Query;
 use sqlx::{AssertSqlSafe, PgPool, Row, SqlSafeStr, SqlStr, ValueRef};
+
+use crate::bad_data::is_of_data;
+use crate::dead_letters::of_inbox;
+use crate::dead_letters::state::State;
+use crate::schema::{Schema, SchemaError};
+
+const DISCARD_OUTBOX: &str = "update pillarbox.outbox_dead_letter \
+     set state = 'discarded', resolved_at = clock_timestamp() where letter = $1 and state in ('dead', 'parked')";
 
 /// The largest payload that is listed.
 const LISTED_PAYLOAD: i64 = 64 * 1024;
@@ -61,32 +53,6 @@ pub struct Filter {
     pub source: Option<String>,
     /// The number of one letter: an event id may have several, of two relays, or of two lives of the table.
     pub letter: Option<i64>,
-}
-
-/// The state of an unresolved dead letter.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
-#[serde(rename_all = "lowercase")]
-#[non_exhaustive]
-pub enum State {
-    /// Given up.
-    Dead,
-    /// Waits for the relay to ship it, or for the consumer to handle it, or behind a dead event of its key.
-    Parked,
-}
-
-impl std::fmt::Display for State {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.pad(self.as_str())
-    }
-}
-
-impl State {
-    fn as_str(self) -> &'static str {
-        match self {
-            Self::Dead => "dead",
-            Self::Parked => "parked",
-        }
-    }
 }
 
 /// An event that was given up. `Debug` shows neither payload nor header values; `Serialize` shows the headers.
@@ -188,19 +154,14 @@ pub struct DeadLetters {
     count: SqlStr,
     retry: SqlStr,
     discard: SqlStr,
-    schema: String,
 }
 
 impl DeadLetters {
     /// Those of this side in this schema.
     ///
     /// # Errors
-    /// [`InboxError::Schema`](pillarbox_inbox::InboxError::Schema).
-    pub fn new(
-        pool: PgPool,
-        schema: &str,
-        side: Side,
-    ) -> Result<Self, pillarbox_inbox::InboxError> {
+    /// [`SchemaError`].
+    pub fn new(pool: PgPool, schema: &str, side: Side) -> Result<Self, SchemaError> {
         let named = Schema::parse(schema)?;
         let sql =
             |text: &str| AssertSqlSafe(Arc::<str>::from(named.statement(text))).into_sql_str();
@@ -211,12 +172,12 @@ impl DeadLetters {
         let list = sql(text);
         let list_bytes = sql(&format!(include_str!("as_bytes.sql"), letters = text));
         let count = sql(&format!("select count(*) from (\n{text}) as letters"));
-        let discard = sql(
-            "update pillarbox.outbox_dead_letter set state = 'discarded', resolved_at = clock_timestamp() \
-             where letter = $1 and state in ('dead', 'parked')",
-        );
-        let retry = sql(include_str!("retry_outbox.sql"));
-        Ok(Self { pool, side, list, list_bytes, count, retry, discard, schema: schema.to_owned() })
+        let (retry, discard) = match side {
+            Side::Outbox => (include_str!("retry_outbox.sql"), DISCARD_OUTBOX),
+            Side::Inbox => (of_inbox::RETRY, of_inbox::DISCARD),
+        };
+        let (retry, discard) = (sql(retry), sql(discard));
+        Ok(Self { pool, side, list, list_bytes, count, retry, discard })
     }
 
     /// The unresolved ones that match, oldest first, `limit` at the most; with payloads up to 64 KiB.
@@ -286,11 +247,13 @@ impl DeadLetters {
             }
             Side::Inbox => {
                 letter.event()?;
-                let retried = async {
-                    let retried = self.of_consumer(letter)?.retry(letter.letter).await;
-                    retried.map_err(of_letter)
-                };
-                retried.await.map_err(database)
+                let retried = sqlx::query(self.retry.clone())
+                    .bind(&letter.owner)
+                    .bind(letter.letter)
+                    .bind(None::<&str>)
+                    .execute(&self.pool)
+                    .await;
+                Ok(retried.map_err(database)?.rows_affected() == 1)
             }
         }
     }
@@ -300,34 +263,12 @@ impl DeadLetters {
     /// # Errors
     /// What sqlx says.
     pub async fn discard(&self, letter: &DeadLetter) -> Result<bool, sqlx::Error> {
-        match self.side {
-            Side::Outbox => {
-                let done = sqlx::query(self.discard.clone())
-                    .bind(letter.letter)
-                    .execute(&self.pool)
-                    .await?;
-                Ok(done.rows_affected() == 1)
-            }
-            Side::Inbox => {
-                self.of_consumer(letter)?.discard(letter.letter).await.map_err(of_letter)
-            }
-        }
-    }
-
-    fn of_consumer(
-        &self,
-        letter: &DeadLetter,
-    ) -> Result<pillarbox_inbox::DeadLetters, sqlx::Error> {
-        pillarbox_inbox::DeadLetters::in_schema(self.pool.clone(), &letter.owner, &self.schema)
-            .map_err(sqlx::Error::config)
-    }
-}
-
-/// The database's error: a position names one letter.
-fn of_letter(error: LetterError) -> sqlx::Error {
-    match error {
-        LetterError::Database(error) => error,
-        other => sqlx::Error::Protocol(other.to_string()),
+        let discard = sqlx::query(self.discard.clone());
+        let discard = match self.side {
+            Side::Outbox => discard.bind(letter.letter),
+            Side::Inbox => discard.bind(&letter.owner).bind(letter.letter),
+        };
+        Ok(discard.execute(&self.pool).await?.rows_affected() == 1)
     }
 }
 
@@ -391,10 +332,7 @@ fn read(row: &PgRow) -> Result<DeadLetter, sqlx::Error> {
         headers: serde_json::from_str(&must("headers")?).unwrap_or_default(),
         payload: row.try_get::<Option<Vec<u8>>, _>("payload")?.unwrap_or_default().into(),
         payload_bytes: row.try_get::<Option<i64>, _>("payload_bytes")?.unwrap_or_default(),
-        state: match row.try_get("state")? {
-            "parked" => State::Parked,
-            _ => State::Dead,
-        },
+        state: State::read(row.try_get("state")?)?,
         reason: must("reason")?,
         error: must("error")?,
         attempts: row.try_get("attempts")?,
