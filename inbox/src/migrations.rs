@@ -45,8 +45,3 @@ pub async fn migrate_schema(pool: &PgPool, schema: &str) -> Result<Migrated, Mig
 pub fn migrations(schema: &str) -> Result<Vec<(String, String)>, InboxError> {
     Ok(MIGRATIONS.sql(&Schema::parse(schema)?))
 }
-
-#[cfg(feature = "http")]
-pub(crate) fn check_schema(name: &str) -> Result<(), InboxError> {
-    Ok(Schema::parse(name).map(drop)?)
-}

@@ -22,7 +22,7 @@ mod kept_connections;
 mod lent;
 mod letter;
 mod outage;
-mod session;
+pub(crate) mod session;
 mod statements;
 mod text;
 
@@ -36,6 +36,4 @@ pub(crate) use lent::LONGEST;
 pub(crate) use lent::Lent;
 pub use letter::{DeadLetter, WhichLetter};
 pub use outage::ServerRun;
-#[cfg(feature = "http")]
-pub(crate) use session::Sessions;
 pub use statements::{Marked, Store};

@@ -3,16 +3,18 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use pillarbox_store::Schema;
 use pillarbox_store::limit::limited;
 use sqlx::postgres::PgRow;
 use sqlx::{AssertSqlSafe, PgPool, Row, SqlSafeStr, SqlStr};
 
 use crate::error::InboxError;
 use crate::http::fingerprint;
-use crate::migrations::{DEFAULT_SCHEMA, check_schema};
+use crate::migrations::DEFAULT_SCHEMA;
 use crate::pooler::PoolCheck;
 use crate::retention::LONGEST_AGE;
-use crate::store::{BEGIN_TIMEOUT, Begun, Lent, Sessions};
+use crate::store::session::Sessions;
+use crate::store::{BEGIN_TIMEOUT, Begun, Lent};
 use crate::tx::Tx;
 
 /// How many rows go at once.
@@ -92,7 +94,7 @@ impl StoredRequests {
     /// # Errors
     /// [`InboxError::Schema`].
     pub fn in_schema(pool: PgPool, schema: &str) -> Result<Self, InboxError> {
-        check_schema(schema)?;
+        Schema::parse(schema)?;
         Ok(Self::with(pool, schema))
     }
 
