@@ -34,7 +34,9 @@ pub struct ConsumerConfig {
     pub partitions: u32,
     /// How many handlers run at a time; each needs a connection of the pool.
     pub concurrency: usize,
-    /// How many events are held at the most, running and waiting.
+    /// How many events are held at the most, running and waiting: 256 unless told. With partitions, each holds its part
+    /// of it. When failing keys hold more than half of it, the one that holds the most is parked in the database with
+    /// what waits behind it, up to 10,000 events or 256 MiB: see `docs/guides/ordering.md`.
     pub prefetch: usize,
     /// How many events a [`BatchHandler`](pillarbox_inbox::BatchHandler) is given at the most. Only for
     /// [`run_batches`](crate::Consumer::run_batches).

@@ -60,7 +60,7 @@ impl Consumer {
         let longest = config.handler_timeout() + Duration::from_secs(2);
         let store = Store::new(pool, &config.name, &config.schema, Some(longest))?
             .keeping()
-            .strict(config.order == Order::Strict)
+            .keeping_keys(config.order.keeps_keys(), config.order == Order::Strict)
             .of_stream(&config.stream);
         let jetstream = config.context(client.clone());
         let reporter = Reporter::new(&config.name, &config.stream);

@@ -83,6 +83,11 @@ impl Durable {
         all.map(durable).collect()
     }
 
+    /// How many events the server sends of each durable, before it is told of the first.
+    pub(super) fn places(config: &ConsumerConfig) -> usize {
+        (config.prefetch / config.several().map_or(1, |of| of as usize)).max(1)
+    }
+
     /// What it reads, as filters.
     pub(super) fn all_filters(&self) -> Vec<&str> {
         match self.filters.is_empty() {

@@ -19,7 +19,7 @@ use crate::place::Place;
 pub(super) enum Lane {
     Key(Arc<str>),
     Alone(Place),
-    /// A parked event, by its position among the dead letters. Their order is kept in the database.
+    /// Parked events that were taken together, by the first one's position among the dead letters.
     Letter(i64),
 }
 
@@ -83,6 +83,28 @@ impl<T> Lanes<T> {
             queue.push_front(event);
         }
         self.resting.insert((at, lane));
+    }
+
+    /// The lanes that rest, with their events.
+    pub(super) fn resting(&self) -> impl Iterator<Item = (&Lane, &VecDeque<T>)> + Clone {
+        self.resting.iter().filter_map(|(_, lane)| Some((lane, self.lanes.get(lane)?)))
+    }
+
+    /// Whether any lane rests.
+    pub(super) fn any_resting(&self) -> bool {
+        !self.resting.is_empty()
+    }
+
+    /// Ends the rest of a lane, as if an event of it had been taken, and says until when it would have rested.
+    pub(super) fn take_resting(&mut self, lane: &Lane) -> Option<Instant> {
+        let found = self.resting.iter().find(|(_, resting)| resting == lane)?.clone();
+        self.resting.remove(&found);
+        Some(found.0)
+    }
+
+    /// The event taken from this lane is done with, and the others of the lane are not to run.
+    pub(super) fn abandon(&mut self, lane: &Lane) -> VecDeque<T> {
+        self.lanes.remove(lane).unwrap_or_default()
     }
 
     /// Takes out the waiting events that are such, in no order. Lanes of which an event runs stay.
@@ -188,6 +210,31 @@ mod tests {
             assert_eq!(lanes.take(), Some((key("a"), event)));
             lanes.done(key("a"));
         }
+    }
+
+    #[tokio::test]
+    async fn a_lane_that_rests_can_be_taken_before_its_time_and_one_that_runs_be_given_up() {
+        let mut lanes = Lanes::new();
+        for (name, event) in [("a", 1), ("a", 2), ("b", 3), ("b", 4)] {
+            lanes.push(key(name), event);
+        }
+        let (lane, event) = lanes.take().unwrap();
+        let at = Instant::now() + Duration::from_secs(1);
+        lanes.retry(lane, [event], at);
+        let resting: Vec<_> = lanes.resting().map(|(lane, of)| (lane.clone(), of.len())).collect();
+        assert_eq!(resting, [(key("a"), 2)]);
+        assert_eq!(lanes.take_resting(&key("b")), None);
+        assert_eq!(lanes.take_resting(&key("a")), Some(at));
+        assert!(!lanes.any_resting());
+        assert_eq!(lanes.take_also(&key("a"), |_| true), Some(1));
+        lanes.push(key("a"), 5);
+        lanes.done(key("a"));
+        assert_eq!(lanes.take(), Some((key("b"), 3)));
+        assert_eq!(lanes.abandon(&key("b")), [4]);
+        assert_eq!(lanes.take(), Some((key("a"), 2)));
+        assert_eq!(lanes.take_also(&key("a"), |_| true), Some(5));
+        lanes.done(key("a"));
+        assert!(lanes.lanes.is_empty() && lanes.ready.is_empty());
     }
 
     #[tokio::test]

@@ -55,6 +55,7 @@
 mod beginning;
 mod config;
 mod consumer;
+mod crowding;
 mod difference;
 mod durable;
 mod error;

@@ -14,15 +14,17 @@ use tokio_util::sync::CancellationToken;
 use tower_service::Service;
 
 use super::config::Order;
+use super::crowding::{Crowding, Failing};
+use super::durable::Durable;
 use super::error::{BoxError, ConsumerError};
 use super::incoming::{Content, Incoming};
 use super::lanes::{Lane, Lanes};
-use super::letters::{Letter, Letters};
+use super::letters::{Letters, Page};
 use super::partitions::assignment::{Assignment, Step};
 use super::pause::Pause;
 use super::pulse::Pulse;
 use super::reader::Reader;
-use super::worker::{Verdict, Worker};
+use super::worker::{Parking, Verdict, Worker};
 use crate::place::Place;
 
 /// How long handing an acknowledgement to the connection may take. A lost one is harmless: the event comes
@@ -34,6 +36,9 @@ const TIDY_EVERY: Duration = Duration::from_secs(1);
 
 /// How long an event of another number of partitions waits, before it is looked at again.
 const MISFIT_WAIT: Duration = Duration::from_secs(5);
+
+/// How many events of a key are parked by one statement, and about how many bytes.
+const MOST_PARKED: (usize, usize) = (200, 4 << 20);
 
 /// How long the last acknowledgements of a stop may take.
 const LAST_WORDS: Duration = Duration::from_secs(2);
@@ -60,6 +65,7 @@ pub(super) struct Running<S> {
     pause: Pause,
     pulse: Pulse,
     letters: Letters,
+    crowding: Crowding,
     alive_at: Instant,
     tidy_at: Instant,
     tidying: JoinSet<()>,
@@ -74,8 +80,13 @@ struct Claim {
     acker: Option<Acker>,
 }
 
-/// What ran: of each lane its events, in order, with what is to become of them.
-type Ran = Vec<(Lane, Vec<(Held, Verdict)>)>;
+/// What ran.
+struct Ran {
+    /// Of each lane its events, in order, with what is to become of them.
+    lanes: Vec<(Lane, Vec<(Held, Verdict)>)>,
+    /// If they were to be parked.
+    parking: Option<Parking>,
+}
 
 enum Answer {
     /// This message, read as this partition, is done with.
@@ -91,6 +102,10 @@ struct Held {
     alone: bool,
     /// Not in a batch.
     singly: bool,
+    /// It has failed, and waits for its next attempt.
+    failed: bool,
+    /// It is held back, because it may kill the process.
+    suspect: bool,
     /// The partition that its sender put it in, if that is another one.
     misfit: Option<Partition>,
     content: Arc<Content>,
@@ -101,8 +116,8 @@ struct Held {
 enum Origin {
     /// This place, read as this partition.
     Stream { place: Place, partition: u32 },
-    /// This position among the dead letters.
-    Letter(i64),
+    /// This position among the dead letters, taken with others behind that of the first, to begin before `until`.
+    Letter { position: i64, page: i64, until: Instant },
 }
 
 impl<S> Running<S>
@@ -115,8 +130,10 @@ where
     pub(super) fn new(worker: Worker<S>, reader: Reader) -> Self {
         let letters = Letters::new(worker.rules.store.clone(), &worker.rules.config);
         let pulse = Pulse::new(worker.rules.store.clone());
+        let crowding = Crowding::new(Durable::places(&worker.rules.config), Instant::now());
         Self {
             letters,
+            crowding,
             worker,
             reader,
             lanes: Lanes::new(),
@@ -194,6 +211,9 @@ where
         }
         self.handlers.shutdown().await;
         self.worker.rules.summarise(true);
+        let taken = self.lanes.remove(|held| matches!(held.origin, Origin::Letter { .. }));
+        self.letters.give_back(taken.iter().filter_map(Held::letter).collect());
+        let _ = timeout(LAST_WORDS, self.letters.given_back()).await;
         self.worker.rules.killers.unmark_all().await;
         let _ = timeout(LAST_WORDS, self.worker.rules.store.give_back(true)).await;
         // What is not told now comes again, and is skipped.
@@ -214,6 +234,7 @@ where
     }
 
     fn start_handlers(&mut self) {
+        self.park_what_crowds();
         let concurrency = self.worker.rules.config.concurrency;
         while self.pause.is_open() && !self.alone_runs && self.handlers.len() < concurrency {
             if !self.alone.is_empty() {
@@ -241,13 +262,16 @@ where
         let (mut batch, mut events) = (Vec::new(), 0);
         while let Some((lane, held)) = self.lanes.take() {
             self.waiting = self.waiting.saturating_sub(1);
-            if (held.alone || held.singly) && !batch.is_empty() {
+            let parks = self.crowding.is_waiting(&lane) && held.may_be_parked();
+            if (held.alone || held.singly || parks) && !batch.is_empty() {
                 // Next time.
                 self.waiting += 1;
                 self.lanes.retry(lane, [held], Instant::now());
             } else if held.alone {
                 self.alone.push_back((lane, held));
                 return true;
+            } else if parks {
+                self.start_parking(lane, held, None);
             } else if held.singly || most == 0 {
                 self.start(lane, held);
             } else {
@@ -287,10 +311,10 @@ where
             let contents: Vec<_> = held.map(|held| held.content.clone()).collect();
             let mut verdicts = worker.handle_batch(&contents).await.into_iter();
             let mut with_verdict = |held| (held, verdicts.next().unwrap_or(Verdict::Singly));
-            let ran = batch
+            let lanes = batch
                 .into_iter()
                 .map(|(lane, held)| (lane, held.into_iter().map(&mut with_verdict).collect()));
-            ran.collect()
+            Ran { lanes: lanes.collect(), parking: None }
         });
     }
 
@@ -300,12 +324,87 @@ where
         self.handlers.spawn(async move {
             let content = held.content.clone();
             let verdict = match (&held.origin, held.misfit) {
-                (Origin::Letter(_), _) => worker.handle_letter(content, held.alone).await,
+                (Origin::Letter { until, .. }, _) => {
+                    worker.handle_letter(content, held.again, held.alone, *until).await
+                }
                 (_, Some(misfit)) => worker.handle_misfit(content, misfit).await,
                 _ => worker.handle(content, held.again, held.alone).await,
             };
-            vec![(lane, vec![(held, verdict)])]
+            Ran { lanes: vec![(lane, vec![(held, verdict)])], parking: None }
         });
+    }
+
+    /// Parks a failing key that takes the others' room, if there is one.
+    fn park_what_crowds(&mut self) {
+        let now = Instant::now();
+        if self.crowds_at().is_none_or(|at| at > now) {
+            return;
+        }
+        let failing = self.lanes.resting().filter_map(|(lane, held)| {
+            let partition = held.front().filter(|first| first.failed && first.may_be_parked())?;
+            let Origin::Stream { partition, .. } = partition.origin else { return None };
+            matches!(lane, Lane::Key(_)).then_some(Failing { lane, partition, held: held.len() })
+        });
+        let Some(lane) = self.crowding.next(now, failing).cloned() else { return };
+        if let Some(at) = self.lanes.take_resting(&lane)
+            && let Some(first) = self.lanes.take_also(&lane, |_| true)
+        {
+            self.waiting = self.waiting.saturating_sub(1);
+            self.start_parking(lane, first, Some(at.saturating_duration_since(now)));
+        }
+    }
+
+    /// When to look for such a key. `None` while none could be parked.
+    fn crowds_at(&self) -> Option<Instant> {
+        let may_start = self.pause.is_open()
+            && !self.alone_runs
+            && self.alone.is_empty()
+            && self.handlers.len() < self.worker.rules.config.concurrency;
+        self.crowding.look_at().filter(|_| may_start)
+    }
+
+    /// Parks an event, and what waits behind it. `wait`: for how long, if it has failed.
+    fn start_parking(&mut self, lane: Lane, first: Held, wait: Option<Duration>) {
+        let mut bytes = first.bytes();
+        let mut events = vec![first];
+        while events.len() < MOST_PARKED.0
+            && bytes < MOST_PARKED.1
+            && let Some(next) = self.lanes.take_also(&lane, Held::may_be_parked)
+        {
+            self.waiting = self.waiting.saturating_sub(1);
+            bytes = bytes.saturating_add(next.bytes());
+            events.push(next);
+        }
+        let worker = self.worker.clone();
+        self.begins();
+        self.handlers.spawn(async move {
+            let contents: Vec<_> = events.iter().map(|held| held.content.clone()).collect();
+            let again: Vec<_> = events.iter().map(|held| held.again).collect();
+            let key = match &lane {
+                Lane::Key(key) => key.clone(),
+                _ => "".into(),
+            };
+            let (parking, verdicts) = worker.park(&key, &contents, &again, wait).await;
+            let events = events.into_iter().zip(verdicts).collect();
+            Ran { lanes: vec![(lane, events)], parking: Some(parking) }
+        });
+    }
+
+    /// What became of events of this lane that were to be parked.
+    fn parked(&mut self, lane: &Lane, parking: Parking) {
+        let consumer = &self.worker.rules.config.name;
+        match self.crowding.parked(lane, parking, Instant::now()) {
+            Some(true) => tracing::warn!(
+                consumer,
+                "10,000 events, or 256 MiB, wait among the dead letters behind events that fail: no more are put \
+                 there, and once failing keys hold all that this process may, nothing else is handled; mend what they \
+                 fail of, or discard them"
+            ),
+            Some(false) => {
+                tracing::info!(consumer, "there is room again for events behind those that fail");
+            }
+            None => {}
+        }
     }
 
     /// Something that needs the database is about to begin.
@@ -341,7 +440,12 @@ where
             // What was delivered before may have killed a process: it is marked, and that one by one.
             let singly = again || misfit.is_some() || content.event().is_none();
             let origin = Origin::Stream { place, partition };
-            self.lanes.push(lane, Held { origin, again, alone: false, singly, misfit, content });
+            let (alone, failed, suspect) = (false, false, false);
+            let held = Held { origin, again, alone, singly, failed, suspect, misfit, content };
+            self.lanes.push(lane, held);
+            if self.lanes.any_resting() {
+                self.crowding.grew(Instant::now());
+            }
         }
     }
 
@@ -401,13 +505,23 @@ where
         }
     }
 
-    fn hold_letter(&mut self, letter: Letter) {
-        let Letter { position, content } = letter;
-        // Marked as begun each time, because the stream does not deliver it again.
-        let origin = Origin::Letter(position);
-        let held = Held { origin, again: true, alone: false, singly: true, misfit: None, content };
-        self.waiting += 1;
-        self.lanes.push(Lane::Letter(position), held);
+    fn hold_page(&mut self, page: Page) {
+        let (first, until) = (page.first(), page.until);
+        for letter in page.letters {
+            let origin = Origin::Letter { position: letter.position, page: first, until };
+            let held = Held {
+                origin,
+                again: letter.again,
+                alone: false,
+                singly: true,
+                failed: false,
+                suspect: false,
+                misfit: None,
+                content: letter.content,
+            };
+            self.waiting += 1;
+            self.lanes.push(Lane::Letter(first), held);
+        }
     }
 
     /// One step of everything but the subscription. Safe to cancel: an answer stays in its queue until it is
@@ -439,12 +553,17 @@ where
         let look_at = self.letters.look_at().filter(|_| self.pause.is_open()).unwrap_or(far);
         let watched = self.pause.is_open() && self.waits_for_database();
         let ask_at = self.pulse.ask_at().filter(|_| watched).unwrap_or(far);
+        let crowds_at = self.crowds_at().unwrap_or(far);
         let probe_at = self.pause.probe_at().filter(|_| self.probes.is_empty()).unwrap_or(far);
         tokio::select! {
             Some(ended) = self.handlers.join_next() => {
                 self.pulse.beat();
                 // A task of ours neither panics nor is cancelled, but for `finish`.
-                for (lane, events) in ended.into_iter().flatten() {
+                let Ok(Ran { lanes, parking }) = ended else { return };
+                for (lane, events) in lanes {
+                    if let Some(parking) = parking {
+                        self.parked(&lane, parking);
+                    }
                     self.settle(lane, events);
                 }
             }
@@ -463,7 +582,8 @@ where
             }
             found = self.letters.found() => {
                 self.pulse.beat();
-                found.into_iter().for_each(|letter| self.hold_letter(letter));
+                found.into_iter().for_each(|page| self.hold_page(page));
+                self.worker.rules.reporter.waits_since(self.letters.waiting_since());
             }
             () = sleep_until(look_at) => {
                 self.begins();
@@ -471,6 +591,7 @@ where
             }
             () = sleep_until(ask_at) => self.pulse.ask(),
             () = sleep_until(batch_at) => {}
+            () = sleep_until(crowds_at) => {}
             () = sleep_until(due) => self.lanes.wake(Instant::now()),
             () = sleep_until(probe_at) => {
                 let store = self.worker.rules.store.clone();
@@ -490,6 +611,29 @@ where
                 }
             }
         }
+    }
+
+    /// A parked event has run: whatever became of it stands in the table. Those behind it go on, unless they wait for it.
+    fn settle_letter(&mut self, lane: &Lane, letter: (i64, bool), page: i64, verdict: &Verdict) {
+        let strict = self.worker.rules.config.order == Order::Strict;
+        let goes_on = match verdict {
+            Verdict::Done | Verdict::Parked => true,
+            Verdict::Dead => !strict,
+            _ => false,
+        };
+        let mut left = 1;
+        let mut back = Vec::new();
+        if matches!(verdict, Verdict::Late) {
+            back.push(letter);
+        }
+        if !goes_on {
+            let others = self.lanes.abandon(lane);
+            self.waiting = self.waiting.saturating_sub(others.len());
+            left += others.len();
+            back.extend(others.iter().filter_map(Held::letter));
+        }
+        self.letters.give_back(back);
+        self.letters.gone(page, left);
     }
 
     /// Gives connections back to the pool that have been kept for long, or all of them.
@@ -513,7 +657,9 @@ where
                 Verdict::Environment(error) => self.pause(error),
                 _ => {}
             }
-            if !matches!(verdict, Verdict::Done | Verdict::Dead) && held.is_of(&self.gone) {
+            if !matches!(verdict, Verdict::Done | Verdict::Parked | Verdict::Dead)
+                && held.is_of(&self.gone)
+            {
                 self.forget(&held);
                 continue;
             }
@@ -526,19 +672,22 @@ where
             if let Verdict::HeldBack(wait) = verdict {
                 // Whatever the order: another process would take this one for dead.
                 at = at.max(now + wait);
-                back.push(Held { alone: false, singly: true, ..held });
+                back.push(Held { alone: false, singly: true, suspect: true, ..held });
                 continue;
             }
-            let place = match &held.origin {
-                Origin::Stream { place, .. } => place.clone(),
-                // Whatever became of it stands in the table.
-                Origin::Letter(position) => {
-                    self.letters.gone(*position);
+            let place = match held.origin {
+                Origin::Stream { ref place, .. } => place.clone(),
+                Origin::Letter { position, page, .. } => {
+                    self.settle_letter(&lane, (position, held.again), page, &verdict);
                     continue;
                 }
             };
+            if matches!(verdict, Verdict::Parked) {
+                self.crowding.waits(&lane);
+            }
+            let handled = matches!(verdict, Verdict::Done);
             let kind = match verdict {
-                Verdict::Done => AckKind::Ack,
+                Verdict::Done | Verdict::Parked => AckKind::Ack,
                 Verdict::Dead => AckKind::Term,
                 // Without an order it need not wait here.
                 Verdict::Retry(wait) if self.worker.rules.config.order == Order::None => {
@@ -546,7 +695,19 @@ where
                 }
                 Verdict::Retry(wait) => {
                     at = at.max(now + wait);
-                    back.push(Held { alone: false, singly: true, ..held });
+                    back.push(Held {
+                        alone: false,
+                        singly: true,
+                        failed: true,
+                        suspect: false,
+                        ..held
+                    });
+                    self.crowding.grew(now);
+                    continue;
+                }
+                Verdict::Waits(wait) => {
+                    at = at.max(now + wait);
+                    back.push(held);
                     continue;
                 }
                 Verdict::Singly => {
@@ -564,12 +725,12 @@ where
                     back.push(Held { singly: true, ..held });
                     continue;
                 }
-                Verdict::Alone | Verdict::Behind | Verdict::HeldBack(_) => {
+                Verdict::Alone | Verdict::Behind | Verdict::HeldBack(_) | Verdict::Late => {
                     back.push(held);
                     continue;
                 }
             };
-            if matches!(kind, AckKind::Ack) {
+            if handled {
                 self.pause.handled();
             }
             self.worker.rules.reporter.let_go(&place);
@@ -586,6 +747,27 @@ where
 }
 
 impl Held {
+    /// Whether it may wait in the table.
+    fn may_be_parked(&self) -> bool {
+        matches!(self.origin, Origin::Stream { .. })
+            && !self.alone
+            && !self.suspect
+            && self.misfit.is_none()
+            && self.content.event().is_some()
+    }
+
+    fn bytes(&self) -> usize {
+        self.content.event().map_or(0, |event| event.payload().len())
+    }
+
+    /// Its position among the dead letters, if it was taken from there, and whether it may have been begun before.
+    fn letter(&self) -> Option<(i64, bool)> {
+        match self.origin {
+            Origin::Letter { position, .. } => Some((position, self.again)),
+            Origin::Stream { .. } => None,
+        }
+    }
+
     fn is_of(&self, partitions: &HashSet<u32>) -> bool {
         matches!(&self.origin, Origin::Stream { partition, .. } if partitions.contains(partition))
     }

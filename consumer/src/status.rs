@@ -19,7 +19,7 @@
 use std::collections::{BTreeMap, BTreeSet, HashSet};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use serde::{Serialize, Serializer};
 use time::OffsetDateTime;
@@ -128,8 +128,9 @@ pub struct Lag {
     /// Those of them that were delivered more than once.
     pub redelivered: u64,
     /// The age in seconds of the oldest unhandled event, by its time in the stream; 0 if nothing is unhandled. It is that
-    /// of the oldest event that this process holds, or, if it holds none or there is no order, of the first message above
-    /// the ack floor, for which the server is asked. `None` if something is unhandled and the server does not tell. Take the maximum of the
+    /// of the oldest event that this process holds, or that is parked behind a failing one (counted from when it was
+    /// parked); or, if there is none or no order, of the first message above the ack floor, for which the server is
+    /// asked. `None` if something is unhandled and the server does not tell. Take the maximum of the
     /// processes.
     pub oldest_age_seconds: Option<f64>,
     /// When this was measured.
@@ -299,6 +300,7 @@ pub(crate) struct Reporter {
     view: watch::Sender<View>,
     /// What is held, the oldest first.
     held: Arc<Mutex<BTreeSet<Place>>>,
+    waits_since: Arc<Mutex<Option<SystemTime>>>,
     /// Durables whose messages could not be looked at: the ack floor, and how many times it was tried there.
     unseen: Arc<Mutex<BTreeMap<String, (u64, u32)>>>,
     resets: Arc<Resets>,
@@ -355,6 +357,7 @@ impl Reporter {
             meter: Meter::new(consumer),
             view: watch::Sender::new(view),
             held: Arc::default(),
+            waits_since: Arc::default(),
             unseen: Arc::default(),
             resets: Arc::default(),
             pins: Arc::default(),
@@ -560,11 +563,18 @@ impl Reporter {
         }
     }
 
-    /// The age of the oldest event that this process holds.
+    /// Since when the key waits among the dead letters that waits the longest behind an event that fails, if one does.
+    pub(super) fn waits_since(&self, since: Option<SystemTime>) {
+        *self.waits_since.lock().unwrap_or_else(PoisonError::into_inner) = since;
+    }
+
+    /// The age of the oldest event that this process holds, or that waits among the dead letters behind one that fails.
     pub(super) fn oldest_age(&self) -> Option<f64> {
-        let stored = self.held().first().map(Place::stored)?;
+        let held = self.held().first().map(Place::stored);
+        let waits = *self.waits_since.lock().unwrap_or_else(PoisonError::into_inner);
+        let since = held.into_iter().chain(waits).min()?;
         // Clocks may differ by more than it is old.
-        Some(stored.elapsed().unwrap_or_default().as_secs_f64())
+        Some(since.elapsed().unwrap_or_default().as_secs_f64())
     }
 
     fn held(&self) -> MutexGuard<'_, BTreeSet<Place>> {

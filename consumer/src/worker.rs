@@ -8,11 +8,12 @@ use backon::{BackoffBuilder, ExponentialBuilder};
 use futures::FutureExt;
 use pillarbox_event::{Partition, RawEvent};
 use pillarbox_inbox::source::{
-    BatchEnd, Blame, Burial, Judge, Killers, Ruling, RunBatch, Store, Stored, is_of_data,
-    is_refused,
+    BatchEnd, Blame, Burial, Judge, Killers, ParkedAll, Ruling, RunBatch, Store, Stored,
+    is_of_data, is_refused,
 };
 use pillarbox_inbox::{Delivery, HandlerError, InboxError, MAX_RETRY_AFTER, Outcome};
 use pillarbox_store::full_text;
+use tokio::time::timeout;
 use tower_service::Service;
 
 use super::config::ConsumerConfig;
@@ -43,11 +44,30 @@ const HELD_LONGER: Duration = Duration::from_secs(60);
 /// So many attempts that the wait after them is a long one.
 const MANY: u32 = 10;
 
+/// How long it may take to let a parked event be taken again in the middle of an outage.
+const REST_TIMEOUT: Duration = Duration::from_secs(1);
+
+/// How long an event waits in this process that is to be parked, when as many wait in the table as may.
+const FULL_WAIT: Duration = Duration::from_secs(1);
+
+/// What became of events that were to be parked.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Parking {
+    Done,
+    /// Nothing of their key waits in the table.
+    NotBehind,
+    /// As many wait there as may.
+    Full,
+    Failed,
+}
+
 /// What is to become of a message.
 #[derive(Debug)]
 pub(super) enum Verdict {
     /// Handled, or found to be a duplicate: acknowledge it.
     Done,
+    /// It waits among the dead letters now: acknowledge it.
+    Parked,
     /// Given up: it shall never come again.
     Dead,
     /// Try again after this long.
@@ -60,6 +80,10 @@ pub(super) enum Verdict {
     Environment(String),
     /// Not run, because an event before it in its lane failed: comes again behind that one.
     Behind,
+    /// Not run: it goes on waiting for this long.
+    Waits(Duration),
+    /// It was taken from the dead letters, and too long ago to be begun.
+    Late,
     /// Its batch was undone as a whole: comes again at once, and not in a batch.
     Singly,
     /// Its sender has another number of partitions, and its key's other events are elsewhere: it waits
@@ -106,6 +130,40 @@ where
         }
     }
 
+    /// Parks events of a key, in their order. `wait`: for how long the first of them, which failed, waits; `None` if it
+    /// has not run, and all are to stand behind what waits already. `again`: which of them may have been begun before.
+    pub(super) async fn park(
+        self,
+        key: &str,
+        contents: &[Arc<Content>],
+        again: &[bool],
+        wait: Option<Duration>,
+    ) -> (Parking, Vec<Verdict>) {
+        let rules = self.rules;
+        let events: Vec<_> = contents.iter().filter_map(|content| content.event()).collect();
+        let parking = match rules.store.park_all(key, &events, again, wait).await {
+            Ok(ParkedAll::Yes) => Parking::Done,
+            Ok(ParkedAll::NotBehind) => Parking::NotBehind,
+            Ok(ParkedAll::Full) => Parking::Full,
+            Err(error) => {
+                let (consumer, error) = (&rules.config.name, full_text(&error));
+                tracing::debug!(consumer, key, error, "events were not parked");
+                Parking::Failed
+            }
+        };
+        let first = match (parking, wait) {
+            (Parking::Done, _) => {
+                return (parking, contents.iter().map(|_| Verdict::Parked).collect());
+            }
+            (_, Some(wait)) => Verdict::Waits(wait),
+            (Parking::Full, None) => Verdict::Waits(FULL_WAIT),
+            // It runs as any other, and what hinders the database is seen then.
+            (_, None) => Verdict::Behind,
+        };
+        let others = contents.iter().skip(1).map(|_| Verdict::Behind);
+        (parking, std::iter::once(first).chain(others).collect())
+    }
+
     /// Handles one event; `again` if it was delivered before, `alone` if nothing runs beside it.
     pub(super) async fn handle(
         mut self,
@@ -116,7 +174,7 @@ where
         let name = &self.rules.config.name;
         match &*content {
             Content::Event(event) => {
-                if again && let Some(verdict) = self.rules.begin_again(event, alone).await {
+                if again && let Some(verdict) = self.rules.begin_again(event, alone, false).await {
                     return verdict;
                 }
                 self.run(event, false, alone).await
@@ -154,10 +212,7 @@ where
                 let mut verdicts = Vec::with_capacity(ends.len());
                 for (end, event) in ends.into_iter().zip(&events) {
                     verdicts.push(match end {
-                        BatchEnd::Well(outcome) => {
-                            rules.ended_well(event, outcome, took).await;
-                            Verdict::Done
-                        }
+                        BatchEnd::Well(outcome) => rules.ended_well(event, outcome, took).await,
                         BatchEnd::Failed(error) => rules.failed(event, &error, took, false).await,
                         BatchEnd::Behind => Verdict::Behind,
                     });
@@ -181,13 +236,22 @@ where
         contents.iter().map(|_| Verdict::Singly).collect()
     }
 
-    /// Handles a parked event. What becomes of it stands in the database.
-    pub(super) async fn handle_letter(mut self, content: Arc<Content>, alone: bool) -> Verdict {
+    /// Handles a parked event, if it can be begun before `until`; `again` if it may have been begun before. What becomes
+    /// of it stands in the database.
+    pub(super) async fn handle_letter(
+        mut self,
+        content: Arc<Content>,
+        again: bool,
+        alone: bool,
+        until: tokio::time::Instant,
+    ) -> Verdict {
         let Content::Event(event) = &*content else {
             return Verdict::Done;
         };
-        // Marked as begun each time, because no redelivery tells that a process died of it.
-        if let Some(verdict) = self.rules.begin_again(event, alone).await {
+        if tokio::time::Instant::now() > until {
+            return Verdict::Late;
+        }
+        if again && let Some(verdict) = self.rules.begin_again(event, alone, true).await {
             if let Verdict::HeldBack(wait) = &verdict {
                 // By this process, and by no other one meanwhile.
                 self.rules.rest(event, *wait + HELD_LONGER).await;
@@ -195,8 +259,13 @@ where
             return verdict;
         }
         let verdict = self.run(event, true, alone).await;
-        if let Verdict::Retry(wait) = &verdict {
-            self.rules.rest(event, *wait).await;
+        match &verdict {
+            Verdict::Retry(wait) => self.rules.rest(event, *wait).await,
+            // Before its time is over, if the database can be told.
+            Verdict::Environment(_) => {
+                let _ = timeout(REST_TIMEOUT, self.rules.rest(event, Duration::ZERO)).await;
+            }
+            _ => {}
         }
         verdict
     }
@@ -216,10 +285,7 @@ where
         }
         let began = Instant::now();
         match call(&mut self.service, event, dead_letter).await {
-            Ok(outcome) => {
-                self.rules.ended_well(event, outcome, began.elapsed()).await;
-                Verdict::Done
-            }
+            Ok(outcome) => self.rules.ended_well(event, outcome, began.elapsed()).await,
             Err(error) => self.rules.failed(event, &error, began.elapsed(), alone).await,
         }
     }
@@ -248,10 +314,11 @@ where
 }
 
 impl Rules {
-    /// Marks an event that was delivered before. A verdict, if it is not to run now.
-    async fn begin_again(&self, event: &RawEvent, alone: bool) -> Option<Verdict> {
+    /// Marks an event that was delivered before; `parked`: taken from the dead letters. A verdict, if it is not to run
+    /// now.
+    async fn begin_again(&self, event: &RawEvent, alone: bool, parked: bool) -> Option<Verdict> {
         let (name, id) = (&self.config.name, event.id().as_str());
-        match self.killers.begin(event, alone).await {
+        match self.killers.begin(event, alone, parked).await {
             Ok(Ruling::Run) => None,
             Ok(Ruling::RunAlone) => {
                 tracing::warn!(
@@ -307,7 +374,7 @@ impl Rules {
     }
 
     /// The event has ended without a failure.
-    async fn ended_well(&self, event: &RawEvent, outcome: Outcome, took: Duration) {
+    async fn ended_well(&self, event: &RawEvent, outcome: Outcome, took: Duration) -> Verdict {
         let id = event.id().as_str();
         match outcome {
             Outcome::Handled => {
@@ -325,10 +392,11 @@ impl Rules {
                 consumer = self.config.name,
                 event_id = id,
                 key = event.key(),
-                "parked behind a dead letter of its key"
+                "parked behind an earlier event of its key"
             ),
         }
         self.ended(event);
+        if outcome == Outcome::Parked { Verdict::Parked } else { Verdict::Done }
     }
 
     /// The event is in work no more, and the database knows.
@@ -343,7 +411,7 @@ impl Rules {
         let id = event.id().as_str();
         self.reporter.meter.duplicate();
         tracing::debug!(consumer = self.config.name, event_id = id, "skipped a duplicate");
-        if let Err(error) = self.store.forget_now(event.identity().as_str()).await {
+        if let Err(error) = self.store.forget_skipped(event.identity().as_str()).await {
             tracing::debug!(consumer = self.config.name, event_id = id, %error, "a failure was left behind");
         }
     }

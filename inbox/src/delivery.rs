@@ -38,7 +38,8 @@ pub enum Outcome {
     Handled,
     /// They had been committed before, or the event is a dead letter; the handler did not run.
     Duplicate,
-    /// An earlier event of its key is a dead letter, and the order is strict: it is set aside behind that one.
+    /// An earlier event of its key is to be handled first, from among the dead letters: one that fails and has many
+    /// others behind it, or, with a strict order, any. It is set aside behind that one.
     Parked,
 }
 

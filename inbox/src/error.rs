@@ -63,7 +63,7 @@ impl HandlerError {
     /// A provider or another party that this event needs is away. No attempt is counted: the event waits, and its key
     /// behind it, with the same growing waits as between attempts. An outage that lasts longer than
     /// `max_outage_s` for one event counts. Events that do not need that
-    /// provider continue, as long as fewer events wait for it than the consumer may hold (`prefetch`).
+    /// provider continue, as long as fewer keys wait for it than the consumer may hold events (`prefetch`).
     pub fn outage(cause: impl Into<Box<dyn Error + Send + Sync>>) -> Self {
         Self::sure(Fault::Outage, cause)
     }

@@ -115,8 +115,13 @@ impl Killers {
         Self { store, marked: Arc::default(), longest }
     }
 
-    /// Marks an event as begun.
-    pub async fn begin(&self, event: &RawEvent, alone: bool) -> Result<Ruling, sqlx::Error> {
+    /// Marks an event as begun. `parked`: it was taken from the dead letters.
+    pub async fn begin(
+        &self,
+        event: &RawEvent,
+        alone: bool,
+        parked: bool,
+    ) -> Result<Ruling, sqlx::Error> {
         let identity = event.identity();
         let (mark, control) = {
             let marked = self.marked();
@@ -142,7 +147,7 @@ impl Killers {
         if let Some(wait) = control.filter(|_| alone) {
             return Ok(Ruling::Wait(wait));
         }
-        let (step, lasted, own_deaths) = match self.store.mark(event, alone).await? {
+        let (step, lasted, own_deaths) = match self.store.mark(event, alone, parked).await? {
             // The inbox will say so; it also waits for whoever makes a dead letter an event again.
             Marked::Handled => return Ok(Ruling::Run),
             Marked::Started { step, lasted, own_deaths } => (step, lasted, own_deaths),

@@ -214,26 +214,38 @@ async fn begin(store: &Store, event: &RawEvent, dead_letter: bool) -> Result<Sta
     let identity = event.identity();
     let id = identity.as_str();
     let key = event.key().filter(|_| store.strict && !dead_letter);
-    if !dead_letter
-        && key.is_none()
-        && let Some((begun, claim)) = store.begin_and_claim(id).await?
+    // What is taken from the dead letters is ahead of what waits there.
+    let behind = event.key().filter(|_| !dead_letter);
+    if key.is_none()
+        && let Some((mut begun, claim)) = store.begin_and_claim(id, behind, dead_letter).await?
     {
-        return Ok(match claim {
-            Claim::Claimed(failed) => Start::Handle(begun, failed),
-            Claim::Duplicate => Start::Not(Outcome::Duplicate),
-        });
+        // If it was not released, it is undone with the transaction.
+        let Some(claim) = claim else { return Ok(Start::Not(Outcome::Duplicate)) };
+        let claimed = claimed(store, &mut begun, event, claim);
+        let claimed = within(LONGEST, "the database", claimed).await;
+        return start(store, begun, claimed.ok()).await;
     }
     let mut begun = store.begin().await.map_err(InboxError::database(BEGIN))?;
     let claimed = claim(store, &mut begun, event, dead_letter);
-    match within(LONGEST, "the database", claimed).await {
-        Ok(Ok(Claimed::Handle(failed))) => Ok(Start::Handle(begun, failed)),
-        Ok(Ok(Claimed::Duplicate)) => Ok(Start::Not(Outcome::Duplicate)),
-        Ok(Ok(Claimed::Parked)) => {
+    let claimed = within(LONGEST, "the database", claimed).await;
+    start(store, begun, claimed.ok()).await
+}
+
+/// What follows for the handler. `None` if the database was silent for too long.
+async fn start(
+    store: &Store,
+    begun: Begun,
+    claimed: Option<Result<Claimed, InboxError>>,
+) -> Result<Start, InboxError> {
+    match claimed {
+        Some(Ok(Claimed::Handle(failed))) => Ok(Start::Handle(begun, failed)),
+        Some(Ok(Claimed::Duplicate)) => Ok(Start::Not(Outcome::Duplicate)),
+        Some(Ok(Claimed::Parked)) => {
             store.commit(begun, None).await?;
             Ok(Start::Not(Outcome::Parked))
         }
-        Ok(Err(error)) => Err(error),
-        Err(_) => {
+        Some(Err(error)) => Err(error),
+        None => {
             begun.abandon();
             Err(InboxError::Slow { doing: "record the event" })
         }
@@ -272,9 +284,31 @@ async fn claim(
             return Ok(Claimed::Parked);
         }
     }
-    match store.claim(begun, id).await.map_err(InboxError::database("record the event"))? {
+    let behind = event.key().filter(|_| !dead_letter);
+    let claim = store.claim(begun, id, behind).await;
+    let claim = claim.map_err(InboxError::database("record the event"))?;
+    claimed(store, begun, event, claim).await
+}
+
+/// What follows from a claim.
+async fn claimed(
+    store: &Store,
+    begun: &mut Begun,
+    event: &RawEvent,
+    claim: Claim,
+) -> Result<Claimed, InboxError> {
+    match claim {
         Claim::Claimed(failed) => Ok(Claimed::Handle(failed)),
         Claim::Duplicate => Ok(Claimed::Duplicate),
+        Claim::Behind => {
+            let identity = event.identity();
+            let parked = async {
+                store.unclaim(&mut *begun.tx, &[identity.as_str()]).await?;
+                store.park(&mut *begun.tx, event).await
+            };
+            parked.await.map_err(InboxError::database("park the event"))?;
+            Ok(Claimed::Parked)
+        }
     }
 }
 

@@ -30,7 +30,7 @@ mod text;
 pub(crate) use begun::BEGIN_TIMEOUT;
 pub(crate) use begun::{Begun, Fate};
 pub(crate) use claims::Claim;
-pub use dead_letters::{Burial, Stored, Unreadable};
+pub use dead_letters::{Burial, ParkedAll, Stored, Taken, Unreadable};
 pub(crate) use lent::LONGEST;
 #[cfg(feature = "http")]
 pub(crate) use lent::Lent;

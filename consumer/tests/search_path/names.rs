@@ -19,7 +19,7 @@ enum Token {
 }
 
 /// Words in front of a bracket that are no functions.
-const GRAMMAR: [&str; 32] = [
+const GRAMMAR: [&str; 35] = [
     "all",
     "and",
     "any",
@@ -38,6 +38,7 @@ const GRAMMAR: [&str; 32] = [
     "having",
     "insert",
     "into",
+    "lateral",
     "least",
     "limit",
     "materialized",
@@ -46,11 +47,13 @@ const GRAMMAR: [&str; 32] = [
     "or",
     "over",
     "returning",
+    "rows",
     "select",
     "set",
     "then",
     "union",
     "values",
+    "when",
     "where",
 ];
 
@@ -128,7 +131,7 @@ fn faults(sql: &str) -> Vec<String> {
     let own: Vec<&str> = (0..tokens.len())
         .filter(|&at| {
             let follows = |back| before(at, back).is_some_and(|token| *token == Token::Sign(','));
-            let with = at > 0 && (word(at - 1) == "with" || follows(1));
+            let with = at > 0 && (["with", "recursive"].contains(&word(at - 1)) || follows(1));
             with && word(at + 1) == "as"
         })
         .map(word)

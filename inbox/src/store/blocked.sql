@@ -1,4 +1,6 @@
--- Which of these keys wait behind an unresolved dead letter: $1 consumer, $2 keys, $3 the stream that they are of.
+-- Of which of these keys something earlier is to be handled first: $1 consumer, $2 keys, $3 the stream that they are of,
+-- $4 whether the order is strict. With a strict order any unresolved dead letter is; else what waits behind a failing
+-- event, and that event.
 --
 -- A key is one within its stream.
 select distinct key
@@ -7,4 +9,5 @@ where
     consumer operator(pg_catalog.=) $1
     and key operator(pg_catalog.=) any ($2)
     and state operator(pg_catalog.=) any ('{dead,parked}')
+    and ($4 or (state operator(pg_catalog.=) 'parked' and reason operator(pg_catalog.=) 'waiting'))
     and ($3::pg_catalog.text is null or stream is null or stream operator(pg_catalog.=) $3)

@@ -7,6 +7,7 @@ use sqlx::postgres::PgRow;
 use sqlx::{AssertSqlSafe, Row};
 
 use crate::error::InboxError;
+use crate::store::begin_and_claim::Event;
 use crate::store::begun::{BEGIN_TIMEOUT, Begun, unexpected};
 use crate::store::lent::LONGEST;
 use crate::store::statements::Store;
@@ -18,6 +19,8 @@ pub(crate) enum Claim {
     Duplicate,
     /// It is claimed. So many attempts failed; `None` if nothing is known of it.
     Claimed(Option<u32>),
+    /// It is claimed, and earlier events of its key wait among the dead letters: it must be parked behind them.
+    Behind,
 }
 
 impl Store {
@@ -34,19 +37,28 @@ impl Store {
     }
 
     /// Opens a transaction on a connection that was kept, and records the event in it, in [one trip](super::begin_and_claim).
-    /// `None` if there is no such connection, or it is not well. An error if it is silent: another transaction may have
-    /// the event.
+    /// `parked`: it was taken from the dead letters, and is released first. `None` if there is no such connection, or it
+    /// is not well; no claim if the event was not released. An error if it is silent: another transaction may have the
+    /// event.
     pub(crate) async fn begin_and_claim(
         &self,
         event_id: &str,
-    ) -> Result<Option<(Begun, Claim)>, InboxError> {
+        key: Option<&str>,
+        parked: bool,
+    ) -> Result<Option<(Begun, Option<Claim>)>, InboxError> {
         let (Some(kept), Some(begin_and_claim)) = (&self.kept, &self.begin_and_claim) else {
             return Ok(None);
         };
         loop {
             let Some(mut begun) = kept.take() else { return Ok(None) };
             begun.mark = None;
-            let text = begin_and_claim.text(begun.limit, event_id);
+            let event = Event {
+                id: event_id,
+                key: key.filter(|_| self.keeps_keys),
+                stream: self.stream_or_none(),
+                release: parked.then_some(self.strict),
+            };
+            let text = begin_and_claim.text(begun.limit, event);
             let claim = sqlx::raw_sql(AssertSqlSafe(text)).fetch_all(&mut *begun.tx);
             let Ok(claimed) = within(LONGEST, "the database", claim).await else {
                 begun.abandon();
@@ -66,9 +78,17 @@ impl Store {
                 let Some(limit) = found else { return Ok(None) };
                 begun.limit = Some(limit.unsigned_abs());
             }
+            if parked {
+                let released = rows.next().and_then(|row| row.try_get::<bool, _>(0).ok());
+                match released {
+                    Some(true) => {}
+                    Some(false) => return Ok(Some((begun, None))),
+                    None => return Ok(None),
+                }
+            }
             let claimed = self.claimed(&mut begun, event_id, rows.next());
             return match within(LONGEST, "the database", claimed).await {
-                Ok(claimed) => Ok(claimed.ok().map(|claim| (begun, claim))),
+                Ok(claimed) => Ok(claimed.ok().map(|claim| (begun, Some(claim)))),
                 Err(_) => {
                     begun.abandon();
                     Err(InboxError::Slow { doing: "record the event" })
@@ -96,15 +116,19 @@ impl Store {
         Ok(())
     }
 
-    /// Records the event as handled. Waits for another transaction that is handling it.
+    /// Records the event as handled. Waits for another transaction that is handling it. Given a key, it says whether
+    /// earlier events of that key wait among the dead letters.
     pub(crate) async fn claim(
         &self,
         begun: &mut Begun,
         event_id: &str,
+        key: Option<&str>,
     ) -> Result<Claim, sqlx::Error> {
         let row = sqlx::query(self.statements.claim.clone())
             .bind(&*self.consumer)
             .bind(event_id)
+            .bind(key.filter(|_| self.keeps_keys))
+            .bind(self.stream_or_none())
             .fetch_optional(&mut *begun.tx)
             .await?;
         self.claimed(begun, event_id, row.as_ref()).await
@@ -131,7 +155,7 @@ impl Store {
         }
         let (transaction, backend): (&str, i32) = (row.try_get(3)?, row.try_get(4)?);
         begun.mark(&self.sessions, transaction, backend, None).await?;
-        Ok(Claim::Claimed(failed))
+        Ok(if row.try_get(5)? { Claim::Behind } else { Claim::Claimed(failed) })
     }
 
     /// The event that a row of a claim is about, and what is known of failed attempts.
@@ -144,7 +168,7 @@ impl Store {
     }
 
     /// Which of these events are recorded as handled.
-    async fn recorded(
+    pub(super) async fn recorded(
         &self,
         begun: &mut Begun,
         event_ids: &[&str],

@@ -2,14 +2,16 @@
 
 use std::borrow::Cow;
 use std::collections::{BTreeMap, HashSet};
+use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
-use pillarbox_event::RawEvent;
-use pillarbox_store::limit::limited;
+use pillarbox_event::{Identity, RawEvent};
+use pillarbox_store::limit::{limited, within};
 use sqlx::postgres::PgRow;
 use sqlx::{Connection, PgExecutor, Row};
 use time::OffsetDateTime;
 
+use crate::error::{BEGIN, InboxError};
 use crate::fault::is_of_data;
 use crate::store::lent::LONGEST;
 use crate::store::letter::{DeadLetter, WhichLetter, read};
@@ -48,6 +50,28 @@ pub struct Unreadable<'a> {
     pub payload: &'a [u8],
     /// Why it is no event.
     pub error: &'a str,
+}
+
+/// What became of events of a key that were to be parked.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ParkedAll {
+    /// Each is parked, or was handled or parked before.
+    Yes,
+    /// Nothing of the key waits among the dead letters: nothing was parked.
+    NotBehind,
+    /// As many wait as may: nothing was parked.
+    Full,
+}
+
+/// Parked events that were taken.
+#[derive(Debug)]
+pub struct Taken {
+    /// Each with whether it may have been begun before. Those of one key follow one another in their order.
+    pub letters: Vec<(DeadLetter, bool)>,
+    /// After which key, and which position without a key, to look next.
+    pub after: (String, i64),
+    /// Since when the longest of the keys that were looked at waits behind an event that fails.
+    pub waiting_since: Option<SystemTime>,
 }
 
 /// What became of a letter that was to be stored.
@@ -96,6 +120,11 @@ impl Store {
         self.stream.as_deref()
     }
 
+    /// The stream, or an empty text.
+    pub(super) fn stream_or_none(&self) -> &str {
+        self.stream().unwrap_or_default()
+    }
+
     /// Those that may be meant, resolved or not.
     pub(crate) async fn find(&self, which: &WhichLetter) -> Result<Vec<DeadLetter>, sqlx::Error> {
         let (id, position) = match which {
@@ -132,21 +161,22 @@ impl Store {
         release.fetch_one(executor).await?.try_get(0)
     }
 
-    /// Which of these keys wait behind a dead letter. None, unless the order is strict.
+    /// Of which of these keys something earlier is to be handled first, from among the dead letters.
     pub(crate) async fn blocked(
         &self,
         executor: impl PgExecutor<'_>,
         keys: &[&str],
     ) -> Result<HashSet<String>, sqlx::Error> {
-        if !self.strict || keys.is_empty() {
+        if !self.keeps_keys || keys.is_empty() {
             return Ok(HashSet::new());
         }
         let blocked = sqlx::query(self.statements.blocked.clone());
-        let blocked = blocked.bind(&*self.consumer).bind(keys).bind(self.stream());
+        let blocked =
+            blocked.bind(&*self.consumer).bind(keys).bind(self.stream()).bind(self.strict);
         blocked.fetch_all(executor).await?.iter().map(|row| row.try_get(0)).collect()
     }
 
-    /// Parks an event behind the dead one of its key, unless it is handled or parked already.
+    /// Parks an event behind the dead one of its key, or what waits of it, unless it is handled or parked already.
     pub(crate) async fn park(
         &self,
         executor: impl PgExecutor<'_>,
@@ -164,6 +194,7 @@ impl Store {
             .bind(event.key())
             .bind(headers)
             .bind(&event.payload()[..])
+            .bind(self.strict)
             .fetch_one(executor)
             .await?;
         match Stored::read(&row)? {
@@ -172,19 +203,114 @@ impl Store {
         }
     }
 
-    /// Takes parked events that may be handled now, for so long.
+    /// Parks events of this key, in their order, all or none; `again`: which of them may have been begun before; `wait`:
+    /// how long the first of them waits. Without that, only behind what waits already.
+    pub async fn park_all(
+        &self,
+        key: &str,
+        events: &[Arc<RawEvent>],
+        again: &[bool],
+        wait: Option<Duration>,
+    ) -> Result<ParkedAll, InboxError> {
+        let database = InboxError::database("park events");
+        let identities: Vec<_> = events.iter().map(|event| event.identity()).collect();
+        let headers = events.iter().map(|event| {
+            serde_json::to_string(event.headers())
+                .map_err(|error| sqlx::Error::Encode(Box::new(error)))
+        });
+        let headers = match headers.collect::<Result<Vec<_>, _>>() {
+            Ok(headers) => headers,
+            Err(error) => return Err(database(error)),
+        };
+        let ids: Vec<&str> = identities.iter().map(Identity::as_str).collect();
+        let each = |text: fn(&RawEvent) -> &str| events.iter().map(|e| text(e)).collect::<Vec<_>>();
+        let payloads: Vec<&[u8]> = events.iter().map(|event| &event.payload()[..]).collect();
+        let mut begun = self.begin().await.map_err(InboxError::database(BEGIN))?;
+        let parked = async {
+            let row = sqlx::query(self.statements.park_all.clone())
+                .bind(&*self.consumer)
+                .bind(&ids)
+                .bind(each(|event| event.id().as_str()))
+                .bind(self.stream_or_none())
+                .bind(each(RawEvent::event_type))
+                .bind(each(RawEvent::topic))
+                .bind(key)
+                .bind(headers)
+                .bind(payloads)
+                .bind(wait.is_none())
+                .bind(self.strict)
+                .bind(wait.map(|wait| i64::try_from(wait.as_millis()).unwrap_or(i64::MAX)))
+                .bind(again)
+                .fetch_one(&mut *begun.tx)
+                .await?;
+            if wait.is_none() && !row.try_get::<bool, _>("behind")? {
+                return Ok(ParkedAll::NotBehind);
+            }
+            if !row.try_get::<bool, _>("room")? {
+                return Ok(ParkedAll::Full);
+            }
+            let claimed: Vec<String> = row.try_get("claimed")?;
+            let claimed: HashSet<String> = claimed.into_iter().collect();
+            let stored: i64 = row.try_get("stored")?;
+            if usize::try_from(stored).ok() != Some(claimed.len()) {
+                return Err(Stored::not_stored());
+            }
+            let others: Vec<&str> =
+                ids.iter().copied().filter(|id| !claimed.contains(*id)).collect();
+            if !others.is_empty() {
+                let recorded = self.recorded(&mut begun, &others).await?;
+                if others.iter().any(|id| !recorded.iter().any(|recorded| recorded == id)) {
+                    return Err(Stored::not_stored());
+                }
+            }
+            Ok(ParkedAll::Yes)
+        };
+        let Ok(parked) = within(LONGEST, "the database", parked).await else {
+            begun.abandon();
+            return Err(InboxError::Slow { doing: "park events" });
+        };
+        let parked = parked.map_err(database)?;
+        self.commit(begun, None).await?;
+        Ok(parked)
+    }
+
+    /// Takes parked events that may be handled now, for so long: of this stream, or of none (`""`); of so many keys at
+    /// the most, and as many without a key.
     pub async fn take_due(
         &self,
+        stream: &str,
         lease: Duration,
         most: usize,
-    ) -> Result<Vec<DeadLetter>, sqlx::Error> {
+        after: &(String, i64),
+    ) -> Result<Taken, sqlx::Error> {
         let due = sqlx::query(self.statements.due.clone())
             .bind(&*self.consumer)
             .bind(self.strict)
             .bind(i64::try_from(lease.as_millis()).unwrap_or(i64::MAX))
             .bind(i64::try_from(most).unwrap_or(i64::MAX))
-            .bind(self.stream());
-        self.lend().await?.fetch_all(due).await?.iter().map(read).collect()
+            .bind(stream)
+            .bind(&after.0)
+            .bind(after.1);
+        let rows = self.lend().await?.fetch_all(due).await?;
+        // There is one, whatever is parked.
+        let look = rows.first().ok_or(sqlx::Error::RowNotFound)?;
+        let after = (look.try_get("after_key")?, look.try_get("after_position")?);
+        let waiting_since: Option<OffsetDateTime> = look.try_get("waiting_since")?;
+        let waiting_since = waiting_since.map(SystemTime::from);
+        let taken = rows.iter().filter(|row| !matches!(row.try_get("position"), Ok(None::<i64>)));
+        let letters = taken.map(|row| Ok((read(row)?, row.try_get("again")?)));
+        Ok(Taken { letters: letters.collect::<Result<_, sqlx::Error>>()?, after, waiting_since })
+    }
+
+    /// Parked events that were taken, and not begun, may be taken by anybody.
+    /// Each with whether it may have been begun before that.
+    pub async fn give_back_letters(&self, letters: &[(i64, bool)]) -> Result<(), sqlx::Error> {
+        let positions: Vec<i64> = letters.iter().map(|(position, _)| *position).collect();
+        let again: Vec<i64> =
+            letters.iter().filter(|(_, again)| *again).map(|(position, _)| *position).collect();
+        let give_back = sqlx::query(self.statements.give_back.clone());
+        let give_back = give_back.bind(&*self.consumer).bind(positions).bind(again);
+        self.lend().await?.execute(give_back).await.map(drop)
     }
 
     /// A parked event that was taken may be taken again after this long.

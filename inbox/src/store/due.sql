@@ -1,35 +1,185 @@
 -- Takes parked events that may be handled now: $1 consumer, $2 whether the order is strict, $3 for how many
--- milliseconds, $4 how many, $5 of which stream.
+-- milliseconds, $4 of how many keys, and how many without a key, $5 of which stream, or '' for those that came from
+-- none, $6 and $7 after which key, and which position without a key.
 --
--- Those of other streams are for the consumers that read these. What came from no stream is for any.
+-- Of each key the first ones, as many as run one behind another in a short time: 200 events or 4 MiB, and at least one.
+-- With a strict order none behind one that is dead, and never one behind which it was parked. Nobody else takes them
+-- before `due_at`; a process that dies leaves them until then. Whoever takes the first of a key has locked it, so that
+-- two processes do not part the events of a key between them.
 --
--- Of each key the first one only, so that its order holds whoever takes them; with a strict order none while an
--- earlier one is dead. Nobody else takes them before `due_at`; a process that dies leaves them until then.
-update pillarbox.inbox_dead_letter as letter
-set due_at =
-    pg_catalog.clock_timestamp()
-    operator(pg_catalog.+) ($3::bigint::double precision operator(pg_catalog.*) interval '1 millisecond')
-from (
-    select position
-    from pillarbox.inbox_dead_letter as first
+-- A look costs the same whatever is parked: it jumps from key to key in the index, over at most 256 of them, and the
+-- next look goes on from there. To read all parked rows takes a fifth of a second where 100,000 wait.
+--
+-- `again` says whether an event may have been begun before: what stands behind another one has not, unless it was taken.
+--
+-- `waiting_since` is since when the longest of these keys waits behind an event that fails, if any does.
+--
+-- The answer has a row for each event, or one row without an event, and each says after which key and which position to
+-- look next: '' and 0 when the round is complete.
+with recursive keyed as (
+    (
+        select key, position, due_at, reason, first_failed_at, 1 as number
+        from pillarbox.inbox_dead_letter
+        where
+            consumer operator(pg_catalog.=) $1
+            and coalesce(stream, '') operator(pg_catalog.=) $5
+            and state operator(pg_catalog.=) 'parked'
+            and key operator(pg_catalog.>) $6
+        order by key, position
+        limit 1
+    )
+    union all
+    select
+        following.key,
+        following.position,
+        following.due_at,
+        following.reason,
+        following.first_failed_at,
+        keyed.number operator(pg_catalog.+) 1
+    from keyed
+    cross join lateral (
+        select key, position, due_at, reason, first_failed_at
+        from pillarbox.inbox_dead_letter
+        where
+            consumer operator(pg_catalog.=) $1
+            and coalesce(stream, '') operator(pg_catalog.=) $5
+            and state operator(pg_catalog.=) 'parked'
+            and key operator(pg_catalog.>) keyed.key
+        order by key, position
+        limit 1
+    ) as following
+    where keyed.number operator(pg_catalog.<) 256
+),
+keyless as (
+    select position, due_at
+    from pillarbox.inbox_dead_letter
     where
         consumer operator(pg_catalog.=) $1
+        and coalesce(stream, '') operator(pg_catalog.=) $5
         and state operator(pg_catalog.=) 'parked'
-        and ($5::pg_catalog.text is null or stream is null or stream operator(pg_catalog.=) $5)
-        and (due_at is null or due_at operator(pg_catalog.<=) pg_catalog.clock_timestamp())
-        and not exists (
+        and key is null
+        and position operator(pg_catalog.>) $7
+    order by position
+    limit 256
+),
+free as (
+    select *
+    from keyed
+    where
+        not exists (
             select
             from pillarbox.inbox_dead_letter as earlier
             where
-                earlier.consumer operator(pg_catalog.=) first.consumer
-                and earlier.key operator(pg_catalog.=) first.key
-                and (earlier.stream operator(pg_catalog.=) first.stream or (earlier.stream is null and first.stream is null))
-                and earlier.position operator(pg_catalog.<) first.position
-                and (earlier.state operator(pg_catalog.=) 'parked' or ($2 and earlier.state operator(pg_catalog.=) 'dead'))
+                ($2 or keyed.reason operator(pg_catalog.=) 'parked')
+                and earlier.consumer operator(pg_catalog.=) $1
+                and earlier.key operator(pg_catalog.=) keyed.key
+                and coalesce(earlier.stream, '') operator(pg_catalog.=) $5
+                and earlier.position operator(pg_catalog.<) keyed.position
+                and earlier.state operator(pg_catalog.=) 'dead'
         )
+),
+due_keyed as (
+    select key, position
+    from free
+    where due_at is null or due_at operator(pg_catalog.<=) pg_catalog.clock_timestamp()
+    order by number
+    limit $4
+),
+due_keyless as (
+    select position
+    from keyless
+    where due_at is null or due_at operator(pg_catalog.<=) pg_catalog.clock_timestamp()
     order by position
     limit $4
-    for update skip locked
-) as taken
-where letter.position operator(pg_catalog.=) taken.position
-returning letter.*
+),
+head as (
+    select letter.key, letter.position, letter.due_at, letter.reason
+    from (
+        select position
+        from due_keyed
+        union all
+        select position
+        from due_keyless
+    ) as due
+    inner join pillarbox.inbox_dead_letter as letter on letter.position operator(pg_catalog.=) due.position
+    where
+        letter.state operator(pg_catalog.=) 'parked'
+        and (letter.due_at is null or letter.due_at operator(pg_catalog.<=) pg_catalog.clock_timestamp())
+    for update of letter skip locked
+),
+page as (
+    select position, due_at is not null or reason operator(pg_catalog.<>) all ('{waiting,parked}') as again
+    from head
+    union all
+    select
+        following.position,
+        following.due_at is not null or following.reason operator(pg_catalog.<>) all ('{waiting,parked}')
+    from head
+    cross join lateral (
+        select
+            position,
+            due_at,
+            reason,
+            state,
+            pg_catalog.bool_and(may_follow) over (order by position) as all_may,
+            pg_catalog.sum(size) over (order by position) as bytes
+        from (
+            select
+                position,
+                due_at,
+                reason,
+                state,
+                pg_catalog.octet_length(payload) as size,
+                case
+                    when position operator(pg_catalog.=) head.position then true
+                    when state operator(pg_catalog.=) 'dead' then not $2
+                    else
+                        (due_at is null or due_at operator(pg_catalog.<=) pg_catalog.clock_timestamp())
+                        and ($2 or reason operator(pg_catalog.<>) 'parked')
+                end as may_follow
+            from pillarbox.inbox_dead_letter
+            where
+                consumer operator(pg_catalog.=) $1
+                and coalesce(stream, '') operator(pg_catalog.=) $5
+                and key operator(pg_catalog.=) head.key
+                and position operator(pg_catalog.>=) head.position
+                and state operator(pg_catalog.=) any ('{dead,parked}')
+            order by position
+            limit 200
+        ) as next_ones
+    ) as following
+    where
+        following.all_may
+        and following.bytes operator(pg_catalog.<=) 4194304
+        and following.position operator(pg_catalog.>) head.position
+        and following.state operator(pg_catalog.=) 'parked'
+),
+taken as (
+    update pillarbox.inbox_dead_letter as letter
+    set due_at =
+        pg_catalog.clock_timestamp()
+        operator(pg_catalog.+) ($3::bigint::double precision operator(pg_catalog.*) interval '1 millisecond')
+    from page
+    where letter.position operator(pg_catalog.=) page.position and letter.state operator(pg_catalog.=) 'parked'
+    returning letter.*, page.again
+)
+select
+    taken.*,
+    case
+        when (select pg_catalog.count(1) from due_keyed) operator(pg_catalog.>=) $4 then (select pg_catalog.max(key) from due_keyed)
+        when (select pg_catalog.count(1) from keyed) operator(pg_catalog.>=) 256 then (select pg_catalog.max(key) from keyed)
+        else ''
+    end as after_key,
+    case
+        when (select pg_catalog.count(1) from due_keyless) operator(pg_catalog.>=) $4 then (select pg_catalog.max(position) from due_keyless)
+        when (select pg_catalog.count(1) from keyless) operator(pg_catalog.>=) 256 then (select pg_catalog.max(position) from keyless)
+        else 0
+    end as after_position,
+    (
+        select pg_catalog.min(first_failed_at)
+        from free
+        where reason operator(pg_catalog.=) any ('{waiting,parked}')
+    ) as waiting_since
+from (select) as always
+left join taken on true
+order by taken.position

@@ -28,10 +28,11 @@ pub struct DeadLetter {
     pub headers: BTreeMap<String, String>,
     /// The payload.
     pub payload: Bytes,
-    /// `dead`: given up. `parked`: waits for the consumer to handle it, because it was retried, or stands behind
-    /// a dead event of its key, where the order is strict. `retried` and `discarded`: resolved.
+    /// `dead`: given up. `parked`: waits for the consumer to handle it, because it was retried, stands behind a dead
+    /// event of its key where the order is strict, or is of a key that fails and has many events waiting. `retried` and
+    /// `discarded`: resolved.
     pub state: State,
-    /// Why, in a word: `undecodable`, `permanent`, `attempts`, `kills`, `parked`.
+    /// Why, in a word: `undecodable`, `permanent`, `attempts`, `kills`, `parked`, `waiting`.
     pub reason: String,
     /// The last error, with its sources.
     pub error: String,

@@ -1,5 +1,5 @@
 -- Marks an event that was delivered before as begun, and says what was known of it: $1 consumer, $2 identity,
--- $3 whether it runs alone, $4 and $5 id and source in clear.
+-- $3 whether it runs alone, $4 and $5 id and source in clear, $6 whether it is taken from the dead letters.
 --
 -- `started` is how far it is under suspicion; see suspects.rs, which draws the steps. Of what was held back when its
 -- process died (3 and 5, unless this process did so and goes on to run it alone) that death was the process's own.
@@ -9,8 +9,8 @@ with handled as (
     where
         consumer operator(pg_catalog.=) $1
         and event_id operator(pg_catalog.=) $2
-        -- What is parked is to be handled yet.
-        and not exists (
+        -- What is parked is to be handled yet, from there.
+        and not ($6 and exists (
             select
             from pillarbox.inbox_dead_letter
             where
@@ -18,7 +18,7 @@ with handled as (
                 and coalesce(identity, event_id) operator(pg_catalog.=) $2
                 and event_type is not null
                 and state operator(pg_catalog.=) 'parked'
-        )
+        ))
 ),
 known as (
     select started, started_at

@@ -1,6 +1,8 @@
--- Parks an event behind the dead one of its key: it counts as handled, so that a repeat is skipped.
+-- Parks an event behind the dead one of its key, or what waits of it: it counts as handled, so that a repeat is
+-- skipped.
 --
 --   $1 consumer   $2 identity   $3 event id   $4 stream   $5 type   $6 topic   $7 key   $8 headers   $9 payload
+--   $10 whether the order is strict
 --
 -- Says whether it was parked, and whether it was handled or parked already. If neither is so, nothing is known,
 -- and all of it must be rolled back.
@@ -16,11 +18,17 @@ parked as (
          reason, error, attempts, first_failed_at, state)
     select
         $1, case when $2 operator(pg_catalog.<>) $3 then $2 end, $3, $4, $5, $6, $7, $8::pg_catalog.text::pg_catalog.jsonb, $9,
-        'parked', 'an earlier event of its key is a dead letter', 0, pg_catalog.clock_timestamp(), 'parked'
+        case when $10 then 'parked' else 'waiting' end,
+        case
+            when $10 then 'an earlier event of its key is a dead letter'
+            else 'it waits behind an earlier event of its key'
+        end,
+        0, pg_catalog.clock_timestamp(), 'parked'
     from claimed
     -- A letter of old that was resolved so long ago that the event was forgotten.
     on conflict (consumer, coalesce(identity, event_id)) where event_type is not null do update
     set
+        position = default,
         stream = excluded.stream,
         reason = excluded.reason,
         error = excluded.error,

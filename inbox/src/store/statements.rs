@@ -48,6 +48,8 @@ pub struct Store {
     pub(super) kept: Option<Arc<KeptConnections>>,
     pub(super) sessions: Arc<Sessions>,
     pub(super) pool_check: PoolCheck,
+    /// Whether events of a key are handled in their order.
+    pub(super) keeps_keys: bool,
     /// Whether a key waits behind its dead letter.
     pub(crate) strict: bool,
     /// The stream that it reads, if it does.
@@ -60,6 +62,7 @@ pub(super) struct Statements {
     pub(super) claim: SqlStr,
     pub(super) recorded: SqlStr,
     pub(super) forget: SqlStr,
+    pub(super) forget_skipped: SqlStr,
     pub(super) release: SqlStr,
     pub(super) fail: SqlStr,
     pub(super) outage: SqlStr,
@@ -70,6 +73,8 @@ pub(super) struct Statements {
     pub(super) bury: SqlStr,
     pub(super) blocked: SqlStr,
     pub(super) park: SqlStr,
+    pub(super) park_all: SqlStr,
+    pub(super) give_back: SqlStr,
     pub(super) claim_all: SqlStr,
     pub(super) unclaim: SqlStr,
     pub(super) forget_all: SqlStr,
@@ -118,6 +123,7 @@ impl Store {
         let sql =
             |text: &str| AssertSqlSafe(Arc::<str>::from(schema.statement(text))).into_sql_str();
         let claim = sql(include_str!("claim.sql"));
+        let release = sql(include_str!("release.sql"));
         let mut begin = "begin".to_owned();
         let mut begin_and_claim = None;
         if let Some(longest) = longest {
@@ -125,15 +131,17 @@ impl Store {
             let idle = format!("begin; set local idle_in_transaction_session_timeout = {longest};");
             begin = format!("{idle} {}", LIMIT.replace("$1", &longest.to_string()));
             let known = format!("{idle} set local statement_timeout =");
-            begin_and_claim =
-                Some(Arc::new(BeginAndClaim::new(begin.clone(), known, claim.as_str(), consumer)));
+            let (claim, release) = (claim.as_str(), release.as_str());
+            let both = BeginAndClaim::new(begin.clone(), known, claim, release, consumer);
+            begin_and_claim = Some(Arc::new(both));
         }
         let statements = Statements {
             begin: sql(&begin),
             claim,
             recorded: sql(include_str!("recorded.sql")),
             forget: sql(FORGET),
-            release: sql(include_str!("release.sql")),
+            forget_skipped: sql(include_str!("forget_skipped.sql")),
+            release,
             fail: sql(include_str!("fail.sql")),
             outage: sql(include_str!("outage.sql")),
             excuse: sql(include_str!("excuse.sql")),
@@ -143,6 +151,8 @@ impl Store {
             bury: sql(include_str!("bury.sql")),
             blocked: sql(include_str!("blocked.sql")),
             park: sql(include_str!("park.sql")),
+            park_all: sql(include_str!("park_all.sql")),
+            give_back: sql(include_str!("give_back.sql")),
             claim_all: sql(include_str!("claim_all.sql")),
             unclaim: sql("delete from pillarbox.inbox \
                  where consumer operator(pg_catalog.=) $1 and event_id operator(pg_catalog.=) any ($2)"),
@@ -181,6 +191,7 @@ impl Store {
             sessions: Arc::default(),
             pool_check: PoolCheck::new(schema.as_str(), &TABLES),
             schema,
+            keeps_keys: false,
             strict: false,
             stream: None,
         })
@@ -192,9 +203,9 @@ impl Store {
         self
     }
 
-    /// Has keys wait behind their dead letters.
-    pub fn strict(mut self, strict: bool) -> Self {
-        self.strict = strict;
+    /// Keeps the order of each key; `strict`: also behind a dead letter of it.
+    pub fn keeping_keys(mut self, keeps_keys: bool, strict: bool) -> Self {
+        (self.keeps_keys, self.strict) = (keeps_keys, strict);
         self
     }
 
@@ -233,21 +244,11 @@ impl Store {
         Ok(&self.pool)
     }
 
-    /// Removes what is known of failed attempts.
-    pub(crate) async fn forget(
-        &self,
-        executor: impl PgExecutor<'_>,
-        event_id: &str,
-    ) -> Result<(), sqlx::Error> {
-        let forget = sqlx::query(self.statements.forget.clone());
-        forget.bind(&*self.consumer).bind(event_id).execute(executor).await.map(drop)
-    }
-
-    /// Removes what is known of failed attempts, in a transaction of its own.
-    pub async fn forget_now(&self, event_id: &str) -> Result<(), sqlx::Error> {
-        let mut lent = self.lend().await?;
-        let forgotten = limited(LONGEST, self.forget(&mut *lent, event_id)).await;
-        lent.give_back(forgotten)
+    /// Removes what is known of failed attempts at an event that was skipped as handled, unless it is parked.
+    pub async fn forget_skipped(&self, event_id: &str) -> Result<(), sqlx::Error> {
+        let forget = sqlx::query(self.statements.forget_skipped.clone());
+        let forget = forget.bind(&*self.consumer).bind(event_id);
+        self.lend().await?.execute(forget).await.map(drop)
     }
 
     /// Events that this transaction recorded are not handled after all.
@@ -267,7 +268,7 @@ impl Store {
         lent.give_back(unclaimed)
     }
 
-    /// [`forget`](Self::forget) as the text of a simple query.
+    /// Removes what is known of failed attempts at an event, as the text of a simple query.
     pub(super) fn forget_text(&self, event_id: &str) -> String {
         let text = self.statements.forget.as_str();
         let text = text.replace("$1", &hex_text(&self.consumer));
@@ -319,8 +320,13 @@ impl Store {
         AssertSqlSafe(Arc::<str>::from(self.schema.statement(sql))).into_sql_str()
     }
 
-    /// Marks an event that was delivered before as begun.
-    pub async fn mark(&self, event: &RawEvent, alone: bool) -> Result<Marked, sqlx::Error> {
+    /// Marks an event that was delivered before as begun. `parked`: it was taken from the dead letters.
+    pub async fn mark(
+        &self,
+        event: &RawEvent,
+        alone: bool,
+        parked: bool,
+    ) -> Result<Marked, sqlx::Error> {
         let identity = event.identity();
         let (id, source) = in_clear(event, &identity);
         let mark = sqlx::query(self.statements.mark.clone())
@@ -328,7 +334,8 @@ impl Store {
             .bind(identity.as_str())
             .bind(alone)
             .bind(id)
-            .bind(source);
+            .bind(source)
+            .bind(parked);
         let row = self.lend().await?.fetch_one(mark).await?;
         if row.try_get(0)? {
             return Ok(Marked::Handled);

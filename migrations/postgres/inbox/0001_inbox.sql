@@ -71,8 +71,8 @@ create table if not exists pillarbox.inbox_own_death (
 -- Dead letters: events that were given up. The whole event is kept, so that somebody can look at it and retry it.
 --
 --   dead       given up, until somebody retries or discards it
---   parked     waits for the consumer to handle it: it was retried, or, with order = "strict", it waits behind a
---              dead letter of its key
+--   parked     waits for the consumer to handle it: it was retried; or, with order = "strict", it waits behind a
+--              dead letter of its key; or its key fails and has many events behind it (reason `waiting`)
 --   retried    handled after all
 --   discarded  not to be handled
 --
@@ -118,6 +118,10 @@ create unique index if not exists inbox_dead_letter_place
 create index if not exists inbox_dead_letter_open
     on pillarbox.inbox_dead_letter (consumer, key, position)
     where state in ('dead', 'parked');
+-- For what is parked, from key to key.
+create index if not exists inbox_dead_letter_parked
+    on pillarbox.inbox_dead_letter (consumer, coalesce(stream, ''), key, position)
+    where state = 'parked';
 
 -- HTTP requests that have been answered, by their Idempotency-Key. The row is written in the same transaction as the
 -- handler's writes, like the inbox row of an event, but at its end, when there is an answer. `scope` says whose key it
