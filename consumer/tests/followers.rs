@@ -13,8 +13,9 @@ use pillarbox_event::{Partition, header};
 use pillarbox_inbox::{
     BatchHandler, DeadLetters, Handler, HandlerError, Received, Router, Tx, handler_fn,
 };
+use pillarbox_testkit::eventually;
 use sqlx::AssertSqlSafe;
-use support::{OrderPlaced, Shop, Started, headers, record, until};
+use support::{DEADLINE, OrderPlaced, Shop, Started, headers, record, until};
 use tokio_util::sync::CancellationToken;
 
 /// The order whose first step fails.
@@ -346,4 +347,40 @@ async fn a_look_for_parked_events_costs_the_same_whatever_is_parked() {
         assert_eq!(taken, takes, "{key} due {due}");
         assert!(blocks < 12_000, "{key} due {due}: {blocks} blocks");
     }
+}
+
+#[tokio::test]
+async fn a_full_table_takes_no_more_and_the_key_is_parked_once_there_is_room() {
+    let shop = Shop::open().await;
+    let fill = format!(
+        "insert into pillarbox.inbox_dead_letter (consumer, event_id, stream, event_type, topic, key, headers, \
+         payload, reason, error, attempts, first_failed_at, state, due_at) select 'payments', 'event-' || n, '{}', \
+         'order.placed', 'orders', 'another', '{{}}', 'x', 'waiting', '', 0, now(), 'parked', \
+         now() + interval '1 hour' from generate_series(1, 10000) as n",
+        shop.stream
+    );
+    sqlx::raw_sql(AssertSqlSafe(fill)).execute(shop.pool()).await.unwrap();
+    let all = send(&shop, 200, 1).await;
+    let handler = broken();
+    let (started, mut status) =
+        shop.start_on(shop.pool(), shop.config(), Router::new().on(handler.clone()));
+    // All places are held by the failing key, and several attempts at parking it were made.
+    until("all places to be held", &mut status, |status| {
+        status.lag.as_ref().is_some_and(|lag| lag.pending > 0 && lag.ack_pending >= 60)
+    })
+    .await;
+    let tries = handler.tries.load(Ordering::SeqCst);
+    eventually("more attempts", DEADLINE, async || {
+        Ok::<_, String>((handler.tries.load(Ordering::SeqCst) > tries + 5).then_some(()))
+    })
+    .await
+    .unwrap();
+    let bad = format!("select count(*) from pillarbox.inbox_dead_letter where key = '{BAD}'");
+    assert_eq!(shop.number(&bad).await, 0);
+    let empty = sqlx::query("delete from pillarbox.inbox_dead_letter where key = 'another'");
+    empty.execute(shop.pool()).await.unwrap();
+    others_are_handled(&shop, all, 200, &handler).await;
+    all_is_handled(&shop, all, &handler).await;
+    nothing_is_left(&shop).await;
+    started.stop().await;
 }
