@@ -68,5 +68,5 @@ pub use crate::error::is_refused;
 pub use crate::fault::is_of_data;
 pub use crate::killers::{Killers, Ruling};
 pub use crate::retention::keep_removing;
-pub use crate::store::{Burial, ParkedAll, ServerRun, Store, Stored, Taken, Unreadable};
+pub use crate::store::{Burial, Lent, ParkedAll, ServerRun, Store, Stored, Taken, Unreadable};
 pub use crate::timeout::HandlerTimeout;

@@ -32,8 +32,7 @@ pub(crate) use begun::{Begun, Fate};
 pub(crate) use claims::Claim;
 pub use dead_letters::{Burial, ParkedAll, Stored, Taken, Unreadable};
 pub(crate) use lent::LONGEST;
-#[cfg(feature = "http")]
-pub(crate) use lent::Lent;
+pub use lent::Lent;
 pub use letter::{DeadLetter, WhichLetter};
 pub use outage::ServerRun;
 pub use statements::{Marked, Store};

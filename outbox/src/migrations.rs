@@ -7,7 +7,8 @@ use pillarbox_store::{Migrated, Migrations, Schema};
 use sqlx::PgPool;
 use sqlx::migrate::MigrateError;
 
-use crate::{Outbox, OutboxError};
+use crate::error::OutboxError;
+use crate::publish::Outbox;
 
 const MIGRATIONS: Migrations = Migrations {
     table: "outbox_migration",

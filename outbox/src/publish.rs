@@ -9,7 +9,7 @@ use pillarbox_store::literal::{hex_bytes, hex_text};
 use sqlx::{AssertSqlSafe, Connection, Postgres, Row as _, SqlSafeStr, SqlStr, Transaction};
 use uuid::Uuid;
 
-use crate::OutboxError;
+use crate::error::OutboxError;
 
 /// Writes an event to the outbox in schema `pillarbox`, in one round trip, and returns its id.
 ///

@@ -22,7 +22,6 @@ use sqlx::postgres::{PgConnectOptions, PgQueryResult, PgRow};
 use sqlx::{ConnectOptions, Execute, Executor, PgConnection, PgPool, Postgres};
 use tokio::time::sleep;
 
-use crate::store::statements::Store;
 use crate::tx::Tx;
 
 /// How long a statement of the inbox's own may take, once it has its connection.
@@ -103,13 +102,6 @@ impl Drop for Lent {
         if !self.answered {
             self.connection.close_on_drop();
         }
-    }
-}
-
-impl Store {
-    /// A connection of the pool, once it is known that its sessions are its own.
-    pub async fn lend(&self) -> Result<Lent, sqlx::Error> {
-        Lent::from(self.pool().await?).await
     }
 }
 

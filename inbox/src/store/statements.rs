@@ -18,7 +18,7 @@ use crate::fault::is_of_data;
 use crate::pooler::PoolCheck;
 use crate::store::begin_and_claim::BeginAndClaim;
 use crate::store::kept_connections::KeptConnections;
-use crate::store::lent::LONGEST;
+use crate::store::lent::{LONGEST, Lent};
 use crate::store::session::Sessions;
 use crate::store::text::{in_ascii, storable, without_comments};
 
@@ -242,6 +242,11 @@ impl Store {
     pub async fn pool(&self) -> Result<&PgPool, sqlx::Error> {
         self.has_own_sessions().await?;
         Ok(&self.pool)
+    }
+
+    /// A connection of the pool, once it is known that its sessions are its own.
+    pub async fn lend(&self) -> Result<Lent, sqlx::Error> {
+        Lent::from(self.pool().await?).await
     }
 
     /// Removes what is known of failed attempts at an event that was skipped as handled, unless it is parked.
