@@ -36,8 +36,8 @@ const EXCHANGE_PAUSE: Duration = Duration::from_secs(5);
 
 const END_ITSELF: &str = "select pg_catalog.pg_terminate_backend(pg_catalog.pg_backend_pid())";
 
-/// A connection of the pool, for statements of the inbox's own. Closed when it is dropped, unless it was
-/// [given back](Self::give_back).
+/// A connection of the pool, for statements of the inbox's own. Closed when it is dropped, unless the
+/// database has answered the statement that it ran.
 #[derive(Debug)]
 pub struct Lent {
     connection: PoolConnection<Postgres>,
