@@ -6,7 +6,7 @@ mod support;
 use std::time::{Duration, Instant};
 
 use async_nats::jetstream::stream;
-use pillarbox_relay::{Order, Relay, RelayConfig};
+use pillarbox_relay::{Order, Relay, RelayConfig, RelayState};
 use pillarbox_store::dead_letters::{DeadLetter, DeadLetters, Filter, Side};
 use pillarbox_testkit::eventually;
 use sqlx::AssertSqlSafe;
@@ -327,4 +327,103 @@ async fn an_event_whose_letter_a_trigger_leaves_out_is_not_passed_and_the_trigge
     .unwrap();
     shutdown.cancel();
     running.await.unwrap().unwrap();
+}
+
+/// What keeps an update of a parked letter from being stored, and how to get rid of it. None of them is an error.
+const SUPPRESSORS: [(&str, &str, &str); 3] = [
+    (
+        "create sequence tries; \
+         create function leave_out() returns trigger language plpgsql as $$ begin \
+         if old.state = 'parked' then perform nextval('public.tries'); return null; end if; return new; end $$; \
+         create trigger guard before update on pillarbox.outbox_dead_letter for each row execute function leave_out()",
+        "trigger guard",
+        "drop trigger guard on pillarbox.outbox_dead_letter",
+    ),
+    (
+        "create rule keep as on update to pillarbox.outbox_dead_letter do instead nothing",
+        "rule keep",
+        "drop rule keep on pillarbox.outbox_dead_letter",
+    ),
+    (
+        "create function set_back() returns trigger language plpgsql as $$ begin \
+         new.state := 'parked'; new.resolved_at := null; return new; end $$; \
+         create trigger \"Back\" before update on pillarbox.outbox_dead_letter for each row execute function set_back()",
+        "trigger \"Back\"",
+        "drop trigger \"Back\" on pillarbox.outbox_dead_letter",
+    ),
+];
+
+async fn until_told(state: &tokio::sync::watch::Receiver<RelayState>, words: &[&str]) {
+    eventually("the reason to be told", DEADLINE, async || {
+        let said = state.borrow().not_ready().unwrap_or_else(|| "ready".to_owned());
+        if words.iter().all(|word| said.contains(word)) { Ok(Some(())) } else { Err(said) }
+    })
+    .await
+    .unwrap();
+}
+
+async fn until_ready(state: &tokio::sync::watch::Receiver<RelayState>) {
+    eventually("the relay to be ready", DEADLINE, async || match state.borrow().not_ready() {
+        None => Ok(Some(())),
+        Some(said) => Err(said),
+    })
+    .await
+    .unwrap();
+}
+
+#[tokio::test]
+async fn a_parked_event_whose_letter_keeps_no_update_goes_out_once_and_the_cause_is_named() {
+    for (suppress, named, mend) in SUPPRESSORS {
+        let shop = Shop::open().await;
+        // Soon after, the stream does not know an event that comes again.
+        let duplicate_window = Duration::from_millis(100);
+        shop.create_stream(|config| stream::Config { duplicate_window, ..config }).await;
+        old_letter(&shop, 9, Uuid::now_v7(), "parked").await;
+        run(&shop, suppress.to_owned()).await;
+        let relay = Relay::new(shop.config()).unwrap();
+        let state = relay.state();
+        let shutdown = CancellationToken::new();
+        let running = tokio::spawn(relay.run(shutdown.clone()));
+        until_told(&state, &["outbox_dead_letter", named, "drop it"]).await;
+        shop.insert_many(10).await;
+        shop.until_messages(11).await;
+        if suppress.contains("tries") {
+            until(&shop, "three more tries", "select (last_value >= 4)::int::bigint from tries", 1)
+                .await;
+        }
+        assert_eq!(shop.messages().await, 11, "{named}: it went out once");
+        until_told(&state, &[named]).await;
+        run(&shop, mend.to_owned()).await;
+        let retried = "select count(*) from pillarbox.outbox_dead_letter where state = 'retried'";
+        until(&shop, "the letter to say so", retried, 1).await;
+        until_ready(&state).await;
+        assert_eq!(shop.messages().await, 11);
+        shutdown.cancel();
+        running.await.unwrap().unwrap();
+    }
+}
+
+#[tokio::test]
+async fn a_parked_event_that_cannot_be_marked_dead_is_told_and_holds_nothing_else() {
+    for (suppress, named, mend) in SUPPRESSORS {
+        let shop = Shop::open().await;
+        old_letter(&shop, 9, Uuid::now_v7(), "parked").await;
+        run(&shop, "update pillarbox.outbox_dead_letter set topic = 'no topic'".to_owned()).await;
+        run(&shop, suppress.to_owned()).await;
+        let relay = Relay::new(shop.config()).unwrap();
+        let state = relay.state();
+        let shutdown = CancellationToken::new();
+        let running = tokio::spawn(relay.run(shutdown.clone()));
+        until_told(&state, &["outbox_dead_letter", named, "drop it"]).await;
+        shop.insert_many(10).await;
+        shop.until_messages(10).await;
+        until_told(&state, &[named]).await;
+        run(&shop, mend.to_owned()).await;
+        let dead = "select count(*) from pillarbox.outbox_dead_letter \
+                    where state = 'dead' and reason = 'invalid'";
+        until(&shop, "the letter to be dead", dead, 1).await;
+        until_ready(&state).await;
+        shutdown.cancel();
+        running.await.unwrap().unwrap();
+    }
 }

@@ -14,7 +14,7 @@ use tokio::time::Instant;
 
 use crate::acknowledged::Acknowledged;
 use crate::config::{NoStream, Order, RelayConfig};
-use crate::dead_letters::{Aside, Due, Parked};
+use crate::dead_letters::{Aside, Due, Parked, Unnoted};
 use crate::health::Observer;
 use crate::interrupted::Interrupted;
 use crate::lease::{Lease, LeaseError};
@@ -44,19 +44,22 @@ pub(crate) struct Parking {
     blocked: Option<HashSet<String>>,
     due_at: Instant,
     observer: Observer,
-    /// Letters whose events were not stored, and when they are tried again.
+    /// Letters whose events were not stored, or not noted to be dead, and when they are tried again.
     waiting: HashMap<i64, Instant>,
     /// Why the last of them was not stored.
     trouble: Option<String>,
+    unnoted: Unnoted,
 }
 
 impl Parking {
+    /// `unnoted` is [left](Self::into_unnoted) by the parking before.
     pub(crate) async fn open(
         config: &RelayConfig,
         lease: &Arc<Lease>,
         context: Context,
         acknowledged: Acknowledged,
         observer: Observer,
+        unnoted: &mut Unnoted,
     ) -> Result<Self, LeaseError> {
         let mut parking = Self {
             lease: lease.clone(),
@@ -70,9 +73,15 @@ impl Parking {
             observer,
             waiting: HashMap::new(),
             trouble: None,
+            unnoted: Unnoted::default(),
         };
         parking.ask_blocked().await?;
+        parking.unnoted = std::mem::take(unnoted);
         Ok(parking)
+    }
+
+    pub(crate) fn into_unnoted(self) -> Unnoted {
+        self.unnoted
     }
 
     pub(crate) fn due_at(&self) -> Instant {
@@ -143,15 +152,16 @@ impl Parking {
         }
     }
 
-    /// Why parked events are not stored, while some are not. That holds nothing else.
+    /// Why parked events are not stored, or not noted to be, while some are not. That holds nothing else.
     pub(crate) fn trouble(&self) -> Option<&str> {
-        self.trouble.as_deref()
+        self.unnoted.why().or(self.trouble.as_deref())
     }
 
     /// Ships the parked events that are due, and returns how many. Everything before must have been stored.
     pub(crate) async fn ship(&mut self) -> Result<u64, Interrupted> {
         let mut shipped = 0;
         self.waiting.retain(|_, again_at| *again_at > Instant::now());
+        self.unnoted.write(&self.lease).await?;
         loop {
             let largest = self.context.client().max_payload();
             let due = self.lease.due(self.blocked.is_some(), largest).await?;
@@ -215,11 +225,18 @@ impl Parking {
         let shipped = letters.len() as u64;
         if !letters.is_empty() {
             tracing::info!(relay = self.relay, events = letters.len(), "shipped parked events");
-            self.lease.shipped(&letters).await?;
+            if let Some(left_out) = self.lease.shipped(&letters).await? {
+                self.unnoted.add(left_out);
+            }
         }
         for (letter, refused) in dead {
-            self.lease.dead_again(letter, &refused).await?;
-            say_dead(&self.relay, &refused);
+            match self.lease.dead_again(letter, &refused).await? {
+                None => say_dead(&self.relay, &refused),
+                Some(left_out) => {
+                    self.waiting.insert(letter, Instant::now() + AGAIN);
+                    self.trouble = Some(left_out.to_string());
+                }
+            }
         }
         held.map_or(Ok(shipped), |error| Err(error.into()))
     }
@@ -231,13 +248,15 @@ impl Parking {
         let mut bad = due.bad.into_iter().peekable();
         for Parked { letter, row, attempts } in due.events {
             let place = (row.position, letter);
-            if self.waiting.contains_key(&letter) {
+            while let Some(bad) = bad.next_if(|bad| (bad.refused.position, bad.place) < place) {
+                if !self.waiting.contains_key(&bad.place) {
+                    sendable.dead.push((bad.place, bad.refused));
+                }
+                stopped.extend(bad.key);
+            }
+            if self.waiting.contains_key(&letter) || self.unnoted.contains(letter) {
                 stopped.extend(row.key);
                 continue;
-            }
-            while let Some(bad) = bad.next_if(|bad| (bad.refused.position, bad.place) < place) {
-                stopped.extend(bad.key);
-                sendable.dead.push((bad.place, bad.refused));
             }
             if self.form.keys_wait && row.key.as_ref().is_some_and(|key| stopped.contains(key)) {
                 continue;
@@ -258,9 +277,8 @@ impl Parking {
                 }
             }
         }
-        for bad in bad {
-            sendable.dead.push((bad.place, bad.refused));
-        }
+        let bad = bad.filter(|bad| !self.waiting.contains_key(&bad.place));
+        sendable.dead.extend(bad.map(|bad| (bad.place, bad.refused)));
         sendable
     }
 }

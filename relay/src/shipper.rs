@@ -24,6 +24,7 @@ use crate::broker::Broker;
 use crate::checkpoint::{self, Checkpoints};
 use crate::config::{Order, RelayConfig};
 use crate::cursor::Cursor;
+use crate::dead_letters::Unnoted;
 use crate::health::Observer;
 use crate::interrupted::{Forgotten, Interrupted};
 use crate::lease::{Lease, LeaseError};
@@ -80,9 +81,11 @@ impl Shipper {
         looking.spawn(swallowed::look_at(suspects, self.broker.api(), relay, observer));
         let mut hold = Hold::new();
         let mut start = Start::default();
+        let mut unnoted = Unnoted::default();
         loop {
             let mut trial = None;
-            let interrupted = match self.ship(&start, &mut hold, &mut trial).await {
+            let shipping = self.ship(&start, &mut hold, &mut trial, &mut unnoted);
+            let interrupted = match shipping.await {
                 Ok(()) => return Ok(()),
                 Err(interrupted) => interrupted,
             };
@@ -96,7 +99,11 @@ impl Shipper {
                     continue;
                 }
                 Interrupted::Forgotten(what) => match self.go_back(what).await {
-                    Ok(events) => hold.goes_back(events),
+                    Ok(events) => {
+                        hold.goes_back(events);
+                        // The stream may have lost these as well.
+                        unnoted = Unnoted::default();
+                    }
                     Err(Interrupted::Lease(error)) => return Err(error),
                     Err(_) => {}
                 },
@@ -204,6 +211,7 @@ impl Shipper {
         start: &Start,
         hold: &mut Hold,
         trial: &mut Option<Trial>,
+        unnoted: &mut Unnoted,
     ) -> Result<(), Interrupted> {
         let connected = self.broker.connections();
         let mut checkpoints = Checkpoints::open(
@@ -225,6 +233,7 @@ impl Shipper {
             self.broker.context(),
             self.broker.acknowledged(),
             self.observer.clone(),
+            unnoted,
         )
         .await?;
         let mut under_way =
@@ -320,6 +329,7 @@ impl Shipper {
                 self.observer.resumed();
             }
         };
+        *unnoted = parking.into_unnoted();
         hold.stored(under_way.stored.saturating_sub(counted) + under_way.parked);
         if outcome.is_err() {
             self.observer.meter.given_up(under_way.count.saturating_sub(under_way.stored));

@@ -117,30 +117,9 @@ impl Lease {
         }
         Ok(row.try_get(3)?)
     }
-
-    /// The event of a parked letter could not be stored.
-    pub(crate) async fn dead_again(
-        &self,
-        letter: i64,
-        refused: &Refused,
-    ) -> Result<(), LeaseError> {
-        for error in [refused.error.replace('\0', " "), ascii(&refused.error)] {
-            let query = self
-                .query(include_str!("dead_again.sql"))
-                .bind(letter)
-                .bind(refused.reason.to_string())
-                .bind(error);
-            match self.within(async |c: &mut PgConnection| query.execute(c).await).await {
-                // The database's encoding does not have all of these characters.
-                Err(LeaseError::Database(error)) if is_of_data(&error) => {}
-                done => return done.map(|_| ()),
-            }
-        }
-        Ok(())
-    }
 }
 
-fn ascii(text: &str) -> String {
+pub(super) fn ascii(text: &str) -> String {
     text.chars().map(|c| if c.is_ascii() && c != '\0' { c } else { '?' }).collect()
 }
 

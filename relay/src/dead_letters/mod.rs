@@ -15,8 +15,7 @@
 
 mod aside;
 mod due;
-
-use sqlx::PgConnection;
+mod noted;
 
 use crate::cursor::Cursor;
 use crate::lease::{Lease, LeaseError};
@@ -25,6 +24,7 @@ use crate::refused::Refused;
 use crate::rows::BadRow;
 
 pub(crate) use aside::Aside;
+pub(crate) use noted::Unnoted;
 
 /// Parked events, in the order in which they are to be shipped.
 #[derive(Debug, Default)]
@@ -58,11 +58,5 @@ impl Lease {
     /// already.
     pub(crate) async fn keep(&self, events: Vec<Aside>) -> Result<Vec<i64>, LeaseError> {
         self.set_aside(None, events).await
-    }
-
-    /// The events of these letters have been shipped.
-    pub(crate) async fn shipped(&self, letters: &[i64]) -> Result<(), LeaseError> {
-        let query = self.query(include_str!("shipped.sql")).bind(letters.to_vec());
-        self.within(async |c: &mut PgConnection| query.execute(c).await).await.map(drop)
     }
 }
