@@ -267,3 +267,75 @@ async fn a_stream_that_acknowledges_nothing_or_is_sealed_is_named() {
         assert_eq!(shop.messages().await, 3);
     }
 }
+
+/// A stream that refuses new messages of a subject that has three.
+async fn limit_subjects(shop: &Shop, max_messages: i64) {
+    shop.create_stream(|config| stream::Config {
+        discard: stream::DiscardPolicy::New,
+        discard_new_per_subject: true,
+        max_messages_per_subject: 3,
+        max_messages,
+        ..config
+    })
+    .await;
+}
+
+const LETTERS: &str = "select count(*) from pillarbox.outbox_dead_letter where state = 'dead'";
+
+#[tokio::test]
+async fn a_full_subject_holds_only_its_own_events_and_its_letters_name_it() {
+    for (sink, page_rows) in [(SinkChoice::Auto, 1_000), (SinkChoice::KeyedWindow, 5)] {
+        let shop = Shop::open().await;
+        limit_subjects(&shop, -1).await;
+        let topic = |name: &str| format!("{}.{name}", shop.scope.prefix());
+        // More than a small page, by one key and by many.
+        for number in 0..13 {
+            let key = if number % 2 == 0 { "f".to_owned() } else { number.to_string() };
+            insert(&shop, &topic("full"), Some(&key), "{}").await;
+        }
+        for number in 0..40 {
+            let key = if number % 2 == 0 { "f".to_owned() } else { format!("o{number}") };
+            insert(&shop, &topic(&format!("other{number}")), Some(&key), "{}").await;
+        }
+        let config = pillarbox_relay::RelayConfig { sink, page_rows, ..shop.config() };
+        let relay = shop.start(config);
+        shop.until_messages(43).await;
+        shop.shipped().await;
+        let named = format!(
+            "{LETTERS} and reason = 'refused' and error like '%\"{}\" is full%'",
+            topic("full")
+        );
+        assert_eq!((shop.number(&named).await, shop.number(LETTERS).await), (10, 10));
+        // With room they can be shipped after all.
+        shop.create_stream(|config| config).await;
+        sqlx::query("update pillarbox.outbox_dead_letter set state = 'parked'")
+            .execute(shop.pool())
+            .await
+            .unwrap();
+        shop.until_messages(53).await;
+        relay.stop().await;
+    }
+}
+
+#[tokio::test]
+async fn a_stream_that_is_full_as_a_whole_waits_also_where_subjects_have_limits() {
+    let shop = Shop::open().await;
+    limit_subjects(&shop, 4).await;
+    for number in 0..8 {
+        let topic = format!("{}.t{number}", shop.scope.prefix());
+        insert(&shop, &topic, None, "{}").await;
+    }
+    let relay = Process::relay(&shop, &FREE);
+    let http = Endpoint::of(&relay).await;
+    http.until(r#"pillarbox_held{relay="default"}"#, 1.0).await;
+    eventually("the reason", DEADLINE, async || {
+        let said = http.until_ready(503).await["reason"].to_string();
+        if said.contains("maximum messages exceeded") { Ok(Some(())) } else { Err(said) }
+    })
+    .await
+    .unwrap();
+    limit_subjects(&shop, -1).await;
+    shop.until_messages(8).await;
+    http.until_ready(200).await;
+    assert_eq!(shop.number(LETTERS).await, 0);
+}

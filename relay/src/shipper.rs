@@ -10,6 +10,7 @@ mod hold;
 mod trial;
 mod under_way;
 
+use std::collections::VecDeque;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
@@ -44,7 +45,7 @@ use self::under_way::UnderWay;
 const PAGES_AHEAD: usize = 2;
 /// How long to wait for a further page before the open batches are ended.
 const LINGER: Duration = Duration::from_millis(1);
-/// How long to wait for a page with other messages, when one is needed that proves something.
+/// How long to wait for pages with other messages, when one is needed that proves something.
 const PROOF: Duration = Duration::from_millis(500);
 pub(crate) struct Shipper {
     pub(crate) config: RelayConfig,
@@ -243,7 +244,7 @@ impl Shipper {
         let (context, acknowledged) = (self.broker.context(), self.broker.acknowledged());
         let mut sink = self.broker.open_sink(start.after_refusal);
         let mut counted = 0;
-        let mut ahead: Option<Batch> = None;
+        let mut ahead: VecDeque<Batch> = VecDeque::new();
         let outcome = loop {
             if parking.is_due() {
                 let outcome = match under_way.stored(sink.flush().await) {
@@ -269,7 +270,7 @@ impl Shipper {
                 self.observer.meter.checkpoint();
                 looked = true;
             }
-            let received = match ahead.take() {
+            let received = match ahead.pop_front() {
                 Some(batch) => Ok(Some(batch)),
                 None => tokio::time::timeout(LINGER, batches.recv()).await,
             };
@@ -313,7 +314,7 @@ impl Shipper {
                 let window = KeyedWindow::new(context.clone(), acknowledged.clone());
                 let order = self.config.order;
                 match prepare(trial, order, hold, &mut batches, &mut parking, &window).await {
-                    Ok(next) => ahead = next,
+                    Ok(next) => ahead.extend(next),
                     Err(interrupted) => break Err(interrupted),
                 }
             }
@@ -370,7 +371,7 @@ impl Shipper {
 }
 
 /// Gathers what a message that goes alone is judged by, before it goes: others that may prove something, and that a stream
-/// takes it. Returns the page behind it, if that was waited for.
+/// takes it. Returns the pages behind it, if those were waited for.
 async fn prepare(
     trial: &mut Trial,
     order: Order,
@@ -378,14 +379,17 @@ async fn prepare(
     batches: &mut mpsc::Receiver<Batch>,
     parking: &mut Parking,
     window: &KeyedWindow,
-) -> Result<Option<Batch>, Interrupted> {
-    let mut ahead = None;
-    if trial.is_alone() && hold.needs_proof(trial.position()) {
-        // What came later is in another page.
-        ahead = tokio::time::timeout(PROOF, batches.recv()).await.ok().flatten();
-        if let Some(next) = &mut ahead {
-            parking.hold_back(next).await?;
+) -> Result<VecDeque<Batch>, Interrupted> {
+    let mut ahead = VecDeque::new();
+    if hold.needs_proof(trial.position()) {
+        // What came later is in other pages. How many of them are in memory at a time is limited where they are read.
+        let until = Instant::now() + PROOF;
+        while trial.looks_further()
+            && let Ok(Some(mut next)) = tokio::time::timeout_at(until, batches.recv()).await
+        {
+            parking.hold_back(&mut next).await?;
             trial.looks_among(&next.messages, order);
+            ahead.push_back(next);
         }
     }
     if hold.asks_first(trial.position()) {

@@ -1,5 +1,7 @@
 //! A message that the broker does not store, tried alone, and the question whose fault that is.
 
+use std::collections::HashSet;
+
 use uuid::Uuid;
 
 use crate::config::Order;
@@ -10,7 +12,7 @@ use crate::refused::{Reason, Refused};
 use crate::sink::targets::stream_of;
 use crate::sink::{KeyedWindow, Sink, SinkError};
 
-/// At most this many other messages are tried for proof that the broker stores something.
+/// At most this many other messages of each kind are tried for proof that the broker stores something.
 const OTHERS: usize = 8;
 
 /// The message that is tried alone.
@@ -20,6 +22,10 @@ pub(super) struct Trial {
     pub(super) after: Cursor,
     /// Messages behind it that may prove that its stream stores others.
     others: Vec<Message>,
+    /// The last resort: later events of keys that were met before. If one is stored, the event before it comes later.
+    followers: Vec<Message>,
+    /// The keys met so far.
+    keys: HashSet<String>,
 }
 
 /// What came of a trial.
@@ -37,29 +43,43 @@ impl Trial {
     pub(super) fn of(batch: &Batch, order: Order) -> Option<Self> {
         let (first, behind) = batch.messages.split_first()?;
         let after = batch.cursor_at(first.position);
-        let mut trial = Self { message: first.clone(), after, others: Vec::new() };
+        let keys = first.key.iter().cloned().collect();
+        let (others, followers) = (Vec::new(), Vec::new());
+        let mut trial = Self { message: first.clone(), after, others, followers, keys };
         trial.looks_among(behind, order);
         Some(trial)
     }
 
-    /// Whether nothing was found yet that may prove something.
-    pub(super) fn is_alone(&self) -> bool {
-        self.others.is_empty()
+    /// Whether no message of another subject was found yet. A subject may be full, and then none of its own proves
+    /// anything.
+    pub(super) fn looks_further(&self) -> bool {
+        self.others.iter().all(|other| self.is_near(other))
     }
 
     /// Looks for messages that may prove something among these, which come behind the one that is tried.
+    ///
+    /// One whose key was met before must not be stored before the event that was met. So it is only taken where that
+    /// event becomes a dead letter by it, or would by the same refusal, and in an order that allows it.
     pub(super) fn looks_among(&mut self, behind: &[Message], order: Order) {
-        let first = &self.message;
-        let parted = |message: &&Message| first.key.is_none() || message.key != first.key;
-        let near = |message: &&Message| message.subject == first.subject;
-        self.others.extend(behind.iter().filter(near).filter(parted).take(OTHERS).cloned());
-        if self.others.is_empty() {
-            self.others.extend(behind.iter().filter(parted).take(OTHERS).cloned());
+        for message in behind {
+            let near = self.is_near(message);
+            let follows = (message.key.as_ref()).is_some_and(|key| !self.keys.insert(key.clone()));
+            if !follows {
+                let alike = self.others.iter().filter(|other| self.is_near(other) == near).count();
+                if alike < OTHERS {
+                    self.others.push(message.clone());
+                }
+            } else if (near || message.key == self.message.key)
+                && order == Order::Key
+                && self.followers.len() < OTHERS
+            {
+                self.followers.push(message.clone());
+            }
         }
-        // The last resort: a later event of its own key, which then must not come before it.
-        if self.others.is_empty() && order == Order::Key {
-            self.others.extend(behind.iter().find(near).cloned());
-        }
+    }
+
+    fn is_near(&self, message: &Message) -> bool {
+        message.subject == self.message.subject
     }
 
     pub(super) fn position(&self) -> i64 {
@@ -85,7 +105,7 @@ impl Trial {
         refusal: Option<u64>,
         said: &str,
     ) -> TrialOutcome {
-        for other in &self.others {
+        for other in self.others.iter().chain(&self.followers) {
             if !self.is_comparable(&window(), other, refusal).await {
                 continue;
             }

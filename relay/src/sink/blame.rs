@@ -10,12 +10,13 @@
 //! | the headers exceed 64 KiB, which is the most that JetStream stores (error 10097) | the event's | dead letter `too_large` |
 //! | no stream takes the subject, and the server says so itself | nobody's yet, or the event's with `no_stream = "dead-letter"` | hold, naming the subject; or dead letter `no_stream` |
 //! | connection lost, no answer in time, no leader, not enough replicas | the broker's | hold |
-//! | stream or account full (10077, 10047, …) | the broker's | hold |
+//! | the stream as a whole or the account is full (10077, 10047, …) | the broker's | hold |
 //! | any other status of 500 and above | the broker's | hold |
+//! | the subject is full, and its stream refuses new messages of it (`discard_new_per_subject`; error 10077, "maximum messages per subject exceeded") | the subject's | hold, and try the message alone; dead letter `refused` only with proof |
 //! | any other refusal | nobody knows | hold, and try the message alone; dead letter `refused` only with proof |
 //! | no answer for this message, again and again | nobody knows | the same |
 //!
-//! The last two lines are deliberate. What the relay does not know is held, where an operator sees it, and not
+//! The last three lines are deliberate. What the relay does not know is held, where an operator sees it, and not
 //! thrown aside. But one message must not hold all others for good, so it becomes a dead letter when it was tried
 //! alone several times without success, and the broker stored another message of its stream meanwhile.
 
@@ -28,6 +29,8 @@ use crate::refused::Reason;
 pub(super) enum Blame {
     /// The event can never be stored.
     Event(Reason),
+    /// The stream stores no more messages of the event's subject now, and goes on with other subjects.
+    Subject,
     /// The server or the stream does not store messages now.
     Broker,
     /// The table does not know this error.
@@ -50,6 +53,12 @@ impl Blame {
                 if error.to_string().contains("message too large") =>
             {
                 Self::Event(Reason::TooLarge)
+            }
+            // It says this in the same way as it says that the whole stream is full.
+            jetstream::ErrorCode::STREAM_STORE_FAILED
+                if error.to_string().contains("maximum messages per subject exceeded") =>
+            {
+                Self::Subject
             }
             code if error.code() >= 500 || NO_ROOM.contains(&code.0) => Self::Broker,
             _ => Self::Unknown,
@@ -76,6 +85,14 @@ mod tests {
         let in_a_file = r#"{"code":503,"err_code":10077,"description":"message too large"}"#;
         let in_a_file: jetstream::Error = serde_json::from_str(in_a_file).unwrap();
         assert_eq!(Blame::of(&in_a_file), Blame::Event(Reason::TooLarge));
+        let of_text = |text: &str| {
+            let error = format!(r#"{{"code":503,"err_code":10077,"description":"{text}"}}"#);
+            Blame::of(&serde_json::from_str(&error).unwrap())
+        };
+        assert_eq!(of_text("maximum messages per subject exceeded"), Blame::Subject);
+        for whole in ["maximum messages exceeded", "maximum bytes exceeded"] {
+            assert_eq!(of_text(whole), Blame::Broker, "{whole}");
+        }
         for (status, code) in [(400, 10077), (500, 10047), (503, 10023), (503, 10008), (503, 99999)]
         {
             assert_eq!(Blame::of(&error(status, code)), Blame::Broker, "{code}");

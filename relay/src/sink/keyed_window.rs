@@ -159,6 +159,9 @@ impl KeyedWindow {
                         SinkError::Message { position, event_id, reason, error: text }
                     }
                     Some((Blame::Unknown, code)) => unknown(Some(code), text),
+                    Some((Blame::Subject, code)) => {
+                        unknown(Some(code), full_subject(subject, &text))
+                    }
                     Some((Blame::Broker, _)) | None => SinkError::Unavailable(text),
                 };
             }
@@ -218,6 +221,15 @@ impl Sink for KeyedWindow {
             result.map_err(|error| SinkFailure { stored: self.stored, error })
         })
     }
+}
+
+/// What is said of an event whose subject is full.
+fn full_subject(subject: &str, said: &str) -> String {
+    format!(
+        "subject {subject:?} is full: its stream keeps a limited number of messages of each subject and refuses new ones \
+         ({said}); raise its max_msgs_per_subject, or find out why its consumers do not keep up, and retry the event if it \
+         is a dead letter"
+    )
 }
 
 /// Refuses what the server would answer by closing the connection.
