@@ -49,7 +49,7 @@ pub(super) async fn begin(
     let forgotten = store.forgotten_until().await;
     let forgotten = forgotten.map_err(|error| {
         NotNow::Later(format!(
-            "what the inbox has forgotten is not known, and so not where to begin: {}",
+            "the consumer cannot decide where to start reading, because what the inbox has forgotten is not known: {}",
             full_text(&error)
         ))
     })?;
@@ -82,7 +82,7 @@ pub(super) async fn begin(
     tracing::warn!(
         consumer = config.name,
         stream = config.stream,
-        "begins behind what the inbox has forgotten; what is older in the stream is not read"
+        "the durable consumer starts after what the inbox has forgotten; older messages in the stream are not read"
     );
     Ok(DeliverPolicy::ByStartTime { start_time: start.into() })
 }

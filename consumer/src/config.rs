@@ -1,4 +1,4 @@
-//! What a consumer is told.
+//! A consumer's settings.
 
 use std::time::Duration;
 
@@ -12,75 +12,82 @@ use super::subjects::overlap;
 /// The longest duration that a setting in milliseconds may have: a day.
 const LONGEST_MS: u64 = 86_400_000;
 
-/// A consumer's settings. Those in milliseconds are a day at the most.
+/// A consumer's settings. The durations in milliseconds must be at most a day (86400000).
 #[derive(Clone, Debug, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct ConsumerConfig {
-    /// The stream to read.
+    /// The stream to read. Required.
     pub stream: String,
-    /// The consumer's name: of the durable consumer on the server, of what it has handled in the inbox, and in
-    /// its metrics and status. All processes of a service share it, and no two services do; under another name
-    /// everything is new.
+    /// The consumer's name. It names the durable consumer on the server, the consumer's rows in the inbox, and its
+    /// metrics and status. All processes of a service must use the same name, and no two services may share one. Under
+    /// another name, every event counts as not handled yet. Required.
     pub name: String,
-    /// The subjects to read, which may hold wildcards; empty: all of the stream's.
+    /// The subjects to read. They may hold wildcards, and must not overlap. Empty, the default, means all subjects of
+    /// the stream.
     pub filter_subjects: Vec<String>,
     /// Whether events of one key are handled in their order.
     pub order: Order,
-    /// Into how many [partitions](pillarbox_event::partition) the relay puts the keys of these events. With more
-    /// than one, all processes of the consumer share them, about evenly, and the order per key holds across the
-    /// processes; what is in no partition is not read. The same in each process, and as in the relay; a change
-    /// takes the steps in `docs/guides/ordering.md`. 1, or 0: there are none, and one process is active at a time.
-    /// Needs a table `inbox_process`, a connection beside those of the pool, and an order.
+    /// The number of [partitions](pillarbox_event::partition) into which the relay puts the keys of these events. With
+    /// more than one, all processes of the consumer share the partitions about evenly, and the order per key holds
+    /// across the processes. Events in no partition are not read. The number must be the same in every process and in
+    /// the relay. To change it, follow the steps in `docs/guides/ordering.md`. With 1 or 0, there are no partitions,
+    /// and one process is active at a time. Partitions need the table `inbox_process`, one connection more than those
+    /// of the pool, and an [`order`](Self::order) other than `None`. At most 1024.
     pub partitions: u32,
-    /// How many handlers run at a time; each needs a connection of the pool.
+    /// How many handlers run at the same time. Each needs a connection of the pool. Between 1 and 10000.
     pub concurrency: usize,
-    /// How many events are held at the most, running and waiting: 256 unless told. With partitions, each holds its part
-    /// of it. When failing keys hold more than half of it, the one that holds the most is parked in the database with
-    /// what waits behind it, up to 10,000 events or 256 MiB: see `docs/guides/ordering.md`.
+    /// The most events that are held at the same time, running or waiting. The default is 256. With partitions, the
+    /// number is divided among them. When failing keys hold more than half of these places, the consumer parks the key
+    /// that holds the most in the database, with all of its waiting events, up to 10,000 events or 256 MiB: see
+    /// `docs/guides/ordering.md`. Must be between `concurrency` and 100000.
     pub prefetch: usize,
-    /// How many events a [`BatchHandler`](pillarbox_inbox::BatchHandler) is given at the most. Only for
-    /// [`run_batches`](crate::Consumer::run_batches).
+    /// The most events that a [`BatchHandler`](pillarbox_inbox::BatchHandler) is given in one call. Used by
+    /// [`run_batches`](crate::Consumer::run_batches) only.
     pub batch_size: usize,
-    /// How long an event waits for others to fill its batch, in milliseconds.
+    /// How long an event waits for others to fill its batch, in milliseconds. Used by
+    /// [`run_batches`](crate::Consumer::run_batches) only.
     pub batch_linger_ms: u64,
-    /// How many failed attempts make a dead letter.
+    /// After how many failed attempts an event becomes a dead letter. At least 1.
     pub max_attempts: u32,
-    /// The wait after the first failed attempt, in milliseconds; it doubles with each, plus up to as much
-    /// again at random.
+    /// The wait after the first failed attempt, in milliseconds. It doubles with each further failure, up to
+    /// `max_backoff_ms`. A random part of up to the same length is added to each wait.
     pub backoff_ms: u64,
-    /// The longest wait between attempts, in milliseconds, before the random part.
+    /// The longest wait between attempts, in milliseconds, without the random part.
     pub max_backoff_ms: u64,
-    /// How long an outage that a handler tells of, or a second database that is away, is not counted for one event,
-    /// in seconds. After that each failure counts as an attempt. A day unless told; at most ten years.
+    /// How long failures of one event are not counted while a handler reports an outage, or while a second database is
+    /// away, in seconds. After that, each failure counts as an attempt. The default is a day, the maximum ten years.
     pub max_outage_s: u64,
-    /// How long a handler may take, in milliseconds; then it is dropped, and rolled back, and the attempt has
-    /// failed. The database ends a transaction that is idle for two seconds more than this, and a statement that
-    /// takes so long, so that neither a process that hangs nor a statement whose handler was dropped holds up its
-    /// events for longer. (`statement_timeout` is lowered in the handler's transaction, and not raised.)
+    /// How long a handler may take, in milliseconds. After that, the consumer drops the handler and rolls its
+    /// transaction back, and the attempt has failed. The database ends a transaction that is idle, or a statement that
+    /// runs, for two seconds longer than this. So neither a process that hangs nor a statement whose handler was
+    /// dropped holds up its events for longer. (In the handler's transaction, `statement_timeout` may be lowered, but
+    /// is never raised.)
     pub handler_timeout_ms: u64,
-    /// How long the server waits for a sign of life before it delivers again, in milliseconds. Slow handlers
-    /// give one every third of it.
+    /// How long the server waits for an acknowledgement or a sign of life before it delivers an event again, in
+    /// milliseconds. While a slow handler runs, the consumer sends a sign of life every third of this time. At least
+    /// 300.
     pub ack_wait_ms: u64,
-    /// How long a silent process keeps its place as the active one, in milliseconds, before another takes
-    /// over. Only for [`Order::Key`].
+    /// How long a process that gives no sign of life stays the active one, in milliseconds, before another process
+    /// takes over. Not used with [`Order::None`]. At least 1000.
     pub takeover_ms: u64,
-    /// How long a stop waits for running handlers, in milliseconds.
+    /// How long a shutdown waits for running handlers, in milliseconds. Then it drops them.
     pub shutdown_timeout_ms: u64,
-    /// How long it is remembered that an event was handled, in seconds; older rows are removed. At least as
-    /// long as the stream keeps messages, and as retries can last, or an event could be handled twice: less is
-    /// refused.
+    /// How long the inbox remembers that an event was handled, in seconds. Older rows are removed. It must be at least
+    /// as long as the stream keeps messages, and as long as the retries of an event can last. Otherwise an event could
+    /// be handled twice, so a shorter time is refused.
     pub retention_s: u64,
-    /// What to do if there is no durable consumer, and the stream holds messages that this consumer may have handled so
-    /// long ago that it has forgotten them. Only a stream without `max_age` comes to that. A consumer that has forgotten
-    /// nothing, a new one above all, reads everything.
+    /// What to do if the durable consumer is missing, and the stream holds messages that this consumer may have handled
+    /// so long ago that it has forgotten them. This can only happen with a stream without `max_age`. A consumer that
+    /// has forgotten nothing, such as a new one, reads everything.
     pub after_loss: AfterLoss,
-    /// The JetStream domain that the stream is in, where that is another one than that of the server to which the client
-    /// is connected: behind a leaf node that has a JetStream of its own, the hub's. `None`: the server's.
+    /// The JetStream domain of the stream, if it is not the domain of the server to which the client is connected. For
+    /// example, it is the hub's domain if the client is connected to a leaf node that has its own JetStream. `None`,
+    /// the default, means the server's own domain.
     pub jetstream_domain: Option<String>,
-    /// The prefix of the JetStream API, for an API that another account exports. `None`: `$JS.API`. Not together with
-    /// `jetstream_domain`.
+    /// The prefix of the JetStream API, for an API that another account exports. `None`, the default, means `$JS.API`.
+    /// It cannot be set together with `jetstream_domain`.
     pub api_prefix: Option<String>,
-    /// The schema of the inbox tables.
+    /// The schema of the inbox tables. The default is `pillarbox`.
     pub schema: String,
 }
 
@@ -89,27 +96,29 @@ pub struct ConsumerConfig {
 #[serde(rename_all = "kebab-case")]
 #[non_exhaustive]
 pub enum Order {
-    /// In order per key, parallel across keys; a key goes on without its dead letters. Of several processes one is
-    /// active and the others stand by; or, with [`partitions`](ConsumerConfig::partitions), all share the keys.
+    /// In order per key, and in parallel across keys. When an event becomes a dead letter, its key continues without
+    /// it. Of several processes one is active and the others stand by. With [`partitions`](ConsumerConfig::partitions),
+    /// all processes share the keys.
     #[default]
     Key,
-    /// As [`Key`](Self::Key), and a key waits behind its dead letter: its later events are parked with it, and
-    /// handled in order when it has been retried or discarded. Costs a query for each event.
+    /// Like [`Key`](Self::Key), but a key waits behind its dead letter. The later events of the key are parked, and are
+    /// handled in order once the dead letter has been retried or discarded. This costs one query per event.
     Strict,
     /// In any order. Several processes share the work.
     None,
 }
 
-/// What to do about a lost durable consumer, where what was handled is partly forgotten: see
+/// What to do when the durable consumer is lost and the inbox has forgotten some of the handled events: see
 /// [`ConsumerConfig::after_loss`].
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 #[non_exhaustive]
 pub enum AfterLoss {
-    /// Read nothing, and say so.
+    /// Read nothing, and end with [`ConsumerError::Forgotten`].
     #[default]
     Refuse,
-    /// Read what is newer than all that was forgotten. What is older and was never handled is left out.
+    /// Read only messages that are newer than everything that was forgotten. Older messages are skipped, even if they
+    /// were never handled.
     Remembered,
 }
 
@@ -162,7 +171,7 @@ impl ConsumerConfig {
                 && name.len() <= 255
                 && name.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'_' || b == b'-');
             if !plain {
-                return fail(key, "it is letters, digits, _ and -, 1 to 255 of them");
+                return fail(key, "it must be 1 to 255 letters, digits, _ or -");
             }
         }
         if self.jetstream_domain.as_ref().is_some_and(|domain| !is_subject(domain, 1)) {
@@ -175,56 +184,64 @@ impl ConsumerConfig {
             if !is_subject(prefix, usize::MAX) {
                 return fail(
                     "api_prefix",
-                    "it must be words parted by dots, without spaces or wildcards",
+                    "it must be words separated by dots, without spaces or wildcards",
                 );
             }
             if self.jetstream_domain.is_some() {
                 return fail(
                     "api_prefix",
-                    "jetstream_domain is set too, which makes a prefix of its own; keep one of the two",
+                    "jetstream_domain is set too, and also determines the prefix; keep one of the two",
                 );
             }
         }
         if self.filter_subjects.iter().any(String::is_empty) {
-            return fail("filter_subjects", "a subject is empty");
+            return fail("filter_subjects", "a subject must not be empty");
         }
         for (at, one) in self.filter_subjects.iter().enumerate() {
             if let Some(other) =
                 self.filter_subjects[at + 1..].iter().find(|other| overlap(one, other))
             {
                 let problem =
-                    format!("{one} and {other} overlap: a subject may be in one of them only");
+                    format!("{one} and {other} overlap; each subject must match only one filter");
                 return Err(ConsumerError::Config { key: "filter_subjects", problem });
             }
         }
         if self.partitions > partition::MOST {
-            return fail("partitions", "it is at most 1024");
+            return fail("partitions", "it must be at most 1024");
         }
         if self.several().is_some() && self.name.len() > 240 {
-            return fail("name", "with partitions it is at most 240 long: their numbers follow it");
+            return fail(
+                "name",
+                "with partitions it must be at most 240 characters, because their numbers are \
+            appended to it",
+            );
         }
         if self.several().is_some() && !self.order.keeps_keys() {
-            return fail("partitions", "without an order processes share the work anyway: it is 1");
+            return fail(
+                "partitions",
+                "with order = none it must be 1, because processes share the work without \
+            partitions",
+            );
         }
         if !(1..=10_000).contains(&self.concurrency) {
-            return fail("concurrency", "it is 1 to 10000");
+            return fail("concurrency", "it must be between 1 and 10000");
         }
         if !(self.concurrency..=100_000).contains(&self.prefetch) {
-            return fail("prefetch", "it is at least the concurrency, and at most 100000");
+            return fail("prefetch", "it must be between concurrency and 100000");
         }
         let least = self.concurrency.saturating_mul(self.several().unwrap_or(1) as usize);
         if self.prefetch < least {
             return fail(
                 "prefetch",
                 &format!(
-                    "each partition may hold its part of it, and one alone should keep {} handlers busy: it is at \
-                     least {least}",
+                    "it must be at least {least}, because it is divided among the partitions and each must be able to \
+                     keep {} handlers busy",
                     self.concurrency
                 ),
             );
         }
         if self.batch_size == 0 {
-            return fail("batch_size", "it is at least 1");
+            return fail("batch_size", "it must be at least 1");
         }
         for (key, milliseconds) in [
             ("batch_linger_ms", self.batch_linger_ms),
@@ -239,30 +256,30 @@ impl ConsumerConfig {
             }
         }
         if self.max_attempts == 0 {
-            return fail("max_attempts", "it is at least 1");
+            return fail("max_attempts", "it must be at least 1");
         }
         if self.backoff_ms == 0 || self.max_backoff_ms < self.backoff_ms {
-            return fail("backoff_ms", "it is at least 1, and max_backoff_ms is no less");
+            return fail("backoff_ms", "it must be at least 1 and at most max_backoff_ms");
         }
         if self.handler_timeout_ms == 0 {
-            return fail("handler_timeout_ms", "it is at least 1");
+            return fail("handler_timeout_ms", "it must be at least 1");
         }
         if self.ack_wait_ms < 300 {
-            return fail("ack_wait_ms", "it is at least 300");
+            return fail("ack_wait_ms", "it must be at least 300");
         }
         if self.takeover_ms < 1_000 {
-            return fail("takeover_ms", "it is at least 1000");
+            return fail("takeover_ms", "it must be at least 1000");
         }
         if !(1..=315_360_000).contains(&self.max_outage_s) {
             return fail("max_outage_s", "it must be between 1 and 315360000, which is ten years");
         }
         if !(1..=315_360_000).contains(&self.retention_s) {
-            return fail("retention_s", "it is 1 second to 10 years");
+            return fail("retention_s", "it must be between 1 and 315360000, which is ten years");
         }
         let retries = self.longest_retries();
         if self.retention() < retries {
             let problem = format!(
-                "it is {} s, and the retries of an event can last {} s: set it to that at least, or lower \
+                "it is {} s, but the retries of an event can last {} s; set it to at least that, or lower \
                  max_attempts, handler_timeout_ms or max_backoff_ms",
                 self.retention_s,
                 retries.as_millis().div_ceil(1000)
@@ -272,18 +289,18 @@ impl ConsumerConfig {
         Ok(())
     }
 
-    /// How many partitions there are, if there are several.
+    /// The number of partitions, if there is more than one.
     pub(crate) fn several(&self) -> Option<u32> {
         (self.partitions > 1).then_some(self.partitions)
     }
 
-    /// JetStream as a client reaches it: in the domain, or under the prefix, that is configured.
+    /// A JetStream context for this client, with the configured domain or prefix.
     pub(super) fn context(&self, client: async_nats::Client) -> jetstream::Context {
         let context = jetstream::context::ContextBuilder::new().timeout(Duration::from_secs(5));
         context.api_prefix(self.api()).build(client)
     }
 
-    /// What the subjects begin with under which the JetStream API is asked.
+    /// The prefix of the subjects of the JetStream API.
     pub(super) fn api(&self) -> String {
         match (&self.jetstream_domain, &self.api_prefix) {
             (Some(domain), _) => format!("$JS.{domain}.API"),
@@ -292,7 +309,7 @@ impl ConsumerConfig {
         }
     }
 
-    /// What it reads, as filters.
+    /// The filters of what the consumer reads.
     pub(super) fn filters(&self) -> Vec<String> {
         match self.filter_subjects.is_empty() {
             true => vec![">".to_owned()],
@@ -304,15 +321,15 @@ impl ConsumerConfig {
         Duration::from_secs(self.retention_s)
     }
 
-    /// How long all attempts at an event and the waits between them can take, without outages and handlers
-    /// that ask for longer ones.
+    /// How long all attempts at an event and the waits between them can take. Outages are not included, nor longer
+    /// waits that a handler asks for.
     fn longest_retries(&self) -> Duration {
         let attempts = u128::from(self.max_attempts);
         let handling = attempts * u128::from(self.handler_timeout_ms);
         let (mut waits, mut wait) = (0, u128::from(self.backoff_ms));
         let longest = u128::from(self.max_backoff_ms);
         for retry in 1..attempts {
-            // Up to as much again at random.
+            // The random part can double the wait.
             waits += 2 * wait.min(longest);
             if wait >= longest {
                 waits += 2 * longest * (attempts - 1 - retry);
@@ -352,7 +369,7 @@ impl ConsumerConfig {
     }
 }
 
-/// Whether this is a subject without wildcards, of at most so many words.
+/// Whether this is a subject without wildcards and with at most this many words.
 fn is_subject(text: &str, words: usize) -> bool {
     let plain = |c: char| !c.is_whitespace() && !c.is_control() && c != '*' && c != '>';
     text.split('.').count() <= words

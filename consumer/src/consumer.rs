@@ -1,4 +1,4 @@
-//! The consumer: what a service calls.
+//! The consumer, which a service runs.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -30,7 +30,7 @@ use crate::running::Running;
 use crate::status::{Reporter, Watch};
 use crate::worker::{Rules, Worker};
 
-/// How long until a database that did not answer at the start is asked again.
+/// How long to wait before asking a database again that did not answer at the start.
 const ASK_AGAIN: Duration = Duration::from_millis(500);
 
 /// Hands the events of a durable JetStream consumer to a handler, once each.
@@ -45,8 +45,8 @@ pub struct Consumer {
 }
 
 impl Consumer {
-    /// A consumer with these settings, which keeps what it has handled in `pool`'s database. The pool should
-    /// have at least `concurrency` connections. Talks to nobody yet.
+    /// Makes a consumer with these settings. It records handled events in the database of `pool`, which should have at
+    /// least `concurrency` connections. This neither connects to the broker nor queries the database.
     ///
     /// # Errors
     /// [`ConsumerError::Config`], with the setting that cannot be used.
@@ -56,7 +56,7 @@ impl Consumer {
         config: ConsumerConfig,
     ) -> Result<Self, ConsumerError> {
         config.validate()?;
-        // A handler is dropped before its transaction has been idle for so long, or one of its statements ends.
+        // A handler is dropped before the database would end its idle transaction or one of its statements.
         let longest = config.handler_timeout() + Duration::from_secs(2);
         let store = Store::new(pool, &config.name, &config.schema, Some(longest))?
             .keeping()
@@ -69,15 +69,15 @@ impl Consumer {
         Ok(Self { client, jetstream, store, config, reporter, reader })
     }
 
-    /// Reads over a connection of its own, made with these options to these servers, which should be those of the
-    /// service's client. A message that cannot be parsed ends the connection that it comes over, so the service's client
-    /// is better not the one that reads.
+    /// Makes the consumer read over its own connection, opened with these options to these servers. They should be the
+    /// servers of the service's client. A message that cannot be parsed ends the connection that it arrives on, so it
+    /// is better not to read over the service's client.
     ///
-    /// Without this, a consumer makes that connection by itself if the servers ask for neither a login nor TLS, and
-    /// reads over the service's client if they do.
+    /// Without this call, the consumer opens such a connection by itself if the servers require neither a login nor
+    /// TLS. If they do, it reads over the service's client.
     ///
     /// # Errors
-    /// Those of the servers' addresses.
+    /// An [`std::io::Error`] if an address cannot be parsed or resolved.
     pub fn reading_with(
         mut self,
         options: async_nats::ConnectOptions,
@@ -89,8 +89,8 @@ impl Consumer {
         Ok(self)
     }
 
-    /// How it is, to be looked at while it runs: keep the [`Watch`], and give its
-    /// [`get`](Watch::get) to a health endpoint.
+    /// The consumer's status, which can be read while it runs. Keep the [`Watch`], and call its [`get`](Watch::get) in
+    /// a health endpoint.
     ///
     /// ```no_run
     /// # async fn example(consumer: pillarbox_consumer::Consumer) -> Result<(), Box<dyn std::error::Error>> {
@@ -101,13 +101,14 @@ impl Consumer {
     /// # running.await??; Ok(()) }
     /// ```
     ///
-    /// Clones of a consumer share it; where two of one name run in a process, make two.
+    /// Clones of a consumer share one status. To run two consumers of one name in a process, make two with
+    /// [`new`](Self::new).
     pub fn status(&self) -> Watch {
         self.reporter.watch()
     }
 
-    /// Its dead letters. What is [retried](DeadLetters::retry) while it runs, here or in another process, goes
-    /// through its handler.
+    /// The consumer's dead letters. A letter that is [retried](DeadLetters::retry) while the consumer runs, here or in
+    /// another process, goes through its handler.
     ///
     /// ```no_run
     /// # use pillarbox_consumer::Consumer;
@@ -131,17 +132,18 @@ impl Consumer {
         InboxLayer::of(self.store.clone())
     }
 
-    /// Makes the durable consumers that are missing and checks those that are there, as [`run`](Self::run) does at its
-    /// start, and returns. For a deployment that has the right to create consumers on the broker: the service then
-    /// needs none, which matters because a consumer may be created so that it delivers to another user's inbox.
+    /// Creates the durable consumers that are missing, checks those that exist, as [`run`](Self::run) does at its
+    /// start, and returns. Call it in a deployment step that has the right to create consumers on the broker. Then the
+    /// service itself does not need this right. That matters because whoever may create a consumer can make it deliver
+    /// to another user's inbox.
     ///
-    /// It tries once, and takes up to some seconds for each question to the broker. Cancelled, it may have made some
-    /// of the durables; the next call makes the others.
+    /// It tries once, and may take a few seconds for each request to the broker. If it is cancelled, it may have
+    /// created some of the durable consumers; the next call creates the others.
     ///
     /// # Errors
-    /// [`ConsumerError::NotPrepared`] where the broker or the database does not do or tell what is needed,
-    /// [`ConsumerError::Inbox`] without a database or behind a pooler that shares its sessions; otherwise as
-    /// [`run`](Self::run).
+    /// [`ConsumerError::NotPrepared`] if the broker or the database fails or refuses a request.
+    /// [`ConsumerError::Inbox`] if the database cannot be reached, or is behind a pooler that shares its sessions.
+    /// Otherwise as [`run`](Self::run).
     pub async fn prepare(&self) -> Result<(), ConsumerError> {
         self.store.check_sessions().await?;
         let prepared = self.opener().prepare_and_check().await;
@@ -166,14 +168,14 @@ impl Consumer {
         )
     }
 
-    /// Handles events with `service` until `shutdown` is cancelled, which lets running handlers finish, up to
-    /// `shutdown_timeout_ms`; it returns ten seconds after that at the latest, whoever does not answer. A [`Router`] is such a service, also under layers that should see
-    /// the transaction.
+    /// Handles events with `service` until `shutdown` is cancelled. Then running handlers may finish for up to
+    /// `shutdown_timeout_ms`. It returns at most ten seconds after that, even if the broker or the database does not
+    /// answer. A [`Router`] is such a service, also inside layers that should see the transaction.
     ///
-    /// Outages of the database and the broker are waited out, for as long as they take. Dropping the future
-    /// stops at once: what runs is rolled back and comes again.
+    /// The consumer waits out outages of the database and the broker, however long they last. Dropping the future stops
+    /// it at once: running handlers are rolled back, and their events are delivered again.
     ///
-    /// What was handled longer ago than `retention_s` is removed meanwhile.
+    /// Meanwhile it removes the rows of events that were handled longer than `retention_s` ago.
     ///
     /// # Errors
     /// [`ConsumerError::Differs`], [`ConsumerError::Retention`], [`ConsumerError::Forgotten`]; with partitions also [`ConsumerError::Unread`].
@@ -190,12 +192,12 @@ impl Consumer {
         self.run_service(service, shutdown).await
     }
 
-    /// As [`run`](Self::run), with a handler of many events at a time: up to `batch_size`, of any keys, recorded by
-    /// one statement and committed by one commit. Up to `concurrency` batches run at a time. `prefetch` should be
-    /// several times `batch_size`.
+    /// Like [`run`](Self::run), with a handler of many events at a time: up to `batch_size` events of any keys,
+    /// recorded by one statement and committed together. Up to `concurrency` batches run at the same time. `prefetch`
+    /// should be several times `batch_size`.
     ///
-    /// An event that fails is isolated, and the rest commit; see [`batch`](pillarbox_inbox::batch). Events that were
-    /// delivered before run one by one.
+    /// An event that fails is isolated, and the rest are committed: see [`batch`](pillarbox_inbox::batch). Events that
+    /// were delivered before run one by one.
     ///
     /// # Errors
     /// As [`run`](Self::run).
@@ -216,8 +218,8 @@ impl Consumer {
         self.run_all(service, Some(batches), shutdown).await
     }
 
-    /// As [`run`](Self::run), with a service that has this consumer's [`layer`](Self::layer) inside already, and
-    /// other layers around it. `handler_timeout_ms` is not applied: put tower's timeout inside of that layer.
+    /// Like [`run`](Self::run), with a service that already contains this consumer's [`layer`](Self::layer), with other
+    /// layers around it. `handler_timeout_ms` is not applied: put tower's timeout inside that layer.
     ///
     /// ```no_run
     /// # use std::time::Duration;
@@ -289,7 +291,7 @@ impl Consumer {
             + Send
             + 'static,
     {
-        // Before anything is opened that asks the database or tells it something.
+        // Before anything is opened that reads from the database or writes to it.
         if !self.has_own_sessions(&shutdown).await? {
             return Ok(());
         }
@@ -318,7 +320,7 @@ impl Consumer {
 }
 
 impl Consumer {
-    /// Waits until the database says that the pool's sessions are its own, and see all rows. `false` on shutdown.
+    /// Waits until the database confirms that the pool's sessions are not shared and see all rows. `false` on shutdown.
     async fn has_own_sessions(&self, shutdown: &CancellationToken) -> Result<bool, ConsumerError> {
         loop {
             let error = tokio::select! {

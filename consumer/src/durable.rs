@@ -37,7 +37,7 @@ pub(super) async fn stream(
             if said.error_code() == jetstream::ErrorCode::STREAM_NOT_FOUND =>
         {
             NotNow::Later(format!(
-                "there is no stream {}: create it, and the consumer goes on by itself",
+                "there is no stream {}: create it, and the consumer continues by itself",
                 config.stream
             ))
         }
@@ -123,9 +123,9 @@ impl Durable {
             // Another process was faster. Whether it is the same is seen when it is opened.
             Err(error) if error.kind() == ConsumerCreateStrictErrorKind::AlreadyExists => Ok(()),
             Err(error) => Err(NotNow::Later(format!(
-                "stream {stream} has no durable consumer {name}, and it was not made: {error}. Without the right to ask \
-                 {api}.CONSUMER.CREATE.{stream}.{name} there is no answer: have a user make it that has this right \
-                 (Consumer::prepare)",
+                "stream {stream} has no durable consumer {name}, and it could not be created: {error}. A user without \
+                 the right to publish to {api}.CONSUMER.CREATE.{stream}.{name} gets no answer; let a user that has \
+                 this right create it (Consumer::prepare)",
                 api = config.api(),
                 stream = config.stream,
                 name = self.name,

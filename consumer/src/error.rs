@@ -1,10 +1,10 @@
-//! Why a consumer ended, or did not begin.
+//! Errors that end a consumer, or keep it from starting.
 
 use pillarbox_inbox::InboxError;
 
 pub(crate) type BoxError = Box<dyn std::error::Error + Send + Sync>;
 
-/// Why a consumer ended, or did not begin. Outages are not among them: it waits.
+/// Why a consumer ended, or did not start. Outages are not among these errors: the consumer waits until they are over.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum ConsumerError {
@@ -16,48 +16,49 @@ pub enum ConsumerError {
         /// What is wrong with it.
         problem: String,
     },
-    /// The schema's name is refused.
+    /// The schema's name is not accepted.
     #[error(transparent)]
     Inbox(#[from] InboxError),
     /// The stream keeps messages for longer than the consumer remembers having handled them.
     #[error(
-        "consumer {name} remembers what it has handled for {retention_s} s, and stream {stream} keeps messages for \
-         {max_age_s} s: one that comes again after that would be handled twice; set retention_s to at least \
-         {max_age_s}, or the stream's max_age to at most {retention_s} s"
+        "consumer {name} remembers handled events for {retention_s} s, but stream {stream} keeps messages for \
+         {max_age_s} s, so a message that is delivered again after {retention_s} s would be handled twice; set \
+         retention_s to at least {max_age_s}, or the stream's max_age to at most {retention_s} s"
     )]
     Retention {
         /// The consumer.
         name: String,
-        /// How long it remembers, in seconds.
+        /// How long the consumer remembers handled events, in seconds.
         retention_s: u64,
         /// The stream.
         stream: String,
-        /// How long that keeps messages, in seconds.
+        /// How long the stream keeps messages, in seconds.
         max_age_s: u128,
     },
-    /// The durable consumer is gone, and the stream holds what this consumer may have handled and forgotten.
+    /// The durable consumer is gone, and the stream holds messages that this consumer may have handled and forgotten.
     #[error(
-        "consumer {name} of stream {stream} has no durable consumer any more, and forgot what it handled until \
-         {forgotten_s} s ago; the stream holds messages of that time (sequence {sequence}, stored {stored_s} s ago), \
-         which would take effect again. Make the durable consumer anew where it was (an operator: `nats consumer add`), \
-         or set after_loss = \"remembered\" to read only what is newer, or handle everything again under another name"
+        "the durable consumer {name} of stream {stream} is gone, and the inbox has forgotten what this consumer \
+         handled until {forgotten_s} s ago; the stream holds messages of that time (sequence {sequence}, stored \
+         {stored_s} s ago), which would take effect again. Create the durable consumer again where it was (an \
+         operator can use `nats consumer add`), or set after_loss = \"remembered\" to read only newer messages, or \
+         use another name to handle everything again"
     )]
     Forgotten {
         /// The consumer.
         name: String,
         /// The stream.
         stream: String,
-        /// The sequence of its oldest message.
+        /// The sequence of the stream's oldest message.
         sequence: u64,
-        /// How long ago that was stored, in seconds.
+        /// How long ago that message was stored, in seconds.
         stored_s: u64,
-        /// How long ago the newest event was handled that is forgotten, in seconds.
+        /// How long ago the newest forgotten event was handled, in seconds.
         forgotten_s: u64,
     },
-    /// There is a durable consumer of this name with another setting, and it is not changed behind its back.
+    /// A durable consumer of this name exists with another setting. Pillarbox never changes an existing one.
     #[error(
-        "consumer {name} of stream {stream} exists with {field} = {found}, and {expected} is wanted: \
-         use that, another name, or delete it"
+        "durable consumer {name} of stream {stream} exists with {field} = {found}, but this consumer needs \
+         {expected}; change the setting, use another name, or delete the durable consumer"
     )]
     Differs {
         /// The stream.
@@ -66,12 +67,13 @@ pub enum ConsumerError {
         name: String,
         /// The setting.
         field: &'static str,
-        /// What it has.
+        /// Its value on the server.
         found: String,
-        /// What was asked for.
+        /// The value that this consumer needs.
         expected: String,
     },
-    /// [`Consumer::prepare`](crate::Consumer::prepare) did not get what it asked the broker or the database for.
+    /// [`Consumer::prepare`](crate::Consumer::prepare) failed, because the broker or the database failed or refused a
+    /// request.
     #[error("consumer {name} of stream {stream} is not prepared: {reason}")]
     NotPrepared {
         /// The stream.
@@ -81,23 +83,23 @@ pub enum ConsumerError {
         /// What happened.
         reason: String,
     },
-    /// There are events that were not handled before the number of partitions was changed.
+    /// Events from before a change of the number of partitions are not handled yet.
     #[error(
         "consumer {name} of stream {stream} had partitions = {before}, and {unhandled} events of {durable} are not \
-         handled: run it with that until it has none, then with {wanted}"
+         handled yet; run it with partitions = {before} until none is left, then with {wanted}"
     )]
     Unread {
         /// The stream.
         stream: String,
         /// The consumer.
         name: String,
-        /// The durable consumer that has them.
+        /// The durable consumer that has these events.
         durable: String,
-        /// How many.
+        /// The number of these events.
         unhandled: u64,
-        /// How many partitions it had; 1 for none.
+        /// The number of partitions before; 1 means none.
         before: u32,
-        /// How many it should have.
+        /// The number of partitions now.
         wanted: u32,
     },
 }

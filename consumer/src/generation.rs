@@ -1,22 +1,21 @@
-//! Generations: a projection is built again from the event log, beside the one that is in use.
+//! Generations: building a projection again from the event log while the old one stays in use.
 //!
 //! ```text
 //!   totals      ──────────────── in use ─────────────────┐ retired
 //!   totals-g2                  rebuilding ── caught up ──┴─ in use ──────
 //! ```
 //!
-//! A consumer's name is part of what its inbox remembers, and a new durable consumer starts at the stream's
-//! beginning. So the same handler under another generation gets every event anew, while the old one goes on, and
-//! writes to tables of its own:
+//! The inbox remembers handled events per consumer name, and a new durable consumer starts at the beginning of the
+//! stream. So the same handler under another generation gets every event again, while the old one keeps running. The
+//! new generation writes to its own tables:
 //!
 //! 1. Run a consumer with [`ConsumerConfig::generation`] and a handler that writes to the new tables.
-//! 2. Wait for [`Status::is_caught_up`](crate::Status::is_caught_up); its
-//!    [`Lag`](crate::Lag) is the progress.
-//! 3. Compare; let readers see the new tables (a view, in one transaction); stop the old consumer.
+//! 2. Wait for [`Status::is_caught_up`](crate::Status::is_caught_up). The [`Lag`](crate::Lag) shows the progress.
+//! 3. Compare the tables, switch readers to the new ones (change a view in one transaction), and stop the old consumer.
 //! 4. [`retire`] the old generation.
 //!
-//! A handler that is run again must not have other effects: it writes its projection, and neither publishes nor
-//! calls anyone. `examples/replay.rs` does all of it.
+//! A handler that runs again like this must have no other effects: it writes its projection, and neither publishes
+//! events nor calls other services. `examples/replay.rs` shows all of these steps.
 
 use std::sync::Arc;
 
@@ -34,9 +33,9 @@ use crate::durable::Durable;
 const BATCH: i64 = 5_000;
 
 impl ConsumerConfig {
-    /// The same under a new generation, from 2 on, which gets every event of the stream anew: another name,
-    /// `NAME-gN`, and with it another durable consumer and an inbox that knows nothing. Generation 1 is the plain
-    /// name.
+    /// The same settings for another generation, numbered from 2, which gets every event of the stream again. Its name
+    /// is `NAME-gN`, so it has another durable consumer, and nothing is recorded for it in the inbox. Generation 1 is
+    /// the plain name.
     #[must_use]
     pub fn generation(mut self, generation: u32) -> Self {
         if generation > 1 {
@@ -46,25 +45,26 @@ impl ConsumerConfig {
     }
 }
 
-/// What was removed with a generation.
+/// What [`retire`] removed.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Retired {
-    /// Whether there was a durable consumer.
+    /// Whether a durable consumer existed.
     pub consumer: bool,
     /// Rows about handled events.
     pub inbox_rows: u64,
-    /// Rows about events being tried.
+    /// Rows about failed attempts.
     pub failures: u64,
-    /// Dead letters, resolved or not: the new generation has handled their events, or has its own.
+    /// Dead letters, resolved or not. The new generation has handled their events, or has its own dead letters for
+    /// them.
     pub dead_letters: u64,
 }
 
-/// Why a generation was not removed, or not wholly. It can be tried again.
+/// Why a generation was not removed, or only in part. [`retire`] can be called again.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum RetireError {
-    /// Somebody reads with it: stop that first. Nothing has been removed.
+    /// A process still reads with this consumer. Nothing was removed.
     #[error(
         "consumer {name} of stream {stream} is in use: stop every process that runs it, and try again"
     )]
@@ -74,28 +74,30 @@ pub enum RetireError {
         /// The consumer.
         name: String,
     },
-    /// The broker did not do it. No row has been removed.
-    #[error("consumer {name} of stream {stream} was not removed: {reason}")]
+    /// The broker did not remove the durable consumer. No row was removed.
+    #[error(
+        "the broker did not remove durable consumer {name} of stream {stream}; try again: {reason}"
+    )]
     Broker {
         /// The stream.
         stream: String,
         /// The consumer.
         name: String,
-        /// What it said.
+        /// What the broker said.
         reason: String,
     },
     /// The schema's name is refused.
     #[error(transparent)]
     Inbox(#[from] InboxError),
-    /// The database failed; some rows may be left, in batches.
-    #[error("the rows of a retired consumer were not all removed; try again")]
+    /// The database failed. Some rows may be left.
+    #[error("not all rows of a retired consumer were removed; try again")]
     Database(#[from] sqlx::Error),
 }
 
-/// Removes an old generation: its durable consumer, and its rows in the inbox, in batches. The tables of the
-/// projection are the service's own to drop.
+/// Removes an old generation: its durable consumer, and its rows in the inbox, in batches. The service itself must drop
+/// the tables of the old projection.
 ///
-/// Safe to cancel and to repeat. The broker counts a process as reading for some seconds after it was killed.
+/// Safe to cancel and to repeat. The broker takes a killed process for a reader for some seconds.
 ///
 /// # Errors
 /// [`RetireError`].
@@ -130,7 +132,7 @@ pub async fn retire(
         failures: remove("inbox_failure").await?,
         dead_letters: remove("inbox_dead_letter").await?,
     };
-    // The name is a new one again, which has forgotten nothing.
+    // A consumer of this name now starts as a new one, which has forgotten nothing.
     for table in ["inbox_forgotten", "inbox_own_death"] {
         let new = format!(
             "delete from {}.{table} where consumer operator(pg_catalog.=) $1",
@@ -142,7 +144,7 @@ pub async fn retire(
     Ok(retired)
 }
 
-/// Whether there was one.
+/// Removes the durable consumer, and says whether it existed.
 async fn remove_consumer(
     jetstream: &jetstream::Context,
     config: &ConsumerConfig,

@@ -208,7 +208,12 @@ async fn give_back(store: &Store, letters: &[(i64, bool)]) {
     let given = timeout(GIVE_BACK_TIMEOUT, store.give_back_letters(letters)).await;
     if !matches!(given, Ok(Ok(()))) {
         let events = letters.len();
-        tracing::debug!(consumer = store.consumer(), events, "parked events were not given back");
+        tracing::debug!(
+            consumer = store.consumer(),
+            events,
+            "parked events were not given back; they can be taken \
+        again when their time is over"
+        );
     }
 }
 
@@ -228,7 +233,7 @@ async fn take(
                 tracing::debug!(
                     consumer = store.consumer(),
                     error,
-                    "parked events were not looked for"
+                    "the consumer could not look for parked events; it tries again"
                 );
                 break;
             }
@@ -264,8 +269,9 @@ async fn read(store: &Store, taken: Vec<(DeadLetter, bool)>, until: Instant) -> 
 
 /// It was changed by hand, or by another program.
 async fn no_event(store: &Store, letter: &DeadLetter) {
-    let error = "it cannot be retried: what is stored is no event";
+    let error = "it cannot be retried, because what is stored is not an event; discard it";
     if let Err(error) = store.spoil(letter.position, error).await {
-        tracing::debug!(event_id = letter.event_id, %error, "a parked event that is none stays parked");
+        tracing::debug!(event_id = letter.event_id, %error, "a parked letter that is not an event could not be marked \
+        dead; it stays parked");
     }
 }

@@ -1,9 +1,9 @@
 //! Events from JetStream: pulled, bounded, in order per key, handled once, acknowledged after the commit.
 //!
-//! Of what is held, each key's events run one after the other, and different keys side by side. An event that
-//! fails waits in process and holds back its own key only, while the server is told that it is in work. While
-//! the database is away nothing is started and nothing counted: the consumer pauses, looks whether it is back,
-//! and goes on. That each event takes effect once is the work of [`pillarbox_inbox`].
+//! The events of one key run one after the other, and different keys run in parallel. An event that fails waits in the
+//! process and holds back only its own key. Meanwhile the consumer tells the server that the event is in progress.
+//! While the database is away, the consumer pauses: it starts no handler, counts no attempt, checks from time to time
+//! whether the database is back, and then continues. [`pillarbox_inbox`] makes each event take effect once.
 //!
 //! ```no_run
 //! use std::borrow::Cow;
@@ -46,11 +46,11 @@
 //!
 //! | module | concept |
 //! |---|---|
-//! | [`Consumer`], [`ConsumerConfig`] | what a service calls, and its settings |
-//! | [`status`] | [`Status`]: how a consumer is, for health endpoints |
-//! | [`metrics`](mod@metrics) | its numbers, for any exporter |
+//! | [`Consumer`], [`ConsumerConfig`] | what a service runs, and its settings |
+//! | [`status`] | [`Status`]: a consumer's state and progress, for health endpoints |
+//! | [`metrics`](mod@metrics) | a consumer's metrics, for any exporter |
 //! | [`streams`] | [`StreamSpec`](streams::StreamSpec): streams for work queues, fan-out and event logs |
-//! | [`generation`] | building a projection again |
+//! | [`generation`] | building a projection again from the event log |
 
 mod beginning;
 mod config;

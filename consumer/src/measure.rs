@@ -60,7 +60,7 @@ pub(super) async fn measure(
                 reporter.hindered(measure.hindrance(&stream, &infos).await);
             }
             _ => {
-                tracing::debug!(consumer = config.name, "the lag is not known now");
+                tracing::debug!(consumer = config.name, "the lag could not be measured");
                 reporter.not_measured();
             }
         }
@@ -118,9 +118,9 @@ impl Measure<'_> {
             let (consumer, durable) = (&self.config.name, &durable.name);
             let Gap { events, first, last } = gap;
             let error = format!(
-                "stream {} removed at least {events} events between sequences {first} and {last} before {durable} was \
-                 given them, by a limit, a purge or by hand: nobody handles them unless they are sent again (pillarbox \
-                 replay); see the stream's limits",
+                "stream {} removed at least {events} events between sequences {first} and {last} before they were \
+                 delivered to {durable}, by a limit, a purge or by hand; they are not handled unless they are sent \
+                 again (pillarbox replay); check the stream's limits",
                 self.config.stream
             );
             tracing::error!(consumer, events_in_all, error, "events are lost");
@@ -186,7 +186,7 @@ impl Measure<'_> {
         let error = match timeout(PATIENCE, oldest).await {
             Ok(Ok(oldest)) => return oldest,
             Ok(Err(error)) => error,
-            Err(_) => "the server did not tell in time".to_owned(),
+            Err(_) => "the server did not answer in time".to_owned(),
         };
         let consumer = &self.config.name;
         tracing::debug!(consumer, error, "the age of the oldest event is not known");
@@ -213,8 +213,8 @@ impl Measure<'_> {
             if info.num_ack_pending > 0 && self.reporter.is_stuck_unseen(name, floor) {
                 let (api, stream) = (self.config.api(), &self.config.stream);
                 return Some(Hindrance::Nothing(format!(
-                    "the connection was lost several times while nothing of consumer {name} was acknowledged above \
-                     sequence {floor}, and whether a message that cannot be parsed is there is not known: let this user \
+                    "the connection was lost several times while consumer {name} acknowledged nothing above sequence \
+                     {floor}; perhaps a message there cannot be parsed, but this user may not read it; let this user \
                      publish to {api}.STREAM.MSG.GET.{stream}"
                 )));
             }
@@ -231,7 +231,8 @@ impl Measure<'_> {
             let mirrors = state.config.mirror.is_some() || state.config.sources.is_some();
             if !taken && !mirrors {
                 return Some(Hindrance::Nothing(format!(
-                    "filter {filter} fits none of the subjects of stream {}: {:?}",
+                    "filter {filter} matches none of the subjects of stream {}; correct filter_subjects or the \
+                    stream: {:?}",
                     self.config.stream, state.config.subjects
                 )));
             }
@@ -255,8 +256,8 @@ impl Measure<'_> {
         }
         (!self.config.filter_subjects.is_empty()).then(|| {
             format!(
-                "no message of stream {}, which holds {messages}, fits the filters {:?}: see whether they are spelled \
-                 as the topics are",
+                "none of the {messages} messages of stream {} matches the filters {:?}; check that they are spelled \
+                 like the topics",
                 self.config.stream, self.config.filter_subjects
             )
         })

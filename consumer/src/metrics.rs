@@ -1,13 +1,14 @@
-//! What a consumer counts and measures, through the [`metrics`](https://docs.rs/metrics) facade.
+//! A consumer's metrics, through the [`metrics`](https://docs.rs/metrics) facade.
 //!
-//! Install a recorder before [`Consumer::new`](crate::Consumer::new), and the consumer's numbers go to it;
-//! without one they cost next to nothing. The same lag, without a recorder, is in
-//! [`Consumer::status`](crate::Consumer::status).
+//! Install a recorder before you call [`Consumer::new`](crate::Consumer::new), and the consumer's metrics go to it.
+//! Without a recorder they cost next to nothing. [`Consumer::status`](crate::Consumer::status) shows the same lag
+//! without a recorder.
 //!
-//! All names begin with `pillarbox_inbox_`, all units are base units, and every number has the label `consumer`.
-//! Counters and the histogram are about this process. The gauges of the lag are about the durable consumer, and
-//! so the same in every process that serves it, but for the age, which is that of the oldest event that a process holds or,
-//! if it holds none, of the oldest that the stream has for it: take their maximum, not their sum.
+//! All names begin with `pillarbox_inbox_`, all units are base units, and every metric has the label `consumer`.
+//! Counters and the histogram are about this process. The gauges of the lag are about the durable consumer, so they are
+//! the same in every process that serves it. The age is the exception: it is the age of the oldest event that the
+//! process holds or, if it holds none, of the oldest event that the stream has for the consumer. Over several
+//! processes, take the maximum of these gauges, not the sum.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -20,7 +21,7 @@ use metrics::{
 use pillarbox_inbox::Fault;
 use serde::Serialize;
 
-/// What a number is.
+/// The kind of a metric.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Kind {
     /// Only grows, from 0 at the start of the process.
@@ -31,7 +32,7 @@ pub enum Kind {
     Histogram,
 }
 
-/// A number's name and meaning.
+/// A metric's name and meaning.
 #[derive(Clone, Copy, Debug)]
 pub struct Metric {
     /// The name, as Prometheus shows it.
@@ -45,7 +46,7 @@ pub struct Metric {
 macro_rules! metrics {
     ($($constant:ident = $kind:ident $name:literal $help:literal;)*) => {
         $(#[doc = $help] pub const $constant: Metric = Metric { name: $name, kind: Kind::$kind, help: $help };)*
-        /// Every number that there is.
+        /// All metrics.
         pub const ALL: &[Metric] = &[$($constant),*];
     };
 }
@@ -54,7 +55,7 @@ metrics! {
     HANDLED = Counter "pillarbox_inbox_handled_events_total"
         "Events whose handler's transaction was committed.";
     DUPLICATES = Counter "pillarbox_inbox_duplicate_events_total"
-        "Events that came again after they had been handled, and were skipped.";
+        "Events that were delivered again after they had been handled, and were skipped.";
     FAILURES = Counter "pillarbox_inbox_failures_total"
         "Failed handlings by fault: transient, permanent, outage, environment, conflict.";
     RETRIES = Counter "pillarbox_inbox_retries_total"
@@ -62,15 +63,16 @@ metrics! {
     DEAD_LETTERS = Counter "pillarbox_inbox_dead_letters_total"
         "Events given up, by reason.";
     REMOVED = Counter "pillarbox_inbox_removed_events_total"
-        "Events, at least so many, that the stream removed before they were delivered. Each process counts those that it sees.";
+        "Events that the stream removed before they were delivered, as a lower bound. Each process counts those that \
+        it sees.";
     DURATION = Histogram "pillarbox_inbox_handling_duration_seconds"
         "From opening an event's transaction to its commit or failure; duplicates are left out.";
     PENDING = Gauge "pillarbox_inbox_pending_events"
         "Events of the stream that the durable consumer has not delivered yet.";
     ACK_PENDING = Gauge "pillarbox_inbox_ack_pending_events"
-        "Events delivered and not acknowledged: in work, or waiting in a process.";
+        "Events delivered and not acknowledged: being handled, or waiting in a process.";
     REDELIVERED = Gauge "pillarbox_inbox_redelivered_events"
-        "Events among the unacknowledged that were delivered more than once.";
+        "Unacknowledged events that were delivered more than once.";
     OLDEST_AGE = Gauge "pillarbox_inbox_oldest_unhandled_age_seconds"
         "Age of the oldest unhandled event by its time in the stream; 0 if nothing is unhandled, NaN if it is not known.";
     PAUSED = Gauge "pillarbox_inbox_paused"
@@ -78,16 +80,17 @@ metrics! {
     PARTITIONS = Gauge "pillarbox_inbox_held_partitions"
         "Partitions that this process reads; 0 without partitions.";
     ACTIVE = Gauge "pillarbox_inbox_active"
-        "1 in a process that gets events, or would get the next one, 0 in one that stands by, is paused, or has stopped.";
+        "1 in a process that gets events or would get the next one, 0 in a process that stands by, is paused, or has \
+        stopped.";
 }
 
-/// Upper bounds that fit the histogram, in seconds: 0.5 ms to 5 minutes. Most exporters have to be told.
+/// Suitable bucket bounds for the histogram, in seconds: from 0.5 ms to 5 minutes. Most exporters need them to be set.
 pub const BUCKETS: &[f64] = &[
     0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0,
     60.0, 300.0,
 ];
 
-/// Tells the recorder what the numbers mean. [`Consumer::new`](crate::Consumer::new) does it too.
+/// Describes the metrics to the recorder. [`Consumer::new`](crate::Consumer::new) does it too.
 pub fn describe() {
     for Metric { name, kind, help } in ALL {
         match kind {
@@ -104,9 +107,9 @@ pub fn describe() {
 pub struct Totals {
     /// Events handled.
     pub handled: u64,
-    /// Events skipped, since they were handled before.
+    /// Events skipped because they had been handled before.
     pub duplicates: u64,
-    /// Failed handlings, of whatever fault.
+    /// Failed handlings of any fault.
     pub failures: u64,
     /// Events put back to be tried again.
     pub retries: u64,
@@ -114,7 +117,7 @@ pub struct Totals {
     pub dead_letters: u64,
 }
 
-/// The numbers of one consumer. Cheap to clone; all clones count together.
+/// The metrics of one consumer. Cheap to clone; clones share the counts.
 #[derive(Clone)]
 pub(crate) struct Meter {
     consumer: Label,
@@ -145,7 +148,7 @@ impl Tally {
 }
 
 impl Meter {
-    /// The numbers of the consumer of this name. All but the lag are present from now on.
+    /// The metrics of the consumer of this name. All but the lag are present from now on.
     pub(crate) fn new(consumer: &str) -> Self {
         describe();
         let consumer = Label::new("consumer", consumer.to_owned());
@@ -167,7 +170,7 @@ impl Meter {
             partitions: gauge!(PARTITIONS.name, labels()),
             consumer,
         };
-        // Counters that are born with their first event hide that event from `increase`.
+        // `increase` does not see the first event of a counter that first appears with that event.
         let faults = [
             Fault::Transient,
             Fault::Permanent,
@@ -232,8 +235,8 @@ impl Meter {
         self.partitions.set(number(held as u64));
     }
 
-    /// The lag's gauges are not there until it is measured, and NaN when it has not been measured for 6 s: a zero would
-    /// tell that all is well.
+    /// The gauges of the lag are missing until it is measured, and NaN when it has not been measured for 6 s. A zero
+    /// would say that all is well.
     pub(crate) fn lag(
         &self,
         pending: u64,
@@ -246,11 +249,11 @@ impl Meter {
         gauge(PENDING).set(number(pending));
         gauge(ACK_PENDING).set(number(ack_pending));
         gauge(REDELIVERED).set(number(redelivered));
-        // Unknown is not 0, which would tell that all is well.
+        // Unknown is not 0: a zero would say that all is well.
         gauge(OLDEST_AGE).set(oldest_age_seconds.unwrap_or(f64::NAN));
     }
 
-    /// Nobody tells the lag any more: only the age of what this process holds is known, if it holds anything.
+    /// The lag is not known any more. Only the age of what this process holds is known, if it holds anything.
     pub(crate) fn lag_unknown(&self, oldest_held: Option<f64>) {
         for metric in [PENDING, ACK_PENDING, REDELIVERED] {
             gauge!(metric.name, std::slice::from_ref(&self.consumer).iter()).set(f64::NAN);

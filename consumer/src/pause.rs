@@ -68,7 +68,12 @@ impl Pause {
 
     pub(super) fn environment_failed(&mut self, consumer: &str, error: &str) {
         if self.is_open() {
-            tracing::warn!(consumer, error, "paused: no attempts are counted while this lasts");
+            tracing::warn!(
+                consumer,
+                error,
+                "the consumer pauses, because the database or something else that all \
+            events need is away; no attempts are counted until it is back"
+            );
             let now = Instant::now();
             self.state = State::Paused { probe_at: now + self.waits.next(), since: now };
         }

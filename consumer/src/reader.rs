@@ -89,8 +89,8 @@ impl Reader {
             tracing::warn!(
                 client = &*self.name,
                 reason,
-                "no connection of the consumer's own: it reads over the service's client, which loses its connection \
-                 for a moment when a message cannot be parsed"
+                "the consumer has no connection of its own and reads over the service's client, which briefly loses \
+                 its connection when a message cannot be parsed; use Consumer::reading_with"
             );
         }
         self.service.clone()

@@ -34,7 +34,7 @@ const ACK_TIMEOUT: Duration = Duration::from_secs(1);
 /// How often what is kept, though nobody needs it, is looked for.
 const TIDY_EVERY: Duration = Duration::from_secs(1);
 
-/// How long an event of another number of partitions waits, before it is looked at again.
+/// How long an event of an event was sent with another number of partitions waits, before it is looked at again.
 const MISFIT_WAIT: Duration = Duration::from_secs(5);
 
 /// How many events of a key are parked by one statement, and about how many bytes.
@@ -396,12 +396,15 @@ where
         match self.crowding.parked(lane, parking, Instant::now()) {
             Some(true) => tracing::warn!(
                 consumer,
-                "10,000 events, or 256 MiB, wait among the dead letters behind events that fail: no more are put \
-                 there, and once failing keys hold all that this process may, nothing else is handled; mend what they \
-                 fail of, or discard them"
+                "10,000 events, or 256 MiB, wait among the dead letters behind events that fail, so no more are \
+                 parked there; once failing keys hold all places of this process, it handles nothing else; fix the \
+                 cause of the failures, or discard the failing events"
             ),
             Some(false) => {
-                tracing::info!(consumer, "there is room again for events behind those that fail");
+                tracing::info!(
+                    consumer,
+                    "events that wait behind failing ones can be parked again"
+                );
             }
             None => {}
         }
@@ -492,8 +495,8 @@ where
             let (found, wanted) = (partition.of(), rules.config.partitions);
             let event_id = held.content.id();
             let error = format!(
-                "it was sent with partitions = {found}, and this consumer has {wanted}: set both to the same, by the \
-                 steps in docs/guides/ordering.md; it waits, and its key behind it"
+                "it was sent with partitions = {found}, but this consumer has {wanted}; it waits, and its key waits \
+                 behind it; set both to the same number by the steps in docs/guides/ordering.md"
             );
             tracing::error!(
                 consumer = rules.config.name,

@@ -1,4 +1,4 @@
-//! How a consumer is: for a health endpoint, and for the progress of a rebuild.
+//! A consumer's status, for a health endpoint and for the progress of a rebuild.
 //!
 //! ```text
 //!              connected, nobody is active           an event comes
@@ -13,8 +13,9 @@
 //!   any ── run ends, or is dropped ──► stopped
 //! ```
 //!
-//! Which process is active the server says: the one that is pinned. With [`Order::None`](super::Order::None) every
-//! process is active, and none stands by. With partitions those are active that read any.
+//! The server decides which process is active: it is the one that the server has pinned. With
+//! [`Order::None`](super::Order::None) every process is active, and none stands by. With partitions, every process that
+//! reads at least one of them is active.
 
 use std::collections::{BTreeMap, BTreeSet, HashSet};
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -30,7 +31,7 @@ use super::removed::Gap;
 use crate::metrics::{Meter, Totals};
 use crate::place::Place;
 
-/// How a consumer is, at a moment. Serialises to one flat object with `state` as a word.
+/// A consumer's status at one moment. Serialises to one flat object with `state` as a word.
 #[derive(Clone, Debug, PartialEq, Serialize)]
 #[non_exhaustive]
 pub struct Status {
@@ -41,32 +42,33 @@ pub struct Status {
     /// What it is doing.
     #[serde(flatten)]
     pub state: State,
-    /// What this process has of the partitions; `None` without partitions.
+    /// The partitions of this process. `None` without partitions.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub partitions: Option<Partitions>,
-    /// How far behind it is; `None` until the server has told it.
+    /// How far behind the consumer is. `None` until it has been measured.
     pub lag: Option<Lag>,
-    /// Settings of the stream by which events can be lost or changed before they are handled, each with what to do.
-    /// They do not make it unwell. `None` until the server has told them.
+    /// Settings of the stream that can lose or change events before they are handled, each with what to do about it.
+    /// They do not affect [`is_well`](Self::is_well). `None` until the stream's settings are known.
     pub warnings: Option<Vec<String>>,
-    /// Events that the stream removed before they were delivered; `None` as long as there is no proof of any.
+    /// Events that the stream removed before they were delivered. `None` as long as there is no proof of any.
     pub removed: Option<Removed>,
     /// What this process has done since it started.
     pub totals: Totals,
-    /// The last failure, of an event or of the surroundings.
+    /// The last failure, of an event or of the database or the broker.
     pub last_error: Option<LastError>,
 }
 
 impl Status {
-    /// Whether it does what it should: it handles events, or would, and knows the relay's number of partitions. Good
-    /// for a readiness probe.
-    /// A liveness probe should only ask whether it is [`State::Stopped`]: a restart mends no outage.
+    /// Whether the consumer works as it should: it handles events, or would handle the next one, and has the same
+    /// number of partitions as the relay. Suitable for a readiness probe. A liveness probe should only check for
+    /// [`State::Stopped`], because a restart does not end an outage.
     pub fn is_well(&self) -> bool {
         let fits = self.partitions.as_ref().is_none_or(|partitions| partitions.sent_with.is_none());
         fits && matches!(self.state, State::Active | State::Ready | State::StandingBy)
     }
 
-    /// Whether everything that was in the stream at the last measurement is handled. `false` until measured.
+    /// Whether everything that was in the stream at the last measurement is handled. `false` until the first
+    /// measurement.
     pub fn is_caught_up(&self) -> bool {
         self.lag.as_ref().is_some_and(|lag| lag.unhandled() == 0)
     }
@@ -81,18 +83,18 @@ pub enum State {
     Starting,
     /// It gets events.
     Active,
-    /// No process is the active one, since there has been nothing to handle: the next event makes one of those
-    /// that are ready active.
+    /// No process is active, because there has been nothing to handle. The next event makes one of the ready processes
+    /// active.
     Ready,
     /// Another process is the active one.
     StandingBy,
-    /// It handles nothing, because the surroundings fail. It goes on by itself.
+    /// It handles nothing, because the database or something else that all events need fails. It continues by itself.
     Paused {
         /// What failed.
         reason: String,
     },
-    /// It gets nothing from the broker, which is away, or where the durable consumer was changed or paused, or where no
-    /// message fits its filters. It goes on by itself.
+    /// It gets nothing from the broker: the broker is away, the durable consumer was changed or paused, or no message
+    /// fits its filters. It continues by itself.
     Waiting {
         /// What failed.
         reason: String,
@@ -101,23 +103,23 @@ pub enum State {
     Stopped,
 }
 
-/// What a process has of a consumer's partitions.
+/// The partitions of one process of a consumer.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
 #[non_exhaustive]
 pub struct Partitions {
-    /// How many there are.
+    /// The number of partitions of the consumer.
     pub of: u32,
-    /// Those that this process reads, by their numbers from 0. Without any it stands by.
+    /// The partitions that this process reads, numbered from 0. A process without any stands by.
     pub held: Vec<u32>,
-    /// The number of partitions that events which are not handled were sent with, if it is another one. They wait,
-    /// and their keys behind them.
+    /// The number of partitions that some unhandled events were sent with, if it is not this consumer's number. These
+    /// events wait, and the later events of their keys wait behind them.
     pub sent_with: Option<u32>,
-    /// Subjects that the consumer's filters take and that are in none of the partitions, though they have events
-    /// that were not handled: nobody reads them. Looked for every half minute, at most a few are named.
+    /// Subjects that match the consumer's filters and hold unhandled events, but are in none of the partitions, so that
+    /// no process reads them. Checked every half minute. At most 16 are listed.
     pub strays: Vec<String>,
 }
 
-/// How far behind a consumer is, all its processes and partitions together.
+/// How far behind a consumer is, over all its processes and partitions.
 #[derive(Clone, Debug, PartialEq, Serialize)]
 #[non_exhaustive]
 pub struct Lag {
@@ -125,38 +127,38 @@ pub struct Lag {
     pub pending: u64,
     /// Events delivered and not acknowledged.
     pub ack_pending: u64,
-    /// Those of them that were delivered more than once.
+    /// Events among `ack_pending` that were delivered more than once.
     pub redelivered: u64,
-    /// The age in seconds of the oldest unhandled event, by its time in the stream; 0 if nothing is unhandled. It is that
-    /// of the oldest event that this process holds, or that is parked behind a failing one (counted from when it was
-    /// parked); or, if there is none or no order, of the first message above the ack floor, for which the server is
-    /// asked. `None` if something is unhandled and the server does not tell. Take the maximum of the
-    /// processes.
+    /// The age in seconds of the oldest unhandled event, by its time in the stream; 0 if nothing is unhandled. It is
+    /// the age of the oldest event that this process holds, or that is parked behind a failing one (counted from when
+    /// it was parked). If there is no such event, or no order, it is the age of the first message above the ack floor,
+    /// which the consumer reads from the server. `None` if something is unhandled and the server does not answer. Over
+    /// several processes, take the maximum.
     pub oldest_age_seconds: Option<f64>,
-    /// When this was measured.
+    /// When the lag was measured.
     #[serde(serialize_with = "rfc3339")]
     pub measured_at: OffsetDateTime,
 }
 
 impl Lag {
-    /// Events not handled, or not known to be.
+    /// Events that are not handled, or not known to be handled.
     pub fn unhandled(&self) -> u64 {
         self.pending.saturating_add(self.ack_pending)
     }
 }
 
-/// Events that the stream removed before they were delivered, by a limit, a purge or by hand, as far as this process has
-/// seen it. Nobody handles them unless they are sent again.
+/// Events that the stream removed before they were delivered, by a limit, a purge or by hand, as far as this process
+/// has seen. They are not handled unless they are sent again.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 #[non_exhaustive]
 pub struct Removed {
-    /// How many, at least, since the process started.
+    /// A lower bound of their number since the process started.
     pub events: u64,
-    /// The sequences in the stream between which the last of them were.
+    /// The first sequence of the range in the stream in which the most recent of them were.
     pub first_sequence: u64,
-    /// See [`first_sequence`](Self::first_sequence).
+    /// The last sequence of that range.
     pub last_sequence: u64,
-    /// When that was seen.
+    /// When this process saw it.
     #[serde(serialize_with = "rfc3339")]
     pub at: OffsetDateTime,
 }
@@ -165,16 +167,16 @@ pub struct Removed {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 #[non_exhaustive]
 pub struct LastError {
-    /// When.
+    /// When it happened.
     #[serde(serialize_with = "rfc3339")]
     pub at: OffsetDateTime,
-    /// The event, if it was one's.
+    /// The event's id, if an event failed.
     pub event_id: Option<String>,
     /// The error, with its sources.
     pub error: String,
 }
 
-/// A consumer's [`Status`], to be looked at while it runs. Cheap to clone; outlives the consumer.
+/// Gives a consumer's [`Status`] while it runs. Cheap to clone; outlives the consumer.
 #[derive(Clone, Debug)]
 pub struct Watch {
     meter: Meter,
@@ -182,7 +184,7 @@ pub struct Watch {
 }
 
 impl Watch {
-    /// The status now. Asks nobody: the lag is the last one measured, at most a few seconds old while the
+    /// The status now. This makes no request: the lag is the last one measured, at most a few seconds old while the
     /// broker answers.
     pub fn get(&self) -> Status {
         let view = self.view.borrow().clone();
@@ -199,13 +201,13 @@ impl Watch {
         }
     }
 
-    /// Waits until the state, the lag or the last error is not what it was at the last call. `false` once
-    /// that can no longer happen. Safe to cancel.
+    /// Waits until the state, the lag or the last error has changed since the last call. `false` once they can no
+    /// longer change. Safe to cancel.
     pub async fn changed(&mut self) -> bool {
         self.view.changed().await.is_ok()
     }
 
-    /// Waits until a status is as wanted, and returns it. `None` if the consumer is gone before.
+    /// Waits until `wanted` returns true for a status, and returns that status. `None` if the consumer is gone before.
     /// Safe to cancel.
     pub async fn until(&mut self, mut wanted: impl FnMut(&Status) -> bool) -> Option<Status> {
         loop {
@@ -496,7 +498,7 @@ impl Reporter {
             tracing::warn!(consumer, warning, "events can be lost before they are handled");
         }
         if warnings.is_empty() && !before.is_empty() {
-            tracing::info!(consumer, "the stream's settings are well again");
+            tracing::info!(consumer, "no setting of the stream can lose events any more");
         }
         self.change(|view| view.warnings = Some(warnings));
     }
@@ -526,10 +528,15 @@ impl Reporter {
         let consumer = self.view.borrow().consumer.clone();
         match hindrance.as_ref().map(Hindrance::reason) {
             Some(reason) => {
-                tracing::warn!(consumer, reason, "gets no events");
+                tracing::warn!(
+                    consumer,
+                    reason,
+                    "the consumer gets no events; it continues by itself once the reason \
+                is gone"
+                );
                 self.error(None, reason);
             }
-            None => tracing::info!(consumer, "nothing keeps events away any more"),
+            None => tracing::info!(consumer, "the consumer can get events again"),
         }
         self.change(|view| view.hindered = hindrance);
     }

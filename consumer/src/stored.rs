@@ -44,7 +44,7 @@ pub(super) async fn first(
     let (headers, payload) = (read(message.hdrs), read(message.data));
     let time = OffsetDateTime::parse(&message.time, &Rfc3339);
     let (Ok(headers), Ok(payload), Ok(time)) = (headers, payload, time) else {
-        return Err(format!("the server told message {} in a form unknown", message.seq));
+        return Err(format!("the server returned message {} in an unknown form", message.seq));
     };
     let place = Place::new(stream, message.seq, SystemTime::from(time));
     Ok(Some(Stored { place, subject: message.subject, headers, payload }))

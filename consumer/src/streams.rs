@@ -1,17 +1,17 @@
-//! Streams for the usual patterns: made where there is none, checked where there is one, never changed.
+//! Streams for the usual patterns. They are created if missing, checked if they exist, and never changed.
 //!
 //! | | [work queue](StreamSpec::work_queue) | [fan-out](StreamSpec::fan_out) | [event log](StreamSpec::event_log) |
 //! |---|---|---|---|
-//! | who gets an event | one of the workers | every service, once | every service, also one that comes years later |
-//! | how long it is kept | until it is handled | for a time, 7 days unless told | for ever |
+//! | who gets an event | one of the workers | every service, once | every service, even one that is added years later |
+//! | how long it is kept | until it is handled | for a time, 7 days by default | for ever |
 //! | consumers | one per subject, shared by its processes | one per service | one per service, and one per [generation](crate::generation) |
 //! | order | [`Order::None`](crate::Order::None) to share the work | [`Order::Key`](crate::Order::Key) | [`Order::Key`](crate::Order::Key) |
 //!
-//! All of them refuse new events rather than drop old ones when they are full (the outbox waits), are kept in
-//! files, and take the relay's fast ingest on nats-server 2.14 and newer.
+//! When they are full, all of them refuse new events rather than drop old ones, and the outbox waits. All of them are
+//! stored in files, and accept the relay's fast ingest on nats-server 2.14 and newer.
 //!
-//! Fan-out is a stream with an age, not one with JetStream's interest retention: with interest, an event is
-//! dropped if the service that should get it has not created its consumer yet.
+//! Fan-out is a stream with a maximum age, not one with JetStream's interest retention. With interest retention, the
+//! server drops an event if the service that should get it has not created its consumer yet.
 //!
 //! ```no_run
 //! use std::time::Duration;
@@ -35,32 +35,32 @@ use async_nats::jetstream::context::{CreateStreamErrorKind, GetStreamErrorKind};
 use async_nats::jetstream::stream::{Config, DiscardPolicy, RetentionPolicy, StorageType, Stream};
 use pillarbox_store::full_text;
 
-/// The greatest age that a stream is given: a century. The server counts nanoseconds in 64 bits.
+/// The longest maximum age that a stream is given: a century. The server counts nanoseconds in 64 bits.
 const LONGEST_MAX_AGE: Duration = Duration::from_secs(100 * 365 * 86_400);
 
-/// How long a fan-out keeps its events unless told: longer than a service should be down.
+/// How long a fan-out stream keeps its events by default: longer than a service should be down.
 pub const FAN_OUT_MAX_AGE: Duration = Duration::from_secs(7 * 24 * 3600);
 
-/// Why there is no such stream.
+/// Why [`StreamSpec::ensure`] failed.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum StreamError {
-    /// There is a stream of this name with another setting, and it is not changed behind anyone's back.
+    /// A stream of this name exists with another setting. Pillarbox never changes an existing stream.
     #[error(
-        "stream {stream} exists with {setting} = {found}, and {wanted} is wanted: use that, change the stream \
-         by hand, or take another name"
+        "stream {stream} exists with {setting} = {found}, but {wanted} is wanted; ask for {found}, change the stream \
+         by hand, or use another name"
     )]
     Differs {
         /// The stream.
         stream: String,
         /// The first setting that differs, by its name in the server's stream configuration.
         setting: &'static str,
-        /// What it is.
+        /// Its value on the server.
         found: String,
-        /// What it should be.
+        /// The value that is wanted.
         wanted: String,
     },
-    /// The server will not have it: a subject belongs to another stream, or a limit is reached.
+    /// The server refused the stream, for example because a subject belongs to another stream or a limit is reached.
     #[error("the server refused stream {stream}: {reason}")]
     Refused {
         /// The stream.
@@ -69,7 +69,7 @@ pub enum StreamError {
         reason: String,
     },
     /// The server did not answer; try again.
-    #[error("the server did not answer about stream {stream}: {reason}")]
+    #[error("the server did not answer about stream {stream}; try again: {reason}")]
     Unavailable {
         /// The stream.
         stream: String,
@@ -78,7 +78,7 @@ pub enum StreamError {
     },
 }
 
-/// What a stream should be.
+/// A stream as it should be.
 #[derive(Clone, Debug)]
 #[must_use = "nothing happens before `ensure`"]
 pub struct StreamSpec {
@@ -86,7 +86,8 @@ pub struct StreamSpec {
 }
 
 impl StreamSpec {
-    /// Each event is for one worker, and gone once it is handled. The server allows one consumer per subject.
+    /// Each event goes to one worker, and the stream removes it once it is handled. The server allows one consumer per
+    /// subject.
     pub fn work_queue<S: Into<String>>(
         name: impl Into<String>,
         subjects: impl IntoIterator<Item = S>,
@@ -96,7 +97,7 @@ impl StreamSpec {
         spec
     }
 
-    /// Each event is for every service that listens, and is kept for [`FAN_OUT_MAX_AGE`].
+    /// Each event goes to every service that listens, and is kept for [`FAN_OUT_MAX_AGE`].
     pub fn fan_out<S: Into<String>>(
         name: impl Into<String>,
         subjects: impl IntoIterator<Item = S>,
@@ -104,7 +105,7 @@ impl StreamSpec {
         Self::of(name, subjects).max_age(FAN_OUT_MAX_AGE)
     }
 
-    /// Each event is kept for ever, and nobody can delete or purge: projections are built from it.
+    /// Each event is kept for ever, and nobody can delete or purge events. Projections are built from such a stream.
     pub fn event_log<S: Into<String>>(
         name: impl Into<String>,
         subjects: impl IntoIterator<Item = S>,
@@ -129,7 +130,8 @@ impl StreamSpec {
         Self { config }
     }
 
-    /// Keeps events for this long, handled or not; a century at the most. The rows of an inbox must outlive it.
+    /// Keeps events for this long, handled or not, but at most for a century. A consumer's `retention_s` must be at
+    /// least as long.
     pub fn max_age(mut self, age: Duration) -> Self {
         // The server counts nanoseconds in 64 bits.
         let age = age.min(LONGEST_MAX_AGE);
@@ -141,24 +143,24 @@ impl StreamSpec {
         self
     }
 
-    /// Refuses new events when it holds so many bytes; the outbox waits meanwhile.
+    /// Refuses new events while the stream holds this many bytes. Meanwhile the outbox waits.
     pub fn max_bytes(mut self, bytes: i64) -> Self {
         self.config.max_bytes = bytes;
         self
     }
 
-    /// On how many servers it is kept: 1, 3 or 5.
+    /// On how many servers the stream is stored: 1, 3 or 5.
     pub fn replicas(mut self, replicas: usize) -> Self {
         self.config.num_replicas = replicas;
         self
     }
 
-    /// Makes the stream if there is none of this name, or checks that it is what it should be. Of several
-    /// processes that do it at once, one makes it. What is not said here (its description, its placement,
-    /// mirrors) is not looked at.
+    /// Creates the stream if there is none of this name. Otherwise checks that it is as it should be. If several
+    /// processes call this at once, one of them creates the stream. Settings that a `StreamSpec` does not have (the
+    /// description, the placement, mirrors) are not checked.
     ///
     /// # Errors
-    /// [`StreamError`], with the setting that differs. Nothing has been changed then.
+    /// [`StreamError`]. An existing stream is never changed.
     pub async fn ensure(&self, jetstream: &jetstream::Context) -> Result<Stream, StreamError> {
         if let Some(stream) = self.find(jetstream).await? {
             return self.check(stream);
@@ -187,7 +189,7 @@ impl StreamSpec {
             Some(stream) => self.check(stream),
             None => Err(StreamError::Unavailable {
                 stream: self.config.name.clone(),
-                reason: "it was made, and is gone".into(),
+                reason: "it was created, and is gone".into(),
             }),
         }
     }
@@ -204,7 +206,7 @@ impl StreamSpec {
                 GetStreamErrorKind::EmptyName | GetStreamErrorKind::InvalidStreamName => {
                     Err(StreamError::Refused {
                         stream: self.config.name.clone(),
-                        reason: "a stream's name is not empty and has no dots, blanks or wildcards"
+                        reason: "a stream's name must not be empty and must not contain dots, spaces or wildcards"
                             .into(),
                     })
                 }

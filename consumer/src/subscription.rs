@@ -265,7 +265,7 @@ impl Subscription {
                         self.fruitless += 1;
                         if self.fruitless > MOST_FRUITLESS && self.care.is_none() {
                             return Err(Interrupted::new(
-                                "the server delivers messages, and they do not arrive",
+                                "the server delivers messages, but they do not arrive",
                             ));
                         }
                     }
@@ -287,7 +287,7 @@ impl Subscription {
                     continue;
                 }
                 () = self.reporter.differs() => {
-                    return Err(Interrupted::new("the consumer on the server was changed"));
+                    return Err(Interrupted::new("the durable consumer on the server was changed"));
                 }
             };
             if self.connection.is_lost() {
@@ -361,7 +361,7 @@ impl Subscription {
                         consumer = self.consumer,
                         expected = *next,
                         number,
-                        "a gap; starting from the ack floor"
+                        "a message is missing; starting again from the ack floor"
                     );
                     self.reset();
                 }
@@ -379,8 +379,8 @@ impl Subscription {
             return Ok(());
         }
         Err(Interrupted::new(format!(
-            "message {sequence} came without its payload: the consumer on the server has, or had, headers_only = true; \
-             set it to false (nats consumer edit), and it comes again with its payload"
+            "message {sequence} came without its payload, because the durable consumer on the server has, or had, \
+             headers_only = true; set it to false (nats consumer edit), and the message comes again with its payload"
         )))
     }
 
@@ -404,7 +404,9 @@ impl Subscription {
         self.connection.renew();
         let info = info(&self.stream, &self.consumer).await?;
         if info.created != care.created {
-            return Err(Interrupted::new("the consumer on the server was created anew"));
+            return Err(Interrupted::new(
+                "the durable consumer on the server was deleted and created again",
+            ));
         }
         let found = care.unreadable.look(&care.durable, &info).await;
         care.sequences.extend(found.map_err(Interrupted::new)?);
@@ -434,7 +436,10 @@ impl Subscription {
         if let Some(care) = &mut self.care {
             let floor = info(&self.stream, &self.consumer).await?.ack_floor.stream_sequence;
             if care.sequences.last().is_none_or(|last| *last <= floor) {
-                return Err(Interrupted::at_once("no more care is needed"));
+                return Err(Interrupted::at_once(
+                    "all messages that cannot be parsed are acknowledged; reading \
+                normally again",
+                ));
             }
             care.look_at = Instant::now() + LOOK_AT_FLOOR;
         }
@@ -448,7 +453,7 @@ impl Subscription {
         tracing::debug!(
             consumer = self.consumer,
             pin = self.pin,
-            "active; starting from the ack floor"
+            "this process is active now; starting from the ack floor"
         );
         // A first delivery: what is before it in the stream went to others.
         let known = match message.info() {
@@ -487,7 +492,7 @@ impl Subscription {
             let nobody = pin.is_none();
             let (mut floor, mut was_reset) = (None, false);
             if info.num_ack_pending > 0 && (nobody || pin == mine) {
-                tracing::debug!(consumer, "nobody is active; having the consumer reset");
+                tracing::debug!(consumer, "no process is active; resetting the durable consumer");
                 floor = reset(&stream, &consumer, &reporter, careful).await?;
                 was_reset = true;
             }
@@ -506,7 +511,10 @@ impl Subscription {
 
 async fn info(stream: &Stream, consumer: &str) -> Result<Info, Interrupted> {
     stream.consumer_info(consumer).await.map_err(|error| {
-        Interrupted::new(format!("no answer about the consumer: {}", full_text(&error)))
+        Interrupted::new(format!(
+            "the server did not describe the durable consumer: {}",
+            full_text(&error)
+        ))
     })
 }
 
@@ -525,7 +533,10 @@ async fn reset(
     let _resetting = reporter.resetting();
     let reset = stream.reset_consumer(consumer, None).await;
     reset.map_err(|error| {
-        Interrupted::new(format!("the server did not reset the consumer: {}", full_text(&error)))
+        Interrupted::new(format!(
+            "the server did not reset the durable consumer: {}",
+            full_text(&error)
+        ))
     })?;
     match ask {
         true => Ok(Some(info(stream, consumer).await?.ack_floor.stream_sequence)),

@@ -161,8 +161,8 @@ impl Unreadable {
             consumer,
             stream,
             error,
-            "whether a message that cannot be parsed is among those delivered is not known: it takes the right to ask \
-             {api}.STREAM.MSG.GET.{stream}, and such a message would stop the consumer"
+            "the consumer cannot check whether a delivered message cannot be parsed, and such a message would stop \
+             it; let this user publish to {api}.STREAM.MSG.GET.{stream}"
         );
     }
 
@@ -179,8 +179,8 @@ impl Unreadable {
         }
         let (stream, sequence) = (place.stream(), place.sequence());
         let error = format!(
-            "the message of stream {stream} at sequence {sequence} cannot be parsed: {fault}; its headers are kept as \
-             they are, in base64, in {RAW_HEADERS}: have whoever sent it mend them and send it again"
+            "the message of stream {stream} at sequence {sequence} cannot be parsed: {fault}; its headers are kept \
+             unchanged, in base64, in {RAW_HEADERS}; let its sender correct them and send it again"
         );
         let headers = [(RAW_HEADERS.to_owned(), STANDARD.encode(&stored.headers))];
         let letter = place.unreadable(&stored.subject, &headers, &stored.payload, &error);
@@ -190,7 +190,8 @@ impl Unreadable {
         });
         let new = letter.map_err(|error| {
             let error = full_text(&error);
-            format!("the message at sequence {sequence}, which cannot be parsed, was not set aside: {error}")
+            format!("the message at sequence {sequence} cannot be parsed, and could not be stored as a dead letter: \
+            {error}")
         })?;
         let mut known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
         if known.len() >= MOST {
@@ -205,7 +206,7 @@ impl Unreadable {
                 stream,
                 sequence,
                 fault,
-                "a message that cannot be parsed; a dead letter"
+                "a message cannot be parsed; it is a dead letter now"
             );
             self.reporter.meter.dead_letter("undecodable");
             self.reporter.error(None, &error);

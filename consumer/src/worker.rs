@@ -147,7 +147,7 @@ where
             Ok(ParkedAll::Full) => Parking::Full,
             Err(error) => {
                 let (consumer, error) = (&rules.config.name, full_text(&error));
-                tracing::debug!(consumer, key, error, "events were not parked");
+                tracing::debug!(consumer, key, error, "events could not be parked");
                 Parking::Failed
             }
         };
@@ -188,7 +188,7 @@ where
                         consumer = name,
                         letter,
                         error,
-                        "not an event; a dead letter"
+                        "a message is not an event; it is a dead letter now"
                     );
                 }
                 self.rules.buried(stored, letter, "undecodable").await
@@ -220,7 +220,9 @@ where
                 return verdicts;
             }
             Ok(Err(error)) => error,
-            Err(_) => InboxError::handler(HandlerError::transient("an event could not be read")),
+            Err(_) => InboxError::handler(HandlerError::transient(
+                "an event of the batch could not be read",
+            )),
         };
         let text = full_text(&error);
         if rules.judge.is_everybodys(&error).await {
@@ -231,7 +233,7 @@ where
             consumer = name,
             events,
             error = text,
-            "a batch failed; its events run one by one"
+            "a batch failed; its events run one by one now"
         );
         contents.iter().map(|_| Verdict::Singly).collect()
     }
@@ -277,7 +279,7 @@ where
                 tracing::warn!(
                     consumer = self.rules.config.name,
                     event_id = id,
-                    "the database went away twice while it handled this event; it runs alone"
+                    "the database went away twice while this event was handled; the event now runs alone"
                 );
                 return Verdict::Alone;
             }
@@ -324,14 +326,14 @@ impl Rules {
                 tracing::warn!(
                     consumer = name,
                     event_id = id,
-                    "a process died while it handled this event; it runs alone"
+                    "a process died while it handled this event; the event now runs alone"
                 );
                 Some(Verdict::Alone)
             }
             Ok(Ruling::Wait(wait)) => Some(Verdict::HeldBack(wait)),
             Ok(Ruling::Kills(deaths)) => {
                 let error = "a process died each time it handled this event, the last time while it handled nothing \
-                             else, and lives without it";
+                             else, but stays alive without it";
                 tracing::error!(
                     consumer = name,
                     event_id = id,
@@ -351,7 +353,8 @@ impl Rules {
     /// Has a parked event wait.
     async fn rest(&self, event: &RawEvent, wait: Duration) {
         if let Err(error) = self.store.rest(event.identity().as_str(), wait).await {
-            tracing::debug!(event_id = %event.id(), %error, "a parked event waits longer than it should, or less long");
+            tracing::debug!(event_id = %event.id(), %error, "the next attempt at a parked event could not be \
+            scheduled; it may come earlier or later than it should");
         }
     }
 
@@ -368,8 +371,8 @@ impl Rules {
             not_written = unwritten,
             dead_letters_in_all = totals.dead_letters,
             failures_in_all = totals.failures,
-            "more events fail than are told one by one: so many since the last line like this; the letters stand in \
-             inbox_dead_letter, and the level debug tells each"
+            "more events fail than are logged one by one; these are the numbers since the last line like this; see \
+             inbox_dead_letter for the letters, or use the log level debug"
         );
     }
 
@@ -383,7 +386,7 @@ impl Rules {
                     tracing::info!(
                         consumer = self.config.name,
                         event_id = id,
-                        "an event that failed is handled"
+                        "an event that had failed is handled now"
                     );
                 }
             }
@@ -412,7 +415,8 @@ impl Rules {
         self.reporter.meter.duplicate();
         tracing::debug!(consumer = self.config.name, event_id = id, "skipped a duplicate");
         if let Err(error) = self.store.forget_skipped(event.identity().as_str()).await {
-            tracing::debug!(consumer = self.config.name, event_id = id, %error, "a failure was left behind");
+            tracing::debug!(consumer = self.config.name, event_id = id, %error, "the record of a failure was not \
+            removed for an event that is handled");
         }
     }
 
@@ -453,7 +457,7 @@ impl Rules {
                             event_type,
                             error,
                             left,
-                            "a failure that is not counted comes again and again: after `left` more it counts"
+                            "a failure that is not counted is repeated; after `left` more it counts as an attempt"
                         );
                     }
                     Verdict::Retry(self.backoff(times).min(LONGEST_EXCUSED_WAIT))
@@ -478,7 +482,7 @@ impl Rules {
                         event_type,
                         error,
                         ?wait,
-                        "an outage: the event waits, and no attempt is counted"
+                        "something that the event needs is away; the event waits, and no attempt is counted"
                     );
                 } else {
                     tracing::debug!(consumer = name, event_id = id, error, ?wait, "an outage");
@@ -494,7 +498,7 @@ impl Rules {
                     event_id = id,
                     event_type,
                     error,
-                    "a permanent failure; a dead letter"
+                    "the event failed for good; it is a dead letter now"
                 );
                 self.bury_as(event, "permanent", error, 1, recorded).await
             }
@@ -524,7 +528,7 @@ impl Rules {
                 event_type,
                 attempts,
                 error = text,
-                "the last attempt failed; a dead letter"
+                "the last attempt failed; the event is a dead letter now"
             );
             return self.bury(event, "attempts", text, attempts).await;
         }
@@ -536,7 +540,7 @@ impl Rules {
                 event_type,
                 error = text,
                 ?wait,
-                "an attempt failed: the event is tried again"
+                "an attempt failed; the event is tried again"
             );
         } else {
             tracing::debug!(
@@ -572,7 +576,7 @@ impl Rules {
                 event_id = id,
                 error = text,
                 ?wait,
-                "what became of an event could not be written; it is tried again"
+                "the result of an event could not be recorded; the event is tried again"
             );
         }
         Verdict::Retry(wait)
@@ -619,7 +623,12 @@ impl Rules {
             Ok(Stored::Before) => Verdict::Dead,
             Ok(Stored::Not) => {
                 let (consumer, error) = (&self.config.name, full_text(&Stored::not_stored()));
-                tracing::error!(consumer, letter, error, "a dead letter waits to be stored");
+                tracing::error!(
+                    consumer,
+                    letter,
+                    error,
+                    "a dead letter could not be stored; the consumer tries again"
+                );
                 self.reporter.error(Some(letter), &error);
                 Verdict::Retry(self.backoff(MANY))
             }

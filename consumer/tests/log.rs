@@ -89,8 +89,10 @@ async fn three_thousand_letters_take_few_lines_and_are_counted() {
     let counted =
         lines.iter().filter_map(|line| line.split_once("dead_letters=")?.1.split(' ').next());
     let counted: usize = counted.map(|count| count.parse::<usize>().unwrap()).sum();
-    let told =
-        lines.iter().filter(|line| line.contains("a permanent failure; a dead letter")).count();
+    let told = lines
+        .iter()
+        .filter(|line| line.contains("the event failed for good; it is a dead letter now"))
+        .count();
     assert_eq!(counted + told, 3_000, "{lines:#?}");
 }
 

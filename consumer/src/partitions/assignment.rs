@@ -114,7 +114,8 @@ impl Assignment {
             }
             Change::Others(partitions) => {
                 self.feeds.others(Some(format!(
-                    "processes of this consumer run with partitions = {partitions}: waiting until they have stopped"
+                    "other processes of this consumer run with partitions = {partitions}; waiting until they have \
+                    stopped"
                 )));
                 (BTreeSet::new(), 0)
             }
@@ -149,7 +150,12 @@ impl Assignment {
         }
         if !taken.is_empty() || !dropped.is_empty() {
             let (consumer, reading) = (&self.opener.config.name, &several.reading);
-            tracing::info!(consumer, ?reading, of = several.of, "shares the partitions");
+            tracing::info!(
+                consumer,
+                ?reading,
+                of = several.of,
+                "this process reads its share of the partitions"
+            );
             self.opener.reporter.share(several.of, reading);
         }
         Step::Moved { taken, dropped }

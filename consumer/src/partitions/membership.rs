@@ -167,7 +167,7 @@ impl Membership {
                 () = sleep_until(expires_at) => {
                     tracing::warn!(
                         consumer = self.consumer,
-                        "gives its partitions up: it does not reach the database to say that it lives"
+                        "this process gives up its partitions, because it cannot tell the database that it is alive"
                     );
                     self.held.clear();
                     return Change::Lost;
@@ -236,7 +236,7 @@ impl Membership {
         if !matches!(timeout(LEAVE_TIMEOUT, leave).await, Ok(Ok(_))) {
             tracing::debug!(
                 consumer = self.consumer,
-                "its partitions are free when it is counted out"
+                "this process could not give up its partitions; they are free once its entry has expired"
             );
         }
     }

@@ -145,7 +145,8 @@ impl Opener {
         if self.config.order.keeps_keys() && !ordered && !said.swap(true, Ordering::Relaxed) {
             tracing::warn!(
                 consumer = self.config.name,
-                "this nats-server is older than 2.14: after a crash or a lost connection, events of a key can come out of order"
+                "this nats-server is older than 2.14, so events of a key can come out of order after a crash or a \
+                lost connection; upgrade it"
             );
         }
         self.said.begun.store(true, Ordering::Relaxed);
@@ -174,10 +175,10 @@ impl Opener {
                 consumer = self.config.name,
                 stream = self.config.stream,
                 retention_s = self.config.retention_s,
-                "the stream keeps messages without a limit of age (max_age), and the inbox forgets what it handled \
-                 after retention_s: if the durable consumer is ever deleted, this one will refuse to read from the \
-                 beginning what it may have handled and forgotten (after_loss); give the stream a max_age, or replay \
-                 it under another consumer name"
+                "the stream has no limit of age (max_age), but the inbox forgets handled events after retention_s; if \
+                 the durable consumer is ever deleted, this consumer will refuse to read the stream from the \
+                 beginning, because it may have handled and forgotten messages there (after_loss); give the stream a \
+                 max_age, or replay it under another consumer name"
             );
         }
         Ok(())
@@ -337,7 +338,13 @@ impl Feeds {
     pub(crate) fn database(&mut self, reason: Option<&str>) {
         match reason {
             Some(error) => {
-                self.in_trouble(Of::Database, format!("no share of the partitions: {error}"));
+                self.in_trouble(
+                    Of::Database,
+                    format!(
+                        "the database does not say which partitions this process may \
+                read: {error}"
+                    ),
+                );
             }
             None => self.well_again(Of::Database),
         }
@@ -349,7 +356,7 @@ impl Feeds {
             true => self.well_again(Of::Broker),
             false => self.in_trouble(
                 Of::Broker,
-                "no connection to the broker: the partitions are left to other processes".into(),
+                "this process has no connection to the broker, and leaves its partitions to other processes".into(),
             ),
         }
     }

@@ -54,7 +54,8 @@ pub(crate) async fn prepare(
             tracing::warn!(
                 consumer = config.name,
                 reason,
-                "whether it had partitions before is not known: if it had, see to it that they are read to the end"
+                "it is not known whether this consumer had partitions before; if it had, make sure that they are read \
+                to the end"
             );
             Vec::new()
         }
@@ -105,7 +106,7 @@ async fn check_old(
     };
     if info.num_waiting > 0 {
         return Err(NotNow::Later(format!(
-            "processes of this consumer run with another number of partitions (they read {name}): waiting until \
+            "other processes of this consumer run with another number of partitions (they read {name}); waiting until \
              they have stopped"
         )));
     }
@@ -153,7 +154,7 @@ async fn remove(stream: &Stream, config: &ConsumerConfig, old: &[String]) -> Res
             Ok(_) => tracing::info!(
                 consumer = config.name,
                 durable = name,
-                "removed: it was read to the end, and the consumer has another number of partitions now"
+                "removed a durable consumer of the old number of partitions, which was read to the end"
             ),
             Err(error) => match stream.consumer_info(name).await {
                 Err(gone) if gone.kind() == ConsumerInfoErrorKind::NotFound => {}

@@ -47,8 +47,8 @@ pub(crate) async fn look_out(
                         stream = config.stream,
                         subjects = ?strays,
                         partitions = of,
-                        "nobody reads these events: they are in none of the consumer's partitions; does the relay run \
-                         with the same number?"
+                        "no process reads these events, because they are in none of the consumer's partitions; check \
+                         that the relay runs with the same number of partitions"
                     );
                     let error = format!("events in none of the partitions: {}", strays.join(", "));
                     reporter.error(None, &error);
@@ -63,12 +63,12 @@ pub(crate) async fn look_out(
                 tracing::debug!(
                     consumer = config.name,
                     error,
-                    "events without a partition were not looked for"
+                    "the consumer could not look for events without a partition; it tries again"
                 );
             }
             Err(_) => tracing::debug!(
                 consumer = config.name,
-                "the look for events without a partition took too long"
+                "looking for events without a partition took too long; the consumer tries again"
             ),
         }
         sleep(INTERVAL).await;
