@@ -1,4 +1,4 @@
-//! What was given up, and how to get at it.
+//! Dead letters: listing, retrying and discarding them.
 
 use std::collections::HashSet;
 use std::future::poll_fn;
@@ -54,7 +54,7 @@ pub struct DeadLetters {
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum LetterError {
-    /// Several have this id. Name one by its position.
+    /// Several dead letters have this id. Choose one by its position.
     #[error("{} dead letters have the id {id:?}: {}; name one by its position", found.len(), listed(found))]
     Ambiguous {
         /// The id.
@@ -85,9 +85,9 @@ fn listed(found: &[(i64, Option<String>)]) -> String {
 pub struct Retried {
     /// How many were handled.
     pub handled: u64,
-    /// The ids of those that failed again, and why. They are dead letters still.
+    /// The ids of those that failed again, each with the error. They are still dead letters.
     pub failed: Vec<(String, Box<dyn std::error::Error + Send + Sync>)>,
-    /// How many were left as they are: they are no events, or stand behind one of their key that failed.
+    /// How many were not tried, because they are not events, or wait behind a letter of their key that failed.
     pub left: u64,
 }
 
@@ -173,10 +173,10 @@ impl DeadLetters {
         self.store.retry(None).await
     }
 
-    /// Has `service` handle the unresolved ones here and now: one after the other, in the order in which they
-    /// came, each once, in a transaction as for any other event. One that fails stays what it is, and the later
-    /// ones of its key are left behind it. While a `Consumer` runs,
-    /// [`retry_all`](Self::retry_all) leaves them to that; both together handle none twice.
+    /// Lets `service` handle the unresolved letters now, one after the other, in the order in which they were given up,
+    /// each once and in a transaction as for any other event. A letter that fails stays unresolved, and the later
+    /// letters of its key are not tried. If a `Consumer` runs, [`retry_all`](Self::retry_all) leaves the letters to the
+    /// consumer instead. Even if both run, no letter is handled twice.
     ///
     /// The service has the [`InboxLayer`](crate::InboxLayer) of the same consumer inside, and other layers around it as
     /// it pleases. Dropping the future rolls back the one that is being handled.
@@ -252,8 +252,8 @@ impl DeadLetters {
         }
     }
 
-    /// Marks it as not to be handled. What is parked behind it follows then. `false` if it is not an unresolved
-    /// dead letter.
+    /// Marks the letter as not to be handled. Events that are parked behind it are handled then. `false` if there is no
+    /// such unresolved letter.
     ///
     /// # Errors
     /// [`LetterError`].

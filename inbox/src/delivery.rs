@@ -1,4 +1,4 @@
-//! What the inbox takes, what it hands in, and what comes out.
+//! The request of the inbox, the request that it passes to the handler, and the outcome.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -36,10 +36,11 @@ impl From<Arc<RawEvent>> for Delivery {
 pub enum Outcome {
     /// The handler's effects are committed.
     Handled,
-    /// They had been committed before, or the event is a dead letter; the handler did not run.
+    /// The effects had been committed before, or the event is a dead letter. The handler did not run.
     Duplicate,
-    /// An earlier event of its key is to be handled first, from among the dead letters: one that fails and has many
-    /// others behind it, or, with a strict order, any. It is set aside behind that one.
+    /// The event was stored behind an earlier event of its key that waits among the dead letters and must be handled
+    /// first. Without a strict order, that is an event that fails and has many others behind it. With a strict order,
+    /// it is any unresolved dead letter.
     Parked,
 }
 
@@ -57,7 +58,7 @@ impl Handling {
         &self.event
     }
 
-    /// Which attempt this is, from 1: one more than have failed and were counted.
+    /// The number of this attempt, from 1: one more than the failed attempts that were counted.
     pub fn attempt(&self) -> u32 {
         self.attempt
     }

@@ -20,10 +20,10 @@ pub const MAX_RETRY_AFTER: Duration = Duration::from_secs(24 * 3600);
 
 /// Why a handler failed.
 ///
-/// Made from any error by `?`. The first in the chain of its sources that tells decides: sqlx errors are told apart by
-/// [`Fault`], and an [`std::io::Error`] that says that somebody could not be reached (refused, unreachable, timed out)
-/// is an [outage](Fault::Outage), which HTTP clients have at the bottom of theirs. All others are transient. Say so
-/// where that is wrong.
+/// `?` makes one from any error. The first recognised error in the source chain decides the [`Fault`]. sqlx errors are
+/// classified one by one. An [`std::io::Error`] that says that another party could not be reached (refused,
+/// unreachable, timed out) is an [outage](Fault::Outage); the errors of HTTP clients have one at the end of their
+/// source chain. All other errors are transient. Where this is wrong, use one of the constructors below.
 ///
 /// ```
 /// use pillarbox_inbox::HandlerError;
@@ -50,26 +50,25 @@ impl HandlerError {
         Self { sign: Sign::Sure(fault), retry_after: None, cause: cause.into() }
     }
 
-    /// It may work the next time. Counts as an attempt.
+    /// The next attempt may succeed. This failure counts as an attempt.
     pub fn transient(cause: impl Into<Box<dyn Error + Send + Sync>>) -> Self {
         Self::sure(Fault::Transient, cause)
     }
 
-    /// It can never work: a dead letter at once.
+    /// No attempt can succeed: the event becomes a dead letter at once.
     pub fn permanent(cause: impl Into<Box<dyn Error + Send + Sync>>) -> Self {
         Self::sure(Fault::Permanent, cause)
     }
 
-    /// A provider or another party that this event needs is away. No attempt is counted: the event waits, and its key
-    /// behind it, with the same growing waits as between attempts. An outage that lasts longer than
-    /// `max_outage_s` for one event counts. Events that do not need that
-    /// provider continue, as long as fewer keys wait for it than the consumer may hold events (`prefetch`).
+    /// A provider or another party that this event needs is away. No attempt is counted. The event waits, and its key
+    /// waits behind it, with the same growing waits as between attempts. Once an outage lasts longer than
+    /// `max_outage_s` for one event, its failures count. Events that do not need that provider continue, as long as
+    /// fewer keys wait for it than the consumer may hold events (`prefetch`).
     pub fn outage(cause: impl Into<Box<dyn Error + Send + Sync>>) -> Self {
         Self::sure(Fault::Outage, cause)
     }
 
-    /// Something that all events need is not there: the consumer pauses, and no attempt is counted for up to
-    /// `max_outage_s`.
+    /// Something that all events need is missing. The consumer pauses, and counts no attempt for up to `max_outage_s`.
     pub fn environment(cause: impl Into<Box<dyn Error + Send + Sync>>) -> Self {
         Self::sure(Fault::Environment, cause)
     }
@@ -139,11 +138,11 @@ pub enum InboxError {
     Database {
         /// What it was about to do.
         doing: &'static str,
-        /// What sqlx said.
+        /// The error of sqlx.
         #[source]
         source: sqlx::Error,
     },
-    /// The commit failed, or its answer was lost. Whether it took effect shows at the next delivery.
+    /// The commit failed, or its answer was lost. The next delivery shows whether it took effect.
     #[error("the inbox could not commit")]
     Commit(#[source] sqlx::Error),
     /// A statement of the handler failed, and the handler returned success all the same.
@@ -152,8 +151,8 @@ pub enum InboxError {
          it should return the error, or run in a savepoint what may fail"
     )]
     Aborted,
-    /// The handler, or something that it called, ended the transaction that it was given: by `commit`, `rollback`,
-    /// `prepare transaction` or the like.
+    /// The handler, or something that it called, ended the transaction that it was given, for example by `commit`,
+    /// `rollback` or `prepare transaction`.
     #[error(
         "the handler ended the transaction, which only the inbox may do, {}; it must leave out commit, rollback and \
          begin, or use a savepoint",
@@ -164,18 +163,18 @@ pub enum InboxError {
         }
     )]
     Ended {
-        /// Whether what it had written until then is committed, and with it the event's row in the inbox.
+        /// Whether the handler's writes until then are committed, together with the event's row in the inbox.
         committed: bool,
     },
-    /// The pool's sessions are shared with others, by a pooler in transaction mode.
+    /// A pooler in transaction mode shares the pool's sessions with other clients.
     #[error(transparent)]
     Pooled(#[from] Pooled),
     /// Policies may hide rows of the inbox's tables from the pool's role.
     #[error(transparent)]
     Hidden(#[from] HiddenRows),
-    /// The database did not answer in time: within 10 s for a statement of the inbox's own. When the event was to be
-    /// recorded, another transaction may be handling it. When it was to be committed, whether it is shows at the next
-    /// delivery.
+    /// The database did not answer in time. For the inbox's own statements the limit is 10 s. If this happened while
+    /// the event was being recorded, another transaction may be handling it. If it happened during the commit, the next
+    /// delivery shows whether the event was committed.
     #[error("the database took too long to {doing}")]
     Slow {
         /// What it was about to do.
@@ -291,7 +290,7 @@ impl InboxError {
         }
     }
 
-    /// When the handler asked to be tried again.
+    /// The wait before the next attempt, if the handler asked for one.
     pub fn retry_after(&self) -> Option<std::time::Duration> {
         match self {
             Self::Handler(cause) => cause.0.wanted_retry_after(),

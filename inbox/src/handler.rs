@@ -1,4 +1,4 @@
-//! What a service writes: a handler of events.
+//! Handlers of events, which a service writes.
 
 use std::future::Future;
 use std::marker::PhantomData;
@@ -30,8 +30,8 @@ use crate::tx::Tx;
 /// }
 /// ```
 ///
-/// The future may be dropped at any await, by a timeout or a shutdown: the transaction is rolled back then,
-/// and the event comes again. A panic is a failure like any other.
+/// A timeout or a shutdown may drop the future at any await. Then the transaction is rolled back, and the event is
+/// delivered again. A panic is a failure like any other.
 pub trait Handler<E>: Send + Sync + 'static {
     /// Handles one event, writing only through `tx`.
     fn handle(
@@ -76,14 +76,14 @@ impl<E: FromEvent> Received<E> {
 }
 
 impl<E> Received<E> {
-    /// The id, the same at every delivery, and one within the event's source only.
+    /// The event's id. It is the same at every delivery, and unique only within the event's source.
     pub fn id(&self) -> &EventId {
         self.raw.id()
     }
 
-    /// The idempotency key to hand on to others: another text for every event, whatever their sources, and the same at
-    /// every delivery. 1 to 36 bytes; the id of an event that a relay shipped. Where several consumers call the same
-    /// provider about one event, each puts its name in front.
+    /// The idempotency key for calls to other services. It is different for every event of any source, and the same at
+    /// every delivery. It has 1 to 36 bytes, and is the event's id if a relay shipped the event. If several consumers
+    /// call the same provider about one event, each must put its own name in front.
     pub fn idempotency_key(&self) -> String {
         self.raw.identity().to_string()
     }
@@ -93,13 +93,13 @@ impl<E> Received<E> {
         self.attempt
     }
 
-    /// What the event hands on to those that it leads to. A handler of single events runs inside of it; a
-    /// [`BatchHandler`](crate::BatchHandler) gives it to what it publishes.
+    /// The context that this event passes to the events it causes. A handler of single events runs inside it. A
+    /// [`BatchHandler`](crate::BatchHandler) must set it on the events that it publishes.
     pub fn context(&self) -> Context {
         Context::of(&self.raw)
     }
 
-    /// The event as it came: key, topic, time, correlation, trace and headers.
+    /// The event as it was delivered, with key, topic, time, correlation, trace and headers.
     pub fn raw(&self) -> &Arc<RawEvent> {
         &self.raw
     }

@@ -1,4 +1,4 @@
-//! The tower layer that makes it once.
+//! The tower layer that runs a handler once per event.
 
 use std::panic::AssertUnwindSafe;
 use std::task::{Context, Poll};
@@ -41,13 +41,12 @@ type BoxError = Box<dyn std::error::Error + Send + Sync>;
 /// # Ok(()) }
 /// ```
 ///
-/// For each delivery it begins a transaction and records the event's
-/// [identity](pillarbox_event::identity). If that was there, the answer is
-/// [`Outcome::Duplicate`] and the inner service is not called; if another transaction is recording it at this
-/// moment, that one is waited for. Otherwise the inner service runs, inside the event's
-/// [`Context`](pillarbox_event::Context) and a span that joins the event's [trace](pillarbox_event::trace), and its
-/// success commits. Its failure, its panic, and a dropped
-/// future roll back.
+/// For each delivery the layer begins a transaction and records the event's [identity](pillarbox_event::identity). If
+/// the identity is recorded already, the answer is [`Outcome::Duplicate`] and the inner service is not called. If
+/// another transaction is recording it at the same time, the layer waits for that one. Otherwise the inner service
+/// runs, inside the event's [`Context`](pillarbox_event::Context) and a span that joins the event's
+/// [trace](pillarbox_event::trace). If the service succeeds, the transaction is committed. If it fails, panics, or is
+/// dropped, the transaction is rolled back.
 ///
 /// Layers outside of it see deliveries (limits, tracing, load shedding), layers inside see handlings with
 /// their transaction (timeouts that roll back).
@@ -60,8 +59,8 @@ pub struct InboxLayer {
 }
 
 impl InboxLayer {
-    /// For the consumer of this name, in schema `pillarbox`. The name is part of the identity of what has
-    /// been handled: under another name everything is new.
+    /// A layer for the consumer of this name, in schema `pillarbox`. Handled events are recorded per name: under
+    /// another name, every event counts as not handled yet.
     ///
     /// # Errors
     /// None with this schema.
@@ -82,15 +81,15 @@ impl InboxLayer {
         DeadLetters::of(self.store.clone())
     }
 
-    /// Removes what this consumer handled longer ago than `retention`, in short statements that block nobody,
-    /// and returns how many rows that was; also dead letters that were resolved longer ago. A `Consumer` of
-    /// `pillarbox-consumer` does this by itself; call it from time to time where there is none. Keep rows for
-    /// as long as an event may come again.
+    /// Removes the rows of events that this consumer handled longer than `retention` ago, and of dead letters that were
+    /// resolved longer ago. Returns the number of removed rows. The statements are short and block nobody. A `Consumer`
+    /// of `pillarbox-consumer` does this by itself; without one, call this from time to time. Keep rows for as long as
+    /// an event may be delivered again.
     ///
-    /// Dropping the future stops it in the middle, which is harmless.
+    /// Dropping the future stops it in the middle. That is harmless.
     ///
     /// # Errors
-    /// What sqlx says; what was removed until then is removed.
+    /// The error of sqlx. Rows that were removed before the error stay removed.
     pub async fn remove_old(&self, retention: Duration) -> Result<u64, sqlx::Error> {
         crate::retention::remove_old(&self.store, retention).await
     }
