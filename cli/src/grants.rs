@@ -1,37 +1,37 @@
-//! The least rights that each part needs in the database, as SQL to be applied by the tables' owner.
+//! The minimum rights that each part needs in the database, as SQL for the tables' owner to run.
 //!
 //! | role | who | what it may do |
 //! |---|---|---|
 //! | writer | a service that publishes | insert into the outbox |
 //! | relay | the relay | read the outbox, remove old rows, its own row and dead letters |
 //! | consumer | a service that handles events | the inbox's tables |
-//! | operator | people, and what watches | look at all but events under way; resolve dead letters |
+//! | operator | people and monitoring | read everything but events in flight; resolve dead letters |
 
 use std::collections::BTreeMap;
 use std::fmt;
 
 /// Above the statements that create roles.
 const ROLES_NOTE: &str = "\
--- The roles, if they are missing. They cannot log in: make each account a member of the role that it needs
--- (`grant pillarbox_relay to shop`), or name accounts that are there already (--role relay=shop).
+-- The roles, if they do not exist. They cannot log in: make each account a member of the role that it needs
+-- (`grant pillarbox_relay to shop`), or name accounts that exist already (--role relay=shop).
 --
--- To be run by the owner of the tables, once they are there. Creating roles takes the right to; without it,
--- have them created first. All of this may be run again, after an update for instance: it only adds.
+-- Run this as the owner of the tables, after the tables exist. Creating roles needs the right to do so; without it,
+-- have the roles created first. You can run all of this again, for example after an update: it only adds.
 ";
 const ROLE_SQL: &str = include_str!("../grants/role.sql");
 const OUTBOX_SQL: &str = include_str!("../grants/outbox.sql");
 const INBOX_SQL: &str = include_str!("../grants/inbox.sql");
 
-/// What somebody does with the tables.
+/// What a role does with the tables.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Duty {
     /// Publishes events.
     Writer,
-    /// Ships them.
+    /// Ships events.
     Relay,
-    /// Handles them.
+    /// Handles events.
     Consumer,
-    /// Looks after all that.
+    /// Monitors all of this and resolves dead letters.
     Operator,
 }
 
@@ -39,7 +39,7 @@ impl Duty {
     /// All of them.
     pub const ALL: [Self; 4] = [Self::Writer, Self::Relay, Self::Consumer, Self::Operator];
 
-    /// The duty's name, which is also the end of its usual role.
+    /// The duty's name. The default role's name ends with it.
     pub fn as_str(self) -> &'static str {
         match self {
             Self::Writer => "writer",
@@ -54,10 +54,11 @@ impl Duty {
 #[derive(Clone, Debug)]
 pub struct Roles(BTreeMap<Duty, String>);
 
-/// A role's name that is refused.
+/// A role's name that cannot be used.
 #[derive(Debug, thiserror::Error)]
 #[error(
-    "role {0:?} is refused: 1 to 63 bytes, without quotes, backslashes, dollar signs and control characters"
+    "role {0:?} cannot be used: a role's name must have 1 to 63 bytes and no quotes, backslashes, dollar signs or \
+     control characters"
 )]
 pub struct RoleError(String);
 
@@ -65,7 +66,7 @@ impl Roles {
     /// `<prefix>_writer`, `<prefix>_relay`, `<prefix>_consumer` and `<prefix>_operator`.
     ///
     /// # Errors
-    /// [`RoleError`] if that makes no names.
+    /// [`RoleError`] if a resulting name cannot be used.
     pub fn with_prefix(prefix: &str) -> Result<Self, RoleError> {
         let mut roles = Self(BTreeMap::new());
         for duty in Duty::ALL {
@@ -74,10 +75,10 @@ impl Roles {
         Ok(roles)
     }
 
-    /// The same with another role for one duty. One role may have several.
+    /// The same roles, with another role for one duty. One role may have several duties.
     ///
     /// # Errors
-    /// [`RoleError`].
+    /// [`RoleError`] if the name cannot be used.
     pub fn with(mut self, duty: Duty, role: &str) -> Result<Self, RoleError> {
         let refused = |c: char| c.is_control() || matches!(c, '\'' | '"' | '\\' | '$');
         if role.is_empty() || role.len() > 63 || role.chars().any(refused) {
@@ -110,9 +111,9 @@ impl Tables {
     }
 }
 
-/// The statements that create missing roles and grant them the rights on these tables in this schema, which
-/// is a plain lower-case word, checked elsewhere. They run as they are in psql or any other tool, and again
-/// without harm.
+/// The statements that create missing roles and grant them the rights on these tables in this schema. The caller must
+/// have checked that `schema` is a plain lower-case word. The statements run unchanged in psql or any other tool, and
+/// running them again does no harm.
 pub fn sql(schema: &str, roles: &Roles, tables: &[Tables]) -> String {
     let rename = |text: &str| -> String {
         text.split_inclusive('\n').map(|line| rename(line, schema, roles)).collect()
@@ -144,7 +145,7 @@ pub(crate) struct Need {
     pub(crate) column: Option<String>,
 }
 
-/// What a duty needs on the outbox's tables: what is granted, read off the statements that grant it.
+/// The rights that a duty needs on the outbox's tables, read from the statements that grant them.
 pub(crate) fn needs(duty: Duty) -> Vec<Need> {
     let to = format!(" to pillarbox_{};", duty.as_str());
     let mut needs = Vec::new();
@@ -174,9 +175,9 @@ pub(crate) fn needs(duty: Duty) -> Vec<Need> {
     needs
 }
 
-/// Puts the names in. Word by word, so that a name that is put in is not taken for another.
+/// Replaces the names, word by word, so that a name that was inserted is not replaced again.
 fn rename(line: &str, schema: &str, roles: &Roles) -> String {
-    // A comment speaks of the program, too, which keeps its name.
+    // In a comment, `pillarbox` is the program, which keeps its name.
     let comment = line.trim_start().starts_with("--");
     let mut written = String::with_capacity(line.len());
     let mut rest = line;

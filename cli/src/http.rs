@@ -1,8 +1,9 @@
-//! The endpoints for operators and their machines: `/healthz`, `/readyz` and `/metrics`.
+//! The endpoints for operators and monitoring: `/healthz`, `/readyz` and `/metrics`.
 //!
-//! Shipping comes first. An address that another process holds, that this machine does not have yet or does not allow, or
-//! whose name is not found, ends nothing: the relay ships without endpoints, says so, and takes the address when it can. Whoever connects can hold a
-//! connection for a few seconds and no longer, so `/healthz` answers whatever others do; see [`connections`].
+//! Shipping comes first. The address may be in use by another process, missing on this machine, not allowed, or have a
+//! name that is not found. None of this stops the relay: it ships without endpoints, says so, and listens on the address
+//! as soon as it can. A client can hold a connection for a few seconds at most, so `/healthz` answers whatever other
+//! clients do; see [`connections`].
 
 mod address;
 mod connections;
@@ -22,12 +23,12 @@ use address::Address;
 use connections::Connections;
 use pages::Pages;
 
-/// How often what has been observed is taken into the histograms; until then each observation takes memory.
+/// How often observations are merged into the histograms. Until then, each observation takes memory.
 const UPKEEP: Duration = Duration::from_secs(1);
-/// How long to wait where no further connection can be accepted: out of file descriptors, most likely.
+/// How long to wait after a connection could not be accepted, most likely because no file descriptor was left.
 const PAUSE: Duration = Duration::from_millis(100);
 
-/// An address, perhaps listened on already, and the recorder that everything counts on from now on.
+/// The address of the endpoints, and the recorder of all metrics.
 pub(crate) struct Http {
     address: Address,
     metrics: PrometheusHandle,
@@ -39,8 +40,8 @@ pub(crate) struct Http {
 pub(crate) struct RecorderError(#[source] Box<dyn std::error::Error + Send + Sync>);
 
 impl Http {
-    /// Installs the recorder; `None` if the address is `off`. Must be called before any relay is made: what is counted
-    /// earlier is lost.
+    /// Installs the recorder. Returns `None` if the address is `off`. Must be called before any relay is made: what was
+    /// counted earlier is lost.
     pub(crate) fn new(address: &str) -> Result<Option<Self>, RecorderError> {
         if address == "off" {
             return Ok(None);
@@ -56,7 +57,7 @@ impl Http {
         Ok(Some(Self { address, metrics }))
     }
 
-    /// Answers for as long as it is polled, once the address can be listened on. Connections end with it.
+    /// Listens on the address as soon as it can, and answers for as long as it is polled. Connections end with it.
     pub(crate) async fn serve(self, relays: Vec<watch::Receiver<RelayState>>, notice: Notice) {
         let Self { address, metrics } = self;
         let answering = async {
@@ -67,7 +68,7 @@ impl Http {
     }
 }
 
-/// Observations are taken in whether or not anybody can ask for them.
+/// Merges observations, whether or not the endpoints can be reached.
 async fn keep_up(metrics: &PrometheusHandle) {
     let mut upkeep = tokio::time::interval(UPKEEP);
     upkeep.set_missed_tick_behavior(MissedTickBehavior::Delay);

@@ -4,15 +4,15 @@ use std::io;
 
 use tokio::signal::unix::{SignalKind, signal};
 
-/// Has SIGINT and SIGTERM end the process at once, with 130.
+/// Makes SIGINT and SIGTERM end the process at once, with exit code 130.
 ///
-/// By itself a signal would do that, except for a program that is the first of its container: it ignores what it does
-/// not ask for. Each change that a command makes to the database is whole or not made. A `replay` has sent what its last
-/// line of progress says, and perhaps some events more.
+/// A signal does that by default, except in the first process of a container, which ignores signals that it has no
+/// handler for. Each change that a command makes to the database is made completely or not at all. A `replay` has sent
+/// the events that its last progress line counts, and perhaps a few more.
 pub(crate) fn ends_the_process() -> io::Result<()> {
     let (mut interrupt, mut terminate) =
         (signal(SignalKind::interrupt())?, signal(SignalKind::terminate())?);
-    // Beside the command, which may wait for a terminal or a pipe.
+    // In a task of its own, because the command may wait for a terminal or a pipe.
     tokio::spawn(async move {
         tokio::select! {
             _ = interrupt.recv() => {}

@@ -13,10 +13,10 @@
 //!
 //! | module | concept |
 //! |---|---|
-//! | [`config`] | `pillarbox.toml`, environment and flags in layers |
+//! | [`config`] | the settings, from `pillarbox.toml`, environment and flags |
 //! | `commands` | the command line, a file for each command |
 //! | [`doctor`] | what is wrong, and what to do about it |
-//! | [`grants`] | the least rights that each part needs in the database |
+//! | [`grants`] | the minimum rights that each part needs in the database |
 //! | `http` | `/healthz`, `/readyz` and `/metrics` |
 //! | `logging`, `terminal`, `interrupt` | the log, what may be shown on a terminal, and Ctrl-C |
 
@@ -33,8 +33,8 @@ use std::process::ExitCode;
 
 use clap::FromArgMatches;
 
-/// Runs the program with the arguments and the environment of this process, and answers what the process should end
-/// with. Wrong arguments and `--help` end the process at once, as clap does.
+/// Runs the program with the arguments and the environment of this process, and returns the exit code. Wrong arguments
+/// and `--help` end the process at once, as usual with clap.
 pub fn main() -> ExitCode {
     match commands::Cli::from_arg_matches(&commands::command().get_matches()) {
         Ok(cli) => commands::run(cli),

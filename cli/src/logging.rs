@@ -18,9 +18,9 @@ use crate::terminal::{harmless, harmless_json};
 /// What is logged unless `RUST_LOG` says otherwise.
 const DEFAULT: &str = "info,async_nats=warn,jetstream_extra=warn,sqlx=warn";
 
-/// The beginnings of the names of those parts of libraries that write passwords: `async_nats::connector` the broker's
-/// URL with its login, at `debug`; `async_nats::connection` all of a login as it is sent, at `trace`;
-/// `sqlx_postgres::options` the lines of a password file that is malformed, at `warn`.
+/// Prefixes of the library modules that log passwords. `async_nats::connector` logs the broker's URL with its login at
+/// `debug`. `async_nats::connection` logs a whole login as it is sent, at `trace`. `sqlx_postgres::options` logs the
+/// lines of a malformed password file at `warn`.
 const NEVER: [&str; 2] = ["async_nats::connect", "sqlx_postgres::options"];
 
 /// How log lines are written.
@@ -28,15 +28,15 @@ const NEVER: [&str; 2] = ["async_nats::connect", "sqlx_postgres::options"];
 pub(crate) enum LogFormat {
     /// Lines for people.
     Text,
-    /// One JSON object a line.
+    /// One JSON object per line.
     Json,
 }
 
-/// Starts logging. What is logged holds values that come from others, so neither format passes on characters that
-/// act on a terminal.
+/// Starts logging. Log lines hold values that others wrote, so both formats replace characters that control a terminal.
 pub(crate) fn start(format: LogFormat) {
     let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new(DEFAULT));
-    // A filter of its own: among the directives of one, the most specific wins, and `RUST_LOG` may be more specific.
+    // This is a separate filter. Within one filter the most specific directive wins, and one in `RUST_LOG` may be more
+    // specific than ours.
     let harmless =
         filter_fn(|metadata| !NEVER.iter().any(|part| metadata.target().starts_with(part)))
             .with_max_level_hint(LevelFilter::TRACE);
@@ -60,7 +60,7 @@ fn field(to: &mut Writer<'_>, field: &Field, value: &dyn Debug) -> std::fmt::Res
     }
 }
 
-/// A line of the log, written when it is whole.
+/// A line of the log, written to standard error when it is complete.
 #[derive(Default)]
 struct JsonLine(Vec<u8>);
 
@@ -76,7 +76,7 @@ impl Write for JsonLine {
 
 impl Drop for JsonLine {
     fn drop(&mut self) {
-        // There is nobody to tell that standard error is closed.
+        // If standard error is closed, there is nowhere to report it.
         let _ = io::stderr().write_all(harmless_json(&String::from_utf8_lossy(&self.0)).as_bytes());
     }
 }

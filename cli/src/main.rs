@@ -1,4 +1,4 @@
-//! `pillarbox`: runs the relay, migrates the tables, and shows how things stand.
+//! `pillarbox`: runs the relay, migrates the tables, and shows the status.
 
 use std::process::ExitCode;
 

@@ -1,12 +1,12 @@
 //! What may be shown on a terminal.
 //!
-//! Names, errors, headers and payloads come from others. A control character in them could move the cursor or
-//! change colours, one that turns the direction of text around could make a line read as another, and a line
-//! separator could make two lines of one.
+//! Names, errors, headers and payloads come from others. A control character in them could move the cursor or change
+//! colours. A character that reverses the direction of text could make a line look like a different one. A line
+//! separator could split one line in two.
 
 use std::fmt::Write;
 
-/// The text on one line: every character that does more than to stand there is shown by its number, as `<U+001B>`.
+/// The text on one line. Every character that affects the terminal or the layout is shown by its number, as `<U+001B>`.
 pub(crate) fn harmless(text: &str) -> String {
     let mut shown = String::with_capacity(text.len());
     for c in text.chars() {
@@ -18,8 +18,8 @@ pub(crate) fn harmless(text: &str) -> String {
     shown
 }
 
-/// JSON, or lines of it, that means the same and is harmless: characters that act can only stand within strings,
-/// and are escaped there. JSON itself asks that of those below U+0020 alone.
+/// Harmless JSON, or lines of JSON, with the same meaning. Characters that affect the terminal can only occur within
+/// strings, and are escaped there. JSON itself requires that only for characters below U+0020.
 pub(crate) fn harmless_json(json: &str) -> String {
     let mut shown = String::with_capacity(json.len());
     for c in json.chars() {
@@ -34,13 +34,13 @@ pub(crate) fn harmless_json(json: &str) -> String {
     shown
 }
 
-/// Whether a terminal, or whoever lays the text out, does something at this character.
+/// Whether this character affects the terminal or the layout of the text.
 fn acts(c: char) -> bool {
     c.is_control()
         || matches!(c,
             // Soft hyphen, Arabic letter mark, Mongolian vowel separator.
             '\u{ad}' | '\u{61c}' | '\u{180e}'
-            // Of no width, and marks of direction; line and paragraph separators; embeddings and overrides.
+            // Zero-width characters and direction marks; line and paragraph separators; embeddings and overrides.
             | '\u{200b}'..='\u{200f}' | '\u{2028}'..='\u{202e}'
             // Joiners, isolates, deprecated formatting.
             | '\u{2060}'..='\u{206f}'

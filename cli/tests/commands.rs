@@ -194,8 +194,8 @@ async fn a_failure_says_what_to_do() {
     let scope = pillarbox_testkit::servers().await.unwrap().scope().await.unwrap();
     for (url, said) in [
         (scope.database_url().to_owned(), "run `pillarbox migrate`"),
-        ("postgres://u:hunter2@127.0.0.1:1/x".to_owned(), "`pillarbox doctor` says more"),
-        (scope.database_url().replace(scope.prefix(), "missing"), "`pillarbox doctor` says more"),
+        ("postgres://u:hunter2@127.0.0.1:1/x".to_owned(), "run `pillarbox doctor`"),
+        (scope.database_url().replace(scope.prefix(), "missing"), "run `pillarbox doctor`"),
     ] {
         for command in [&["status"][..], &["dead-letters", "list", "--outbox"]] {
             let (code, _, errors) = pillarbox(command, &[("DATABASE_URL", &url)]);

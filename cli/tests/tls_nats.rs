@@ -180,7 +180,7 @@ async fn a_relay_ships_over_tls_with_a_client_certificate_and_a_password() {
     let without = NatsConfig { cert: None, key: None, ..right.clone() };
     let (error, said) = refused(&url, &without).await;
     assert!(matches!(error, BrokerError::Tls { .. }), "{said}");
-    assert!(said.contains("the server wants a client's certificate: set nats.cert"), "{said}");
+    assert!(said.contains("the server requires a client certificate: set nats.cert"), "{said}");
     let other = Authority::new("another");
     certificates.pair("stranger", &other.client("relay"));
     let stranger = NatsConfig {
@@ -223,7 +223,7 @@ async fn a_server_that_begins_with_tls_needs_a_client_that_does() {
     for right in [right, NatsConfig { require_tls: true, ..NatsConfig::default() }] {
         let (error, said) = refused(&plain.url(), &right).await;
         assert!(matches!(error, BrokerError::Tls { .. }), "{said}");
-        assert!(said.contains("the server speaks no TLS"), "{said}");
+        assert!(said.contains("the server does not speak TLS"), "{said}");
     }
 }
 

@@ -1,4 +1,4 @@
-//! What a relay is told.
+//! A relay's settings.
 
 mod database;
 mod nats;
@@ -18,51 +18,58 @@ pub use self::nats::NatsConfig;
 pub use self::nearest::nearest;
 pub use self::secret::{MASK, Secret, masked, without_secrets};
 
-/// A relay's settings: where it reads, where it ships to, and how patient it is.
+/// A relay's settings: where it reads, where it ships to, and how long it waits.
 ///
-/// Secrets in the URLs do not show in `Debug`.
+/// `Debug` does not show the secrets in the URLs.
 #[derive(Clone, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct RelayConfig {
-    /// The database that holds the outbox, `postgres://user:password@host:port/database`.
+    /// The database that holds the outbox, `postgres://user:password@host:port/database`. Default:
+    /// `postgres://localhost/postgres`.
     pub database_url: String,
-    /// The broker, `nats://host:port`; several parted by commas are one cluster.
+    /// The broker, `nats://host:port`. Several URLs separated by commas are the servers of one cluster. Default:
+    /// `nats://127.0.0.1:4222`.
     pub nats_url: String,
     /// TLS and login for the broker.
     pub nats: NatsConfig,
-    /// The schema of the outbox tables.
+    /// The schema of the outbox tables. Default: `pillarbox`.
     pub schema: String,
-    /// The relay's name: its row in `pillarbox.relay`. Relays of one name share a cursor and take turns.
+    /// The relay's name, which names its row in `pillarbox.relay`. Relays with the same name share a cursor: one ships,
+    /// the others stand by. 1 to 255 bytes. Default: `default`.
     pub name: String,
-    /// The `ce-source` of events that name none.
+    /// The `ce-source` of events that have none. Default: `/pillarbox`.
     pub source: String,
-    /// Into how many partitions the keys are put, each with its number in the subject, so that as many processes
-    /// of a consumer can share a stream and keep the order per key: see [`pillarbox_event::partition`]. 1, or 0:
-    /// subjects are the topics. A change takes the steps in `docs/guides/ordering.md`.
+    /// How many partitions the keys are divided into. The subject carries the partition's number, so that as many
+    /// processes of a consumer can share a stream and keep the order per key: see [`pillarbox_event::partition`]. 0 or
+    /// 1: no partitions, and subjects are the topics. At most 1024. To change it, follow `docs/guides/ordering.md`.
+    /// Default: 1.
     pub partitions: u32,
-    /// The most rows read at a time. Fewer are read where rows are large: a page aims at 4 MiB.
+    /// The most rows to read at a time, between 1 and 100000. Fewer are read if rows are large: a page aims at 4 MiB.
+    /// Default: 500.
     pub page_rows: u32,
-    /// The longest pause between two looks at an idle outbox, in milliseconds. It starts at 1 ms and doubles.
+    /// The longest pause between two polls of an idle outbox, in milliseconds, between 2 and 60000. The pause starts at
+    /// 1 ms and doubles. Default: 50.
     pub idle_interval_ms: u64,
-    /// How long the lease lasts unless it is renewed, in milliseconds; it is renewed every third of that. A
-    /// standby takes over when it has expired.
+    /// How long the lease lasts unless it is renewed, in milliseconds, between 300 and 600000. The leader renews it every
+    /// third of that. A standby takes over when it has expired. Default: 10000.
     pub lease_ms: u64,
-    /// How long an acknowledgement of the broker may take, in milliseconds, before everything
-    /// unacknowledged is sent again.
+    /// How long the broker may take to acknowledge, in milliseconds, between 100 and 60000. After that, the relay sends
+    /// everything unacknowledged again. Default: 5000.
     pub ack_timeout_ms: u64,
-    /// How long a stop may wait for acknowledgements, in milliseconds.
+    /// How long a stop may wait for acknowledgements, in milliseconds, at most 600000. Default: 10000.
     pub shutdown_timeout_ms: u64,
-    /// How long shipped rows are kept, in seconds, before they are removed: the relay can go back as far when
-    /// the broker has lost them. No row goes that any relay in `pillarbox.relay` has not shipped so long ago.
+    /// How long shipped rows are kept before they are removed, in seconds, between 1 and 10 years. If the broker loses
+    /// events, the relay can go back this far. A row is removed only when every relay in `pillarbox.relay` shipped it at
+    /// least this long ago. Default: 3600.
     pub retention_s: u64,
-    /// How messages are stored.
+    /// How messages are stored. Default: [`SinkChoice::Auto`].
     pub sink: SinkChoice,
-    /// What becomes of a key whose event is set aside.
+    /// What happens to a key's later events when one is set aside. Default: [`Order::Key`].
     pub order: Order,
-    /// What becomes of an event whose subject no stream takes.
+    /// What happens to an event whose subject no stream takes. Default: [`NoStream::Hold`].
     pub no_stream: NoStream,
-    /// End with an error if the database or the broker cannot be reached at the start, instead of trying
-    /// again until they can.
+    /// Whether to end with an error if the database or the broker cannot be reached at the start, instead of trying
+    /// again until they can. Default: false.
     pub fail_fast: bool,
 }
 
@@ -71,31 +78,31 @@ pub struct RelayConfig {
 #[serde(rename_all = "kebab-case")]
 #[non_exhaustive]
 pub enum SinkChoice {
-    /// Fast ingest where the server and the stream can, the keyed window elsewhere.
+    /// Fast ingest where the server and the stream support it, the keyed window elsewhere.
     #[default]
     Auto,
     /// The keyed window everywhere.
     KeyedWindow,
 }
 
-/// What becomes of the later events of a key when one is set aside as a dead letter.
+/// What happens to the later events of a key when one is set aside as a dead letter.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 #[non_exhaustive]
 pub enum Order {
-    /// They are shipped: the key goes on without the event.
+    /// They are shipped without the event.
     #[default]
     Key,
-    /// They are parked behind it, and shipped in order when it is retried or discarded.
+    /// They are parked behind the dead letter, and shipped in order when it is retried or discarded.
     Strict,
 }
 
-/// What becomes of an event whose subject no stream takes.
+/// What happens to an event whose subject no stream takes.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 #[non_exhaustive]
 pub enum NoStream {
-    /// The relay holds, naming the subject, until there is a stream.
+    /// The relay waits until a stream takes the subject. The log names the subject.
     #[default]
     Hold,
     /// The event is set aside as a dead letter with the reason `no_stream`.
@@ -156,8 +163,8 @@ impl RelayConfig {
                 return fail(
                     "nats_url",
                     &shown,
-                    "it must be nats://host:port, or tls:// for TLS, several parted by commas; other characters in a \
-                     password must be percent-encoded",
+                    "it must be nats://host:port, or tls://host:port for TLS, or several of these separated by commas; \
+                     special characters in a password must be percent-encoded",
                 );
             };
             url_has_login |= server.has_user_pass();
@@ -175,10 +182,14 @@ impl RelayConfig {
             );
         }
         if let Err(error) = pillarbox_event::header::validate_value("ce-source", &self.source) {
-            return fail("source", &error, "it must be fit to be sent as a header");
+            return fail("source", &error, "it must be a valid header value");
         }
         if self.source.is_empty() {
-            return fail("source", &self.source, "CloudEvents must name a source");
+            return fail(
+                "source",
+                &self.source,
+                "it must not be empty, because a CloudEvent must have a source",
+            );
         }
         if self.partitions > partition::MOST {
             return fail("partitions", &self.partitions, "it must be at most 1024");
@@ -207,7 +218,7 @@ impl RelayConfig {
             return fail(
                 "retention_s",
                 &self.retention_s,
-                "it must be between 1 second and 10 years",
+                "it must be between 1 second and 10 years (315360000)",
             );
         }
         if self.shutdown_timeout_ms > 600_000 {
@@ -228,7 +239,7 @@ impl RelayConfig {
         Duration::from_millis(self.lease_ms)
     }
 
-    /// How often a place to go back to is remembered. At most about two thousand are kept for the retention.
+    /// How often to record a checkpoint to go back to. About two thousand are kept at most within the retention.
     pub(crate) fn checkpoint_interval(&self) -> Duration {
         let retention = Duration::from_secs(self.retention_s);
         (retention / 2000).clamp(Duration::from_secs(5), Duration::from_secs(60)).min(retention / 4)
@@ -243,7 +254,7 @@ impl RelayConfig {
     }
 }
 
-/// Whether this is a server that the client can speak to, and nothing more than a server.
+/// Whether this names a server that the client can connect to, without a path or parameters.
 fn is_server(server: &ServerAddr) -> bool {
     let url = server.clone().into_inner();
     ["nats", "tls"].contains(&server.scheme())

@@ -1,4 +1,4 @@
-//! Why a relay could not start, or ended.
+//! Why a relay could not start, or why it ended.
 
 use crate::broker::BrokerError;
 use crate::config::{ConfigError, without_secrets};
@@ -7,15 +7,16 @@ use crate::lease::LeaseError;
 use crate::session::SessionError;
 use crate::tls::{self, Remedies};
 
-/// Why a relay does not run. Unless [`fail_fast`](crate::RelayConfig::fail_fast) is set, only
-/// [`Config`](Self::Config) and [`Url`](Self::Url) end it; all others are logged, and tried again.
+/// Why a relay does not run. [`Config`](Self::Config) and [`Url`](Self::Url) end it. A pooler in transaction mode ends it
+/// only at the start, as does every error with [`fail_fast`](crate::RelayConfig::fail_fast). The relay logs all other
+/// errors and tries again.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum RelayError {
     /// A setting cannot be used.
     #[error(transparent)]
     Config(#[from] ConfigError),
-    /// `database_url` or `nats_url` is not one.
+    /// `database_url` or `nats_url` is not a valid URL.
     #[error("{key} cannot be used")]
     Url {
         /// The setting's name.
@@ -38,14 +39,14 @@ pub enum RelayError {
     Tls {
         /// The URL, without secrets.
         url: String,
-        /// What to mend.
+        /// What to change.
         remedy: &'static str,
         /// What sqlx said.
         #[source]
         source: sqlx::Error,
     },
-    /// The connection is not one that the relay's statements can rest on: it leads through a pooler in transaction
-    /// mode, or a setting is refused.
+    /// The relay cannot use the connection: it goes through a pooler in transaction mode, or the server refuses a
+    /// parameter that the relay sets.
     #[error(transparent)]
     Session(SessionError),
     /// The server is a hot standby: its snapshots say nothing about the primary's transactions.
@@ -54,7 +55,7 @@ pub enum RelayError {
         /// The URL, without secrets.
         url: String,
     },
-    /// The tables are not there.
+    /// The tables do not exist.
     #[error(
         "there is no outbox in schema {schema:?} of the database at {url}; run `pillarbox migrate outbox`"
     )]
@@ -67,8 +68,8 @@ pub enum RelayError {
     /// Policies may hide rows of the relay's tables from its role.
     #[error(transparent)]
     Hidden(#[from] pillarbox_store::HiddenRows),
-    /// The relay's tables are there, and are not what it can work with: somebody changed the cursor into something else,
-    /// or a trigger leaves out what the relay writes.
+    /// The relay's tables exist, but the relay cannot work with them: the cursor was overwritten with something else, or
+    /// a trigger drops rows that the relay writes.
     #[error("the relay's tables are not as they must be")]
     Tables(#[source] Box<dyn std::error::Error + Send + Sync>),
     /// A statement failed.
@@ -77,19 +78,19 @@ pub enum RelayError {
     /// The broker cannot be reached.
     #[error(transparent)]
     Broker(BrokerError),
-    /// The lease, or the cursor under it, could not be kept.
+    /// The lease could not be kept, or the cursor could not be saved under it.
     #[error("not the leader any more")]
     Lease(#[source] Box<dyn std::error::Error + Send + Sync>),
 }
 
 const TLS: Remedies = Remedies {
-    unknown_issuer: "sslrootcert must hold the certificate of the authority that signed the server's",
+    unknown_issuer: "sslrootcert must hold the certificate of the authority that signed the server's certificate",
     other_name: "the server's certificate is for other names: use one of them in database_url, or sslmode=verify-ca",
-    certificate_wanted: "the server wants a client's certificate: set sslcert and sslkey",
+    certificate_wanted: "the server requires a client certificate: set sslcert and sslkey",
     certificate_refused: "the server does not accept sslcert: it must be valid and signed by an authority that the \
                           server trusts",
-    no_tls: "the server must offer TLS, or sslmode must be another",
-    other: "look at sslmode, sslrootcert, sslcert and sslkey",
+    no_tls: "the server must offer TLS, or sslmode must allow a connection without it",
+    other: "check sslmode, sslrootcert, sslcert and sslkey",
 };
 
 impl RelayError {
@@ -111,7 +112,7 @@ impl RelayError {
         }
     }
 
-    /// What to mend.
+    /// The part that has failed.
     pub(crate) fn trouble_with(&self) -> TroubleWith {
         match self {
             Self::Broker(_) => TroubleWith::Broker,
@@ -120,7 +121,7 @@ impl RelayError {
         }
     }
 
-    /// Whether trying again cannot help.
+    /// Whether the error stays however often the relay tries again.
     pub(crate) fn is_final(&self) -> bool {
         matches!(self, Self::Config(_) | Self::Url { .. })
     }

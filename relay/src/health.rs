@@ -1,4 +1,4 @@
-//! How a relay stands: for health endpoints, for the log of whoever embeds it, and for the metrics.
+//! A relay's state, for health endpoints, for the log of a program that embeds it, and for the metrics.
 //!
 //! ```text
 //!                 lease free              clean stop
@@ -7,7 +7,7 @@
 //!        └── trouble ◄──┴─────────────┘
 //! ```
 //!
-//! Leading and standing by, a relay is ready, unless the broker is away or does not store what it is given.
+//! A relay that leads or stands by is ready, unless the broker cannot be reached or does not store messages.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -24,9 +24,9 @@ use crate::metrics::Meter;
 #[serde(rename_all = "snake_case")]
 #[non_exhaustive]
 pub enum Role {
-    /// It connects, for the first time or after a trouble.
+    /// It connects, for the first time or after trouble.
     Connecting,
-    /// Another process ships. It takes over when that one stops.
+    /// Another process ships. This one takes over when the other one stops.
     StandingBy,
     /// It ships.
     Leading,
@@ -36,7 +36,7 @@ pub enum Role {
     Stopped,
 }
 
-/// How a relay stands. [`Relay::state`](crate::Relay::state) hands it out.
+/// A relay's state, from [`Relay::state`](crate::Relay::state).
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 #[non_exhaustive]
 pub struct RelayState {
@@ -49,7 +49,7 @@ pub struct RelayState {
     /// The epoch of its lease, while it leads.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub epoch: Option<i64>,
-    /// Who ships, while it stands by and knows.
+    /// The process that ships, while this one stands by and knows it.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub holder: Option<String>,
     /// Why it is neither leading nor standing by: the database, the lease, or the broker at the start.
@@ -57,30 +57,30 @@ pub struct RelayState {
     pub trouble: Option<String>,
     /// Whether there is a connection to the broker.
     pub broker_connected: bool,
-    /// Why the broker does not store what it is given, while it does not. Events wait in the outbox.
+    /// Why the broker does not store messages, while that is so. Events wait in the outbox.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub held: Option<String>,
-    /// The streams that acknowledged events and that the JetStream API does not show: they were deleted, or lie in
+    /// The streams that acknowledged events and that the JetStream API does not show: they were deleted, or are in
     /// another domain or account. If one of them loses events, that may go unnoticed.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub unwatched_streams: Vec<String>,
     /// Why it is not known how many events wait, while that is so.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub unmeasured: Option<String>,
-    /// That events wait and none of them goes, while it leads and knows no reason.
+    /// Set while the relay leads, events wait, none of them leaves the outbox, and the relay knows no reason.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub stalled: Option<String>,
 }
 
 impl RelayState {
-    /// Takes back what only the leader can know, and will have changed by the time that this process leads again.
+    /// Clears what only the leader knows. It will have changed by the time that this process leads again.
     fn leads_no_more(&mut self, role: Role) {
         self.role = role;
         (self.epoch, self.held, self.stalled) = (None, None, None);
         self.unwatched_streams.clear();
     }
 
-    /// Whether it leads or stands by, and database and broker are well.
+    /// Whether it leads or stands by, and the database and the broker work.
     pub fn is_ready(&self) -> bool {
         self.not_ready().is_none()
     }
@@ -111,7 +111,7 @@ impl RelayState {
     }
 }
 
-/// What a relay that can neither lead nor stand by has trouble with.
+/// The part that keeps a relay from leading and from standing by.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum TroubleWith {
     Database,
@@ -119,12 +119,12 @@ pub(crate) enum TroubleWith {
     Lease,
 }
 
-/// Takes note of what happens in a relay: keeps its state, and counts. Cheap to clone.
+/// Records what happens in a relay, in its state and its metrics. Cheap to clone.
 #[derive(Clone)]
 pub(crate) struct Observer {
     pub(crate) meter: Meter,
     state: watch::Sender<RelayState>,
-    /// Grows with whatever shows that the relay does its work.
+    /// Grows with each sign that the relay does its work.
     progress: Arc<AtomicU64>,
     /// Grows when events leave the backlog.
     moved: Arc<AtomicU64>,
@@ -154,7 +154,7 @@ impl Observer {
         self.state.subscribe()
     }
 
-    /// Says that the relay has stopped, when it is dropped.
+    /// A guard that sets the state to stopped when it is dropped.
     pub(crate) fn until_dropped(&self) -> UntilDropped {
         UntilDropped(self.clone())
     }
@@ -166,12 +166,12 @@ impl Observer {
 
     pub(crate) fn standing_by(&self, holder: Option<String>) {
         self.well(Role::StandingBy, None, holder);
-        // There is nothing else for it to do.
+        // Standing by is all that it has to do.
         self.progressed();
     }
 
-    /// Events were stored or set aside, or there are none, or another process leads: the one thing that ends a trouble.
-    /// Leading by itself is none, for a leader may fail at its first step each time.
+    /// Events were stored or set aside, or there are none, or another process leads. Only this ends trouble. Leading
+    /// alone does not, because a leader may fail at its first step each time.
     pub(crate) fn progressed(&self) {
         self.progress.fetch_add(1, Ordering::Relaxed);
         if self.state.borrow().trouble.is_none() {
@@ -180,7 +180,7 @@ impl Observer {
         {
             let RelayState { relay, role, epoch, .. } = &*self.state.borrow();
             tracing::info!(relay, "the trouble is over");
-            // Not said with each lease that was taken in vain.
+            // Logged only now, so that a leader that fails each time does not log it each time.
             if *role == Role::Leading {
                 tracing::info!(relay, epoch, "leading");
             }
@@ -200,7 +200,7 @@ impl Observer {
         self.moved.load(Ordering::Relaxed)
     }
 
-    /// Events wait, and none goes; or they go.
+    /// Sets the text that says that events wait and none leaves the outbox; `None` if that is not so.
     pub(crate) fn stalled(&self, text: Option<String>) {
         if let Some(text) = text.as_ref().filter(|_| self.state.borrow().stalled.is_none()) {
             tracing::error!(relay = self.state.borrow().relay, error = text, "nothing is shipped");
@@ -223,12 +223,12 @@ impl Observer {
         self.state.borrow().trouble.is_some()
     }
 
-    /// Whether the relay still connects, or cannot.
+    /// Whether the relay is still connecting, or cannot connect.
     pub(crate) fn is_connecting(&self) -> bool {
         self.state.borrow().role == Role::Connecting
     }
 
-    /// The backlog is known, or not, and why.
+    /// The backlog was measured, or could not be measured for this reason.
     pub(crate) fn measured(&self, failed: Option<String>) {
         self.meter.backlog_known(failed.is_none());
         self.change(|state| state.unmeasured = failed);
@@ -263,7 +263,7 @@ impl Observer {
         self.state.borrow().broker_connected
     }
 
-    /// The broker does not store what it is given.
+    /// The broker does not store messages.
     pub(crate) fn held(&self, reason: &str) {
         self.meter.held(true);
         self.change(|state| state.held = Some(reason.to_owned()));
@@ -309,7 +309,7 @@ impl Observer {
                 state.leads_no_more(role);
             }
             (state.role, state.epoch) = (role, epoch);
-            // Somebody else may have been faster, and the name not known yet.
+            // If another process took the lease first, its name may not be known yet.
             if holder.is_some() || role == Role::Leading {
                 state.holder = holder;
             }

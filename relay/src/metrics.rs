@@ -19,32 +19,32 @@ use metrics::{
 
 use crate::refused::Reason;
 
-/// What a number is.
+/// The kind of a metric.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Kind {
     /// Only grows, from 0 at the start of the process.
     Counter,
     /// Goes up and down.
     Gauge,
-    /// Observations, counted by size.
+    /// Counts observations by size.
     Histogram,
 }
 
-/// A number's name and meaning.
+/// A metric's name and meaning.
 #[derive(Clone, Copy, Debug)]
 pub struct Metric {
     /// The name, as Prometheus shows it.
     pub name: &'static str,
     /// What it is.
     pub kind: Kind,
-    /// What it says; the HELP line.
+    /// What it means; the HELP line.
     pub help: &'static str,
 }
 
 macro_rules! metrics {
     ($($(#[$doc:meta])* $constant:ident = $kind:ident $name:literal $help:literal;)*) => {
         $(#[doc = $help] pub const $constant: Metric = Metric { name: $name, kind: Kind::$kind, help: $help };)*
-        /// Every number that there is.
+        /// Every metric.
         pub const ALL: &[Metric] = &[$($constant),*];
     };
 }
@@ -57,13 +57,13 @@ metrics! {
     BACKLOG_AGE = Gauge "pillarbox_backlog_oldest_age_seconds"
         "Age of the oldest event in the backlog by the database's clock; 0 without a backlog.";
     BACKLOG_KNOWN = Gauge "pillarbox_backlog_known"
-        "1 while the backlog was measured when it was last due, 0 before the first time and after a failure.";
+        "1 if the last measurement of the backlog succeeded, 0 before the first one and after a failure.";
     COMMIT_TO_ACK = Histogram "pillarbox_commit_to_ack_seconds"
         "From an event's created_at to the broker's acknowledgement, for up to 16 events of each page.";
     SHIPPED = Counter "pillarbox_shipped_events_total"
         "Events acknowledged by the broker.";
     REDELIVERED = Counter "pillarbox_redelivered_events_total"
-        "Events among the shipped ones that had been handed to the broker before a rewind.";
+        "Shipped events that had already been handed to the broker before a rewind.";
     REWINDS = Counter "pillarbox_rewinds_total"
         "Times that shipping went back to the last acknowledged event, by reason.";
     DEAD_LETTERS = Counter "pillarbox_dead_letters_total"
@@ -73,9 +73,9 @@ metrics! {
     SWALLOWED = Counter "pillarbox_duplicate_ids_total"
         "Events that a stream dropped because another event has their id; found where each message is acknowledged.";
     LEADER = Gauge "pillarbox_leader"
-        "1 in the process that ships, 0 in one that stands by or waits.";
+        "1 in the process that ships, 0 in a process that stands by or waits.";
     EPOCH = Gauge "pillarbox_epoch"
-        "The epoch of the lease that this process holds or held last; it grows with every change of holder.";
+        "The epoch of the lease that this process holds or last held; it grows with every change of holder.";
     TAKEOVERS = Counter "pillarbox_lease_takeovers_total"
         "Times that this process took the lease.";
     DATABASE_UP = Gauge "pillarbox_database_up"
@@ -83,7 +83,7 @@ metrics! {
     BROKER_UP = Gauge "pillarbox_broker_up"
         "1 while there is a connection to the broker, 0 otherwise.";
     HELD = Gauge "pillarbox_held"
-        "1 while the broker does not store what it is given and events wait in the outbox; the log has the reason.";
+        "1 while the broker does not store messages and events wait in the outbox; the log says why.";
     POLL = Histogram "pillarbox_poll_duration_seconds"
         "How long it takes to read a page from the outbox, or to find none.";
     PUBLISH = Histogram "pillarbox_publish_duration_seconds"
@@ -91,7 +91,7 @@ metrics! {
     RETENTION_DELETED = Counter "pillarbox_retention_deleted_rows_total"
         "Shipped rows removed past their retention.";
     CHECKPOINTS = Counter "pillarbox_checkpoints_total"
-        "Times that all streams were found to hold what they had acknowledged, and the place was remembered.";
+        "Times that a checkpoint was saved, because all streams held what they had acknowledged.";
     UNWATCHED = Gauge "pillarbox_unwatched_streams"
         "Streams that acknowledged events and that the JetStream API does not show; their loss may go unnoticed.";
     BROKER_LOST_DATA = Counter "pillarbox_broker_lost_data_total"
@@ -104,7 +104,7 @@ pub const BUCKETS: &[f64] = &[
     60.0, 300.0,
 ];
 
-/// Tells the recorder what the numbers mean.
+/// Tells the recorder what the metrics mean.
 fn describe() {
     for Metric { name, kind, help } in ALL {
         match kind {
@@ -115,7 +115,7 @@ fn describe() {
     }
 }
 
-/// The numbers of one relay. Cheap to clone; all clones count together.
+/// The metrics of one relay. Cheap to clone; all clones count together.
 #[derive(Clone)]
 pub(crate) struct Meter {
     labels: [Label; 2],
@@ -140,7 +140,7 @@ pub(crate) struct Meter {
 }
 
 impl Meter {
-    /// The numbers of the relay of this name, all present from now on.
+    /// The metrics of the relay with this name. All are present from now on.
     pub(crate) fn new(relay: &str, outbox: &str) -> Self {
         describe();
         gauge!(BUILD_INFO.name, "version" => env!("CARGO_PKG_VERSION")).set(1.0);
@@ -170,7 +170,7 @@ impl Meter {
             labels,
         };
         gauge!(BACKLOG_KNOWN.name, meter.labels.iter()).set(0.0);
-        // Counters that are born with their first event hide that event from `increase`.
+        // A counter that starts with its first event would hide that event from `increase`.
         for reason in
             ["unavailable", "no_stream", "refused", "batch_refused", "reconnected", "forgotten"]
         {
@@ -192,13 +192,13 @@ impl Meter {
     }
 
     pub(crate) fn backlog(&self, events: i64, oldest_age_seconds: f64) {
-        // Not there until measured: a zero would tell that all is well.
+        // These are absent until they are measured: a zero would say that all is well.
         let gauge = |metric: Metric| gauge!(metric.name, self.labels.iter());
         gauge(BACKLOG_EVENTS).set(number(events));
         gauge(BACKLOG_AGE).set(oldest_age_seconds);
     }
 
-    /// What is not known is not a number: an old one would tell that all is well.
+    /// If the backlog is not known, its metrics are NaN: an old number would say that all is well.
     pub(crate) fn backlog_known(&self, known: bool) {
         gauge!(BACKLOG_KNOWN.name, self.labels.iter()).set(flag(known));
         if !known {
@@ -226,7 +226,7 @@ impl Meter {
     }
 
     pub(crate) fn commit_to_ack(&self, seconds: f64) {
-        // Clocks may differ by more than the way takes.
+        // The clocks may differ by more than the latency.
         self.commit_to_ack.record(seconds.max(0.0));
     }
 
@@ -251,7 +251,7 @@ impl Meter {
         self.leader.set(flag(leading));
     }
 
-    /// Another process may lead now: what only a leader knows is not said any more.
+    /// Another process may lead now, so this one resets what only a leader knows.
     pub(crate) fn leads_no_more(&self) {
         self.leader(false);
         self.held(false);

@@ -25,19 +25,19 @@ use crate::retention::remove_old_rows;
 use crate::session::{Database, Patience, SessionError};
 use crate::shipper::Shipper;
 
-/// The server ends a statement that nobody waits for any more after this long, if it does not notice earlier that
+/// After this long the server cancels a statement that no client waits for any more, if it has not noticed earlier that
 /// the client is gone.
 const ABANDONED: Duration = Duration::from_secs(600);
-/// How long the database may take to answer where there is nothing to wait for.
+/// How long the database may take to answer a statement that waits for nothing.
 const ANSWER: Duration = Duration::from_secs(10);
-/// How long the last words to the database may take after the shutdown timeout.
+/// How long the last writes to the database may take after the shutdown timeout.
 const LAST_WRITES: Duration = Duration::from_secs(2);
 /// The cursor is written at most this often.
 const SAVE_INTERVAL: Duration = Duration::from_millis(100);
-/// How often a standby looks whether the lease is free, at the longest.
+/// The longest time between two looks of a standby at the lease.
 const STANDBY_INTERVAL: Duration = Duration::from_millis(500);
 
-/// How long a free lease is left to less busy processes.
+/// How long a busier process leaves a free lease to less busy ones.
 const COURTESY: Duration = Duration::from_secs(1);
 
 /// Ships the events of one outbox.
@@ -46,11 +46,11 @@ pub struct Relay {
     database: Database,
     process: Arc<Process>,
     observer: Observer,
-    /// How long reading waits for the database, over all sessions.
+    /// How long reading waits for the database, remembered across sessions.
     patience: Patience,
 }
 
-/// Why leading, or standing by, came to its end.
+/// Why leading or standing by ended.
 enum Ended {
     Stopped,
     /// Another process was asked to lead instead.
@@ -64,8 +64,8 @@ impl fmt::Debug for Relay {
 }
 
 impl Relay {
-    /// The tables that a relay reads and writes, without their schema. "No row" must mean there that no row is there, so
-    /// no policy may hide rows of them from the relay's role.
+    /// The tables that a relay reads and writes, without their schema. The relay relies on finding every row that exists,
+    /// so no policy may hide rows of these tables from the relay's role.
     pub const TABLES: [&str; 5] =
         ["outbox", "relay", "relay_checkpoint", "relay_member", "outbox_dead_letter"];
 
@@ -77,7 +77,7 @@ impl Relay {
         Self::sharing(config, Process::new())
     }
 
-    /// One that shares outboxes with others.
+    /// A relay that belongs to a process with several relays.
     pub(crate) fn sharing(config: RelayConfig, process: Arc<Process>) -> Result<Self, RelayError> {
         config.validate().map_err(|error: ConfigError| RelayError::Config(error))?;
         let database =
@@ -89,7 +89,7 @@ impl Relay {
         Ok(Self { config, database, process, observer, patience: Patience::default() })
     }
 
-    /// How this relay stands, now and whenever that changes. Keeps its last value when the relay has ended.
+    /// This relay's state, now and whenever it changes. Keeps its last value when the relay has ended.
     pub fn state(&self) -> watch::Receiver<RelayState> {
         self.observer.state()
     }
@@ -97,13 +97,13 @@ impl Relay {
     /// Runs until `shutdown` is cancelled: stops reading, waits for acknowledgements up to
     /// `shutdown_timeout_ms`, writes the cursor and releases the lease.
     ///
-    /// An outage of the database or the broker is waited out, with one log line when it begins and one when
-    /// it ends. Dropping the future stops at once; the lease then expires by itself, and what was under way
-    /// is shipped again by whoever takes over.
+    /// During an outage of the database or the broker, the relay waits. It logs one line when the outage begins and one
+    /// when it ends. Dropping the future stops the relay at once. The lease then expires by itself, and the process that
+    /// takes over ships again what was in flight.
     ///
     /// # Errors
-    /// Only before the first event: [`RelayError::Config`], and [`RelayError::Session`] where the connection leads
-    /// through a pooler in transaction mode; others only with `fail_fast`.
+    /// Only before the first event: [`RelayError::Config`], and [`RelayError::Session`] if the connection goes through a
+    /// pooler in transaction mode. Other errors only with `fail_fast`.
     pub async fn run(self, shutdown: CancellationToken) -> Result<(), RelayError> {
         let _stopped = self.observer.until_dropped();
         let overdue = async {
@@ -122,8 +122,8 @@ impl Relay {
         }
     }
 
-    /// One session after another. Only progress makes the next wait short again: a leader that fails at its first step
-    /// would otherwise take the lease many times a second.
+    /// Runs one session after another. Only progress makes the next wait short again. Otherwise a leader that fails at its
+    /// first step would take the lease many times a second.
     async fn sessions(&self, shutdown: &CancellationToken) -> Result<(), RelayError> {
         let mut measuring = JoinSet::new();
         measuring.spawn(measure(self.config.clone(), self.database.clone(), self.observer.clone()));
@@ -189,7 +189,7 @@ impl Relay {
                 reading = None;
                 free_since = None;
             } else if least.is_some() && !self.observer.reaches_broker() {
-                // Another process can ship, and this one cannot.
+                // This process cannot ship, and another one can.
                 free_since = None;
                 if unless_stopped(shutdown, sleep(STANDBY_INTERVAL / 5)).await.is_none() {
                     return Ok(Ended::Stopped);
@@ -206,7 +206,7 @@ impl Relay {
             } else {
                 free_since = None;
                 if reading.is_none() {
-                    // Whoever cannot read does not take the lease from somebody who can.
+                    // A process that cannot read must not take the lease from one that can.
                     let Some(opened) = unless_stopped(shutdown, self.database.connect()).await
                     else {
                         return Ok(Ended::Stopped);
@@ -234,10 +234,10 @@ impl Relay {
                     free_in
                 }
             };
-            // Not a moment later than the lease may expire.
+            // Look again as soon as the lease may have expired.
             let look_in = STANDBY_INTERVAL.min(third).min(free_in + Duration::from_millis(5));
             if unless_stopped(shutdown, sleep(look_in)).await.is_none() {
-                // Others forget it by themselves, if it cannot say so.
+                // If this fails, the other processes forget this one by themselves.
                 let _ = timeout(self.config.shutdown_timeout().min(LAST_WRITES), registry.leave())
                     .await;
                 return Ok(Ended::Stopped);
@@ -245,8 +245,8 @@ impl Relay {
         }
     }
 
-    /// Connects to the broker and to the database, and makes sure that this is a primary with an outbox. The second
-    /// connection is the one that a leader reads on.
+    /// Connects to the broker and to the database, and checks that the database is a primary with an outbox. A leader
+    /// reads on the second connection.
     async fn register(
         &self,
         broker: &mut Option<Broker>,
@@ -291,8 +291,8 @@ impl Relay {
         limited(ANSWER, hidden).await?.map_or(Ok(()), |hidden| Err(hidden.into()))
     }
 
-    /// Ships while the lease holds, and gives it up at the end, whatever that is: another process may be able to do what
-    /// this one cannot.
+    /// Ships while the lease holds, and releases it at the end, however shipping ended: another process may be able to do
+    /// what this one cannot.
     async fn lead(
         &self,
         lease: Arc<Lease>,
@@ -306,7 +306,7 @@ impl Relay {
         match led {
             Ok(()) => released.await?,
             Err(error) => {
-                // It expires by itself, if that cannot be said.
+                // If this fails, the lease expires by itself.
                 let _ = timeout(ANSWER, released).await;
                 return Err(error);
             }
@@ -317,7 +317,7 @@ impl Relay {
         Ok(if shutdown.is_cancelled() { Ended::Stopped } else { Ended::HandedOver })
     }
 
-    /// Runs all that runs under the lease, and ends all of it before it returns.
+    /// Runs everything that needs the lease, and ends all of it before it returns.
     async fn ship_under(
         &self,
         lease: &Arc<Lease>,
@@ -328,7 +328,7 @@ impl Relay {
     ) -> Result<(), RelayError> {
         let _leading = self.process.lead();
         let stop = shutdown.child_token();
-        // Not again and again, if the trouble has been told.
+        // During trouble this is not logged again and again.
         if !self.observer.in_trouble() {
             tracing::info!(
                 relay = self.config.name,
@@ -358,14 +358,14 @@ impl Relay {
             self.observer.clone(),
         ));
         let ended = self.keep(lease, &mut reached, &mut shipping, &stop, shutdown).await;
-        // Nothing writes under the lease any more once it is given up.
+        // Nothing may write under the lease after it is released.
         shipping.shutdown().await;
         cleaning.shutdown().await;
         ended?;
         Ok(lease.save(&mut reached).await?)
     }
 
-    /// Keeps the lease, and the saved cursor near the one that is reached, until shipping ends or has to.
+    /// Renews the lease and saves the cursor as it advances, until shipping ends or must end.
     async fn keep(
         &self,
         lease: &Lease,
@@ -392,7 +392,7 @@ impl Relay {
                     let reaches = self.observer.reaches_broker();
                     let is_cut_off = cut_off.look(reaches, lease.length(), Instant::now());
                     if stop.is_cancelled() {
-                        // It stops already.
+                        // It is stopping already.
                     } else if is_cut_off && least.is_some() {
                         tracing::warn!(
                             relay = self.config.name,
@@ -432,7 +432,7 @@ impl Relay {
     }
 }
 
-/// Waits for something, or until the relay is told to stop: `None`.
+/// Waits for `work`. Returns `None` if the relay is told to stop first.
 async fn unless_stopped<T>(
     shutdown: &CancellationToken,
     work: impl Future<Output = T>,

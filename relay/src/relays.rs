@@ -9,7 +9,7 @@ use crate::error::RelayError;
 use crate::process::{Notice, Process};
 use crate::relay::Relay;
 
-/// The relays of one process: one for each outbox that it serves, or stands by for.
+/// The relays of one process, one for each outbox that it ships or stands by for.
 #[derive(Debug)]
 pub struct Relays {
     relays: Vec<Relay>,
@@ -20,7 +20,7 @@ impl Relays {
     /// Relays with these settings. Connects to nothing yet.
     ///
     /// # Errors
-    /// As [`Relay::new`], for the first that cannot be.
+    /// As [`Relay::new`], for the first configuration that cannot be used.
     pub fn new(configs: impl IntoIterator<Item = RelayConfig>) -> Result<Self, RelayError> {
         let process = Process::new();
         let relays = configs
@@ -30,12 +30,12 @@ impl Relays {
         Ok(Self { relays, notice: process.notice.clone() })
     }
 
-    /// Where whoever embeds the relays says what is wrong with the process beside them.
+    /// Lets the program that embeds the relays report a problem of its process.
     pub fn notice(&self) -> Notice {
         self.notice.clone()
     }
 
-    /// The relays, for looking at them.
+    /// The relays, to read their state.
     pub fn each(&self) -> &[Relay] {
         &self.relays
     }
@@ -44,7 +44,7 @@ impl Relays {
     /// database does not touch the others. Dropping the future stops all at once.
     ///
     /// # Errors
-    /// That of the first relay that ends with one; the others are stopped then.
+    /// The error of the first relay that ends with one. The other relays are then stopped.
     pub async fn run(self, shutdown: CancellationToken) -> Result<(), RelayError> {
         let stop = shutdown.child_token();
         let mut running: FuturesUnordered<_> =

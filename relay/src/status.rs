@@ -1,4 +1,4 @@
-//! What an operator wants to know of a relay, read from its database.
+//! What an operator needs to know about a relay, read from its database.
 
 use std::sync::Arc;
 
@@ -9,8 +9,7 @@ use crate::cursor::Cursor;
 use crate::schema::in_schema;
 use crate::source::visibility::spliced;
 
-/// How a relay stands. The backlog is as of the saved cursor, which follows what has been shipped within a
-/// moment.
+/// A relay's status. The backlog is as of the saved cursor, which lags behind shipping by a moment.
 #[derive(Clone, Debug, Serialize)]
 pub struct Status {
     /// The relay's name.
@@ -19,7 +18,7 @@ pub struct Status {
     pub backlog_events: i64,
     /// The age of the oldest of them, in seconds; 0 without a backlog.
     pub oldest_age_seconds: f64,
-    /// The process that holds the lease, as host/process/run. `None`: nobody ships.
+    /// The process that holds the lease, as host/process/run. `None`: no process ships.
     pub holder: Option<String>,
     /// Whether the lease is in force.
     pub leading: bool,
@@ -27,18 +26,18 @@ pub struct Status {
     pub epoch: Option<i64>,
     /// The age of the holder's last sign of life, in seconds.
     pub heartbeat_age_seconds: Option<f64>,
-    /// Events set aside because they can never be stored, and not resolved yet.
+    /// Events that were set aside because they can never be stored, and that are not resolved yet.
     pub dead_letters: i64,
     /// The streams that acknowledged events and that the JetStream API did not show at the newest checkpoint: they
-    /// were deleted, or lie in another domain or account. If one of them loses events, that may go unnoticed.
+    /// were deleted, or are in another domain or account. If one of them loses events, that may go unnoticed.
     pub unwatched_streams: Vec<String>,
-    /// What processes that lead or stand by say is wrong with them, though events are shipped.
+    /// The problems that leading and standing-by processes report about themselves, although events are shipped.
     pub notices: Vec<ProcessNotice>,
-    /// Where it stands.
+    /// The relay's saved cursor. `None`: it has none yet.
     pub cursor: Option<Cursor>,
 }
 
-/// What a process says is wrong with it; see [`Notice`](crate::Notice).
+/// A problem that a process reports about itself; see [`Notice`](crate::Notice).
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[non_exhaustive]
 pub struct ProcessNotice {
@@ -51,16 +50,16 @@ pub struct ProcessNotice {
 const SETTINGS: &str = "set local search_path = pg_catalog, pg_temp; set local row_security = off";
 
 impl Status {
-    /// Reads the status of the relay of this name. `schema` is the outbox's, a plain identifier as
+    /// Reads the status of the relay with this name. `schema` is the outbox's schema. It must be a plain identifier, as
     /// [`RelayConfig::validate`](crate::RelayConfig::validate) checks it.
     ///
-    /// Counting a backlog takes time in proportion to it.
+    /// Counting a backlog takes time in proportion to its size.
     ///
-    /// The connection may be any, also in a transaction: names are looked up in `pg_catalog` alone, whatever the session's
-    /// `search_path` is, and nothing that is set for that stays behind.
+    /// The connection may be any, and may be in a transaction. Names are looked up only in `pg_catalog`, whatever the
+    /// session's `search_path` is, and the session's settings are unchanged afterwards.
     ///
     /// # Errors
-    /// What sqlx says; a cursor that cannot be read is a decoding error. Where a policy would hide rows, Postgres refuses.
+    /// The error of sqlx. A cursor that cannot be read is a decoding error. If a policy would hide rows, Postgres refuses.
     pub async fn read(
         connection: &mut PgConnection,
         schema: &str,
@@ -68,7 +67,7 @@ impl Status {
     ) -> Result<Self, sqlx::Error> {
         let sql = in_schema(&spliced(include_str!("status.sql")), schema);
         let query = sqlx::query(AssertSqlSafe(Arc::<str>::from(sql)).into_sql_str()).bind(relay);
-        // It is rolled back, and with it what is set. In a transaction of the caller's it is a savepoint.
+        // The rollback also undoes the settings. Within a transaction of the caller, this is a savepoint.
         let mut transaction = connection.begin().await?;
         transaction.execute(SETTINGS).await?;
         let row = query.fetch_one(&mut *transaction).await;
@@ -99,7 +98,7 @@ impl Status {
 /// The names of the relays that have run on the outbox in this schema, at most twenty.
 ///
 /// # Errors
-/// What sqlx says.
+/// The error of sqlx.
 pub async fn names(
     connection: &mut PgConnection,
     schema: &str,

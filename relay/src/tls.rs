@@ -1,10 +1,10 @@
-//! What a failure of TLS means, for the broker and for the database.
+//! What a TLS failure means, and what to do about it, for the broker and for the database.
 
 use std::error::Error;
 
 use async_nats::rustls::{AlertDescription, CertificateError, Error as TlsError};
 
-/// What to say of each kind of failure; the names of settings differ.
+/// The remedy for each kind of failure. The names of the settings differ between broker and database.
 pub(crate) struct Remedies {
     pub(crate) unknown_issuer: &'static str,
     pub(crate) other_name: &'static str,
@@ -14,7 +14,7 @@ pub(crate) struct Remedies {
     pub(crate) other: &'static str,
 }
 
-/// What to mend, if it is TLS that failed. `certified`: the client has shown a certificate.
+/// The remedy, if TLS failed. `certified`: whether the client presented a certificate.
 pub(crate) fn remedy(
     error: &(dyn Error + 'static),
     certified: bool,
@@ -31,7 +31,7 @@ pub(crate) fn remedy(
             | CertificateError::NotValidYet
             | CertificateError::NotValidYetContext { .. },
         ) => "the server's certificate is not valid now: renew it, or set the clock",
-        TlsError::InvalidCertificate(_) => "the server's certificate must be mended",
+        TlsError::InvalidCertificate(_) => "the server's certificate is not valid: replace it",
         TlsError::AlertReceived(AlertDescription::ProtocolVersion)
         | TlsError::PeerIncompatible(_) => "the server must offer TLS 1.2 or 1.3",
         TlsError::AlertReceived(_) if certified => remedies.certificate_refused,
@@ -41,7 +41,7 @@ pub(crate) fn remedy(
     })
 }
 
-/// The TLS library's error within.
+/// The TLS library's error in the source chain.
 fn tls_error<'e>(error: &'e (dyn Error + 'static)) -> Option<&'e TlsError> {
     let mut next = Some(error);
     while let Some(error) = next {

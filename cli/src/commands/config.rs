@@ -6,10 +6,10 @@ use clap::Args;
 use super::Done;
 use super::settings::{All, Flags};
 
-/// Check the settings of file, environment and flags, or show what comes of them. Connects to nothing.
+/// Check the settings from the file, the environment and the flags, or show the result. Connects to nothing.
 #[derive(Debug, Args)]
 pub(crate) struct ConfigCommand {
-    /// Show the settings as TOML, each with where it was set. Passwords and tokens are shown as ***.
+    /// Show the settings as TOML. A comment says where each was set. Passwords and tokens are shown as ***.
     #[arg(long)]
     print: bool,
     #[command(flatten)]

@@ -21,14 +21,14 @@ enum Action {
     List {
         #[command(flatten)]
         which: Which,
-        /// At most so many.
+        /// List at most this many.
         #[arg(long, default_value_t = 50)]
         limit: i64,
-        /// Print one JSON object a line.
+        /// Print one JSON object per line.
         #[arg(long)]
         json: bool,
     },
-    /// Show one whole, with its headers.
+    /// Show one completely, with its headers.
     Show {
         #[command(flatten)]
         which: Which,
@@ -45,7 +45,7 @@ enum Action {
         #[command(flatten)]
         chosen: Chosen,
     },
-    /// Mark them as not to be handled.
+    /// Discard them: they will not be shipped or handled.
     Discard {
         #[command(flatten)]
         which: Which,
@@ -80,10 +80,11 @@ struct Which {
     /// Only those whose event names this source.
     #[arg(long)]
     source: Option<String>,
-    /// Only the letter with this number, as `list --json` and `show` tell it: an event id may have several.
+    /// Only the dead letter with this number. `list --json` and `show` print the number; one event id may have several
+    /// dead letters.
     #[arg(long, value_name = "NUMBER")]
     letter: Option<i64>,
-    /// Only those given up at least so long ago: 90s, 15m, 1h, 2d; a number alone is seconds.
+    /// Only those given up at least this long ago: 90s, 15m, 1h or 2d. A number without a unit is in seconds.
     #[arg(long, value_name = "AGE", default_value = "0", value_parser = seconds)]
     older_than: i64,
 }
@@ -104,7 +105,7 @@ struct Chosen {
     /// The event's id.
     #[arg(required_unless_present = "all")]
     event_id: Option<String>,
-    /// All that the filters let through.
+    /// All that match the filters.
     #[arg(long, conflicts_with = "event_id")]
     all: bool,
     /// Only say what would be done.
@@ -112,9 +113,9 @@ struct Chosen {
     dry_run: bool,
 }
 
-/// As many are handled at a time with `--all`. They are in memory, with their payloads.
+/// How many dead letters `--all` loads at a time, with their payloads.
 const PAGE: i64 = 50;
-/// As many are shown before something is done to all.
+/// How many dead letters `--dry-run` shows.
 const SHOWN: i64 = 20;
 
 impl Which {
@@ -144,7 +145,7 @@ impl Which {
 
 type Failed = Box<dyn std::error::Error>;
 
-/// The dead letters, asked for with a limit.
+/// The dead letters, with a time limit for every request.
 struct Letters {
     letters: DeadLetters,
     limit: Limit,
@@ -222,8 +223,8 @@ impl DeadLettersCommand {
     }
 }
 
-/// Does it to each that is chosen, in pages, and says how many there were. Goes on after a failure, and ends
-/// with one then; without an answer of the database it ends at once.
+/// Applies `act` to each chosen dead letter, page by page, and prints how many it was applied to. After a failure it
+/// continues with the others and returns an error at the end. If the database does not answer, it stops at once.
 async fn each(
     letters: &Letters,
     which: &Which,
@@ -253,12 +254,12 @@ async fn each(
     }
     let (mut done, mut failed) = (0_u64, 0_i64);
     loop {
-        // What failed is still there, at the front.
+        // Those that failed are still there, at the front.
         let page = letters.list(&filter, PAGE + failed).await?;
         let fresh: Vec<_> = page
             .into_iter()
             .skip(usize::try_from(failed).unwrap_or(usize::MAX))
-            // Not what has failed again since.
+            // Leave out those that have failed again since this command started.
             .filter(|letter| letter.age_seconds >= started.elapsed().as_secs_f64())
             .collect();
         if fresh.is_empty() {
@@ -285,14 +286,14 @@ async fn each(
     print(&format!("{done} {done_word}\n"))?;
     match (failed, done, &chosen.event_id) {
         (0, 0, Some(event_id)) => {
-            Err(format!("no dead letter {event_id} that could be {done_word}").into())
+            Err(format!("no dead letter {event_id} could be {done_word}").into())
         }
         (0, ..) => Ok(()),
         (failed, ..) => Err(format!("{failed} failed").into()),
     }
 }
 
-/// What to say where one letter was meant and several are found.
+/// The error text for an event id that several dead letters have.
 fn ambiguous(event_id: &str, found: &[DeadLetter]) -> String {
     let list: Vec<String> = found
         .iter()
@@ -338,7 +339,7 @@ fn whole(letter: &DeadLetter) -> String {
     let position = letter.position.map(|position| position.to_string());
     let mut lines = vec![
         ("event id", letter.event_id.clone()),
-        ("type", letter.event_type.clone().unwrap_or("none: the message is no event".into())),
+        ("type", letter.event_type.clone().unwrap_or("none: the message is not an event".into())),
         ("topic", letter.topic.clone()),
         ("key", letter.key.clone().unwrap_or("none".into())),
         ("owner", letter.owner.clone()),
@@ -353,7 +354,7 @@ fn whole(letter: &DeadLetter) -> String {
         lines.insert(5, ("position", position));
     }
     if !letter.whole {
-        lines.push(("kept", "only a part of the event: it cannot be retried".to_owned()));
+        lines.push(("kept", "only part of the event: it cannot be retried".to_owned()));
     }
     lines.push(("letter", letter.letter.to_string()));
     lines.extend(letter.headers.iter().map(|(name, value)| ("header", format!("{name}: {value}"))));
@@ -368,13 +369,13 @@ fn seconds(text: &str) -> Result<i64, String> {
         "m" => 60,
         "h" => 3_600,
         "d" => 86_400,
-        _ => return Err("an age is a number and s, m, h or d, such as 15m".into()),
+        _ => return Err("an age must be a number followed by s, m, h or d, such as 15m".into()),
     };
     if number.is_empty() || !number.bytes().all(|byte| byte.is_ascii_digit()) {
-        return Err("an age begins with a number, such as 15m".into());
+        return Err("an age must begin with a number, such as 15m".into());
     }
     let number: Option<i64> = number.parse().ok();
-    number.and_then(|number| number.checked_mul(unit)).ok_or_else(|| "that is too long ago".into())
+    number.and_then(|number| number.checked_mul(unit)).ok_or_else(|| "the age is too large".into())
 }
 
 #[cfg(test)]

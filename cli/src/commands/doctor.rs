@@ -10,18 +10,18 @@ use super::limit::Limit;
 use super::settings::{Flags, Surroundings};
 use crate::terminal::harmless;
 
-/// Check the database, the outbox, the broker and its streams, and say what to mend.
+/// Check the database, the outbox, the broker and its streams, and say what to fix.
 ///
-/// Only reads, with the relay's own rights: run it with the relay's DATABASE_URL and NATS_URL. Each finding is
-/// ok, warn or fail, with a remedy where there is something to do.
+/// It only reads, and needs no more rights than the relay has: run it with the relay's DATABASE_URL and NATS_URL.
+/// Each finding is ok, warn or fail, with a remedy where there is something to do.
 #[derive(Debug, Args)]
 pub(crate) struct DoctorCommand {
     #[command(flatten)]
     flags: Flags<Surroundings>,
-    /// The database role that the relay runs as, if doctor runs as another.
+    /// The database role that the relay runs as, if doctor runs as a different one.
     #[arg(long, value_name = "ROLE")]
     role: Option<String>,
-    /// Report a transaction that has been open for so many seconds.
+    /// Report a transaction that has been open for at least this many seconds.
     #[arg(long, default_value_t = 300, value_name = "SECONDS")]
     old_transaction_s: u64,
     #[command(flatten)]

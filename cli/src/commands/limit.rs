@@ -10,7 +10,7 @@ use pillarbox_store::limit::within;
 /// How long a command waits for one answer.
 #[derive(Clone, Copy, Debug, Args)]
 pub(super) struct Limit {
-    /// Give up when the database or the broker has left one question without an answer for so long.
+    /// Give up when the database or the broker has not answered one request for this long.
     #[arg(
         long = "timeout-s",
         value_name = "SECONDS",
@@ -23,8 +23,8 @@ pub(super) struct Limit {
 /// There was no answer.
 #[derive(Debug, thiserror::Error)]
 #[error(
-    "{who} did not answer within {limit:?}, asked to {what}: something on the way swallows the connection, or {who} is \
-     slow; try again, with a larger --timeout-s if it is slow"
+    "{who} did not answer within {limit:?}, asked to {what}: something between here and {who} drops the connection's \
+     packets, or {who} is slow; try again, with a larger --timeout-s if it is slow"
 )]
 pub(super) struct Unanswered {
     who: &'static str,
@@ -39,8 +39,8 @@ impl Unanswered {
     }
 }
 
-/// How much longer than the server's own limit its word is waited for: a statement that the server ends is no lost
-/// connection.
+/// How much longer than the server's own limit to wait for its answer: a statement that the server cancels does not
+/// mean that the connection is lost.
 const CANCELLED_WITHIN: Duration = Duration::from_secs(2);
 
 impl Limit {
@@ -48,17 +48,17 @@ impl Limit {
         Duration::from_secs(self.seconds)
     }
 
-    /// How long the database's answer is waited for.
+    /// How long to wait for the database's answer.
     pub(super) fn of_database(self) -> Duration {
         self.duration() + CANCELLED_WITHIN
     }
 
-    /// The database that a command works on. The server ends what nobody waits for any more.
+    /// The database that a command works on. The server cancels statements that run longer than the limit.
     pub(super) fn database(self, url: &str) -> Result<Database, SessionError> {
         Ok(Database::new(url, "pillarbox")?.statement_timeout(self.duration()))
     }
 
-    /// Has the database do `what`.
+    /// Waits for the database to do `what`.
     pub(super) async fn ask<T, E: Into<Box<dyn Error>>>(
         self,
         what: &'static str,
@@ -67,7 +67,7 @@ impl Limit {
         bounded("the database", what, self.of_database(), work).await
     }
 
-    /// Has the broker do `what`.
+    /// Waits for the broker to do `what`.
     pub(super) async fn ask_broker<T, E: Into<Box<dyn Error>>>(
         self,
         what: &'static str,

@@ -8,11 +8,11 @@ use clap_mangen::roff::{Roff, roman};
 
 use super::{Done, EXIT_CODES};
 
-/// Print this program's manual page, or write those of all commands.
+/// Print this program's manual page, or write the pages of all commands to files.
 #[derive(Debug, Args)]
 pub(crate) struct ManPages {
-    /// Write the page of each command into this folder, such as /usr/local/share/man/man1; it is made if it is
-    /// missing.
+    /// Write the page of each command into this folder, such as /usr/local/share/man/man1. The folder is created if it
+    /// does not exist.
     #[arg(long, value_name = "FOLDER")]
     dir: Option<PathBuf>,
 }
@@ -33,7 +33,7 @@ impl ManPages {
     }
 }
 
-/// Writes the command's page, and those of the commands below it.
+/// Writes the command's page and the pages of its subcommands.
 fn write_all(folder: &Path, command: &Command) -> Result<usize, Box<dyn std::error::Error>> {
     let name = command.get_display_name().unwrap_or_else(|| command.get_name());
     let file = folder.join(format!("{name}.1"));
@@ -47,7 +47,7 @@ fn write_all(folder: &Path, command: &Command) -> Result<usize, Box<dyn std::err
 }
 
 fn page(command: &Command) -> std::io::Result<Vec<u8>> {
-    // They have a section of their own.
+    // The exit codes get a section of their own below.
     let man = Man::new(command.clone().after_help(None::<&str>));
     let mut page = Vec::new();
     man.render(&mut page)?;

@@ -18,14 +18,14 @@ pub(crate) struct Migrate {
     /// Which tables.
     #[arg(value_enum, default_value = "all")]
     set: Set,
-    /// Print the SQL instead of running it; needs no database.
+    /// Print the SQL instead of running it. This needs no database.
     #[arg(long)]
     print: bool,
-    /// Print the SQL that grants each role the least it needs on the tables, instead of running anything;
-    /// needs no database. Roles that are missing are created; apply it as the tables' owner.
+    /// Print the SQL that grants each role only the rights it needs on the tables, instead of running anything. This
+    /// needs no database. The SQL creates roles that do not exist; run it as the tables' owner.
     #[arg(long, conflicts_with = "print")]
     print_grants: bool,
-    /// What the roles' names begin with, for --print-grants.
+    /// The prefix of the roles' names, for --print-grants.
     #[arg(long, value_name = "PREFIX", default_value = "pillarbox", requires = "print_grants")]
     role_prefix: String,
     /// The role for one duty, for --print-grants: writer, relay, consumer or operator. May be given several
@@ -68,7 +68,7 @@ impl Migrate {
             }
             return Ok(());
         }
-        // The server does not end what works: see `watch`.
+        // There is no statement timeout, so the server does not cancel a migration that makes progress: see `watch`.
         let name = format!("pillarbox migrate {}", std::process::id());
         let database = Database::new(&config.database_url, &name)?;
         let watch = Watch::new(&config.database_url, &name, self.limit)?;
@@ -104,15 +104,15 @@ impl Migrate {
 }
 
 fn duty_and_role(text: &str) -> Result<(Duty, String), String> {
-    let (duty, role) = text.split_once('=').ok_or("it is written as duty=role")?;
+    let (duty, role) = text.split_once('=').ok_or("it must be written as duty=role")?;
     let duty = Duty::ALL
         .into_iter()
         .find(|known| known.as_str() == duty)
-        .ok_or("the duty is writer, relay, consumer or operator")?;
+        .ok_or("the duty must be writer, relay, consumer or operator")?;
     Ok((duty, role.to_owned()))
 }
 
-/// What was found and done.
+/// The text that says what was found and done.
 fn told(side: &str, schema: &str, migrated: &Migrated) -> String {
     let tables = format!("{side} tables in schema {schema}");
     let mut text: String = migrated

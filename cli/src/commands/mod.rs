@@ -22,7 +22,7 @@ use clap::{CommandFactory, Parser, Subcommand};
 use pillarbox_store::full_text;
 use pillarbox_store::row_security;
 
-/// What the commands end with; also in the man pages and in docs/commands.md.
+/// The exit codes of all commands. The man pages and docs/commands.md list them too.
 const EXIT_CODES: [(&str, &str); 4] = [
     ("0", "done; for doctor: nothing failed, though there may be warnings"),
     ("1", "failed; the reason is on standard error"),
@@ -37,7 +37,7 @@ pub(crate) struct Cli {
     #[command(subcommand)]
     command: Command,
 
-    /// How log lines are written to standard error. RUST_LOG sets what is logged; `info` otherwise.
+    /// The format of log lines on standard error. RUST_LOG sets what is logged; the default is `info`.
     #[arg(long, global = true, value_enum, default_value = "text", env = "PILLARBOX_LOG_FORMAT")]
     log_format: LogFormat,
 }
@@ -48,11 +48,11 @@ enum Command {
     Relay(relay::Relay),
     /// Check the settings, or show them.
     Config(config::ConfigCommand),
-    /// Create or update the tables, or print the SQL that does.
+    /// Create or update the tables, or print the SQL that does it.
     Migrate(migrate::Migrate),
     /// Show backlog, oldest age, cursor and holder.
     Status(status::StatusCommand),
-    /// Check the database, the outbox, the broker and its streams, and say what to mend.
+    /// Check the database, the outbox, the broker and its streams, and say what to fix.
     Doctor(doctor::DoctorCommand),
     /// Look at events that were given up, try them again, or discard them.
     DeadLetters(dead_letters::DeadLettersCommand),
@@ -60,7 +60,7 @@ enum Command {
     Replay(replay::Replay),
     /// Print a shell's completions for this program.
     Completions(completions::Completions),
-    /// Print this program's manual page, or write those of all commands.
+    /// Print this program's manual page, or write the pages of all commands to files.
     Man(man::ManPages),
 }
 
@@ -82,7 +82,7 @@ pub(crate) fn run(cli: Cli) -> ExitCode {
         Err(error) => return failed(&error),
     };
     let done = runtime.block_on(async {
-        // The relay stops in order.
+        // The relay handles signals itself, to stop cleanly.
         if !matches!(cli.command, Command::Relay(_)) {
             interrupt::ends_the_process()?;
         }
@@ -98,7 +98,7 @@ pub(crate) fn run(cli: Cli) -> ExitCode {
             Command::Man(command) => command.run(),
         }
     });
-    // The system may still look up a host's name, which nobody can end, and which takes long while no name server answers.
+    // A lookup of a host's name may still run. It cannot be cancelled, and it takes long while no name server answers.
     runtime.shutdown_background();
     match done {
         Ok(()) => ExitCode::SUCCESS,
@@ -110,7 +110,7 @@ pub(crate) fn run(cli: Cli) -> ExitCode {
     }
 }
 
-/// Writes to standard output. A reader that has seen enough, such as `head`, is no failure.
+/// Writes to standard output. It is not a failure if the reader closes the pipe early, as `head` does.
 fn print(text: &(impl AsRef<[u8]> + ?Sized)) -> Done {
     let mut out = std::io::stdout().lock();
     match out.write_all(text.as_ref()).and_then(|()| out.flush()) {
@@ -144,18 +144,18 @@ fn failed(error: &(dyn std::error::Error + 'static)) -> ExitCode {
     ExitCode::FAILURE
 }
 
-/// What to do about a failure that says little by itself.
+/// What to do about a failure whose own text says little.
 fn hint(error: &(dyn std::error::Error + 'static)) -> Option<&'static str> {
     let mut causes = std::iter::successors(Some(error), |error| error.source());
     let error = causes.find_map(|error| error.downcast_ref::<sqlx::Error>())?;
     let code = error.as_database_error().and_then(|error| error.code());
     match (error, code.as_deref()) {
         (_, Some("42P01" | "3F000")) => Some(
-            "There are no such tables here: run `pillarbox migrate`, or name the right database or --schema.",
+            "The tables do not exist here: run `pillarbox migrate`, or give the right database or --schema.",
         ),
         (_, Some("57014")) => Some(
-            "The server ended the statement because it took too long: the database is slow, or something that it needs \
-             is locked. --timeout-s waits longer.",
+            "The server cancelled the statement because it took too long: the database is slow, or something that the \
+             statement needs is locked. Try again; --timeout-s makes the command wait longer.",
         ),
         _ if row_security::is_refusal(error) => Some(row_security::REMEDY),
         (_, Some("42501")) => Some(
@@ -163,7 +163,7 @@ fn hint(error: &(dyn std::error::Error + 'static)) -> Option<&'static str> {
         ),
         (sqlx::Error::Io(_) | sqlx::Error::Tls(_) | sqlx::Error::PoolTimedOut, _)
         | (_, Some("28P01" | "28000" | "3D000" | "53300" | "57P03")) => {
-            Some("The database cannot be used: `pillarbox doctor` says more.")
+            Some("The database cannot be used: run `pillarbox doctor`, which says more.")
         }
         _ => None,
     }

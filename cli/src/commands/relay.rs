@@ -10,7 +10,7 @@ use super::Done;
 use super::settings::{All, Flags};
 use crate::http::Http;
 
-/// Run the relay, for each outbox of the settings.
+/// Run a relay for each outbox in the settings.
 #[derive(Debug, Args)]
 pub(crate) struct Relay {
     #[command(flatten)]
@@ -45,7 +45,7 @@ impl Relay {
     }
 }
 
-/// Runs it; the first SIGTERM or SIGINT asks it to stop, the second ends the process.
+/// Runs the relays. The first SIGTERM or SIGINT asks them to stop; the second ends the process.
 async fn running_until_signalled<T>(
     running: impl Future<Output = Result<T, pillarbox_relay::RelayError>>,
     shutdown: &CancellationToken,

@@ -13,10 +13,11 @@ use super::limit::Limit;
 use super::settings::{Flags, Shipped};
 use crate::terminal::harmless;
 
-/// Send shipped events again, to a stream that was lost or to consumers that start anew.
+/// Send shipped events again, to a stream that was lost or to consumers that start over.
 ///
-/// The outbox has them for its retention. They keep their ids; a consumer with an inbox skips what it has
-/// handled, unless it goes by another name. The relay goes on meanwhile. Counts first, with --dry-run only that.
+/// The outbox keeps shipped events for its retention. The events keep their ids: a consumer with an inbox skips those
+/// that it has handled, unless the consumer has a new name. The relay may keep running meanwhile. The command counts
+/// the events first; with --dry-run it only counts.
 #[derive(Debug, Args)]
 pub(crate) struct Replay {
     #[command(flatten)]
@@ -31,17 +32,17 @@ pub(crate) struct Replay {
     /// Only those of this key.
     #[arg(long)]
     key: Option<String>,
-    /// Goes into the message ids, so that the broker takes the events for new ones. Give that of a replay that
-    /// was broken off to go on with it. The time of day unless given.
+    /// A text that is added to the message ids, so that the broker does not drop the events as duplicates. To continue
+    /// an interrupted replay, give its generation. The default is made from the current time.
     #[arg(long)]
     generation: Option<String>,
     /// Only count.
     #[arg(long)]
     dry_run: bool,
-    /// Send without asking. Needed where standard input is no terminal.
+    /// Send without asking. Required if standard input is not a terminal.
     #[arg(long)]
     yes: bool,
-    /// Send at most so many events per second. As fast as the broker takes them unless given.
+    /// Send at most this many events per second. By default, events are sent as fast as the broker takes them.
     #[arg(long, value_name = "EVENTS_PER_SECOND")]
     rate: Option<NonZeroU32>,
 }
@@ -49,10 +50,10 @@ pub(crate) struct Replay {
 #[derive(Debug, Args)]
 #[group(required = true, multiple = true)]
 struct Start {
-    /// Those written since then: a time as Postgres reads it, or 90s, 15m, 2h, 1d ago.
+    /// Events written since this time: a time that Postgres can read, or an age such as 90s, 15m, 2h or 1d.
     #[arg(long, value_name = "TIME")]
     since: Option<String>,
-    /// Those from this position on.
+    /// Events from this position on.
     #[arg(long, value_name = "POSITION")]
     from_position: Option<i64>,
 }
@@ -115,12 +116,12 @@ impl Replay {
         match ran {
             Ok(done) if done.skipped == 0 => println!("{} sent", done.sent),
             Ok(done) => {
-                println!("{} sent, {} skipped: they are no events", done.sent, done.skipped)
+                println!("{} sent, {} skipped: they are not events", done.sent, done.skipped)
             }
             Err(error) => {
                 if let Some(after) = error.after() {
                     eprintln!(
-                        "go on with --from-position {} --generation {shown}",
+                        "to continue, run it again with --from-position {} --generation {shown}",
                         after.saturating_add(1)
                     );
                 }
@@ -131,10 +132,10 @@ impl Replay {
     }
 }
 
-/// Asks whether so many events are to be sent; an error unless the answer is yes.
+/// Asks whether to send this many events. Returns an error unless the answer is yes.
 fn confirm(events: i64) -> Done {
     let question = format!(
-        "This sends {events} events again to every consumer of their topics; one without an inbox, or under a new \
+        "This sends {events} events again to every consumer of their topics. A consumer without an inbox, or under a new \
          name, handles them again."
     );
     let input = std::io::stdin();

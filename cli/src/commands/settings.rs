@@ -1,5 +1,5 @@
-//! The flags of the configuration's keys. Each command takes those that it needs; environment and file are heard
-//! for all of them.
+//! The flags for the configuration's keys. Each command has flags for the keys that it needs. Every command reads all
+//! keys from the environment and the file.
 
 use std::collections::BTreeMap;
 use std::marker::PhantomData;
@@ -20,10 +20,10 @@ pub(crate) struct Flags<W> {
 
 /// Which keys have flags.
 pub(crate) trait Which {
-    /// What is chosen from a file with several outboxes.
+    /// What to choose from a file with several outboxes.
     const WANTED: Wanted = Wanted::OneSetOfTables;
 
-    /// Whether this one has.
+    /// Whether the key of this name has a flag.
     fn has(name: &str) -> bool;
 }
 
@@ -39,11 +39,11 @@ pub(crate) struct Tables;
 #[derive(Clone, Debug)]
 pub(crate) struct OneRelay;
 
-/// What one relay has shipped, and where to.
+/// What one relay has shipped, and to which broker.
 #[derive(Clone, Debug)]
 pub(crate) struct Shipped;
 
-/// What a relay has around it.
+/// What `doctor` checks: a relay's database and broker.
 #[derive(Clone, Debug)]
 pub(crate) struct Surroundings;
 
@@ -87,7 +87,7 @@ impl<W: Which> Flags<W> {
         Settings::load(&self.sources())
     }
 
-    /// The settings of the one outbox that this is about. Its database must be set.
+    /// The settings of the one outbox that the command works on. Its database must be set.
     pub(crate) fn outbox(&self) -> Result<RelayConfig, LoadError> {
         let settings = Settings::load(&Sources { wanted: W::WANTED, ..self.sources() })?;
         settings.require_database()?;
@@ -125,7 +125,9 @@ impl<W: Which> Args for Flags<W> {
             .value_name("FILE")
             .value_parser(ValueParser::path_buf())
             .help_heading("Settings")
-            .help("The file of settings [env: PILLARBOX_CONFIG] [default: pillarbox.toml, if it is there]");
+            .help(
+                "The settings file [env: PILLARBOX_CONFIG] [default: pillarbox.toml, if it exists]",
+            );
         let mut defaults = serde_json::to_value(RelayConfig::default()).unwrap_or_default();
         defaults["http"] = ProgramConfig::default().http.into();
         flags::<W>().fold(command.arg(config), |command, (key, flag)| {
@@ -165,7 +167,7 @@ fn default(defaults: &serde_json::Value, key: &Key) -> Option<String> {
         Some((table, name)) => defaults.get(table)?.get(name)?,
         None => defaults.get(key.name)?,
     };
-    // Nobody wants the library's default database.
+    // The library's default database is of no use to a command.
     if key.name == "database_url" || default.is_null() {
         return None;
     }

@@ -11,9 +11,9 @@ use super::limit::Limit;
 use super::settings::{Flags, OneRelay};
 use crate::terminal::harmless;
 
-/// Show how a relay stands: who leads, what waits, what was given up.
+/// Show a relay's status: which process leads, how many events wait, how many were given up.
 ///
-/// The backlog is counted, which takes time in proportion to it.
+/// The command counts the backlog, which takes time in proportion to its size.
 #[derive(Debug, Args)]
 pub(crate) struct StatusCommand {
     #[command(flatten)]
@@ -52,7 +52,9 @@ impl StatusCommand {
 fn text(status: &Status, others: &[String]) -> String {
     let holder = match (&status.holder, status.leading) {
         (Some(holder), true) => holder.clone(),
-        (Some(holder), false) => format!("{holder}, whose lease has expired: nobody ships"),
+        (Some(holder), false) => {
+            format!("{holder}, whose lease has expired: no process is shipping")
+        }
         (None, _) => "nobody: no relay is running".to_owned(),
     };
     let mut lines = vec![("relay", status.relay.clone()), ("holder", holder)];

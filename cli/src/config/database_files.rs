@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use percent_encoding::percent_decode_str;
 
-/// The files that a URL names. A certificate may also stand in the URL itself.
+/// The files that a URL names. A certificate may also be written into the URL itself.
 pub(super) fn files(url: &str) -> Vec<(&'static str, PathBuf)> {
     let parameters = url.split_once('?').map_or("", |(_, parameters)| parameters);
     parameters
@@ -17,7 +17,7 @@ pub(super) fn files(url: &str) -> Vec<(&'static str, PathBuf)> {
         .collect()
 }
 
-/// Those of them that hold a private key.
+/// The files that a URL names and that hold a private key.
 pub(super) fn key_files(url: &str) -> impl Iterator<Item = PathBuf> {
     let keys: String = url
         .split_once('?')
@@ -29,7 +29,7 @@ pub(super) fn key_files(url: &str) -> impl Iterator<Item = PathBuf> {
     files(&format!("?{keys}")).into_iter().map(|(_, path)| path)
 }
 
-/// Whether neither the URL nor the environment has a password, so that it is looked for in files.
+/// Whether neither the URL nor the environment has a password, so that the password files are read.
 pub(super) fn wants_password(url: &str) -> bool {
     let login = url.split_once("//").and_then(|(_, rest)| rest.split_once('@'));
     let in_login = login.is_some_and(|(login, _)| login.contains(':'));
@@ -38,7 +38,7 @@ pub(super) fn wants_password(url: &str) -> bool {
     !in_login && !in_parameters && std::env::var_os("PGPASSWORD").is_none()
 }
 
-/// Where passwords are looked for.
+/// The files that are searched for passwords.
 pub(super) fn password_files() -> Vec<PathBuf> {
     let named = std::env::var_os("PGPASSFILE").map(PathBuf::from);
     let own = std::env::home_dir().map(|home| home.join(".pgpass"));

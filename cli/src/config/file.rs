@@ -1,4 +1,4 @@
-//! `pillarbox.toml`: read, and refused where it says what nobody understands.
+//! Reads `pillarbox.toml`, and refuses unknown keys and wrong values.
 
 use std::collections::BTreeMap;
 use std::ops::Range;
@@ -10,7 +10,7 @@ use toml::de::{DeTable, DeValue};
 
 use super::keys::{KEYS, Key, Kind, Scope, key};
 
-/// The values of one place, by key.
+/// The values from one source, by key.
 pub(super) type Layer = BTreeMap<&'static str, Setting>;
 
 /// A value, and where it was set.
@@ -42,7 +42,7 @@ pub(super) struct File {
 #[non_exhaustive]
 pub enum FileError {
     /// It cannot be read.
-    #[error("{} cannot be read", path.display())]
+    #[error("settings file {} cannot be read", path.display())]
     Read {
         /// The file.
         path: PathBuf,
@@ -60,7 +60,7 @@ pub enum FileError {
         /// What the parser said.
         problem: String,
     },
-    /// A key that there is not.
+    /// A key that does not exist.
     #[error("unknown key `{name}` in {}, line {line}{hint}", path.display())]
     UnknownKey {
         /// The file.
@@ -69,10 +69,10 @@ pub enum FileError {
         line: usize,
         /// The key.
         name: String,
-        /// The nearest one that there is.
+        /// The most similar key that exists.
         hint: String,
     },
-    /// A value of another kind, or a key in the wrong place.
+    /// A value of the wrong kind, or a key in the wrong place.
     #[error("`{name}` in {}, line {line}: {problem}", path.display())]
     Value {
         /// The file.
@@ -99,7 +99,7 @@ impl File {
         let table = DeTable::parse(text).map_err(|error| FileError::Syntax {
             path: path.to_owned(),
             line: place.line(&error.span().unwrap_or(0..0)),
-            // Only what was expected; the line itself may hold a secret.
+            // The message says only what was expected. The line itself may hold a secret.
             problem: error.message().to_owned(),
         })?;
         let mut file = Self { path: path.to_owned(), ..Self::default() };
@@ -154,8 +154,7 @@ impl Place<'_> {
                     && (key.name == name || key.name.split('.').next() == Some(name))
             });
             if whole {
-                let problem =
-                    "there is one for the whole process: set it above [[outbox]]".to_owned();
+                let problem = "the whole process has only one: set it above [[outbox]]".to_owned();
                 return Err(self.wrong(name, at, problem));
             }
             self.setting(name, at, value.get_ref(), layer)?;
@@ -171,7 +170,7 @@ impl Place<'_> {
         layer: &mut Layer,
     ) -> Result<(), FileError> {
         let line = self.line(&at);
-        // A dot within quotes is no table's.
+        // A dot within a quoted key does not name a table.
         let Some(key) = key(name).filter(|key| key.name.contains('.') == name.contains('.')) else {
             let names = KEYS.iter().map(|key| key.name).chain(["nats", "outbox"]);
             let hint = nearest(name, names)
@@ -270,8 +269,8 @@ mod tests {
                 "[nats]\npassword = 48151623",
                 "`nats.password` in pillarbox.toml, line 2: it must be text",
             ),
-            ("[[outbox]]\nnats_url = \"nats://48151623@a\"", "there is one for the whole process"),
-            ("[[outbox]]\nnats = { token = \"48151623\" }", "there is one for the whole process"),
+            ("[[outbox]]\nnats_url = \"nats://48151623@a\"", "the whole process has only one"),
+            ("[[outbox]]\nnats = { token = \"48151623\" }", "the whole process has only one"),
             ("[nats]\ntoken = \"48151623", "pillarbox.toml, line 2, is not TOML"),
             ("[nats]\ntoken = 48151623\"", "pillarbox.toml, line 2, is not TOML"),
             ("schema = \"a\"\nschema = \"48151623\"", "is not TOML: duplicate key"),

@@ -1,5 +1,5 @@
-//! Every key there is: its kind, its variable, its flag. Files, environment, flags, `config --print` and the
-//! documentation go by this table.
+//! Every key: its kind, its variable, its flag. Files, environment, flags, `config --print` and the documentation all
+//! follow this table.
 
 use std::fmt;
 
@@ -13,11 +13,11 @@ pub struct Key {
     pub kind: Kind,
     /// Its environment variable.
     pub env: &'static str,
-    /// Its flag, without dashes. A secret has none: other users of a machine can see a process's arguments.
+    /// Its flag, without dashes. A secret has none, because other users of a machine can see a process's arguments.
     pub flag: Option<&'static str>,
-    /// Whose it is.
+    /// Whether each outbox may have its own, or the process has one.
     pub scope: Scope,
-    /// What it says, for help texts.
+    /// Its meaning, for help texts.
     pub help: &'static str,
 }
 
@@ -27,11 +27,11 @@ pub struct Key {
 pub enum Kind {
     /// Text.
     Text,
-    /// Text that never shows.
+    /// Text that is never shown.
     Secret,
-    /// A URL, of which the secrets never show.
+    /// A URL. Its secrets are never shown.
     Url,
-    /// A file. Within `pillarbox.toml`, relative to its folder.
+    /// A file. In `pillarbox.toml`, a path is relative to the folder of that file.
     File,
     /// A whole number, not negative.
     Number,
@@ -41,7 +41,7 @@ pub enum Kind {
     Word(&'static [&'static str]),
 }
 
-/// Whose a key is.
+/// What a key applies to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Scope {
@@ -55,7 +55,7 @@ impl fmt::Display for Kind {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Text | Self::Secret | Self::Url | Self::File => f.write_str("text in quotes"),
-            Self::Number => f.write_str("a whole number, not negative"),
+            Self::Number => f.write_str("a whole number of at least 0"),
             Self::Switch => f.write_str("true or false"),
             Self::Word(words) => {
                 f.write_str("one of ")?;
@@ -99,39 +99,39 @@ use Kind::{File, Number, Switch, Text, Url, Word};
 pub const KEYS: &[Key] = &[
     outbox("database_url", Url, "DATABASE_URL", "database-url", "The database, postgres://user:password@host:port/database"),
     outbox("schema", Text, "PILLARBOX_SCHEMA", "schema", "The schema of the tables"),
-    outbox("name", Text, "PILLARBOX_RELAY", "name", "The relay's name. Relays of one name share a cursor: one ships, the others stand by"),
-    outbox("source", Text, "PILLARBOX_SOURCE", "source", "The `ce-source` of events that name none"),
-    outbox("order", Word(&["key", "strict"]), "PILLARBOX_ORDER", "order", "What becomes of a key whose event is set aside: it goes on without it (key), or waits behind it (strict)"),
-    outbox("no_stream", Word(&["hold", "dead-letter"]), "PILLARBOX_NO_STREAM", "no-stream", "What becomes of an event whose subject no stream takes"),
-    outbox("sink", Word(&["auto", "keyed-window"]), "PILLARBOX_SINK", "sink", "How messages are stored: through fast ingest where it can be had (auto), or never so (keyed-window)"),
-    outbox("partitions", Number, "PILLARBOX_PARTITIONS", "partitions", "Into how many partitions keys are put, their number in the subject, for consumers of several processes; 1: none"),
-    outbox("page_rows", Number, "PILLARBOX_PAGE_ROWS", "page-rows", "The most rows read at a time"),
-    outbox("idle_interval_ms", Number, "PILLARBOX_IDLE_INTERVAL_MS", "idle-interval-ms", "The longest pause between two looks at an idle outbox, in milliseconds"),
-    outbox("lease_ms", Number, "PILLARBOX_LEASE_MS", "lease-ms", "How long the lease lasts unless renewed, in milliseconds"),
-    outbox("ack_timeout_ms", Number, "PILLARBOX_ACK_TIMEOUT_MS", "ack-timeout-ms", "How long the broker may take to acknowledge, in milliseconds"),
-    outbox("shutdown_timeout_ms", Number, "PILLARBOX_SHUTDOWN_TIMEOUT_MS", "shutdown-timeout-ms", "How long a stop may wait for acknowledgements, in milliseconds"),
-    outbox("retention_s", Number, "PILLARBOX_RETENTION_S", "retention-s", "How long shipped rows are kept, in seconds"),
-    process("fail_fast", Switch, "PILLARBOX_FAIL_FAST", "fail-fast", "End with exit code 1 if the database or the broker cannot be reached at the start, instead of trying again"),
-    process("http", Text, "PILLARBOX_HTTP", "http", "Where /healthz, /readyz and /metrics are served: an address and a port, or `off`. Port 0: any free one"),
-    process("nats_url", Url, "NATS_URL", "nats-url", "The broker, nats://host:port or tls://host:port; several parted by commas are one cluster"),
-    process("nats.require_tls", Switch, "NATS_REQUIRE_TLS", "nats-require-tls", "Speak TLS with the broker or not at all"),
-    process("nats.tls_first", Switch, "NATS_TLS_FIRST", "nats-tls-first", "Begin with the TLS handshake, for servers with `handshake_first`"),
-    process("nats.ca", File, "NATS_CA", "nats-ca", "A PEM file with the authorities that may sign the broker's certificate"),
+    outbox("name", Text, "PILLARBOX_RELAY", "name", "The relay's name. Relays with the same name share a cursor: one ships, the others stand by"),
+    outbox("source", Text, "PILLARBOX_SOURCE", "source", "The `ce-source` of events that have none"),
+    outbox("order", Word(&["key", "strict"]), "PILLARBOX_ORDER", "order", "What happens to a key's later events when one is set aside as a dead letter: they are shipped (key), or wait until it is resolved (strict)"),
+    outbox("no_stream", Word(&["hold", "dead-letter"]), "PILLARBOX_NO_STREAM", "no-stream", "What happens to an event whose subject no stream takes: the relay waits for a stream (hold), or sets the event aside (dead-letter)"),
+    outbox("sink", Word(&["auto", "keyed-window"]), "PILLARBOX_SINK", "sink", "How messages are stored: through fast ingest where server and stream support it (auto), or never through it (keyed-window)"),
+    outbox("partitions", Number, "PILLARBOX_PARTITIONS", "partitions", "How many partitions the keys are divided into, for consumers with several processes. The subject carries the partition's number. At most 1024; 0 or 1 means no partitions"),
+    outbox("page_rows", Number, "PILLARBOX_PAGE_ROWS", "page-rows", "The most rows to read at a time, between 1 and 100000"),
+    outbox("idle_interval_ms", Number, "PILLARBOX_IDLE_INTERVAL_MS", "idle-interval-ms", "The longest pause between two polls of an idle outbox, in milliseconds, between 2 and 60000"),
+    outbox("lease_ms", Number, "PILLARBOX_LEASE_MS", "lease-ms", "How long the lease lasts unless it is renewed, in milliseconds, between 300 and 600000"),
+    outbox("ack_timeout_ms", Number, "PILLARBOX_ACK_TIMEOUT_MS", "ack-timeout-ms", "How long the broker may take to acknowledge, in milliseconds, between 100 and 60000"),
+    outbox("shutdown_timeout_ms", Number, "PILLARBOX_SHUTDOWN_TIMEOUT_MS", "shutdown-timeout-ms", "How long a stop may wait for acknowledgements, in milliseconds, at most 600000"),
+    outbox("retention_s", Number, "PILLARBOX_RETENTION_S", "retention-s", "How long shipped rows are kept, in seconds, at most 10 years"),
+    process("fail_fast", Switch, "PILLARBOX_FAIL_FAST", "fail-fast", "Exit with code 1 if the database or the broker cannot be reached at the start, instead of trying again"),
+    process("http", Text, "PILLARBOX_HTTP", "http", "Where /healthz, /readyz and /metrics are served: an address and a port, or `off`. Port 0 means any free port"),
+    process("nats_url", Url, "NATS_URL", "nats-url", "The broker, nats://host:port or tls://host:port; several URLs separated by commas are the servers of one cluster"),
+    process("nats.require_tls", Switch, "NATS_REQUIRE_TLS", "nats-require-tls", "Refuse connections to the broker without TLS"),
+    process("nats.tls_first", Switch, "NATS_TLS_FIRST", "nats-tls-first", "Start with the TLS handshake, for servers with `handshake_first`"),
+    process("nats.ca", File, "NATS_CA", "nats-ca", "A PEM file with the certificate authorities to trust for the broker's certificate"),
     process("nats.cert", File, "NATS_CERT", "nats-cert", "A PEM file with the client's certificate"),
     process("nats.key", File, "NATS_KEY", "nats-key", "A PEM file with the private key of the client's certificate"),
     process("nats.creds", File, "NATS_CREDS", "nats-creds", "A credentials file: a user's JWT and the seed of its nkey"),
     process("nats.nkey", File, "NATS_NKEY", "nats-nkey", "A file with the seed of a user's nkey"),
     secret("nats.token", "NATS_TOKEN", "A token"),
     process("nats.token_file", File, "NATS_TOKEN_FILE", "nats-token-file", "A file with a token"),
-    process("nats.user", Text, "NATS_USER", "nats-user", "A user of the broker, with a password"),
+    process("nats.user", Text, "NATS_USER", "nats-user", "The broker's user; it needs a password"),
     secret("nats.password", "NATS_PASSWORD", "The user's password"),
     process("nats.password_file", File, "NATS_PASSWORD_FILE", "nats-password-file", "A file with the user's password"),
-    process("nats.jetstream_domain", Text, "NATS_JETSTREAM_DOMAIN", "nats-jetstream-domain", "The JetStream domain of the streams, where that is another one than the server's, such as a hub's behind a leaf node"),
+    process("nats.jetstream_domain", Text, "NATS_JETSTREAM_DOMAIN", "nats-jetstream-domain", "The JetStream domain of the streams, if it differs from the server's, such as a hub's domain seen from a leaf node"),
     process("nats.api_prefix", Text, "NATS_API_PREFIX", "nats-api-prefix", "The prefix of the JetStream API, $JS.API by default, for an API that another account exports"),
-    process("nats.inbox_prefix", Text, "NATS_INBOX_PREFIX", "nats-inbox-prefix", "What the subjects of the broker's answers begin with, such as _INBOX_relay, which no other user may subscribe to"),
+    process("nats.inbox_prefix", Text, "NATS_INBOX_PREFIX", "nats-inbox-prefix", "The prefix of the subjects on which the broker answers, such as _INBOX_relay; no other user should be allowed to subscribe to it"),
 ];
 
-/// The key of this name.
+/// The key with this name.
 pub fn key(name: &str) -> Option<&'static Key> {
     KEYS.iter().find(|key| key.name == name)
 }

@@ -1,7 +1,7 @@
-//! Flags over environment over file over defaults.
+//! Flags override the environment, the environment overrides the file, and the file overrides the defaults.
 //!
-//! These layers make the settings at the top. A table `[[outbox]]` stands over them for its outbox: it is what
-//! somebody wrote for that one alone. A flag for a key that such a table sets could mean either, and is refused.
+//! These layers make the settings for all outboxes. A table `[[outbox]]` overrides them for its own outbox. A flag for a
+//! key that such a table sets would be ambiguous, and is refused.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::ffi::OsString;
@@ -16,18 +16,18 @@ use super::database_files;
 use super::file::{File, FileError, Layer, Origin, Setting};
 use super::keys::{KEYS, Key, Kind, Scope, key};
 
-/// The name of the file that is looked for where none is named.
+/// The file to read if none is named.
 const FILE: &str = "pillarbox.toml";
 
 /// Where settings come from.
 #[derive(Clone, Debug, Default)]
 pub struct Sources {
-    /// The file to read; it must be there. Without it, what `PILLARBOX_CONFIG` names, else `pillarbox.toml` in
-    /// the working folder, if there is one.
+    /// The file to read; it must exist. `None`: the file that `PILLARBOX_CONFIG` names, or else `pillarbox.toml` in the
+    /// working folder, if it exists.
     pub file: Option<PathBuf>,
-    /// The environment. An empty variable counts as one that is not set.
+    /// The environment. An empty variable counts as not set.
     pub environment: BTreeMap<String, OsString>,
-    /// Values of flags, by the name of their key.
+    /// The values of flags, by the name of their key.
     pub flags: BTreeMap<&'static str, String>,
     /// How many of the outboxes are wanted.
     pub wanted: Wanted,
@@ -35,8 +35,8 @@ pub struct Sources {
 
 /// How many of the outboxes in a file are wanted.
 ///
-/// Where it is one, the flags for `name` and `schema` choose among the tables `[[outbox]]`, and all flags stand over
-/// what the chosen table says.
+/// If one is wanted, the flags for `name` and `schema` choose among the tables `[[outbox]]`, and all flags override the
+/// chosen table.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Wanted {
@@ -45,7 +45,7 @@ pub enum Wanted {
     All,
     /// One relay's.
     OneRelay,
-    /// One set of tables, whoever the relays on it are.
+    /// One set of tables, whichever relays use it.
     OneSetOfTables,
 }
 
@@ -58,12 +58,13 @@ impl Sources {
     }
 }
 
-/// What the program takes beside its relays' settings.
+/// The program's settings that are not settings of a relay.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 #[non_exhaustive]
 pub struct ProgramConfig {
-    /// Where `/healthz`, `/readyz` and `/metrics` are served: an address and a port, or `off`. Port 0: any free one.
+    /// Where `/healthz`, `/readyz` and `/metrics` are served: an address and a port, or `off`. Port 0 means any free
+    /// port. Default: `127.0.0.1:9464`.
     pub http: String,
 }
 
@@ -73,17 +74,17 @@ impl Default for ProgramConfig {
     }
 }
 
-/// Settings as they are once everything that sets them has been heard. Everything is checked.
+/// The settings from all sources, merged and checked.
 #[derive(Clone)]
 pub struct Settings {
     /// The file, if one was read.
     pub file: Option<PathBuf>,
     /// One for each outbox. At least one.
     pub outboxes: Vec<RelayConfig>,
-    /// What is not about an outbox.
+    /// The settings that are not about an outbox.
     pub program: ProgramConfig,
     pub(super) top: Layer,
-    /// What the tables `[[outbox]]` set, in the order of `outboxes`; none without such tables.
+    /// What the tables `[[outbox]]` set, in the order of `outboxes`. Empty if there are no such tables.
     pub(super) own: Vec<Layer>,
 }
 
@@ -121,7 +122,7 @@ pub enum LoadError {
         origin: String,
     },
     /// A key that must be set is not.
-    #[error("{key} is not set: give --{flag}, {env}, or {key} in {FILE}")]
+    #[error("{key} is not set: give --{flag}, set the variable {env}, or write {key} into {FILE}")]
     Missing {
         /// The key.
         key: &'static str,
@@ -132,7 +133,7 @@ pub enum LoadError {
     },
     /// A flag that could be meant for one outbox or for all.
     #[error(
-        "--{flag} is given, and [[outbox]] in {}, line {line}, has a {key} of its own; leave one of them out", file.display()
+        "--{flag} is given, and [[outbox]] in {} sets {key} on line {line} too; leave one of them out", file.display()
     )]
     FlagAndOutbox {
         /// The flag.
@@ -144,10 +145,10 @@ pub enum LoadError {
         /// Where the outbox sets it.
         line: usize,
     },
-    /// Two outboxes that are one.
+    /// Two outboxes are the same.
     #[error(
-        "two outboxes in {} are the same: name {name:?} in schema {schema:?} of {database}; relays of one outbox \
-         need names of their own", file.display()
+        "two outboxes in {} are the same: name {name:?} in schema {schema:?} of {database}; give each relay of an outbox \
+         a name of its own", file.display()
     )]
     SameOutbox {
         /// The file.
@@ -175,10 +176,10 @@ pub enum LoadError {
 }
 
 impl Settings {
-    /// Reads, merges and checks. Connects to nothing.
+    /// Reads, merges and checks the settings. Connects to nothing.
     ///
     /// # Errors
-    /// [`LoadError`], with the first thing that cannot be used, and where it was set.
+    /// [`LoadError`], with the first setting that cannot be used and where it was set.
     pub fn load(sources: &Sources) -> Result<Self, LoadError> {
         let file = match sources.path() {
             Some(path) => Some(File::read(&path)?),
@@ -233,8 +234,8 @@ impl Settings {
         Ok(settings)
     }
 
-    /// A sentence for each file with a secret, and each settings file with one in it, that every account of this machine
-    /// can read or change, or that its group can change.
+    /// A sentence for each file with a secret, including a settings file, that every account of this machine can read or
+    /// change, or that its group can change.
     pub fn exposed_files(&self) -> Vec<String> {
         let mut files: BTreeMap<PathBuf, &str> = BTreeMap::new();
         for outbox in &self.outboxes {
@@ -286,7 +287,7 @@ impl Settings {
         for (name, setting) in layer.iter().filter(|(name, _)| **name != "http") {
             let mut alone = Table::new();
             put(&mut alone, name, setting.value.clone());
-            // One at a time, so that the error is this key's.
+            // One key at a time, so that an error belongs to this key.
             if let Err(error) = RelayConfig::deserialize(Value::Table(alone)) {
                 let problem = error.message().to_owned();
                 let error = ConfigError { key: name, value: self.shown(name, setting), problem };
@@ -303,7 +304,7 @@ impl Settings {
         Ok(config)
     }
 
-    /// Refuses files that cannot be read. Commands that may do without the broker do not look.
+    /// Refuses files that cannot be read. Commands that may not need the broker skip this check.
     fn look_for_files(&self, config: &RelayConfig, layer: &Layer) -> Result<(), LoadError> {
         let files = config.nats.files().map(|(key, path)| (key, path.clone()));
         for (key, path) in files.chain(database_files::files(&config.database_url)) {
@@ -347,7 +348,7 @@ impl Settings {
         value.as_str().map_or_else(|| value.to_string(), str::to_owned)
     }
 
-    /// Refuses two outboxes of one database, schema and name: they would share a cursor and never both lead.
+    /// Refuses two outboxes with the same database, schema and name: they would share a cursor, and never both lead.
     fn refuse_twins(&self) -> Result<(), LoadError> {
         let mut seen = BTreeSet::new();
         for RelayConfig { database_url, schema, name, .. } in &self.outboxes {
@@ -378,7 +379,7 @@ impl Sources {
             self.file.clone().or_else(|| self.variable("PILLARBOX_CONFIG").map(PathBuf::from));
         named.or_else(|| {
             let here = PathBuf::from(FILE);
-            // One that is there and cannot be read is an error, not one that is not there.
+            // If the file exists and cannot be read, that is an error. Only a missing file counts as none.
             (!matches!(here.try_exists(), Ok(false))).then_some(here)
         })
     }
@@ -424,7 +425,7 @@ fn over(mut below: Layer, above: &Layer) -> Layer {
     below
 }
 
-/// Puts a value where its name says: `nats.ca` into the table `nats`.
+/// Puts a value where its name says, for example `nats.ca` into the table `nats`.
 pub(super) fn put(table: &mut Table, name: &str, value: Value) {
     match name.split_once('.') {
         Some((within, name)) => {
@@ -439,7 +440,7 @@ pub(super) fn put(table: &mut Table, name: &str, value: Value) {
     }
 }
 
-/// The one outbox that has the name and the schema that the flags give, with the flags over it.
+/// The one outbox that has the name and the schema that the flags give, overridden by the flags.
 fn choose(
     wanted: Wanted,
     path: &Path,
@@ -485,12 +486,12 @@ pub(super) fn of_outboxes() -> impl Iterator<Item = &'static Key> {
     KEYS.iter().filter(|key| key.scope == Scope::Outbox)
 }
 
-/// Whether this can be listened on: `off`, or a host and a port.
+/// Whether this is `off`, or a host and a port.
 fn is_listen_address(text: &str) -> bool {
     if text == "off" || text.parse::<std::net::SocketAddr>().is_ok() {
         return true;
     }
-    // A name. An IPv6 address has brackets and was an address already.
+    // A host name. An IPv6 address has brackets and was parsed above.
     text.rsplit_once(':').is_some_and(|(host, port)| {
         let digits = |text: &str| text.bytes().all(|b| b.is_ascii_digit());
         is_host_name(host)
@@ -500,8 +501,8 @@ fn is_listen_address(text: &str) -> bool {
     })
 }
 
-/// Whether a name server could know this host: words of letters, digits, `-` and `_` with dots between them. Whether one
-/// does know it is for later: it may be away now.
+/// Whether this can be a host's name: words of letters, digits, `-` and `_`, separated by dots. Whether a name server
+/// knows it is checked later, because the server may not answer now.
 fn is_host_name(host: &str) -> bool {
     let plain = |b: u8| b.is_ascii_alphanumeric() || b == b'-' || b == b'_';
     let word = |word: &str| {
@@ -513,8 +514,8 @@ fn is_host_name(host: &str) -> bool {
     host.len() <= 253 && host.strip_suffix('.').unwrap_or(host).split('.').all(word)
 }
 
-/// What is wrong with the permissions of a file that holds a secret. Its group may read it: that is how Kubernetes gives a
-/// mounted secret to a pod (`fsGroup`), and how a service gets a file that root owns.
+/// What is wrong with the permissions of a file that holds a secret. The file's group may read it: Kubernetes gives a
+/// mounted secret to a pod that way (`fsGroup`), and a service gets a file that root owns that way.
 fn exposed(path: &Path, key: &str) -> Vec<String> {
     use std::os::unix::fs::PermissionsExt;
     let Ok(metadata) = std::fs::metadata(path) else { return Vec::new() };
@@ -529,18 +530,18 @@ fn exposed(path: &Path, key: &str) -> Vec<String> {
     };
     said.extend(everybody.map(|what| {
         format!(
-            "every account of this machine can {what} {path} ({key}), which holds a secret: chmod o-rw {path}"
+            "every account of this machine can {what} {path} ({key}), which holds a secret: run chmod o-rw {path}"
         )
     }));
     if mode & 0o020 != 0 {
         said.push(format!(
-            "every account in the group of {path} ({key}) can change it, and it holds a secret: chmod g-w {path}"
+            "every account in the group of {path} ({key}) can change it, and it holds a secret: run chmod g-w {path}"
         ));
     }
     said
 }
 
-/// What is wrong with the permissions of a file of passwords, as `psql` reads one too: it is not used then.
+/// What is wrong with the permissions of a password file, of the kind that `psql` reads too. Such a file is not used.
 fn unused(path: &Path) -> Option<String> {
     use std::os::unix::fs::PermissionsExt;
     let mode = std::fs::metadata(path).ok()?.permissions().mode();
@@ -548,7 +549,7 @@ fn unused(path: &Path) -> Option<String> {
     (mode & 0o077 != 0).then(|| {
         format!(
             "other accounts of this machine can read or change {path} (PGPASSFILE), so the passwords in it are not \
-             used: chmod 600 {path}"
+             used: run chmod 600 {path}"
         )
     })
 }

@@ -1,4 +1,4 @@
-//! What the program is told: `pillarbox.toml`, environment and flags, in layers.
+//! The program's settings, from `pillarbox.toml`, environment and flags.
 
 mod database_files;
 mod file;

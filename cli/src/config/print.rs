@@ -1,4 +1,4 @@
-//! Settings as TOML again, each with where it was set, and without secrets.
+//! Prints settings as TOML, with a comment that says where each was set, and without secrets.
 
 use pillarbox_relay::RelayConfig;
 use pillarbox_relay::config::{MASK, masked};
@@ -9,8 +9,8 @@ use super::keys::{KEYS, Key, Kind, key};
 use super::layers::{ProgramConfig, Settings, of_outboxes};
 
 impl Settings {
-    /// The settings as TOML that could be loaded again, but for the secrets, which are `***`. A comment on
-    /// each line says where its value was set; keys without a value are comments as a whole.
+    /// The settings as TOML that can be loaded again, except that secrets are `***`. A comment on each line says where
+    /// its value was set. A key without a value is a comment line.
     pub fn print(&self) -> String {
         let mut defaults = Table::try_from(RelayConfig::default()).unwrap_or_default();
         defaults.extend(Table::try_from(ProgramConfig::default()).unwrap_or_default());

@@ -13,12 +13,13 @@ use pillarbox_store::limit::within;
 use super::outbox::Found;
 use super::{Report, said};
 
-/// Who does not answer, where the broker does not.
+/// What the error text calls the broker when it does not answer.
 const BROKER: &str = "the broker";
-/// What a takeover or a lost connection repeats is dropped by the stream within its window.
+/// A duplicate window shorter than this is reported. Within its window, a stream drops the messages that a takeover or a
+/// lost connection repeats.
 const SHORT_WINDOW: Duration = Duration::from_secs(30);
 
-/// Checks the broker, and the streams that take what the outbox holds or held.
+/// Checks the broker, and the streams that take the events that the outbox holds or held.
 pub(super) async fn examine(config: &RelayConfig, outbox: &Found, report: &mut Report) {
     let Some(broker) = connect(config, report).await else {
         return;
@@ -42,12 +43,12 @@ pub(super) async fn examine(config: &RelayConfig, outbox: &Found, report: &mut R
         report.fail(
             "broker.stream",
             format!("stream {stream} does not answer: {failed}"),
-            "look at its replicas with `nats stream info`, and that the user may ask $JS.API.STREAM.INFO.*",
+            "check its replicas with `nats stream info`, and that the user may publish to $JS.API.STREAM.INFO.*",
         );
     }
 }
 
-/// Whether the streams can be watched for loss.
+/// Checks whether the streams can be watched for loss.
 fn watched(marks: &Marks, report: &mut Report) {
     const CHECK: &str = "broker.watched";
     let unseen: Vec<&str> =
@@ -59,21 +60,21 @@ fn watched(marks: &Marks, report: &mut Report) {
     report.warn(
         CHECK,
         format!(
-            "the JetStream API did not show {} at the newest checkpoint, which acknowledged events: a loss there may go \
-             unnoticed",
+            "the JetStream API did not show {} at the newest checkpoint, although events were acknowledged there: a loss \
+             there may go unnoticed",
             unseen.join(", ")
         ),
-        "if it lies in another domain or account, set nats.jetstream_domain or nats.api_prefix; if it was deleted, it is \
-         forgotten after the retention (docs/operations.md#streams-out-of-sight)",
+        "if the stream is in another domain or account, set nats.jetstream_domain or nats.api_prefix; if it was deleted, \
+         do nothing: the relay forgets it after the retention (docs/operations.md#streams-out-of-sight)",
     );
 }
 
-/// What acknowledgements tell of a subject for which the API shows no stream.
+/// What acknowledgements say about a subject for which the API shows no stream.
 #[derive(Debug, PartialEq, Eq)]
 enum Told {
-    /// This stream acknowledged it: through a mapping of the account, or in another domain.
+    /// This stream acknowledged the subject, through a subject mapping of the account or in another domain.
     Taken(String),
-    /// This stream acknowledged events, and the API has never shown it: perhaps it takes the subject.
+    /// This stream acknowledged events, and the API has never shown it. It may take the subject.
     Perhaps(String),
     Nothing,
 }
@@ -108,7 +109,7 @@ async fn connect(config: &RelayConfig, report: &mut Report) -> Option<Connection
     } else if error.to_lowercase().contains("tls") || error.contains("certificate") {
         "check the CA, and that the certificate names the host in the URL"
     } else {
-        "check host and port, that nats-server runs and listens there, and the network between"
+        "check the host and the port, that nats-server runs and listens there, and the network in between"
     };
     report.fail(CHECK, error, remedy);
     None
@@ -123,13 +124,14 @@ fn version(broker: &Connection, report: &mut Report) {
     } else {
         report.warn(
             CHECK,
-            format!("nats-server {version} has no fast ingest: events of one key go one round trip each"),
-            "update to nats-server 2.14 or newer; consumers keep their order over crashes only with it, too",
+            format!("nats-server {version} has no fast ingest: each event of a key takes one round trip"),
+            "update to nats-server 2.14 or newer; consumers also need it to keep their order across crashes",
         );
     }
 }
 
-/// Whether it answers. It is asked for a subject that no stream has, which needs no more rights than the relay has.
+/// Checks whether JetStream answers. The request asks for the stream of a subject that none takes, which needs no more
+/// rights than the relay has.
 async fn jetstream(broker: &Connection, report: &mut Report) -> bool {
     const CHECK: &str = "broker.jetstream";
     let asked = within(report.limit, BROKER, broker.stream_of("pillarbox.doctor")).await;
@@ -143,16 +145,16 @@ async fn jetstream(broker: &Connection, report: &mut Report) -> bool {
         return true;
     };
     let remedy = if error.contains("no responders") || error.contains("not enabled") {
-        "switch JetStream on: `jetstream {}` in nats-server's configuration, and for the account if accounts are used"
+        "enable JetStream: `jetstream {}` in nats-server's configuration, and for the account if accounts are used"
     } else {
         "if nats-server logs a violation, let the user publish to $JS.API.STREAM.NAMES and subscribe to its inboxes \
-         (docs/security.md); if not, look whether the cluster has a meta leader"
+         (docs/security.md); if not, check whether the cluster has a meta leader"
     };
     report.fail(CHECK, format!("JetStream does not answer: {error}"), remedy);
     false
 }
 
-/// The subjects that the relay sends these topics under: of the partitions the first and the last.
+/// The subjects that the relay sends these topics under. With partitions, those of the first and the last partition.
 fn subjects(config: &RelayConfig, topics: &[String]) -> Vec<String> {
     let of = config.partitions;
     if of < 2 {
@@ -162,7 +164,7 @@ fn subjects(config: &RelayConfig, topics: &[String]) -> Vec<String> {
     topics.iter().flat_map(|topic| ends.clone().map(|end| end.subject(topic))).collect()
 }
 
-/// The streams that take the topics, each once.
+/// The streams that take the topics, without repetitions.
 async fn streams(
     broker: &Connection,
     config: &RelayConfig,
@@ -195,7 +197,7 @@ async fn streams(
                 }
                 continue;
             }
-            // Such a row becomes a dead letter.
+            // The relay makes a dead letter of such a row.
             Ok(Err(AskError::Subject { .. })) => continue,
             Ok(Err(error)) => full_text(&error),
             Err(late) => late.to_string(),
@@ -205,18 +207,22 @@ async fn streams(
     }
     if let Some(first) = homeless.first() {
         let mut remedy = format!(
-            "`nats stream add` one with a subject such as {first:?}, or add it to a stream; the relay goes on by itself"
+            "add a stream with a subject such as {first:?} (`nats stream add`), or add the subject to a stream; the relay \
+             then continues by itself"
         );
         if config.partitions > 1 {
             remedy.push_str(&format!(
-                ". With partitions = {} a number stands behind the topic's first word: subjects such as `orders.>` or \
-                 `orders.*.placed` take it",
+                ". With partitions = {}, a number follows the topic's first word: use subjects such as `orders.>` or \
+                 `orders.*.placed`",
                 config.partitions
             ));
         }
         report.fail(
             CHECK,
-            format!("no stream takes {}: the relay holds there", homeless.join(", ")),
+            format!(
+                "no stream takes {}: the relay waits at the first such event",
+                homeless.join(", ")
+            ),
             remedy,
         );
     } else if let Some((subject, stream)) = unclear.first() {
@@ -224,20 +230,20 @@ async fn streams(
         report.warn(
             CHECK,
             format!(
-                "it is not known whether a stream takes {}: the JetStream API shows none, and not {stream} either, which \
-                 acknowledged other events",
+                "it is not known whether a stream takes {}: the JetStream API shows no stream that does, and it does not \
+                 show stream {stream} either, which acknowledged other events",
                 all.join(", ")
             ),
             format!(
-                "look where that stream is whether it takes {subject:?}; with nats.jetstream_domain or nats.api_prefix \
-                 doctor can ask there"
+                "check whether that stream takes {subject:?}, or set nats.jetstream_domain or nats.api_prefix so that \
+                 doctor can check it"
             ),
         );
     } else if streams.is_empty() && unseen.is_empty() {
-        report.ok(CHECK, "no event in the outbox, so no stream to look for");
+        report.ok(CHECK, "the outbox holds no event, so there is no stream to look for");
     } else {
         let names: Vec<&str> = streams.union(&unseen).map(String::as_str).collect();
-        report.ok(CHECK, format!("all topics are taken, by {}", names.join(", ")));
+        report.ok(CHECK, format!("streams take all topics: {}", names.join(", ")));
     }
     streams
 }
@@ -263,20 +269,20 @@ fn settings(
     say(
         !info.acknowledges,
         true,
-        "acknowledges nothing, or is sealed: the relay waits for ever".into(),
-        "make a stream that acknowledges (without no_ack)".into(),
+        "acknowledges nothing, or is sealed: the relay waits forever".into(),
+        "create a stream that acknowledges (without no_ack)".into(),
     );
     say(
         !info.has_leader,
         true,
         "has no leader: nothing can be stored".into(),
-        "bring back enough of its servers; `nats stream info` shows which".into(),
+        "start enough of its servers again; `nats stream info` shows which are missing".into(),
     );
     say(
         !info.lagging_replicas.is_empty(),
         false,
         format!("has replicas that are offline or behind: {}", info.lagging_replicas.join(", ")),
-        "look at these servers before another one fails".into(),
+        "repair these servers before another one fails".into(),
     );
     let full =
         |used: u64, most: Option<u64>| most.is_some_and(|most| used as f64 >= 0.9 * most as f64);
@@ -285,15 +291,15 @@ fn settings(
         info.discards_new
             && (full(info.bytes, info.max_bytes) || full(info.messages, info.max_messages)),
         false,
-        "is over nine tenths full: when it is full, the relay holds".into(),
-        format!("raise its limits (`{edit} --max-bytes …`), or see why its consumers lag"),
+        "is at least nine tenths full: when it is full, the relay waits".into(),
+        format!("raise its limits (`{edit} --max-bytes …`), or find out why its consumers lag"),
     );
     say(
         !info.discards_new && limited && info.retention == Retention::Limits,
         false,
-        "drops its oldest events at its limit, handled or not".into(),
+        "drops its oldest events when it reaches its limit, handled or not".into(),
         format!(
-            "`{edit} --discard new`: then the relay holds, and the outbox keeps what does not fit"
+            "run `{edit} --discard new`: the relay then waits, and the outbox keeps what does not fit"
         ),
     );
     say(
@@ -306,12 +312,12 @@ fn settings(
         info.in_memory,
         false,
         "is in memory: a restart of its servers loses what it acknowledged".into(),
-        "make a stream with file storage".into(),
+        "create a stream with file storage".into(),
     );
     say(
         !info.allows_batches,
         false,
-        "does not take fast-ingest batches: events of one key go one round trip each".into(),
+        "does not take fast-ingest batches: each event of a key takes one round trip".into(),
         "set allow_batched on it (nats-server 2.14 or newer)".into(),
     );
     let window = info.duplicate_window;
@@ -319,27 +325,28 @@ fn settings(
         window < SHORT_WINDOW.max(Duration::from_millis(2 * config.lease_ms)),
         false,
         format!(
-            "forgets message ids after {}: what a takeover or a lost connection repeats is stored twice (consumers skip it)",
+            "forgets message ids after {}: events that a takeover or a lost connection repeats may be stored twice \
+             (consumers with an inbox skip the second copy)",
             said(window.as_secs_f64())
         ),
-        format!("`{edit} --dupe-window 2m`"),
+        format!("run `{edit} --dupe-window 2m`"),
     );
     let retention = Duration::from_secs(config.retention_s);
     say(
         info.max_age.is_some_and(|age| age < retention),
         false,
         format!(
-            "drops events after {}, sooner than the outbox ({}): a consumer that is away for longer misses them",
+            "drops events after {}, sooner than the outbox ({}): a consumer that is down for longer misses them",
             said(info.max_age.unwrap_or_default().as_secs_f64()),
             said(retention.as_secs_f64())
         ),
-        format!("`{edit} --max-age …`, longer than any consumer may be away"),
+        format!("run `{edit} --max-age …`, with a time longer than any consumer may be down"),
     );
     say(
         clustered && info.replicas == 1,
         false,
-        "has one replica on a cluster: it is away when its server is".into(),
-        format!("`{edit} --replicas 3`"),
+        "has one replica on a cluster: it is unavailable when its server is".into(),
+        format!("run `{edit} --replicas 3`"),
     );
     if well {
         report.ok("broker.stream", format!("stream {name} is set up for the relay"));
@@ -374,7 +381,7 @@ mod tests {
         let hidden = marks(&[("ORDERS", mark(None, false, &["orders.placed"]))]);
         assert_eq!(told(&hidden, "orders.placed"), Told::Taken("ORDERS".into()));
         assert_eq!(told(&hidden, "orders.paid"), Told::Perhaps("ORDERS".into()));
-        // It was there, and is gone: nobody takes its subjects now.
+        // The API showed it before and does not now, so it is gone: no stream takes its subjects.
         let gone = marks(&[("ORDERS", mark(then, false, &["orders.>"]))]);
         assert_eq!(told(&gone, "orders.placed"), Told::Nothing);
         assert_eq!(told(&Marks::new(), "orders.placed"), Told::Nothing);

@@ -11,10 +11,10 @@ use sqlx::{PgConnection, Row};
 
 use super::{Doctor, Report, is_silence, said};
 
-/// Events of hosts whose clocks differ by this much are shown with wrong ages.
+/// A difference of clocks that is reported, in seconds: ages and latencies are then wrong by as much.
 const SKEW: f64 = 2.0;
 
-/// Checks the server, and returns a connection to it if it is one that an outbox can be on.
+/// Checks the server, and returns a connection to it if it is fit for an outbox.
 pub(super) async fn examine(doctor: &Doctor, report: &mut Report) -> Option<PgConnection> {
     let mut connection = connect(doctor, report).await?;
     if !primary(&mut connection, report).await? {
@@ -27,7 +27,7 @@ pub(super) async fn examine(doctor: &Doctor, report: &mut Report) -> Option<PgCo
     Some(connection)
 }
 
-/// What must hold before anything else is asked.
+/// The check for a pooler. It must pass before anything else is asked.
 const POOLER: &str = "database.pooler";
 
 async fn connect(doctor: &Doctor, report: &mut Report) -> Option<PgConnection> {
@@ -46,17 +46,17 @@ async fn connect(doctor: &Doctor, report: &mut Report) -> Option<PgConnection> {
     let error = match connected {
         Ok(connection) => {
             report.ok(CHECK, format!("connected to {url}"));
-            report.ok(POOLER, "the connection stays with its client");
+            report.ok(POOLER, "the server connection stays with its client");
             return Some(connection);
         }
         Err(SessionError::Connect { source, .. }) => source,
-        // It was let in, and then heard no more.
+        // The server let the connection in and then stopped answering.
         Err(SessionError::Settings { source, .. }) if is_silence(&source) => source,
         Err(error @ SessionError::Pooled { .. }) => {
             report.ok(CHECK, format!("connected to {url}"));
             report.fail(
                 POOLER,
-                "a connection pooler in transaction mode gives each transaction another server connection",
+                "a connection pooler in transaction mode gives each transaction a different server connection",
                 format!("{error} (docs/poolers.md)"),
             );
             return None;
@@ -73,7 +73,7 @@ async fn connect(doctor: &Doctor, report: &mut Report) -> Option<PgConnection> {
             report.fail(
                 "database.session",
                 full_text(&error),
-                "give the role the right to set it, or reset it: alter role … reset …",
+                "give the role the right to set this parameter, or reset it: alter role … reset …",
             );
             return None;
         }
@@ -82,21 +82,23 @@ async fn connect(doctor: &Doctor, report: &mut Report) -> Option<PgConnection> {
         error.as_database_error().and_then(|error| error.code().map(|code| code.into_owned()));
     let remedy = match code.as_deref() {
         Some("28P01" | "28000") => {
-            "check user and password, that the role may log in, and pg_hba.conf on the server"
+            "check the user and the password, that the role may log in, and pg_hba.conf on the server"
         }
         Some("3D000") => "check the database's name at the end of the URL, or create the database",
         Some("42501") => "grant connect on the database to the role",
         Some("53300") => {
-            "the server has no connection left: find who holds them, or raise max_connections"
+            "the server has no connection left: find out who holds them, or raise max_connections"
         }
         Some("57P03") => "the server is starting or stopping: try again in a moment",
-        _ => "check host and port, that the server runs and listens there, and the network between",
+        _ => {
+            "check the host and the port, that the server runs and listens there, and the network in between"
+        }
     };
     report.fail(CHECK, format!("no connection to {url}: {}", full_text(&error)), remedy);
     None
 }
 
-/// Whether it is a primary of a version that will do. `None`: it did not answer.
+/// Whether the server is a primary of a supported version. `None`: it did not answer.
 async fn primary(connection: &mut PgConnection, report: &mut Report) -> Option<bool> {
     let row = sqlx::query(
         "select pg_is_in_recovery(), current_setting('server_version_num')::integer, current_setting('server_version')",
@@ -119,8 +121,8 @@ async fn primary(connection: &mut PgConnection, report: &mut Report) -> Option<b
     if in_recovery {
         report.fail(
             "database.primary",
-            "the server is a hot standby: its snapshots say nothing of the primary's transactions",
-            "give the primary's address; with several hosts in the URL, one that follows the primary",
+            "the server is a hot standby: its snapshots say nothing about the primary's transactions",
+            "give the primary's address, or list all hosts in the URL",
         );
         return Some(false);
     }
@@ -139,11 +141,11 @@ async fn clock(connection: &mut PgConnection, report: &mut Report) {
     let after = SystemTime::now();
     let (before, after) = (seconds(before), seconds(after));
     match skew(before, theirs, after) {
-        skew if skew < SKEW => report.ok(CHECK, format!("the clocks differ by {} at the most", said(skew.max(after - before)))),
+        skew if skew < SKEW => report.ok(CHECK, format!("the clocks differ by at most {}", said(skew.max(after - before)))),
         skew => report.warn(
             CHECK,
             format!("this host's clock and the database's differ by {}", said(skew)),
-            "have both follow NTP: nothing is lost by it, for leases go by one clock each, but ages and latencies are wrong",
+            "synchronise both with NTP: no event is lost, since each lease uses only one clock, but ages and latencies are wrong",
         ),
     }
 }
@@ -152,7 +154,7 @@ fn seconds(time: SystemTime) -> f64 {
     time.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default().as_secs_f64()
 }
 
-/// By how much two clocks differ at least, when one said `theirs` between `before` and `after` of the other.
+/// The least by which two clocks differ if one said `theirs` between `before` and `after` on the other.
 fn skew(before: f64, theirs: f64, after: f64) -> f64 {
     (before - theirs).max(theirs - after).max(0.0)
 }
@@ -172,24 +174,24 @@ async fn durability(connection: &mut PgConnection, report: &mut Report) {
                 "{} is off: a power cut can lose commits, and events with them",
                 off.join(" and ")
             ),
-            "switch it on unless the data may be lost",
+            "switch it on, unless the data may be lost",
         ),
     }
 }
 
-/// Whoever may create something in `public` can put an operator there that the statements of others find.
+/// A role that may create objects in `public` can put an operator there that other roles' statements find.
 async fn public(connection: &mut PgConnection, report: &mut Report) {
     const CHECK: &str = "database.public_schema";
     let open = sqlx::query_scalar::<_, bool>(include_str!("public.sql")).fetch_one(connection);
     match report.got(CHECK, open).await {
         None => {}
-        Some(false) => report.ok(CHECK, "not everybody may create something in schema public"),
+        Some(false) => report.ok(CHECK, "not every role may create objects in schema public"),
         Some(true) => report.warn(
             CHECK,
             "every role may create operators and functions in schema public: statements of other roles that have \
              `public` in their search_path find them, and run them with those roles' rights (the relay and these \
-             commands do not look there)",
-            "revoke create on schema public from public; (the default since PostgreSQL 15; \
+             commands do not search there)",
+            "revoke create on schema public from public; (the default since PostgreSQL 15; the SQL of \
              `pillarbox migrate --print-grants` does it too)",
         ),
     }
@@ -211,7 +213,7 @@ async fn transactions(doctor: &Doctor, connection: &mut PgConnection, report: &m
     let blind = match hidden {
         0 => String::new(),
         hidden => format!(
-            " ({hidden} sessions of other roles do not show theirs; members of pg_read_all_stats see them)"
+            " ({hidden} sessions of other roles hide theirs; members of pg_read_all_stats see them)"
         ),
     };
     match age {
@@ -234,18 +236,20 @@ async fn transactions(doctor: &Doctor, connection: &mut PgConnection, report: &m
             report.warn(
                 CHECK,
                 format!(
-                    "{who} has had a transaction open for {}: vacuum cannot clear what was removed since, \
-                     and the events in it wait (others do not){blind}",
+                    "{who} has had a transaction open for {}: vacuum cannot remove rows deleted since then, \
+                     and the events of this transaction wait (others do not){blind}",
                     said(age)
                 ),
                 format!(
                     "find out what it does, or end it: {end} \
-                     idle_in_transaction_session_timeout keeps it from coming back"
+                     Set idle_in_transaction_session_timeout to prevent idle transactions"
                 ),
             );
         }
-        Some(age) => report.ok(CHECK, format!("the oldest is {} old{blind}", said(age))),
-        None => report.ok(CHECK, format!("none is open{blind}")),
+        Some(age) => {
+            report.ok(CHECK, format!("the oldest open transaction is {} old{blind}", said(age)))
+        }
+        None => report.ok(CHECK, format!("no transaction is open{blind}")),
     }
 }
 

@@ -1,12 +1,12 @@
-//! Looks for what is wrong, or will be, and says what to do about it.
+//! Finds what is wrong, or soon will be, and says what to do about it.
 //!
-//! Everything is only read, with the rights that the relay has: nothing is written, published or changed.
+//! It only reads, with the rights that the relay has. It writes, publishes and changes nothing.
 //!
 //! | module | looks at |
 //! |---|---|
 //! | `database` | the server: reachable, a primary, its version, clock, open transactions, vacuum |
 //! | `outbox` | tables, rights, migrations, sequence, cursor, lease, backlog, dead letters |
-//! | `broker` | reachable, its version, JetStream, the streams that take what waits in the outbox |
+//! | `broker` | reachable, its version, JetStream, the streams that take the outbox's events |
 
 mod broker;
 mod database;
@@ -26,24 +26,24 @@ use serde::Serialize;
 #[serde(rename_all = "lowercase")]
 #[non_exhaustive]
 pub enum Level {
-    /// It is as it should be.
+    /// Everything is as it should be.
     Ok,
-    /// It works, and may not for long, or not as well as it could.
+    /// It works, but may soon fail, or works less well than it could.
     Warn,
-    /// Events are not shipped, or will not be, or can be lost.
+    /// Events are not shipped, or soon will not be, or can be lost.
     Fail,
 }
 
 /// What a check found.
 #[derive(Clone, Debug, Serialize)]
 pub struct Finding {
-    /// The check's name, such as `outbox.sequence`. It stays the same from version to version.
+    /// The check's name, such as `outbox.sequence`. Names stay the same across versions.
     pub check: &'static str,
     /// How bad it is.
     pub level: Level,
     /// What was found.
     pub message: String,
-    /// What to do about it; `None` where there is nothing to do.
+    /// What to do about it. `None`: nothing.
     pub remedy: Option<String>,
 }
 
@@ -52,18 +52,16 @@ pub struct Finding {
 pub struct Doctor {
     /// The relay's settings.
     pub config: RelayConfig,
-    /// The database role that the relay runs as; `None`: the one of `config.database_url`.
+    /// The database role that the relay runs as. `None`: the role in `config.database_url`.
     pub role: Option<String>,
-    /// A transaction that has been open for this long is reported.
+    /// A transaction that has been open for at least this long is reported.
     pub old_transaction: Duration,
-    /// How long the database or the broker may take for one answer. What does not answer for so long is not asked
-    /// again.
+    /// How long the database or the broker may take for one answer. If the database takes longer, it is not asked again.
     pub limit: Duration,
 }
 
 impl Doctor {
-    /// A check-up with the usual patience: a transaction may be open for five minutes, and an answer may take 30
-    /// seconds.
+    /// A check-up with the default limits: a transaction may be open for five minutes, and an answer may take 30 seconds.
     pub fn new(config: RelayConfig) -> Self {
         Self {
             config,
@@ -73,20 +71,20 @@ impl Doctor {
         }
     }
 
-    /// Checks everything that can be reached, and returns what was found in the order of the checks. Takes
-    /// seconds; where nobody answers, about [`limit`](Self::limit) for the database and the same for the broker.
+    /// Checks everything that can be reached, and returns the findings in the order of the checks. Takes seconds. If
+    /// nothing answers, it takes about [`limit`](Self::limit) for the database and the same for the broker.
     ///
     /// Dropping the future ends it at once; nothing was changed.
     pub async fn examine(&self) -> Vec<Finding> {
         let mut report = Report { findings: Vec::new(), limit: self.limit, lost: false };
         if let Err(error) = self.config.validate() {
-            report.fail("config", error, "mend the setting");
+            report.fail("config", error, "correct the setting");
             return report.findings;
         }
         let mut outbox = outbox::Found::default();
         if let Some(mut connection) = database::examine(self, &mut report).await {
             outbox = outbox::examine(self, &mut connection, &mut report).await;
-            // All has been read.
+            // Everything has been read.
             if !report.lost {
                 let _ = limited(self.limit, sqlx::Connection::close(connection)).await;
             }
@@ -102,7 +100,7 @@ struct Report {
     findings: Vec<Finding>,
     /// How long an answer may take.
     limit: Duration,
-    /// The database has not answered once, so its connection is of no more use.
+    /// The database has left one request without an answer, so its connection is not used any more.
     lost: bool,
 }
 
@@ -129,8 +127,8 @@ impl Report {
         self.findings.push(Finding { check, level, message: message.to_string(), remedy });
     }
 
-    /// What a statement returned; if it failed, a finding that the check could not be made. Asks nothing more once the
-    /// database has left a question without an answer.
+    /// What a statement returned. If it failed, adds a finding that the check could not be made. Asks nothing more once
+    /// the database has left a request without an answer.
     async fn got<T>(
         &mut self,
         check: &'static str,
@@ -139,7 +137,7 @@ impl Report {
         if self.lost {
             return None;
         }
-        // The server ends a statement that takes too long before that, and then goes on with others.
+        // Before this limit, the server cancels a statement that takes too long, and the connection stays usable.
         let error = match limited(self.limit + CANCELLED_WITHIN, asked).await {
             Ok(value) => return Some(value),
             Err(error) => error,
@@ -149,9 +147,9 @@ impl Report {
             self.lost = true;
             self.fail(
                 check,
-                format!("{text}, so neither this nor what follows of the database was checked"),
-                "look whether something between here and the server swallows the connection (a firewall, a NAT, a \
-                 proxy), and run doctor again",
+                format!("{text}, so this check and the database checks after it were not made"),
+                "check whether something between here and the server drops the connection's packets (a firewall, a \
+                 NAT, a proxy), and run doctor again",
             );
             return None;
         }
@@ -162,19 +160,19 @@ impl Report {
                 "run doctor as the relay's role or the operator's; `pillarbox migrate --print-grants` shows their rights"
             }
             Some("57014") => {
-                "the database is slow, or something is locked: give --timeout-s to wait longer"
+                "the database is slow, or something is locked: run doctor again, with a larger --timeout-s"
             }
-            _ => "run doctor again; if it stays, the error is the finding",
+            _ => "run doctor again; if it fails the same way, correct what the error says",
         };
         self.warn(check, format!("not checked: {text}"), remedy);
         None
     }
 }
 
-/// How much longer than the server's own limit its word is waited for.
+/// How much longer than the server's own limit to wait for its answer.
 const CANCELLED_WITHIN: Duration = Duration::from_secs(2);
 
-/// Whether an error says that nobody answered.
+/// Whether an error says that there was no answer in time.
 fn is_silence(error: &sqlx::Error) -> bool {
     matches!(error, sqlx::Error::Io(error) if error.kind() == std::io::ErrorKind::TimedOut)
 }

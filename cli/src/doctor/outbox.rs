@@ -13,10 +13,10 @@ use super::{Doctor, Report, privileges, said};
 /// A backlog whose oldest event is older than this is reported, in seconds.
 const OLD_BACKLOG: f64 = 60.0;
 
-/// What the tables tell of the broker.
+/// What the tables say about the broker.
 #[derive(Debug, Default)]
 pub(super) struct Found {
-    /// Topics that events wait for or went to of late.
+    /// The topics of waiting events and of the newest events.
     pub(super) topics: Vec<String>,
     /// What the streams have acknowledged, as of the newest checkpoint.
     pub(super) marks: Marks,
@@ -47,16 +47,16 @@ pub(super) async fn examine(
 }
 
 fn sql(doctor: &Doctor, text: &str) -> SqlStr {
-    // It has been checked before anything was asked.
+    // The schema was checked before the first statement.
     let schema = Schema::parse(&doctor.config.schema).unwrap_or_default();
     AssertSqlSafe(Arc::<str>::from(schema.statement(text))).into_sql_str()
 }
 
-/// Whether they are there.
+/// Whether the tables exist.
 async fn tables(doctor: &Doctor, connection: &mut PgConnection, report: &mut Report) -> bool {
     const CHECK: &str = "outbox.tables";
     let schema = &doctor.config.schema;
-    // Not by to_regclass, which also fails for want of rights.
+    // Not with to_regclass, which also fails if the role lacks rights.
     let missing = sqlx::query_scalar::<_, String>(
         "select wanted from unnest($2::text[]) as wanted \
          where not exists (select from pg_class where relname = wanted and relnamespace = \
@@ -68,14 +68,14 @@ async fn tables(doctor: &Doctor, connection: &mut PgConnection, report: &mut Rep
     match report.got(CHECK, missing).await.as_deref() {
         None => false,
         Some([]) => {
-            report.ok(CHECK, format!("they are in schema {schema}"));
+            report.ok(CHECK, format!("the tables are in schema {schema}"));
             true
         }
         Some(missing) => {
             report.fail(
                 CHECK,
                 format!("schema {schema} of this database has no table {}", missing.join(", ")),
-                "run `pillarbox migrate outbox` as the tables' owner, or name the right database or --schema",
+                "run `pillarbox migrate outbox` as the tables' owner, or give the right database or --schema",
             );
             false
         }
@@ -93,7 +93,10 @@ async fn migrations(doctor: &Doctor, connection: &mut PgConnection, report: &mut
     match report.got(CHECK, recorded).await {
         None => return,
         Some(false) => {
-            report.ok(CHECK, "another tool has applied them: there is no record to compare with");
+            report.ok(
+                CHECK,
+                "another tool applied the migrations: there is no record to compare with",
+            );
             return;
         }
         Some(true) => {}
@@ -118,19 +121,22 @@ async fn migrations(doctor: &Doctor, connection: &mut PgConnection, report: &mut
     if !missing.is_empty() {
         report.fail(
             CHECK,
-            format!("the tables are older than this program: missing {}", missing.join(", ")),
+            format!(
+                "the tables are older than this program: they lack migrations {}",
+                missing.join(", ")
+            ),
             "run `pillarbox migrate outbox` as the tables' owner",
         );
     } else if let Some(newer) = newer {
         report.warn(
             CHECK,
             format!(
-                "the tables are newer than this program: they are at {newer}, it knows {newest}"
+                "the tables are newer than this program: they are at migration {newer}, and it knows {newest}"
             ),
             format!("install a newer pillarbox than {}", env!("CARGO_PKG_VERSION")),
         );
     } else {
-        report.ok(CHECK, format!("all up to {newest} are applied"));
+        report.ok(CHECK, format!("all migrations up to {newest} are applied"));
     }
 }
 
@@ -142,7 +148,7 @@ fn known_migrations(schema: &str) -> Vec<i64> {
         .collect()
 }
 
-/// Positions must go on behind all that were ever handed out: the relay does not look further down.
+/// New positions must be greater than all that were ever given out: the relay does not look at lower ones.
 async fn sequence(doctor: &Doctor, connection: &mut PgConnection, report: &mut Report) {
     const CHECK: &str = "outbox.sequence";
     let row = sqlx::query(sql(doctor, include_str!("sequence.sql")))
@@ -160,17 +166,17 @@ async fn sequence(doctor: &Doctor, connection: &mut PgConnection, report: &mut R
     if shape != Some(true) {
         report.fail(
             CHECK,
-            "the sequence of `position` has a cache, steps down or starts again, or `position` stands before `txid` in the table",
+            "the sequence of `position` has a cache, counts down or cycles, or the column `position` comes before `txid`",
             format!(
-                "`pillarbox migrate outbox --print` shows the table as it must be; alter sequence {schema}.outbox_position_seq cache 1 increment 1 no cycle;"
+                "make the table as `pillarbox migrate outbox --print` shows it; for the sequence: alter sequence {schema}.outbox_position_seq cache 1 increment 1 no cycle;"
             ),
         );
     } else if next <= used {
         report.fail(
             CHECK,
             format!(
-                "the next event gets position {next}, and {used} was given out already: new events fail, or are never seen \
-                 (logical replication, for one, does not carry sequences)"
+                "the next event gets position {next}, but {used} was given out already: new events fail, or the relay never \
+                 sees them (logical replication, for example, does not copy sequences)"
             ),
             format!("alter sequence {schema}.outbox_position_seq restart with {};", used + 1),
         );
@@ -179,7 +185,7 @@ async fn sequence(doctor: &Doctor, connection: &mut PgConnection, report: &mut R
     }
 }
 
-/// A policy hides rows without a word. Whoever rests on "no row" refuses to run then.
+/// A policy hides rows silently. A program that relies on "no row" refuses to run then.
 async fn row_security(doctor: &Doctor, connection: &mut PgConnection, report: &mut Report) {
     const CHECK: &str = "outbox.row_security";
     let (schema, role) = (&doctor.config.schema, doctor.role.as_deref());
@@ -189,7 +195,7 @@ async fn row_security(doctor: &Doctor, connection: &mut PgConnection, report: &m
         Some(None) => report.ok(CHECK, "no policy hides rows of the outbox's tables"),
         Some(Some(hidden)) => report.fail(CHECK, hidden.finding(), hidden.remedy()),
     }
-    // Which role a consumer has is not known here.
+    // The consumers' roles are not known here.
     const INBOX: &str = "inbox.row_security";
     let tables = sqlx::query_scalar::<_, String>(
         "select relname::text from pg_class join pg_namespace on pg_namespace.oid = relnamespace \
@@ -204,14 +210,14 @@ async fn row_security(doctor: &Doctor, connection: &mut PgConnection, report: &m
             INBOX,
             format!("row-level security is enabled on {}", tables.join(", ")),
             format!(
-                "a consumer refuses to run unless its role sees all rows; if that is not so: \
-                 alter table {schema}.{first} disable row level security; and so on, or alter role … bypassrls"
+                "a consumer refuses to run unless its role sees all rows; if its role does not: \
+                 alter table {schema}.{first} disable row level security; for each table, or alter role … bypassrls"
             ),
         );
     }
 }
 
-/// A cursor is good on the cluster that it was made on.
+/// A cursor is valid only on the database cluster where it was made.
 async fn cursor(doctor: &Doctor, connection: &mut PgConnection, report: &mut Report) {
     const CHECK: &str = "outbox.cursor";
     let row = sqlx::query_as::<_, (Option<String>, String)>(sql(
@@ -223,18 +229,18 @@ async fn cursor(doctor: &Doctor, connection: &mut PgConnection, report: &mut Rep
     .fetch_optional(connection);
     match report.got(CHECK, row).await {
         None => {}
-        Some(None) => report.ok(CHECK, "there is none yet"),
+        Some(None) => report.ok(CHECK, "there is no cursor yet"),
         Some(Some((Some(cursor), server))) if cursor == server => {
-            report.ok(CHECK, "it was made on this database cluster");
+            report.ok(CHECK, "the cursor was made on this database cluster");
         }
         Some(Some((cursor, server))) => report.warn(
             CHECK,
             format!(
-                "it was made on another database cluster ({}, this is {server}): a dump was restored, or replicated logically",
+                "the cursor was made on another database cluster ({}; this one is {server}): the tables were restored from a dump, or replicated logically",
                 cursor.as_deref().unwrap_or("unknown")
             ),
-            "start the relay: it reads the outbox from its start and leaves out what had been shipped; \
-             make sure that none runs on the old cluster",
+            "make sure that no relay runs on the old cluster, and start the relay: it reads the outbox from the start and \
+             skips what was shipped already",
         ),
     }
 }
@@ -279,13 +285,13 @@ async fn lease(doctor: &Doctor, connection: &mut PgConnection, report: &mut Repo
         )),
     };
     if let Some(trouble) = trouble {
-        let remedy = "start `pillarbox relay` with this database and this --name, and look at its log if it runs";
+        let remedy = "start `pillarbox relay` with this database and this --name; if it runs already, read its log";
         report.fail(CHECK, format!("{trouble}; {waiting}"), remedy);
     } else if status.oldest_age_seconds > OLD_BACKLOG {
         report.warn(
             "outbox.backlog",
             waiting,
-            "the relay's log says whether the broker holds it; if it ships, see what writes so much, or what slows the broker",
+            "read in the relay's log whether it waits for the broker; if it ships, find out what writes so many events or slows the broker",
         );
     } else {
         report.ok("outbox.backlog", waiting);
@@ -293,11 +299,11 @@ async fn lease(doctor: &Doctor, connection: &mut PgConnection, report: &mut Repo
     processes(&status, report);
 }
 
-/// What the relay's processes say of themselves.
+/// What the relay's processes report about themselves.
 fn processes(status: &Status, report: &mut Report) {
     const CHECK: &str = "outbox.processes";
     if status.notices.is_empty() {
-        report.ok(CHECK, "no process of the relay says that something is wrong with it");
+        report.ok(CHECK, "no process of the relay reports a problem");
         return;
     }
     let notices: Vec<String> =
@@ -305,11 +311,11 @@ fn processes(status: &Status, report: &mut Report) {
     report.warn(
         CHECK,
         format!("events are shipped, but {}", notices.join("; ")),
-        "mend it on the host that is named; the process tries again by itself",
+        "correct this on the host that is named; the process tries again by itself",
     );
 }
 
-/// Rows stay until every relay has shipped them, also one that is never coming back.
+/// Rows stay until every relay has shipped them, even a relay that will never run again.
 async fn others(doctor: &Doctor, connection: &mut PgConnection, report: &mut Report) {
     const CHECK: &str = "outbox.retention";
     let gone = sqlx::query_as::<_, (String, f64)>(sql(
@@ -322,15 +328,15 @@ async fn others(doctor: &Doctor, connection: &mut PgConnection, report: &mut Rep
     .fetch_all(connection);
     match report.got(CHECK, gone).await.as_deref() {
         None => {}
-        Some([]) => report.ok(CHECK, "no relay that is gone keeps old rows from being removed"),
+        Some([]) => report.ok(CHECK, "no stopped relay keeps old rows from being removed"),
         Some([(name, age), ..]) => report.warn(
             CHECK,
             format!(
-                "relay {name:?} was last seen {} ago: what it has not shipped is never removed, and the outbox grows",
+                "relay {name:?} was last seen {} ago: rows that it has not shipped are never removed, and the outbox grows",
                 said(*age)
             ),
             format!(
-                "start it, or if it is retired: delete from {}.relay where name = '{}';",
+                "start it, or, if it is retired: delete from {}.relay where name = '{}';",
                 doctor.config.schema,
                 name.replace('\'', "''")
             ),
@@ -349,10 +355,10 @@ async fn vacuum(doctor: &Doctor, connection: &mut PgConnection, report: &mut Rep
     .fetch_one(connection);
     match report.got(CHECK, off).await {
         None => {}
-        Some(false) => report.ok(CHECK, "autovacuum looks after the outbox"),
+        Some(false) => report.ok(CHECK, "autovacuum is on for the outbox"),
         Some(true) => report.warn(
             CHECK,
-            "autovacuum is off for the outbox: rows past their retention are removed, but their space is not used again",
+            "autovacuum is off for the outbox: rows past their retention are removed, but their space is not reused",
             format!(
                 "switch autovacuum and track_counts on, and alter table {}.outbox reset (autovacuum_enabled);",
                 doctor.config.schema
@@ -387,7 +393,7 @@ async fn dead_letters(doctor: &Doctor, connection: &mut PgConnection, report: &m
         .fetch_all(&mut *connection);
         match report.got(check, reasons).await.as_deref() {
             None => {}
-            Some([]) => report.ok(check, "none is unresolved"),
+            Some([]) => report.ok(check, "no dead letter is unresolved"),
             Some(reasons) => {
                 let total: i64 = reasons.iter().map(|(_, count)| count).sum();
                 let reasons: Vec<String> =
@@ -395,7 +401,7 @@ async fn dead_letters(doctor: &Doctor, connection: &mut PgConnection, report: &m
                 report.warn(
                     check,
                     format!("{total} unresolved: {}", reasons.join(", ")),
-                    format!("`pillarbox dead-letters list {side}`, then retry or discard them"),
+                    format!("list them with `pillarbox dead-letters list {side}`, then retry or discard them"),
                 );
             }
         }

@@ -1,4 +1,4 @@
-//! What the relay's role may not do, and should.
+//! The rights that the relay's role needs and lacks.
 
 use sqlx::{PgConnection, Row};
 
@@ -52,13 +52,13 @@ pub(super) async fn examine(doctor: &Doctor, connection: &mut PgConnection, repo
         missing.push(format!("grant {privilege}{column} on {schema}.{relation} to \"{role}\";"));
     }
     if missing.is_empty() {
-        report.ok(CHECK, format!("role {role} may do what the relay does"));
+        report.ok(CHECK, format!("role {role} has all rights that the relay needs"));
     } else {
         report.fail(
             CHECK,
             format!("role {role} lacks {} of the relay's rights", missing.len()),
             format!(
-                "{} (`pillarbox migrate outbox --print-grants --role relay={role}` prints them all; if the relay runs as another role, name it with --role)",
+                "{} (`pillarbox migrate outbox --print-grants --role relay={role}` prints them all; if the relay runs as another role, give it with --role)",
                 missing.join(" ")
             ),
         );

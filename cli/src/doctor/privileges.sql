@@ -1,4 +1,4 @@
--- Which of the rights that are needed a role does not have; relations that do not exist count for nothing.
+-- The needed rights that a role does not have. Relations that do not exist are left out.
 --
 --   $1 role   $2 schema   $3 relations   $4 privileges   $5 columns, null for the whole relation
 select need.relation, need.privilege, need.col

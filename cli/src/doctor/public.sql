@@ -1,4 +1,4 @@
--- Whether everybody may create something in schema `public`, as was the default before Postgres 15.
+-- Whether every role may create objects in schema `public`, as was the default before Postgres 15.
 select exists (
     select
     from pg_namespace

@@ -1,5 +1,5 @@
--- The next position, the highest one that was ever used as far as is known, and whether the sequence and the
--- order of the columns are those that the relay's cursor rests on: $1 schema.
+-- The next position, the highest position known to have been used, and whether the sequence and the order of the
+-- columns are as the relay's cursor needs them: $1 schema.
 select
     (
         select seqcache = 1 and seqincrement > 0 and not seqcycle

@@ -1,6 +1,6 @@
--- Topics that events wait for, the first ones above all, and of the newest events: $1 relay name.
+-- The topics of the first waiting events and of the newest events: $1 relay name.
 --
--- Bounded, because topics may hold ids.
+-- Their number is limited, because topics may hold ids.
 with waiting as (
     select topic
     from pillarbox.outbox

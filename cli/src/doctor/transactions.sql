@@ -1,5 +1,5 @@
--- The oldest transaction of this database that holds back vacuum, of a session or prepared, and how many
--- sessions do not show theirs: those of other roles, to who is not a member of pg_read_all_stats.
+-- The oldest transaction of this database that holds back vacuum, of a session or prepared, and how many sessions hide
+-- theirs: those of other roles, unless this role is a member of pg_read_all_stats.
 select
     (
         select count(*)

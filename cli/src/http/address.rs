@@ -1,4 +1,4 @@
-//! The address that is listened on, as soon as that can be.
+//! The address of the endpoints. The program listens on it as soon as it can.
 
 use std::io;
 use std::time::Duration;
@@ -15,7 +15,7 @@ const LONGEST_WAIT: Duration = Duration::from_millis(2_500);
 /// How long the look-up of a host's name may take.
 const LOOK_UP: Duration = Duration::from_secs(10);
 
-/// A host and a port. The settings have made sure that it can be one.
+/// A host and a port, in a form that the settings have checked.
 pub(super) struct Address(String);
 
 impl Address {
@@ -23,9 +23,9 @@ impl Address {
         Self(address.to_owned())
     }
 
-    /// Listens there, if not at once, then later: another process may hold the port, this machine may not have the
-    /// address yet, the system may not allow the port, or the name of the host may not be found, as while no name server
-    /// answers. Each is said once, in the log and through `notice`.
+    /// Listens on the address, and tries again until it can. Another process may hold the port, this machine may not
+    /// have the address yet, the system may not allow the port, or the host's name may not be found, for example while no
+    /// name server answers. The log and `notice` report each reason once.
     pub(super) async fn listen(self, notice: &Notice) -> TcpListener {
         let mut waits = ExponentialBuilder::new()
             .with_min_delay(FIRST_WAIT)

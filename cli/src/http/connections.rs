@@ -1,9 +1,9 @@
-//! The connections to the endpoints, none of which can keep another from an answer.
+//! The connections to the endpoints. No connection can keep another one from getting its answer.
 //!
-//! - One request for each connection: what is written for it is bounded, however many requests follow unread.
-//! - A deadline for the request's head, and one for the whole connection, answer and all.
-//! - At most so many connections. Where one more comes, the oldest is closed: a connection that gets its answer at once
-//!   is never the oldest for long, and one that is held is.
+//! - Each connection carries one request, so the bytes written to it are bounded, however many requests follow unread.
+//! - The request's head has a deadline, and so has the whole connection with its answer.
+//! - The number of connections is limited. When one more arrives, the oldest is closed. A connection that gets its
+//!   answer at once is never the oldest for long; a connection that a client holds open is.
 
 use std::collections::VecDeque;
 use std::convert::Infallible;
@@ -23,14 +23,14 @@ use super::pages::Pages;
 
 /// The most connections at a time.
 const CONNECTIONS: usize = 256;
-/// How long a request's head may take to come.
+/// How long a request's head may take to arrive.
 const HEAD: Duration = Duration::from_secs(5);
 /// How long a connection may last, from its beginning to the last byte of the answer.
 const WHOLE: Duration = Duration::from_secs(10);
 /// The most bytes of a request that are read: its head, since no body is.
 const READ: usize = 16 * 1024;
 
-/// Those that are open. They end with it.
+/// The open connections. Dropping this closes them.
 #[derive(Default)]
 pub(super) struct Connections {
     tasks: JoinSet<()>,
@@ -39,7 +39,7 @@ pub(super) struct Connections {
 }
 
 impl Connections {
-    /// One more, which is answered in a task of its own.
+    /// Adds a connection, and answers it in a task of its own.
     pub(super) fn hold(&mut self, pages: Arc<Pages>, stream: TcpStream) {
         while self.tasks.try_join_next().is_some() {}
         self.open.retain(|connection| !connection.is_finished());
@@ -47,7 +47,7 @@ impl Connections {
             self.close_oldest();
         }
         let conversation = async move {
-            // Whoever asked is too slow, has gone, or spoke no HTTP.
+            // On failure, the client was too slow, went away, or did not speak HTTP.
             let _ = timeout(WHOLE, converse(pages, stream)).await;
         };
         self.open.push_back(self.tasks.spawn(conversation));

@@ -1,4 +1,4 @@
-//! What is answered.
+//! The pages that the endpoints answer with.
 
 use http_body_util::Full;
 use hyper::body::Bytes;
@@ -15,8 +15,7 @@ const TEXT: &str = "text/plain; charset=utf-8";
 
 /// The pages, made anew for each request.
 pub(super) struct Pages {
-    /// One page of metrics is made at a time, so that many who ask for them leave room for those who ask whether the
-    /// process lives.
+    /// Only one page of metrics is made at a time, so that many requests for metrics do not delay the health checks.
     metrics: Mutex<PrometheusHandle>,
     relays: Vec<watch::Receiver<RelayState>>,
 }
@@ -44,7 +43,7 @@ impl Pages {
         }
     }
 
-    /// The recorder's page, its families sorted by name: whoever reads it by eye finds them again.
+    /// The recorder's page, with its families sorted by name, so that people can find them.
     async fn metrics(&self) -> String {
         let metrics = self.metrics.lock().await;
         let page = metrics.render();
@@ -70,7 +69,7 @@ impl Pages {
         let status =
             if reason.is_none() { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
         let readiness = Readiness { ready: reason.is_none(), reason, outboxes };
-        // It may hold names that others wrote, and be shown by a terminal.
+        // The text may hold names that others chose, and a terminal may show it.
         let mut text = harmless_json(&serde_json::to_string(&readiness).unwrap_or_default());
         text.push('\n');
         page(status, "application/json", text)

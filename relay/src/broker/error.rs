@@ -39,7 +39,7 @@ pub enum BrokerError {
         url: String,
         /// Who was refused, without secrets.
         login: String,
-        /// What to mend.
+        /// What to change.
         remedy: &'static str,
         /// What the client said.
         #[source]
@@ -50,7 +50,7 @@ pub enum BrokerError {
     Tls {
         /// The URL, without secrets.
         url: String,
-        /// What to mend.
+        /// What to change.
         remedy: &'static str,
         /// What the client said.
         #[source]
@@ -61,7 +61,7 @@ pub enum BrokerError {
     Silent {
         /// The URL, without secrets.
         url: String,
-        /// What to mend.
+        /// What to change.
         remedy: &'static str,
         /// What the client said.
         #[source]
@@ -98,7 +98,7 @@ impl BrokerError {
             return Self::Tls { url, remedy, source };
         }
         if silent && !config.tls_first {
-            let remedy = "it said nothing: if it has handshake_first, set nats.tls_first";
+            let remedy = "the server sent nothing: if it is configured with handshake_first, set nats.tls_first";
             return Self::Silent { url, remedy, source };
         }
         Self::Connect { url, source }
@@ -106,12 +106,12 @@ impl BrokerError {
 }
 
 const TLS: Remedies = Remedies {
-    unknown_issuer: "nats.ca must hold the certificate of the authority that signed the server's",
+    unknown_issuer: "nats.ca must hold the certificate of the authority that signed the server's certificate",
     other_name: "the server's certificate is for other names: use one of them in nats_url",
-    certificate_wanted: "the server wants a client's certificate: set nats.cert and nats.key",
+    certificate_wanted: "the server requires a client certificate: set nats.cert and nats.key",
     certificate_refused: "the server does not accept nats.cert: it must be valid and signed by an authority that the \
                           server trusts",
-    no_tls: "the server speaks no TLS, or not at the start: look at nats.require_tls, nats.tls_first and the URL's \
+    no_tls: "the server does not speak TLS, or not at the start: check nats.require_tls, nats.tls_first and the URL's \
              scheme",
-    other: "look at nats.ca, nats.cert and nats.key",
+    other: "check nats.ca, nats.cert and nats.key",
 };

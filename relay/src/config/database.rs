@@ -1,5 +1,5 @@
-//! The parameters of a database URL. The database client only warns of one that it does not know, so that
-//! `sslmod=verify-full` would quietly turn verification off.
+//! The parameters of a database URL. The database client only warns about a parameter that it does not know, so
+//! `sslmod=verify-full` would silently leave verification off.
 
 use percent_encoding::{NON_ALPHANUMERIC, percent_decode_str, utf8_percent_encode};
 use sqlx::postgres::PgConnectOptions;
@@ -8,7 +8,7 @@ use super::ConfigError;
 use super::nearest;
 use super::secret::{MASK, masked};
 
-/// Those that the client knows.
+/// The parameters that the client knows.
 const KNOWN: [&str; 18] = [
     "sslmode",
     "ssl-mode",
@@ -30,7 +30,7 @@ const KNOWN: [&str; 18] = [
     "options",
 ];
 
-/// Those of libpq that the client does without. None holds a secret.
+/// The parameters of libpq that the client does not use. None holds a secret.
 const IGNORED: [&str; 12] = [
     "channel_binding",
     "client_encoding",
@@ -64,15 +64,15 @@ pub(super) fn validate(url: &str) -> Result<(), ConfigError> {
         }
         if name == "sslpassword" {
             return fail(
-                "unknown parameter `sslpassword`: give a key without a passphrase".to_owned(),
+                "unknown parameter `sslpassword`: use a key without a passphrase".to_owned(),
             );
         }
-        // What is not near a known one may be a piece of a password, and is not named.
+        // A name that resembles no known one may be part of a password, so it is not shown.
         return fail(match nearest(name, KNOWN) {
             Some(known) => format!("unknown parameter `{name}`; did you mean `{known}`?"),
             None => format!(
-                "parameter {} is unknown; leave it out, or, if it is a piece of a password, percent-encode what \
-                 parts it from the rest",
+                "parameter {} is unknown; leave it out, or, if it is part of a password, percent-encode the special \
+                 characters in the password",
                 at + 1
             ),
         });
@@ -80,13 +80,12 @@ pub(super) fn validate(url: &str) -> Result<(), ConfigError> {
     servers(url).map(drop)
 }
 
-/// How to connect to each server that a URL names, in its order.
+/// How to connect to each server that a URL names, in the URL's order.
 ///
-/// The forms are those of libpq: a name, an IPv4 address, an IPv6 address in brackets, or the folder of a
-/// Unix socket with its slashes percent-encoded; several of them, each with its port, parted by commas; or the
-/// parameters `host`, `hostaddr` and `port`, which win. The database client knows one host alone and takes the
-/// brackets of an IPv6 address for a part of its name, so each host becomes a URL of its own here, with the host
-/// as a parameter.
+/// The forms are those of libpq. A host is a name, an IPv4 address, an IPv6 address in brackets, or the folder of a Unix
+/// socket with its slashes percent-encoded. There may be several, each with its port, separated by commas. The parameters
+/// `host`, `hostaddr` and `port` override them. The database client supports only one host, and treats the brackets of
+/// an IPv6 address as part of its name, so each host becomes a URL of its own here, with the host as a parameter.
 ///
 /// # Errors
 /// [`ConfigError`] for `database_url`; its text holds no secret.
@@ -113,7 +112,7 @@ pub(crate) fn servers(url: &str) -> Result<Vec<PgConnectOptions>, ConfigError> {
         match name {
             "host" | "hostaddr" => hosts = value().split(',').map(str::to_owned).collect(),
             "port" => ports = value().split(',').map(str::to_owned).collect(),
-            // The relay wants a primary whatever this says, and it needs a session that can write.
+            // The relay always connects to a primary, because it needs a session that can write.
             "target_session_attrs" => {
                 let wanted = value();
                 if !["any", "read-write", "primary"].contains(&wanted.as_str()) {
@@ -155,7 +154,7 @@ pub(crate) fn servers(url: &str) -> Result<Vec<PgConnectOptions>, ConfigError> {
         }
         let local = if user.is_empty() && host.is_empty() { "" } else { "localhost" };
         let alone = format!("{scheme}://{user}{local}/{database}?{}", parameters.join("&"));
-        // What the parser says of a wrong URL names no secret.
+        // The parser's error text holds no secret.
         let options = alone
             .parse::<PgConnectOptions>()
             .map_err(|error| fail(pillarbox_store::full_text(&error)))?;
@@ -179,9 +178,7 @@ fn host_and_port(place: &str) -> Result<(String, String), String> {
     if let Some(address) = place.strip_prefix('[') {
         let (address, port) = address.split_once(']').unwrap_or((address, "?"));
         if address.parse::<std::net::Ipv6Addr>().is_err() {
-            return Err(
-                "what stands in brackets must be an IPv6 address, as in [::1]:5432".to_owned()
-            );
+            return Err("the text in brackets must be an IPv6 address, as in [::1]:5432".to_owned());
         }
         return match port.strip_prefix(':') {
             Some(port) => Ok((address.to_owned(), port.to_owned())),

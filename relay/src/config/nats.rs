@@ -1,4 +1,4 @@
-//! How the broker is spoken to: TLS, and the login.
+//! The settings for the connection to the broker: TLS and the login.
 
 use std::path::PathBuf;
 
@@ -9,22 +9,22 @@ use super::{ConfigError, Secret};
 
 /// TLS and login for the broker: the table `[nats]`.
 ///
-/// At most one way to log in: [`creds`](Self::creds), [`nkey`](Self::nkey), a token, a user with a password, or
-/// a login within `nats_url`. Files are read at each new connection of a relay. Secrets do not show in `Debug`, and
-/// serialise as `***`.
+/// There must be at most one way to log in: [`creds`](Self::creds), [`nkey`](Self::nkey), a token, a user with a
+/// password, or a login in `nats_url`. The relay reads the files again for each new connection. `Debug` and
+/// serialisation show secrets as `***`. Every field is unset by default, and every switch is off.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct NatsConfig {
-    /// A PEM file with the authorities that may sign the server's certificate. Without it, those that this
-    /// machine trusts. Setting it requires TLS.
+    /// A PEM file with the certificate authorities to trust for the server's certificate. `None`: those that this
+    /// machine trusts. Setting it makes TLS required.
     pub ca: Option<PathBuf>,
-    /// A PEM file with the client's certificate, and those between it and its authority. Setting it requires TLS.
+    /// A PEM file with the client's certificate and any intermediate certificates. Setting it makes TLS required.
     pub cert: Option<PathBuf>,
     /// A PEM file with the private key of `cert`.
     pub key: Option<PathBuf>,
-    /// Speak TLS or not at all. Otherwise the server decides, unless the URL says `tls://`.
+    /// Whether to refuse a connection without TLS. If false, the server decides, unless the URL says `tls://`.
     pub require_tls: bool,
-    /// Begin with the TLS handshake, before the server has said anything: for servers with `handshake_first`.
+    /// Whether to start with the TLS handshake, before the server sends anything. For servers with `handshake_first`.
     pub tls_first: bool,
     /// A credentials file: a user's JWT and the seed of its nkey.
     pub creds: Option<PathBuf>,
@@ -34,19 +34,19 @@ pub struct NatsConfig {
     pub token: Option<Secret>,
     /// A file with a token.
     pub token_file: Option<PathBuf>,
-    /// A user, together with `password` or `password_file`.
+    /// A user. It needs `password` or `password_file` too.
     pub user: Option<String>,
     /// The user's password.
     pub password: Option<Secret>,
     /// A file with the user's password.
     pub password_file: Option<PathBuf>,
-    /// What the subjects begin with on which the broker answers, such as `_INBOX_relay`: one that no other user may
-    /// subscribe to. `None`: `_INBOX`.
+    /// The prefix of the subjects on which the broker answers, such as `_INBOX_relay`. No other user should be allowed to
+    /// subscribe to it. `None`: `_INBOX`.
     pub inbox_prefix: Option<String>,
-    /// The JetStream domain that the streams are in, where that is another one than the server's: behind a leaf node
-    /// that has a JetStream of its own, the hub's.
+    /// The JetStream domain of the streams, if it differs from the server's. Example: the hub's domain, seen from a leaf
+    /// node that has a JetStream of its own. `None`: the server's domain.
     pub jetstream_domain: Option<String>,
-    /// The prefix of the JetStream API, `$JS.API` by default: for an API that another account exports.
+    /// The prefix of the JetStream API, for an API that another account exports. `None`: `$JS.API`.
     pub api_prefix: Option<String>,
 }
 
@@ -71,17 +71,17 @@ impl NatsConfig {
         .filter_map(|(key, path)| Some((key, path.as_ref()?)))
     }
 
-    /// Those of the [files](Self::files) that hold a secret, each with the key that names it.
+    /// The [files](Self::files) that hold a secret, each with the key that names it.
     pub fn secret_files(&self) -> impl Iterator<Item = (&'static str, &PathBuf)> {
         self.files().filter(|(key, _)| !["nats.ca", "nats.cert"].contains(key))
     }
 
-    /// Refuses what is half set, or set twice.
+    /// Refuses settings that are incomplete or contradict each other.
     pub(super) fn validate(&self, url_has_login: bool) -> Result<(), ConfigError> {
         let fail = |key, problem: String| {
             Err(ConfigError { key, value: self.shown(key).unwrap_or_default(), problem })
         };
-        let needs = |key, other: &str| fail(key, format!("it needs {other} beside it"));
+        let needs = |key, other: &str| fail(key, format!("it needs {other} too"));
         if self.cert.is_some() && self.key.is_none() {
             return needs("nats.cert", "nats.key");
         }
@@ -116,7 +116,7 @@ impl NatsConfig {
         if self.inbox_prefix.as_deref().is_some_and(|prefix| !is_inbox_prefix(prefix)) {
             return fail(
                 "nats.inbox_prefix",
-                "it must be one or more words parted by dots, such as _INBOX_relay, without wildcards and spaces"
+                "it must be one or more words separated by dots, such as _INBOX_relay, without wildcards or spaces"
                     .into(),
             );
         }
@@ -128,17 +128,17 @@ impl NatsConfig {
         }
         if let Some(prefix) = &self.api_prefix {
             if !is_subject(prefix, usize::MAX) {
-                let problem = "it must be words parted by dots, without spaces or wildcards";
+                let problem = "it must be words separated by dots, without spaces or wildcards";
                 return fail("nats.api_prefix", problem.into());
             }
             if self.jetstream_domain.is_some() {
-                let problem = "nats.jetstream_domain is set too, which makes a prefix of its own; keep one of the two";
+                let problem = "nats.jetstream_domain is set too, and it sets the prefix already; keep one of the two";
                 return fail("nats.api_prefix", problem.into());
             }
         }
         for (key, secret) in [("nats.token", &self.token), ("nats.password", &self.password)] {
             if secret.as_ref().is_some_and(|secret| secret.reveal().is_empty()) {
-                return fail(key, "it is empty".into());
+                return fail(key, "it must not be empty".into());
             }
         }
         Ok(())
@@ -164,7 +164,7 @@ fn is_inbox_prefix(prefix: &str) -> bool {
     prefix.len() <= 255 && prefix.split('.').all(|word| !word.is_empty() && word.chars().all(plain))
 }
 
-/// Whether this is a subject without wildcards, of at most so many words.
+/// Whether this is a subject without wildcards, of at most `words` words.
 fn is_subject(text: &str, words: usize) -> bool {
     let plain = |c: char| !c.is_whitespace() && !c.is_control() && c != '*' && c != '>';
     text.split('.').count() <= words

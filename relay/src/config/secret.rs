@@ -4,16 +4,16 @@ use std::fmt;
 
 use serde::{Deserialize, Serialize, Serializer};
 
-/// What is shown in a secret's place.
+/// The text that is shown instead of a secret.
 pub const MASK: &str = "***";
 
-/// A token or a password. Shown, logged or serialised, it is `***`; only [`reveal`](Self::reveal) gives it.
+/// A token or a password. When shown, logged or serialised, it is `***`. Only [`reveal`](Self::reveal) returns it.
 #[derive(Clone, PartialEq, Eq, Deserialize)]
 #[serde(transparent)]
 pub struct Secret(String);
 
 impl Secret {
-    /// Keeps it.
+    /// Wraps a secret.
     pub fn new(secret: impl Into<String>) -> Self {
         Self(secret.into())
     }
@@ -59,13 +59,13 @@ const HARMLESS: [&str; 13] = [
     "application_name",
 ];
 
-/// A URL without its user, password and parameters, for logs. What cannot be told apart is left out.
+/// A URL without its user, password and parameters, for logs. A part that may be a secret is left out.
 pub fn without_secrets(url: &str) -> String {
     each(url, |parts| format!("{}{}", parts.scheme, parts.place))
 }
 
-/// A URL with `***` for what is secret in it: a database's password, all of a login to the broker, and parameters
-/// that are not known to be harmless.
+/// A URL with `***` in place of its secrets: a database's password, the whole login to the broker, and parameters that
+/// are not known to be harmless.
 pub fn masked(url: &str) -> String {
     each(url, |parts| {
         let user = match (parts.login, parts.scheme.starts_with("postgres")) {
@@ -74,13 +74,13 @@ pub fn masked(url: &str) -> String {
                 Some((user, _)) => format!("{user}:{MASK}@"),
                 None => format!("{login}@"),
             },
-            // The user may be a token, or the first piece of one.
+            // The user may be a token, or the first part of one.
             (Some(_), false) => format!("{MASK}@"),
         };
         let mut shown = format!("{}{user}{}", parts.scheme, parts.place);
         let mut parted = '?';
         for parameter in parts.parameters.split('&').filter(|parameter| !parameter.is_empty()) {
-            // Without a value, or with a name of its own, it may be a piece of something else.
+            // A parameter without a value, or with an unknown name, may be part of a secret.
             let (name, value) = match parameter.split_once('=') {
                 Some((name, value)) if HARMLESS.contains(&name) => (name, value),
                 Some((name, _)) if SECRET.contains(&name) => (name, MASK),
@@ -96,7 +96,7 @@ pub fn masked(url: &str) -> String {
     })
 }
 
-/// Parameters of a database URL that are known, and do not show.
+/// Known parameters of a database URL whose values are not shown.
 const SECRET: [&str; 2] = ["password", "options"];
 
 struct Parts<'u> {
@@ -108,12 +108,12 @@ struct Parts<'u> {
 }
 
 fn each(urls: &str, show: impl Fn(&Parts<'_>) -> String) -> String {
-    // A database's URL is one, commas and all.
+    // A database's URL is a single URL, even if it holds commas.
     if urls.starts_with("postgres") {
         return one(urls, &show);
     }
     let pieces = || urls.split(',').map(str::trim);
-    // A comma may be a piece of a password if what follows is no URL of its own.
+    // If the text after a comma is not a URL of its own, the comma may be part of a password.
     let ambiguous = urls.contains('@') && pieces().any(|url| !url.contains("://"));
     if ambiguous && pieces().count() > 1 {
         return MASK.to_owned();
@@ -133,7 +133,7 @@ fn one(url: &str, show: &impl Fn(&Parts<'_>) -> String) -> String {
         None => (None, authority),
     };
     let plain_scheme = scheme.bytes().all(|b| b.is_ascii_alphanumeric() || b"+-.:/".contains(&b));
-    // An @ behind the host may end a password that holds a character which ends the host.
+    // An @ after the host may end a password that holds a character which would end the host.
     let strayed = path.contains('@') || parameters.contains('@') || parameters.contains('#');
     if !plain_scheme || strayed || !is_host(host) {
         return format!("{}{MASK}", if plain_scheme { scheme } else { "" });
@@ -142,8 +142,7 @@ fn one(url: &str, show: &impl Fn(&Parts<'_>) -> String) -> String {
     show(&Parts { scheme, login, place, parameters })
 }
 
-/// Whether this is a host with or without a port, and not a piece of a password.
-/// Whether these are hosts with their ports, parted by commas.
+/// Whether these are hosts, with or without ports, separated by commas, and not part of a password.
 fn is_host(hosts: &str) -> bool {
     hosts.split(',').all(is_one_host)
 }

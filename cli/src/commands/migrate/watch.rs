@@ -1,8 +1,8 @@
-//! Tells a migration that works from one that waits, and from one that nobody hears any more.
+//! Tells a migration that is working from one that waits for a lock, and from one that no longer answers.
 //!
-//! A migration may take long and be well, so there is no limit for it as such. A second session looks how the first one
-//! stands. As long as that works, it is left to it. What is limited is the wait for somebody's lock, of which is said
-//! who holds it, and silence: a session that is neither at work nor waiting, or of which nobody tells.
+//! A migration may take long although nothing is wrong, so it has no overall limit. A second session watches the first.
+//! As long as the first one works, it may go on. Two things have a limit: waiting for another session's lock, where the
+//! command says which session holds it, and silence, where the session neither works nor waits or cannot be seen.
 
 use std::error::Error;
 use std::pin::pin;
@@ -16,34 +16,34 @@ use tokio::time::{Instant, timeout};
 use super::super::limit::{Limit, Unanswered};
 use crate::terminal::harmless;
 
-/// How often the session is looked at.
+/// How often to look at the session.
 const LOOK_EVERY: Duration = Duration::from_secs(2);
 /// How long a look may take.
 const LOOK: Duration = Duration::from_secs(10);
 
-/// Watches the session of an application name.
+/// Watches the session that has a given application name.
 pub(super) struct Watch {
     database: Database,
     application: String,
     limit: Limit,
 }
 
-/// Somebody held a lock for too long.
+/// Another session held a lock for too long.
 #[derive(Debug, thiserror::Error)]
 #[error(
-    "gave up after {limit:?} of waiting for a lock that {holders} holds: wait for its end, or end it with \
-     pg_terminate_backend, and migrate again; --timeout-s waits longer"
+    "gave up after waiting {limit:?} for a lock that {holders} holds: wait until that session ends, or end it with \
+     pg_terminate_backend, and migrate again; --timeout-s makes the command wait longer"
 )]
 struct Locked {
     holders: String,
     limit: Duration,
 }
 
-/// How a session stands.
+/// What a session is doing.
 enum Stands {
     Works,
     WaitsFor(String),
-    /// Nobody says that it works.
+    /// There is no sign that it works.
     Silent,
 }
 
@@ -65,7 +65,7 @@ impl Watch {
             if let Ok(done) = timeout(LOOK_EVERY, &mut migrating).await {
                 return done.map_err(Into::into);
             }
-            // It may end meanwhile.
+            // The migration may end during the look.
             let stands = tokio::select! {
                 done = &mut migrating => return done.map_err(Into::into),
                 stands = self.look(&mut eye) => stands,
@@ -76,7 +76,7 @@ impl Watch {
                 Stands::WaitsFor(holders) if over => return Err(Locked { holders, limit }.into()),
                 Stands::WaitsFor(holders) if said != holders => {
                     eprintln!(
-                        "pillarbox: waits for a lock that {} holds, for {limit:?} at the most",
+                        "pillarbox: waiting for a lock that {} holds, for at most {limit:?}",
                         harmless(&holders)
                     );
                     said = holders;
