@@ -44,7 +44,7 @@ async fn run(arguments: &[&str], database: &str, broker: &str) -> (i32, Duration
 /// What each command asks first, behind the settings of its session, and what it says if there is no answer.
 const COMMANDS: [(&[&str], &str, &str); 6] = [
     (&["status"], "oldest_age", "asked to count the backlog"),
-    (&["doctor"], "clock_timestamp", "neither this nor what follows"),
+    (&["doctor"], "clock_timestamp", "so this check and the database checks after it"),
     (&["dead-letters", "list", "--outbox"], "payload_bytes", "asked to list the dead letters"),
     (&["dead-letters", "retry", "--inbox", "--all"], "inbox_dead_letter", "asked to list the dead"),
     (&["replay", "--since", "1h", "--dry-run"], "snapshot", "asked to find what there is"),
