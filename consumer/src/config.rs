@@ -39,7 +39,8 @@ pub struct ConsumerConfig {
     /// The most events that are held at the same time, running or waiting. The default is 256. With partitions, the
     /// number is divided among them. When failing keys hold more than half of these places, the consumer parks the key
     /// that holds the most in the database, with all of its waiting events, up to 10,000 events or 256 MiB: see
-    /// `docs/guides/ordering.md`. Must be between `concurrency` and 100000.
+    /// `docs/guides/ordering.md`. Must be between `concurrency` and 100000, and with
+    /// partitions at least `concurrency` × `partitions`. 256 by default.
     pub prefetch: usize,
     /// The most events that a [`BatchHandler`](pillarbox_inbox::BatchHandler) is given in one call. Used by
     /// [`run_batches`](crate::Consumer::run_batches) only.
@@ -219,7 +220,7 @@ impl ConsumerConfig {
         if self.several().is_some() && !self.order.keeps_keys() {
             return fail(
                 "partitions",
-                "with order = none it must be 1, because processes share the work without \
+                "with Order::None it must be 1, because processes share the work without \
             partitions",
             );
         }

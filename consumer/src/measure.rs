@@ -214,8 +214,8 @@ impl Measure<'_> {
                 let (api, stream) = (self.config.api(), &self.config.stream);
                 return Some(Hindrance::Nothing(format!(
                     "the connection was lost several times while consumer {name} acknowledged nothing above sequence \
-                     {floor}; perhaps a message there cannot be parsed, but this user may not read it; let this user \
-                     publish to {api}.STREAM.MSG.GET.{stream}"
+                     {floor}; perhaps a message there cannot be parsed, but the consumer could not check it; look at the log, and \
+                     let this user publish to {api}.STREAM.MSG.GET.{stream}"
                 )));
             }
         }

@@ -54,7 +54,7 @@ pub struct Status {
     pub removed: Option<Removed>,
     /// What this process has done since it started.
     pub totals: Totals,
-    /// The last failure, of an event or of the database or the broker.
+    /// The last failure: of an event, or of something that events need (the database, the broker, a provider).
     pub last_error: Option<LastError>,
 }
 

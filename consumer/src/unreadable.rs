@@ -161,8 +161,9 @@ impl Unreadable {
             consumer,
             stream,
             error,
-            "the consumer cannot check whether a delivered message cannot be parsed, and such a message would stop \
-             it; let this user publish to {api}.STREAM.MSG.GET.{stream}"
+            "the consumer could not look for a message that cannot be parsed, and such a message would stop it; it will \
+             look again; if the error says that a right is missing, let this user publish to \
+             {api}.STREAM.MSG.GET.{stream}"
         );
     }
 
