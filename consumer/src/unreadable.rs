@@ -136,12 +136,12 @@ impl Unreadable {
         }
         self.reporter.looked(&durable.name, (unseen && !known).then_some(floor));
         for sequence in &found {
-            self.acknowledge(durable, *sequence, "+TERM").await;
+            self.acknowledge(durable, info, *sequence, "+TERM").await;
         }
         if !found.is_empty() && !self.config.order.keeps_keys() {
             // Without an order, what was lost with them would come again only when `ack_wait` is over.
             for sequence in lost {
-                self.acknowledge(durable, sequence, "-NAK").await;
+                self.acknowledge(durable, info, sequence, "-NAK").await;
             }
         }
         if !found.is_empty() {
@@ -215,9 +215,19 @@ impl Unreadable {
         Ok(())
     }
 
-    async fn acknowledge(&self, durable: &Durable, sequence: u64, answer: &'static str) {
+    async fn acknowledge(
+        &self,
+        durable: &Durable,
+        info: &Info,
+        sequence: u64,
+        answer: &'static str,
+    ) {
+        // The server ignores a -NAK whose number of the delivery lies at or below the acknowledged floor or above what
+        // it has delivered. The last number that it has delivered is always between them while something is pending.
+        let number = info.delivered.consumer_sequence;
         // Of the two forms of this subject, the one that every server takes, whatever domain it is in.
-        let subject = format!("$JS.ACK.{}.{}.1.{sequence}.1.0.0", self.config.stream, durable.name);
+        let (stream, name) = (&self.config.stream, &durable.name);
+        let subject = format!("$JS.ACK.{stream}.{name}.1.{sequence}.{number}.0.0");
         // A lost one is sent again with the next look.
         let _ = self.jetstream.client().publish(subject, answer.into()).await;
     }

@@ -121,6 +121,33 @@ async fn messages_that_cannot_be_parsed_are_set_aside_without_an_order_too() {
 }
 
 #[tokio::test]
+async fn events_lost_with_the_connection_come_again_at_once_also_after_others_were_acknowledged() {
+    let shop = Shop::open().await;
+    let port = pillarbox_testkit::servers().await.unwrap().nats.port();
+    let subject = format!("{}.placed", shop.scope.prefix());
+    let config = || ConsumerConfig { order: Order::None, ack_wait_ms: 120_000, ..shop.config() };
+    let router = || Router::new().on(handler_fn(record));
+    let mut good = 0;
+    for round in 0..3 {
+        // The first round has none that ends the connection, and the durable acknowledges its events.
+        for order in 0..30 {
+            shop.send(&shop.event(round * 100 + order, 1)).await;
+            if round > 0 && order % 10 == 5 {
+                publish(port, subject.as_bytes(), UNREADABLE[0].1, b"{}").await;
+            }
+        }
+        good += 30;
+        let began = Instant::now();
+        let running = shop.start(config(), router());
+        shop.until(EFFECTS, good).await;
+        shop.until(LETTERS, 3 * round).await;
+        assert!(began.elapsed() < SOON, "{:?}", began.elapsed());
+        shop.drained().await;
+        running.stop().await;
+    }
+}
+
+#[tokio::test]
 async fn a_message_that_cannot_be_parsed_keeps_its_bytes_and_its_letter_names_its_place() {
     let shop = Shop::open().await;
     let port = pillarbox_testkit::servers().await.unwrap().nats.port();
