@@ -1,30 +1,7 @@
-//! Pausing while nothing can be handled, and growing waits.
+//! Pausing while nothing can be handled.
 
-use std::time::Duration;
-
-use backon::{BackoffBuilder, ExponentialBackoff, ExponentialBuilder};
+use pillarbox_store::Backoff;
 use tokio::time::Instant;
-
-/// Waits that start at 50 ms and double, with jitter of up to as much again, to 5 s at the most; without end.
-#[derive(Debug)]
-pub(super) struct Waits(ExponentialBackoff);
-
-const LONGEST: Duration = Duration::from_secs(5);
-
-impl Waits {
-    pub(super) fn new() -> Self {
-        let waits = ExponentialBuilder::new()
-            .with_min_delay(Duration::from_millis(50))
-            .with_max_delay(LONGEST / 2)
-            .with_jitter()
-            .without_max_times();
-        Self(waits.build())
-    }
-
-    pub(super) fn next(&mut self) -> Duration {
-        self.0.next().unwrap_or(LONGEST)
-    }
-}
 
 /// Whether events are started.
 ///
@@ -39,7 +16,7 @@ impl Waits {
 /// surroundings are away is not called all the time.
 #[derive(Debug)]
 pub(super) struct Pause {
-    waits: Waits,
+    backoff: Backoff,
     state: State,
 }
 
@@ -51,7 +28,7 @@ enum State {
 
 impl Pause {
     pub(super) fn new() -> Self {
-        Self { waits: Waits::new(), state: State::Open }
+        Self { backoff: Backoff::default(), state: State::Open }
     }
 
     pub(super) fn is_open(&self) -> bool {
@@ -75,7 +52,7 @@ impl Pause {
             events need is away; no attempts are counted until it is back"
             );
             let now = Instant::now();
-            self.state = State::Paused { probe_at: now + self.waits.next(), since: now };
+            self.state = State::Paused { probe_at: now + self.backoff.wait(), since: now };
         }
     }
 
@@ -85,12 +62,13 @@ impl Pause {
                 tracing::info!(consumer, paused = ?since.elapsed(), "going on");
                 self.state = State::Open;
             } else {
-                self.state = State::Paused { probe_at: Instant::now() + self.waits.next(), since };
+                self.state =
+                    State::Paused { probe_at: Instant::now() + self.backoff.wait(), since };
             }
         }
     }
 
     pub(super) fn handled(&mut self) {
-        self.waits = Waits::new();
+        self.backoff = Backoff::default();
     }
 }

@@ -55,7 +55,6 @@
 
 mod acknowledged;
 mod backlog;
-mod backoff;
 pub mod broker;
 mod checkpoint;
 pub mod config;

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use pillarbox_store::limit::limited;
-use pillarbox_store::{HiddenRows, full_text};
+use pillarbox_store::{Backoff, HiddenRows, full_text};
 use sqlx::{AssertSqlSafe, PgConnection, Row};
 use tokio::sync::watch;
 use tokio::task::JoinSet;
@@ -13,7 +13,6 @@ use tokio::time::{Instant, sleep, sleep_until, timeout};
 use tokio_util::sync::CancellationToken;
 
 use crate::backlog::measure;
-use crate::backoff::Backoff;
 use crate::broker::Broker;
 use crate::config::{ConfigError, RelayConfig, without_secrets};
 use crate::cursor::Cursor;
@@ -128,7 +127,7 @@ impl Relay {
         let mut measuring = JoinSet::new();
         measuring.spawn(measure(self.config.clone(), self.database.clone(), self.observer.clone()));
         let mut broker = None;
-        let (mut backoff, mut started) = (Backoff::new(), false);
+        let (mut backoff, mut started) = (Backoff::default(), false);
         loop {
             let before = self.observer.progress();
             let error = match self.session(&mut broker, &mut started, shutdown).await {
@@ -144,7 +143,7 @@ impl Relay {
                 return Err(error);
             }
             if self.observer.progress() != before {
-                backoff = Backoff::new();
+                backoff = Backoff::default();
             }
             self.observer.trouble(error.trouble_with(), full_text(&error));
             if unless_stopped(shutdown, sleep(backoff.wait())).await.is_none() {

@@ -4,16 +4,24 @@ use std::time::Duration;
 
 use backon::{BackoffBuilder, ExponentialBackoff, ExponentialBuilder};
 
-/// Waits that start at 50 ms and double, with jitter of up to as much again, to 5 s at the most; without end.
+/// Waits that double, each with jitter of up to as much again, to 5 s at the most. They never end.
 #[derive(Debug)]
-pub(crate) struct Backoff(ExponentialBackoff);
+pub struct Backoff(ExponentialBackoff);
 
 const LONGEST: Duration = Duration::from_secs(5);
 
+impl Default for Backoff {
+    /// The first wait is 50 ms, with jitter.
+    fn default() -> Self {
+        Self::starting_at(Duration::from_millis(50))
+    }
+}
+
 impl Backoff {
-    pub(crate) fn new() -> Self {
+    /// The first wait is `first`, with jitter.
+    pub fn starting_at(first: Duration) -> Self {
         let waits = ExponentialBuilder::new()
-            .with_min_delay(Duration::from_millis(50))
+            .with_min_delay(first)
             .with_max_delay(LONGEST / 2)
             .with_jitter()
             .without_max_times();
@@ -21,7 +29,7 @@ impl Backoff {
     }
 
     /// The next wait.
-    pub(crate) fn wait(&mut self) -> Duration {
+    pub fn wait(&mut self) -> Duration {
         self.0.next().unwrap_or(LONGEST).min(LONGEST)
     }
 }
@@ -32,7 +40,7 @@ mod tests {
 
     #[test]
     fn waits_grow_to_five_seconds_and_never_end() {
-        let mut backoff = Backoff::new();
+        let mut backoff = Backoff::default();
         let waits: Vec<_> = (0..100).map(|_| backoff.wait()).collect();
         assert!((50..=100).contains(&waits[0].as_millis()), "{:?}", waits[0]);
         assert!(waits[20..].iter().all(|wait| (LONGEST / 2..=LONGEST).contains(wait)));

@@ -5,6 +5,7 @@
 //! | module | concept |
 //! |---|---|
 //! | [`schema`] | the schema that the tables live in, and its name in statements |
+//! | [`backoff`] | how long to wait before the next try |
 //! | [`bad_data`] | errors that are the fault of what was read |
 //! | [`dead_letters`] | what was given up, on either side: the states, and an operator's view |
 //! | [`error`] | an error with its sources, for logs and tables |
@@ -13,6 +14,7 @@
 //! | [`migrations`] | creating and updating the tables |
 //! | [`row_security`] | tables whose rows a policy may hide |
 
+pub mod backoff;
 pub mod bad_data;
 pub mod dead_letters;
 pub mod error;
@@ -22,6 +24,7 @@ pub mod migrations;
 pub mod row_security;
 pub mod schema;
 
+pub use backoff::Backoff;
 pub use error::full_text;
 pub use migrations::{Migrated, Migrations};
 pub use row_security::HiddenRows;

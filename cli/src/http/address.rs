@@ -3,14 +3,12 @@
 use std::io;
 use std::time::Duration;
 
-use backon::{BackoffBuilder, ExponentialBuilder};
 use pillarbox_relay::Notice;
+use pillarbox_store::Backoff;
 use pillarbox_store::limit::within;
 use tokio::net::TcpListener;
 
 const FIRST_WAIT: Duration = Duration::from_millis(100);
-/// The longest wait is twice this, with jitter.
-const LONGEST_WAIT: Duration = Duration::from_millis(2_500);
 
 /// How long the look-up of a host's name may take.
 const LOOK_UP: Duration = Duration::from_secs(10);
@@ -27,12 +25,7 @@ impl Address {
     /// have the address yet, the system may not allow the port, or the host's name may not be found, for example while no
     /// name server answers. The log and `notice` report each reason once.
     pub(super) async fn listen(self, notice: &Notice) -> TcpListener {
-        let mut waits = ExponentialBuilder::new()
-            .with_min_delay(FIRST_WAIT)
-            .with_max_delay(LONGEST_WAIT)
-            .with_jitter()
-            .without_max_times()
-            .build();
+        let mut backoff = Backoff::starting_at(FIRST_WAIT);
         let mut said = None;
         loop {
             match self.bind().await {
@@ -55,7 +48,7 @@ impl Address {
                         )));
                         said = Some(error);
                     }
-                    tokio::time::sleep(waits.next().unwrap_or(LONGEST_WAIT)).await;
+                    tokio::time::sleep(backoff.wait()).await;
                 }
             }
         }

@@ -14,14 +14,13 @@ use futures::Stream;
 use futures::stream::{BoxStream, StreamExt, unfold};
 use pillarbox_event::Partition;
 use pillarbox_inbox::source::Store;
-use pillarbox_store::full_text;
+use pillarbox_store::{Backoff, full_text};
 use tokio::time::sleep;
 
 use crate::config::ConsumerConfig;
 use crate::durable::{self, Durable, NotNow};
 use crate::error::ConsumerError;
 use crate::partitions::repartition::prepare;
-use crate::pause::Waits;
 use crate::reader::Reader;
 use crate::status::Reporter;
 use crate::subscription::{Arrival, Opening, Subscription, active_pin};
@@ -274,21 +273,21 @@ impl Feeds {
     /// Sees to it that the durables are there, until [`Fed::Prepared`].
     pub(crate) fn prepare(&mut self) {
         let opener = self.opener.clone();
-        let feed = unfold(Some((Waits::new(), Duration::ZERO)), move |at| {
+        let feed = unfold(Some((Backoff::default(), Duration::ZERO)), move |at| {
             let opener = opener.clone();
             async move {
-                let (mut waits, wait) = at?;
+                let (mut backoff, wait) = at?;
                 sleep(wait).await;
                 Some(match opener.prepare().await {
                     Ok(()) => (News::Opened, None),
                     Err(NotNow::Never(error)) if !opener.has_begun() => (News::Never(error), None),
                     Err(NotNow::Never(error)) => {
-                        let wait = waits.next();
-                        (News::Away(full_text(&error)), Some((waits, wait)))
+                        let wait = backoff.wait();
+                        (News::Away(full_text(&error)), Some((backoff, wait)))
                     }
                     Err(NotNow::Later(reason)) => {
-                        let wait = waits.next();
-                        (News::Away(reason), Some((waits, wait)))
+                        let wait = backoff.wait();
+                        (News::Away(reason), Some((backoff, wait)))
                     }
                 })
             }
@@ -300,7 +299,7 @@ impl Feeds {
     pub(crate) fn start(&mut self, durable: Durable) {
         let of = Of::Durable(durable.partition);
         let (opener, durable) = (self.opener.clone(), Arc::new(durable));
-        let feed = unfold(At::Closed(Waits::new(), Duration::ZERO, None), move |at| {
+        let feed = unfold(At::Closed(Backoff::default(), Duration::ZERO, None), move |at| {
             let (opener, durable) = (opener.clone(), durable.clone());
             async move { at.next(&opener, &durable).await }
         });
@@ -454,7 +453,7 @@ impl Feeds {
 
 /// Where a durable's feed is.
 enum At {
-    Closed(Waits, Duration, Option<String>),
+    Closed(Backoff, Duration, Option<String>),
     Open(Box<Subscription>),
     Over,
 }
@@ -462,20 +461,20 @@ enum At {
 impl At {
     async fn next(self, opener: &Opener, durable: &Durable) -> Option<(News, Self)> {
         Some(match self {
-            Self::Closed(mut waits, wait, pin) => {
+            Self::Closed(mut backoff, wait, pin) => {
                 sleep(wait).await;
                 match opener.open(durable, pin.as_deref()).await {
                     Ok(subscription) => (News::Opened, Self::Open(subscription)),
                     Err(NotNow::Later(reason)) => {
-                        let wait = waits.next();
-                        (News::Away(reason), Self::Closed(waits, wait, pin))
+                        let wait = backoff.wait();
+                        (News::Away(reason), Self::Closed(backoff, wait, pin))
                     }
                     Err(NotNow::Never(error)) if !opener.has_begun() => {
                         (News::Never(error), Self::Over)
                     }
                     Err(NotNow::Never(error)) => {
-                        let wait = waits.next();
-                        (News::Away(full_text(&error)), Self::Closed(waits, wait, pin))
+                        let wait = backoff.wait();
+                        (News::Away(full_text(&error)), Self::Closed(backoff, wait, pin))
                     }
                 }
             }
@@ -484,14 +483,14 @@ impl At {
                 Err(error) if error.at_once => {
                     let pin = subscription.pin().map(str::to_owned);
                     drop(subscription);
-                    let closed = Self::Closed(Waits::new(), Duration::ZERO, pin);
+                    let closed = Self::Closed(Backoff::default(), Duration::ZERO, pin);
                     return Box::pin(closed.next(opener, durable)).await;
                 }
                 Err(error) => {
-                    let mut waits = Waits::new();
-                    let wait = waits.next();
+                    let mut backoff = Backoff::default();
+                    let wait = backoff.wait();
                     let pin = subscription.pin().map(str::to_owned);
-                    (News::Interrupted(error.to_string()), Self::Closed(waits, wait, pin))
+                    (News::Interrupted(error.to_string()), Self::Closed(backoff, wait, pin))
                 }
             },
             Self::Over => return None,

@@ -6,11 +6,11 @@
 use std::collections::HashSet;
 use std::fmt;
 
+use pillarbox_store::Backoff;
 use sqlx::{PgConnection, Row as _};
 use tokio::time::Instant;
 
 use super::aside::ascii;
-use crate::backoff::Backoff;
 use crate::lease::{Lease, LeaseError};
 use crate::refused::Refused;
 use crate::rows::is_of_data;
@@ -102,7 +102,7 @@ impl Unnoted {
     pub(crate) fn add(&mut self, left_out: LeftOut) {
         self.why = Some(left_out.to_string());
         self.letters.extend(left_out.letters);
-        let mut backoff = self.again.take().map_or_else(Backoff::new, |(backoff, _)| backoff);
+        let mut backoff = self.again.take().map_or_else(Backoff::default, |(backoff, _)| backoff);
         let at = Instant::now() + backoff.wait();
         self.again = Some((backoff, at));
     }

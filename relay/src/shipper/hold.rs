@@ -21,9 +21,9 @@
 use std::collections::HashSet;
 use std::time::Duration;
 
+use pillarbox_store::Backoff;
 use tokio::time::Instant;
 
-use crate::backoff::Backoff;
 use crate::sink::SinkError;
 
 /// How often a message is tried alone before the broker is asked for proof.
@@ -80,7 +80,7 @@ struct Suspect {
 impl Hold {
     pub(super) fn new() -> Self {
         Self {
-            backoff: Backoff::new(),
+            backoff: Backoff::default(),
             alone: false,
             suspect: None,
             proven: HashSet::new(),
@@ -122,7 +122,7 @@ impl Hold {
         self.suspect = None;
         self.stored_at = Some(Instant::now());
         if count > self.owed {
-            self.backoff = Backoff::new();
+            self.backoff = Backoff::default();
             self.progress += count - self.owed;
         }
         self.owed = self.owed.saturating_sub(count);
@@ -132,7 +132,7 @@ impl Hold {
     pub(super) fn set_aside(&mut self) {
         self.alone = false;
         self.suspect = None;
-        self.backoff = Backoff::new();
+        self.backoff = Backoff::default();
     }
 
     /// Takes note that about this many events are shipped again, because a stream has lost them.
