@@ -200,27 +200,34 @@ impl Handler<Received<OrderPlaced>> for Strays {
     }
 }
 
+/// A shop whose consumer has had five events handled, in batches or one by one.
+async fn after_five_events<H>(handler: H, batches: bool) -> Shop
+where
+    H: BatchHandler<OrderPlaced> + Handler<Received<OrderPlaced>>,
+{
+    let shop = Shop::open().await;
+    for order in 0..5 {
+        shop.send(&shop.event(order, 1)).await;
+    }
+    let config = ConsumerConfig { batch_size: 50, batch_linger_ms: 200, ..shop.config() };
+    let consumer = Consumer::new(shop.scope.nats().clone(), shop.pool().clone(), config).unwrap();
+    let shutdown = CancellationToken::new();
+    let running = match batches {
+        true => tokio::spawn(consumer.run_batches(handler, shutdown.clone())),
+        false => tokio::spawn(consumer.run(Router::new().on(handler), shutdown.clone())),
+    };
+    shop.until("select count(*) from pillarbox.inbox", 5).await;
+    shop.drained().await;
+    shutdown.cancel();
+    running.await.unwrap().unwrap();
+    shop
+}
+
 #[tokio::test]
 async fn what_is_written_behind_the_end_of_the_transaction_is_written_once() {
     for batches in [true, false] {
         for (sql, fails, strays) in STRAYS {
-            let shop = Shop::open().await;
-            for order in 0..5 {
-                shop.send(&shop.event(order, 1)).await;
-            }
-            let config = ConsumerConfig { batch_size: 50, batch_linger_ms: 200, ..shop.config() };
-            let consumer =
-                Consumer::new(shop.scope.nats().clone(), shop.pool().clone(), config).unwrap();
-            let shutdown = CancellationToken::new();
-            let handler = Strays { sql, fails };
-            let running = match batches {
-                true => tokio::spawn(consumer.run_batches(handler, shutdown.clone())),
-                false => tokio::spawn(consumer.run(Router::new().on(handler), shutdown.clone())),
-            };
-            shop.until("select count(*) from pillarbox.inbox", 5).await;
-            shop.drained().await;
-            shutdown.cancel();
-            running.await.unwrap().unwrap();
+            let shop = after_five_events(Strays { sql, fails }, batches).await;
             let what = format!("{sql}, fails: {fails}, in batches: {batches}");
             let found = "select count(*) from effects where event_id = 'stray'";
             assert_eq!(shop.number(found).await, strays, "{what}");
@@ -277,23 +284,7 @@ async fn a_failed_statement_is_no_end_of_the_transaction() {
             "savepoint mine; insert into no_such_table values (1)",
             "do $$ begin raise exception 'no'; end $$",
         ] {
-            let shop = Shop::open().await;
-            for order in 0..5 {
-                shop.send(&shop.event(order, 1)).await;
-            }
-            let config = ConsumerConfig { batch_size: 50, batch_linger_ms: 200, ..shop.config() };
-            let consumer =
-                Consumer::new(shop.scope.nats().clone(), shop.pool().clone(), config).unwrap();
-            let shutdown = CancellationToken::new();
-            let handler = FailsOnce { sql };
-            let running = match batches {
-                true => tokio::spawn(consumer.run_batches(handler, shutdown.clone())),
-                false => tokio::spawn(consumer.run(Router::new().on(handler), shutdown.clone())),
-            };
-            shop.until("select count(*) from pillarbox.inbox", 5).await;
-            shop.drained().await;
-            shutdown.cancel();
-            running.await.unwrap().unwrap();
+            let shop = after_five_events(FailsOnce { sql }, batches).await;
             shop.assert_each_once_in_order(5).await;
             let letters = "select count(*) from pillarbox.inbox_dead_letter";
             assert_eq!(shop.number(letters).await, 0, "{sql}, in batches: {batches}");
