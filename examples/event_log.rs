@@ -11,32 +11,22 @@
 
 mod stage;
 
-use std::borrow::Cow;
 use std::process::ExitCode;
 
 use clap::Parser;
 use pillarbox::consumer::streams::StreamSpec;
 use pillarbox::event::Event;
-use pillarbox::{ConsumerConfig, HandlerError, Router, Tx, handler_fn};
+use pillarbox::{ConsumerConfig, HandlerError, Router, Tx};
 use serde::{Deserialize, Serialize};
 use stage::{Arguments, Stage, Verdict, number, reaches};
 
 const ACCOUNTS: i64 = 20;
 
-#[derive(Clone, Debug, Serialize, Deserialize)]
+#[derive(Event, Clone, Debug, Serialize, Deserialize)]
+#[event(type = "money.deposited", topic = "ledger.deposits", key = account)]
 struct Deposited {
     account: i64,
     cents: i64,
-}
-
-impl Event for Deposited {
-    const TYPE: &'static str = "money.deposited";
-    fn topic(&self) -> Cow<'_, str> {
-        "ledger.deposits".into()
-    }
-    fn key(&self) -> Option<Cow<'_, str>> {
-        Some(self.account.to_string().into())
-    }
 }
 
 async fn balance(tx: &mut Tx, deposit: Deposited) -> Result<(), HandlerError> {
@@ -68,7 +58,7 @@ async fn publish(stage: &Stage, numbers: std::ops::Range<i64>) -> anyhow::Result
 }
 
 fn config(name: &str) -> ConsumerConfig {
-    ConsumerConfig { stream: "LEDGER".into(), name: name.into(), ..ConsumerConfig::default() }
+    ConsumerConfig::new("LEDGER", name)
 }
 
 #[tokio::main]
@@ -77,8 +67,7 @@ async fn main() -> anyhow::Result<ExitCode> {
     let stage = Stage::open(StreamSpec::event_log("LEDGER", ["ledger.>"])).await?;
     let balances =
         stage.database("create table balances (account bigint primary key, cents bigint)").await?;
-    let first =
-        stage.start(&balances, config("balances"), Router::new().on(handler_fn(balance))).await?;
+    let first = stage.start(&balances, config("balances"), Router::new().on(balance)).await?;
     let half = events / 2;
     publish(&stage, 0..half).await?;
     let handled = "select count(*) from pillarbox.inbox";
@@ -86,8 +75,7 @@ async fn main() -> anyhow::Result<ExitCode> {
 
     // A year later, somebody wants to know how large deposits are.
     let statistics = stage.database("create table deposits (cents bigint)").await?;
-    let late =
-        stage.start(&statistics, config("statistics"), Router::new().on(handler_fn(count))).await?;
+    let late = stage.start(&statistics, config("statistics"), Router::new().on(count)).await?;
     reaches(&statistics, handled, half).await?;
     publish(&stage, half..events).await?;
     for database in [&balances, &statistics] {

@@ -13,13 +13,12 @@
 
 mod stage;
 
-use std::borrow::Cow;
 use std::process::ExitCode;
 
 use clap::Parser;
 use pillarbox::consumer::streams::StreamSpec;
 use pillarbox::event::Event;
-use pillarbox::{ConsumerConfig, HandlerError, Router, Tx, handler_fn};
+use pillarbox::{ConsumerConfig, HandlerError, Router, Tx};
 use serde::{Deserialize, Serialize};
 use sqlx::PgPool;
 use stage::{Arguments, Process, Stage, Verdict, number, reaches};
@@ -28,20 +27,11 @@ const TABLES: &str =
     "create table seen (place bigint generated always as identity, customer bigint, number bigint)";
 const CUSTOMERS: i64 = 10;
 
-#[derive(Clone, Debug, Serialize, Deserialize)]
+#[derive(Event, Clone, Debug, Serialize, Deserialize)]
+#[event(type = "order.placed", topic = "orders.placed", key = customer)]
 struct OrderPlaced {
     number: i64,
     customer: i64,
-}
-
-impl Event for OrderPlaced {
-    const TYPE: &'static str = "order.placed";
-    fn topic(&self) -> Cow<'_, str> {
-        "orders.placed".into()
-    }
-    fn key(&self) -> Option<Cow<'_, str>> {
-        Some(self.customer.to_string().into())
-    }
 }
 
 async fn note(tx: &mut Tx, order: OrderPlaced) -> Result<(), HandlerError> {
@@ -62,13 +52,8 @@ async fn publish(stage: &Stage, numbers: std::ops::Range<i64>) -> anyhow::Result
 }
 
 async fn start(stage: &Stage, name: &str, database: &PgPool) -> anyhow::Result<Process> {
-    let config = ConsumerConfig {
-        stream: "ORDERS".into(),
-        name: name.into(),
-        filter_subjects: vec!["orders.placed".into()],
-        ..ConsumerConfig::default()
-    };
-    stage.start(database, config, Router::new().on(handler_fn(note))).await
+    let config = ConsumerConfig::new("ORDERS", name);
+    stage.start(database, config, Router::new().on(note)).await
 }
 
 #[tokio::main]

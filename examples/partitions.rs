@@ -16,7 +16,6 @@
 
 mod stage;
 
-use std::borrow::Cow;
 use std::process::ExitCode;
 use std::time::{Duration, Instant};
 
@@ -32,20 +31,11 @@ use stage::{Arguments, Process, Stage, Verdict, number, reaches};
 const PARTITIONS: u32 = 8;
 const ACCOUNTS: i64 = 200;
 
-#[derive(Clone, Debug, Serialize, Deserialize)]
+#[derive(Event, Clone, Debug, Serialize, Deserialize)]
+#[event(type = "order.placed", topic = "orders.placed", key = account)]
 struct OrderPlaced {
     account: i64,
     number: i64,
-}
-
-impl Event for OrderPlaced {
-    const TYPE: &'static str = "order.placed";
-    fn topic(&self) -> Cow<'_, str> {
-        "orders.placed".into()
-    }
-    fn key(&self) -> Option<Cow<'_, str>> {
-        Some(self.account.to_string().into())
-    }
 }
 
 /// Charges in this process.
@@ -74,14 +64,11 @@ const TURNED_AROUND: &str = "select count(*) from (
 
 async fn start(stage: &Stage, database: &PgPool, number: i32) -> anyhow::Result<Process> {
     let config = ConsumerConfig {
-        stream: "ORDERS".into(),
-        name: "payments".into(),
-        filter_subjects: vec!["orders.placed".into()],
         partitions: PARTITIONS,
         concurrency: 4,
         // How long the partitions of a killed process wait before others take them.
-        takeover_ms: 1_000,
-        ..ConsumerConfig::default()
+        takeover: Duration::from_secs(1),
+        ..ConsumerConfig::new("ORDERS", "payments")
     };
     let own = PgPoolOptions::new().max_connections(6);
     let own = own.connect_with((*database.connect_options()).clone()).await?;

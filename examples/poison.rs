@@ -19,7 +19,7 @@ use clap::Parser;
 use pillarbox::consumer::streams::StreamSpec;
 use pillarbox::event::RawEvent;
 use pillarbox::inbox::InboxLayer;
-use pillarbox::{ConsumerConfig, HandlerError, Router, Tx, handler_fn};
+use pillarbox::{ConsumerConfig, HandlerError, Router, Tx};
 use serde::Deserialize;
 use stage::{Arguments, Stage, Verdict, number};
 use tower::Layer;
@@ -87,12 +87,8 @@ async fn main() -> anyhow::Result<ExitCode> {
     let Arguments { events } = Arguments::parse();
     let stage = Stage::open(StreamSpec::fan_out("ORDERS", ["orders.>"])).await?;
     let database = stage.database("create table bills (order_id bigint, cents bigint)").await?;
-    let config = ConsumerConfig {
-        stream: "ORDERS".into(),
-        name: CONSUMER.into(),
-        ..ConsumerConfig::default()
-    };
-    let billing = stage.start(&database, config, Router::new().on(handler_fn(bill))).await?;
+    let config = ConsumerConfig::new("ORDERS", CONSUMER);
+    let billing = stage.start(&database, config, Router::new().on(bill)).await?;
     let mut tx = stage.producer().begin().await?;
     let orders = (1..=events).map(placed).collect::<anyhow::Result<Vec<_>>>()?;
     pillarbox::outbox::publish_all(&mut tx, orders).await?;
@@ -116,7 +112,7 @@ async fn main() -> anyhow::Result<ExitCode> {
 
     // The fixed handler uses the inbox of the same consumer. What it writes commits together with the resolution of the
     // letter.
-    let fixed = Router::new().on(handler_fn(bill_fixed));
+    let fixed = Router::new().on(bill_fixed);
     let retried = letters.retry_with(inbox.layer(fixed)).await?.handled;
     let left = letters.list(events).await?.len();
     let bills = number(&database, "select count(*) from bills").await?;

@@ -15,7 +15,6 @@
 
 mod stage;
 
-use std::borrow::Cow;
 use std::process::ExitCode;
 
 use clap::Parser;
@@ -33,21 +32,12 @@ const TABLES: &str = "
     create table balances_2 (account bigint primary key, cents bigint);
     create view balances as select * from balances_1;";
 
-#[derive(Clone, Debug, Serialize, Deserialize)]
+#[derive(Event, Clone, Debug, Serialize, Deserialize)]
+#[event(type = "money.moved", topic = "ledger.moves", key = account)]
 struct MoneyMoved {
     account: i64,
     cents: i64,
     refund: bool,
-}
-
-impl Event for MoneyMoved {
-    const TYPE: &'static str = "money.moved";
-    fn topic(&self) -> Cow<'_, str> {
-        "ledger.moves".into()
-    }
-    fn key(&self) -> Option<Cow<'_, str>> {
-        Some(self.account.to_string().into())
-    }
 }
 
 /// The projection, in the table of its generation.
@@ -97,11 +87,7 @@ async fn main() -> anyhow::Result<ExitCode> {
     let Arguments { events } = Arguments::parse();
     let stage = Stage::open(StreamSpec::event_log("LEDGER", ["ledger.>"])).await?;
     let database = stage.database(TABLES).await?;
-    let config = ConsumerConfig {
-        stream: "LEDGER".into(),
-        name: "balances".into(),
-        ..ConsumerConfig::default()
-    };
+    let config = ConsumerConfig::new("LEDGER", "balances");
     let (old, new) = (config.clone(), config.generation(2));
 
     let first = Router::new().on(Balances { generation: 1, fixed: false });

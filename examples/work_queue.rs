@@ -13,27 +13,20 @@
 
 mod stage;
 
-use std::borrow::Cow;
 use std::process::ExitCode;
 use std::time::Duration;
 
 use clap::Parser;
 use pillarbox::consumer::streams::StreamSpec;
 use pillarbox::event::Event;
-use pillarbox::{ConsumerConfig, Handler, HandlerError, Order, Router, Tx};
+use pillarbox::{ConsumerConfig, Handler, HandlerError, HandlingOrder, Router, Tx};
 use serde::{Deserialize, Serialize};
 use stage::{Arguments, Stage, Verdict, number, reaches};
 
-#[derive(Clone, Debug, Serialize, Deserialize)]
+#[derive(Event, Clone, Debug, Serialize, Deserialize)]
+#[event(type = "photo.resize", topic = "jobs.resize")]
 struct ResizePhoto {
     photo: i64,
-}
-
-impl Event for ResizePhoto {
-    const TYPE: &'static str = "photo.resize";
-    fn topic(&self) -> Cow<'_, str> {
-        "jobs.resize".into()
-    }
 }
 
 struct Worker(i32);
@@ -56,14 +49,12 @@ async fn main() -> anyhow::Result<ExitCode> {
     let stage = Stage::open(StreamSpec::work_queue("JOBS", ["jobs.>"])).await?;
     let database = stage.database("create table resized (photo bigint, worker int)").await?;
     let config = ConsumerConfig {
-        stream: "JOBS".into(),
-        name: "resizer".into(),
-        order: Order::None,
+        order: HandlingOrder::None,
         concurrency: 4,
         prefetch: 8,
         // How long the jobs of a killed worker wait before others get them.
-        ack_wait_ms: 1_000,
-        ..ConsumerConfig::default()
+        ack_wait: Duration::from_secs(1),
+        ..ConsumerConfig::new("JOBS", "resizer")
     };
     let start = |number| stage.start(&database, config.clone(), Router::new().on(Worker(number)));
     let (first, second) = (start(1).await?, start(2).await?);

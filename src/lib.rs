@@ -24,22 +24,41 @@
 //! | [`outbox`] | `pillarbox-outbox` | writing events in a transaction |
 //! | [`inbox`] | `pillarbox-inbox` | handling each event once, wherever it comes from |
 //! | [`consumer`] | `pillarbox-consumer` | events from JetStream, for the inbox |
-//! | | `pillarbox-relay` | the relay, as a library |
+//! | [`saga`] | `pillarbox-saga` | processes over many events, with timers and compensation |
+//! | `relay` (feature `relay`) | `pillarbox-relay` | the relay, as a library |
+//! | [`service`] | | one process with HTTP, consumers and a relay, started and stopped in order |
+//! | `testing` (feature `testing`) | | what a service's own tests need |
 //! | | `pillarbox-cli` | the program `pillarbox`: the relay, and commands for operators |
 //! | | `pillarbox-testkit` | throwaway servers for tests |
 //!
 //! The items that most services need are also at the root.
 
 pub use pillarbox_consumer as consumer;
-pub use pillarbox_event as event;
 pub use pillarbox_inbox as inbox;
 pub use pillarbox_outbox as outbox;
+#[cfg(feature = "relay")]
+pub use pillarbox_relay as relay;
+pub use pillarbox_saga as saga;
 
-pub use pillarbox_consumer::{Consumer, ConsumerConfig, ConsumerError, Order};
-pub use pillarbox_event::{Event, RawEvent};
-pub use pillarbox_inbox::{
-    BatchHandler, Handler, HandlerError, Received, Router, Tx, batch_fn, handler_fn,
-};
+pub mod service;
+#[cfg(feature = "testing")]
+pub mod testing;
+
+pub use pillarbox_consumer::{Consumer, ConsumerConfig, ConsumerError, HandlingOrder};
+pub use pillarbox_inbox::{BatchHandler, Handler, HandlerError, Received, Router, Tx, with_state};
+pub use pillarbox_saga::{Saga, Step};
+
+pub use event::{Event, RawEvent};
+
+pub mod event {
+    //! Events and their CloudEvents headers: the crate `pillarbox-event`.
+
+    // The same derive macro, for services that depend on this crate alone.
+    pub use pillarbox_event::typed::Event;
+    #[doc(no_inline)]
+    pub use pillarbox_event::*;
+    pub use pillarbox_event_derive::FacadeEvent as Event;
+}
 
 /// Compiles the guide's code.
 #[cfg(doctest)]
@@ -56,6 +75,8 @@ struct Readme;
 mod guides {
     #[doc = include_str!("../docs/guides/adding.md")]
     struct Adding;
+    #[doc = include_str!("../docs/guides/changing-events.md")]
+    struct ChangingEvents;
     #[doc = include_str!("../docs/guides/choosing.md")]
     struct Choosing;
     #[doc = include_str!("../docs/guides/ordering.md")]
@@ -64,10 +85,18 @@ mod guides {
     struct Effects;
     #[doc = include_str!("../docs/guides/sagas.md")]
     struct Sagas;
+    #[doc = include_str!("../docs/guides/scheduled-events.md")]
+    struct ScheduledEvents;
     #[doc = include_str!("../docs/guides/failures.md")]
     struct Failures;
+    #[doc = include_str!("../docs/guides/other-clients.md")]
+    struct OtherClients;
     #[doc = include_str!("../docs/guides/layers.md")]
     struct Layers;
     #[doc = include_str!("../docs/guides/seeing.md")]
     struct Seeing;
+    #[doc = include_str!("../docs/guides/testing.md")]
+    struct Testing;
+    #[doc = include_str!("../docs/guides/one-process.md")]
+    struct OneProcess;
 }

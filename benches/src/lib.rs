@@ -17,6 +17,7 @@
 //! | `summary` | the goals of all programs in one table |
 //! | [`backlog`] | outboxes filled with events |
 //! | [`shipping`] | a running relay, and how long it takes |
+//! | [`relay_process`] | a relay as a process of its own |
 //! | [`progress`] | how a stream fills |
 //! | [`raw`] | publishing without a database |
 //! | [`subjects`] | what is measured |
@@ -28,6 +29,7 @@ pub mod plot;
 pub mod program;
 pub mod progress;
 pub mod raw;
+pub mod relay_process;
 pub mod report;
 pub mod rounds;
 pub mod shipping;

@@ -2,6 +2,7 @@
 
 use std::fs;
 use std::process::Command;
+use std::time::Duration;
 
 use pillarbox_testkit::Servers;
 use serde::{Deserialize, Serialize};
@@ -81,6 +82,17 @@ pub fn memory_of(pid: u32, field: &str) -> Option<u64> {
     let status = fs::read_to_string(format!("/proc/{pid}/status")).ok()?;
     let line = status.lines().find_map(|line| line.strip_prefix(field)?.strip_prefix(':'))?;
     Some(line.trim().strip_suffix(" kB")?.parse::<u64>().ok()? * 1024)
+}
+
+/// The processor time that a process has taken, in user and system mode. Known only on Linux, in hundredths of a
+/// second.
+pub fn processor_time_of(pid: u32) -> Option<Duration> {
+    let stat = fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
+    // The name comes second, in brackets, and may contain anything.
+    let (_, behind) = stat.rsplit_once(") ")?;
+    let mut fields = behind.split(' ').skip(11);
+    let mut ticks = || fields.next()?.parse::<u64>().ok();
+    Some(Duration::from_millis(10 * (ticks()? + ticks()?)))
 }
 
 fn said(command: &mut Command) -> Option<String> {

@@ -8,6 +8,7 @@ use async_nats::jetstream::{self, Context};
 use pillarbox_relay::{Relay, RelayConfig, RelayError, Role, SinkChoice};
 use pillarbox_testkit::Nats;
 use tokio::task::JoinHandle;
+use tokio::time::sleep;
 use tokio_util::sync::CancellationToken;
 
 use crate::backlog::Outbox;
@@ -45,6 +46,24 @@ pub async fn new_stream(nats: &Nats) -> Result<Stream> {
 pub async fn context(nats: &Nats) -> Result<Context> {
     let client = nats.connect().await?;
     Ok(jetstream::context::ContextBuilder::new().max_ack_inflight(100_000).build(client))
+}
+
+/// Waits until a consumer has acknowledged the stream up to this sequence, as the broker counts, and returns how far it
+/// is then.
+///
+/// # Errors
+/// It took too long.
+pub async fn acknowledged(stream: &Stream, consumer: &str, last: u64) -> Result<u64> {
+    let begin = Instant::now();
+    loop {
+        ensure!(begin.elapsed() < PATIENCE, "the consumer makes no progress");
+        // The consumer may not exist yet.
+        let info = stream.consumer_info(consumer).await;
+        match info.map(|info| info.ack_floor.stream_sequence) {
+            Ok(acknowledged) if acknowledged >= last => return Ok(acknowledged),
+            _ => sleep(Duration::from_millis(5)).await,
+        }
+    }
 }
 
 /// A relay that runs in this process.

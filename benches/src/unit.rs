@@ -16,6 +16,8 @@ pub enum Unit {
     Bytes,
     /// Mebibytes (2²⁰ bytes).
     Mebibytes,
+    /// Per cent of a processor core.
+    PercentOfCore,
     /// One figure divided by another.
     Ratio,
 }
@@ -57,6 +59,7 @@ impl Unit {
             Self::Milliseconds => "milliseconds",
             Self::Bytes => "bytes",
             Self::Mebibytes => "MiB",
+            Self::PercentOfCore => "per cent of a core",
             Self::Ratio => "ratio",
         }
     }
@@ -68,6 +71,7 @@ impl Unit {
             Self::Milliseconds => " ms",
             Self::Bytes => " bytes",
             Self::Mebibytes => " MiB",
+            Self::PercentOfCore => " % of a core",
             Self::Ratio => "",
         }
     }
@@ -77,7 +81,7 @@ impl Unit {
         match self {
             Self::PerSecond => count(figure.round() as u64),
             Self::Bytes | Self::Mebibytes => format!("{figure:.0}"),
-            Self::Milliseconds | Self::Ratio => format!("{figure:.2}"),
+            Self::Milliseconds | Self::PercentOfCore | Self::Ratio => format!("{figure:.2}"),
         }
     }
 }

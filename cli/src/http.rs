@@ -6,27 +6,33 @@
 //! clients do; see [`connections`].
 
 mod address;
-mod connections;
+pub(crate) mod connections;
 mod pages;
 
+use std::convert::Infallible;
 use std::sync::Arc;
 use std::time::Duration;
 
+use hyper::Request;
+use hyper::body::Incoming;
+use hyper::service::service_fn;
 use metrics_exporter_prometheus::{PrometheusBuilder, PrometheusHandle};
+use pillarbox_relay::Notice;
 use pillarbox_relay::metrics::BUCKETS;
-use pillarbox_relay::{Notice, RelayState};
 use tokio::net::TcpListener;
-use tokio::sync::watch;
 use tokio::time::MissedTickBehavior;
 
 use address::Address;
 use connections::Connections;
 use pages::Pages;
+pub(crate) use pages::Parts;
 
 /// How often observations are merged into the histograms. Until then, each observation takes memory.
 const UPKEEP: Duration = Duration::from_secs(1);
 /// How long to wait after a connection could not be accepted, most likely because no file descriptor was left.
 const PAUSE: Duration = Duration::from_millis(100);
+/// How long a connection may last.
+const WHOLE: Duration = Duration::from_secs(10);
 
 /// The address of the endpoints, and the recorder of all metrics.
 pub(crate) struct Http {
@@ -58,11 +64,11 @@ impl Http {
     }
 
     /// Listens on the address as soon as it can, and answers for as long as it is polled. Connections end with it.
-    pub(crate) async fn serve(self, relays: Vec<watch::Receiver<RelayState>>, notice: Notice) {
+    pub(crate) async fn serve(self, parts: Parts, notice: Notice) {
         let Self { address, metrics } = self;
         let answering = async {
             let listener = address.listen(&notice).await;
-            answer(listener, Arc::new(Pages::new(metrics.clone(), relays))).await;
+            answer(listener, Arc::new(Pages::new(metrics.clone(), parts))).await;
         };
         tokio::join!(answering, keep_up(&metrics));
     }
@@ -79,10 +85,20 @@ async fn keep_up(metrics: &PrometheusHandle) {
 }
 
 async fn answer(listener: TcpListener, pages: Arc<Pages>) {
-    let mut connections = Connections::default();
+    let mut connections = Connections::lasting(WHOLE);
     loop {
         match listener.accept().await {
-            Ok((stream, _)) => connections.hold(pages.clone(), stream),
+            Ok((stream, _)) => {
+                let pages = pages.clone();
+                let service = service_fn(move |request: Request<Incoming>| {
+                    let pages = pages.clone();
+                    async move {
+                        let response = pages.answer(request.method(), request.uri().path()).await;
+                        Ok::<_, Infallible>(response)
+                    }
+                });
+                connections.hold(service, stream);
+            }
             Err(error) => {
                 tracing::debug!(%error, "a connection was not accepted");
                 connections.close_oldest();

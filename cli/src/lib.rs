@@ -16,14 +16,12 @@
 //! | [`config`] | the settings, from `pillarbox.toml`, environment and flags |
 //! | `commands` | the command line, a file for each command |
 //! | [`doctor`] | what is wrong, and what to do about it |
-//! | [`grants`] | the minimum rights that each part needs in the database |
 //! | `http` | `/healthz`, `/readyz` and `/metrics` |
 //! | `logging`, `terminal`, `interrupt` | the log, what may be shown on a terminal, and Ctrl-C |
 
 mod commands;
 pub mod config;
 pub mod doctor;
-pub mod grants;
 mod http;
 mod interrupt;
 mod logging;

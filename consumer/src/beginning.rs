@@ -1,13 +1,15 @@
-//! Where a new durable begins to read: the one lock between what a stream keeps and what the inbox has forgotten.
+//! Decides where a new durable begins to read. This is the one place that keeps apart what a stream still has and what
+//! the inbox has forgotten.
 //!
-//! The inbox removes what it handled more than `retention_s` ago. A durable that is new reads the stream again, and
-//! what the inbox has forgotten would take effect a second time. So every path that makes a durable comes by here: the
-//! first start, a durable that was deleted, a partition, another number of partitions, another generation.
+//! The inbox removes the rows of events that it handled more than `retention` ago. A new durable reads the stream
+//! again, and what the inbox has forgotten would take effect a second time. So every path that creates a durable goes
+//! through this module: the first start, a durable that was deleted, a partition, another number of partitions, another
+//! generation.
 //!
-//! The settings do not tell what was forgotten: `retention_s` may have been shorter before, and a consumer that is a
-//! day old has forgotten nothing, however old the messages are. So the statement that removes rows writes down, in the
-//! same transaction, the newest time at which one of them was handled (`inbox_forgotten`). A message that was stored
-//! after that time cannot be among what was forgotten.
+//! The settings do not say what was forgotten: `retention` may have been shorter before, and a consumer that is a day
+//! old has forgotten nothing, however old the messages are. So the statement that removes rows also records, in the
+//! same transaction, the latest time at which one of their events was handled (`inbox_forgotten`). A message that was
+//! stored after that time cannot be among what was forgotten.
 //!
 //! | | the durable begins |
 //! |---|---|
@@ -22,19 +24,20 @@ use std::time::{Duration, SystemTime};
 
 use async_nats::jetstream::consumer::DeliverPolicy;
 use async_nats::jetstream::message::StreamMessage;
-use async_nats::jetstream::stream::{RawMessageErrorKind, RetentionPolicy, Stream};
+use async_nats::jetstream::stream::{
+    RawMessageError, RawMessageErrorKind, RetentionPolicy, Stream,
+};
 use pillarbox_inbox::source::Store;
 use pillarbox_store::full_text;
 
-use super::config::AfterLoss;
-use super::config::ConsumerConfig;
+use super::config::{AfterLoss, ConsumerConfig};
 use super::durable::{Durable, NotNow};
 use super::error::ConsumerError;
 
 /// By how much the clocks of the broker and the database may differ.
 const CLOCKS: Duration = Duration::from_secs(60);
 
-/// Where these durables begin. `replaces`: they take the place of others that were read to the end.
+/// Where these durables begin. `replaces`: they replace others that were read to the end.
 pub(super) async fn begin(
     stream: &Stream,
     config: &ConsumerConfig,
@@ -56,13 +59,14 @@ pub(super) async fn begin(
     let Some(forgotten) = forgotten else {
         return Ok(DeliverPolicy::All);
     };
-    // Where messages end before what the inbox knows, none is older; that was checked.
+    // If the stream has an age limit, it was checked to be shorter than the retention, so no message is older than what
+    // the inbox knows.
     let apart = match settings.max_age.is_zero() {
-        true => CLOCKS.min(config.retention() / 10),
+        true => CLOCKS.min(config.retention / 10),
         false => Duration::ZERO,
     };
     let remembered = forgotten + apart;
-    let Some((sequence, stored)) = oldest(stream, durables).await? else {
+    let Some((sequence, stored)) = oldest(stream, durables).await else {
         return Ok(DeliverPolicy::All);
     };
     if stored > remembered {
@@ -87,30 +91,36 @@ pub(super) async fn begin(
     Ok(DeliverPolicy::ByStartTime { start_time: start.into() })
 }
 
-/// The oldest message that one of these would read: its sequence, and when it was stored.
-async fn oldest(
-    stream: &Stream,
-    durables: &[Durable],
-) -> Result<Option<(u64, SystemTime)>, NotNow> {
+/// The oldest message that one of these durables would read: its sequence, and when it was stored.
+async fn oldest(stream: &Stream, durables: &[Durable]) -> Option<(u64, SystemTime)> {
     let state = &stream.cached_info().state;
     if state.messages == 0 {
-        return Ok(None);
+        return None;
     }
-    let mut oldest: Option<StreamMessage> = None;
-    for filter in durables.iter().flat_map(Durable::all_filters) {
-        let first = stream.raw_message_builder().sequence(state.first_sequence.max(1));
-        match first.next_by_subject(filter.to_owned()).send().await {
-            Ok(first) if oldest.as_ref().is_none_or(|old| first.sequence < old.sequence) => {
-                oldest = Some(first);
+    let filters = durables.iter().flat_map(Durable::all_filters).map(str::to_owned).collect();
+    match first_of(stream, state.first_sequence.max(1), filters).await {
+        Ok(oldest) => oldest.map(|first| (first.sequence, SystemTime::from(first.time))),
+        // The user may lack the right to ask. Then any message may be the oldest.
+        Err(_) => Some((state.first_sequence, SystemTime::from(state.first_timestamp))),
+    }
+}
+
+/// The first message, from this sequence on, that one of the filters takes.
+pub(super) async fn first_of(
+    stream: &Stream,
+    sequence: u64,
+    filters: Vec<String>,
+) -> Result<Option<StreamMessage>, RawMessageError> {
+    let mut first: Option<StreamMessage> = None;
+    for filter in filters {
+        match stream.raw_message_builder().sequence(sequence).next_by_subject(filter).send().await {
+            Ok(next) if first.as_ref().is_none_or(|first| next.sequence < first.sequence) => {
+                first = Some(next);
             }
             Ok(_) => {}
             Err(error) if error.kind() == RawMessageErrorKind::NoMessageFound => {}
-            // It may lack the right to ask: then any message may be the one.
-            Err(_) => {
-                let first = SystemTime::from(state.first_timestamp);
-                return Ok(Some((state.first_sequence, first)));
-            }
+            Err(error) => return Err(error),
         }
     }
-    Ok(oldest.map(|first| (first.sequence, SystemTime::from(first.time))))
+    Ok(first)
 }

@@ -1,13 +1,13 @@
-//! What another hand configured: a durable consumer is compared in every setting that changes what a consumer is given.
+//! Compares a durable consumer on the server with what it should be, in every setting that changes what it delivers.
 //!
-//! Left out is what changes nothing for it: names and descriptions, replicas, sampling, metadata.
+//! Settings that change nothing for the consumer are left out: names and descriptions, replicas, sampling, metadata.
 
 use std::fmt::Debug;
 use std::time::Duration;
 
 use async_nats::jetstream::consumer::{self, DeliverPolicy, ReplayPolicy, pull};
 
-/// What the durables that a consumer makes are called.
+/// The description of the durables that a consumer makes.
 pub(super) const DESCRIPTION: &str = "Pillarbox inbox";
 
 /// A setting that is not as it should be.
@@ -18,7 +18,7 @@ pub(super) struct Difference {
     pub(super) expected: String,
 }
 
-/// The first one, if there is any.
+/// The first setting that differs.
 pub(super) fn difference(found: &consumer::Config, wanted: &pull::Config) -> Option<Difference> {
     let none = Duration::ZERO;
     let settings = [
@@ -40,7 +40,7 @@ pub(super) fn difference(found: &consumer::Config, wanted: &pull::Config) -> Opt
         of("priority_policy", &found.priority_policy, &wanted.priority_policy),
         of("priority_groups", &found.priority_groups, &wanted.priority_groups),
         of("priority_timeout", &found.priority_timeout, &wanted.priority_timeout),
-        // Its place would be gone with it.
+        // The durable, and with it the consumer's place in the stream, would be removed when it is idle.
         of("inactive_threshold", &found.inactive_threshold, &none),
         of("memory_storage", &found.memory_storage, &false),
         // Requests beyond them are refused.
@@ -51,7 +51,7 @@ pub(super) fn difference(found: &consumer::Config, wanted: &pull::Config) -> Opt
     settings.into_iter().flatten().next()
 }
 
-/// Where it begins. One of ours begins at a time after the number of partitions was changed.
+/// Where the durable begins. One of ours begins at a time if the number of partitions was changed.
 fn begin(found: &consumer::Config) -> DeliverPolicy {
     match found.deliver_policy {
         DeliverPolicy::ByStartTime { .. } if found.description.as_deref() == Some(DESCRIPTION) => {

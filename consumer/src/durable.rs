@@ -3,6 +3,9 @@
 //! There is one of the consumer's name, or, with partitions, one for each: `payments-p3of8` reads the fourth of
 //! eight.
 
+use std::fmt::{Debug, Display};
+
+use async_nats::error::Error;
 use async_nats::jetstream;
 use async_nats::jetstream::consumer::pull::Config;
 use async_nats::jetstream::consumer::{AckPolicy, DeliverPolicy, Info, PriorityPolicy};
@@ -14,7 +17,8 @@ use pillarbox_store::full_text;
 use super::config::ConsumerConfig;
 use super::difference::{DESCRIPTION, Difference, difference};
 use super::error::ConsumerError;
-use super::subjects::covers;
+use super::subjects::overlap;
+use pillarbox_event::topic::covers;
 
 /// The priority group of a pinned consumer.
 pub(super) const GROUP: &str = "pillarbox";
@@ -26,6 +30,12 @@ pub(super) enum NotNow {
     Later(String),
     /// Trying again cannot help.
     Never(ConsumerError),
+}
+
+impl<Kind: Clone + Debug + Display + PartialEq + 'static> From<Error<Kind>> for NotNow {
+    fn from(error: Error<Kind>) -> Self {
+        Self::Later(full_text(&error))
+    }
 }
 
 pub(super) async fn stream(
@@ -41,7 +51,7 @@ pub(super) async fn stream(
                 config.stream
             ))
         }
-        _ => NotNow::Later(full_text(&error)),
+        _ => error.into(),
     })
 }
 
@@ -65,11 +75,11 @@ impl Durable {
                 partition: None,
                 filters: config.filter_subjects.clone(),
                 // One process is active with an order, and holds no more than this; without one, many share.
-                most_unacknowledged: if config.order.keeps_keys() {
-                    held
+                most_unacknowledged: held.saturating_mul(if config.order.keeps_keys() {
+                    1
                 } else {
-                    held.saturating_mul(64)
-                },
+                    64
+                }),
             }];
         };
         let all = (0..of).filter_map(|number| Partition::new(number, of).ok());
@@ -102,6 +112,15 @@ impl Durable {
         let covered = |subject: &String| self.filters.iter().any(|filter| covers(filter, subject));
         self.filters.is_empty()
             || (!others && !stream.subjects.is_empty() && stream.subjects.iter().all(covered))
+    }
+
+    /// Whether a message that it takes can come into the stream, as far as the stream's settings tell.
+    pub(super) fn may_take_from(&self, stream: &stream::Config) -> bool {
+        let others = stream.mirror.is_some()
+            || stream.sources.is_some()
+            || stream.subject_transform.is_some();
+        let takes = |subject: &String| self.filters.iter().any(|filter| overlap(filter, subject));
+        others || stream.subjects.is_empty() || stream.subjects.iter().any(takes)
     }
 
     /// The partition's number; 0 without partitions.
@@ -141,8 +160,7 @@ impl Durable {
         config: &ConsumerConfig,
         pinned: bool,
     ) -> Result<Info, NotNow> {
-        let info = stream.consumer_info(&self.name).await;
-        let info = info.map_err(|error| NotNow::Later(full_text(&error)))?;
+        let info = stream.consumer_info(&self.name).await?;
         match self.difference(&info, config, pinned) {
             None => Ok(info),
             Some(differs) => Err(NotNow::Never(differs)),
@@ -167,7 +185,7 @@ impl Durable {
         match stream.consumer_info(&self.name).await {
             Ok(_) => Ok(true),
             Err(error) if error.kind() == ConsumerInfoErrorKind::NotFound => Ok(false),
-            Err(error) => Err(NotNow::Later(full_text(&error))),
+            Err(error) => Err(error.into()),
         }
     }
 
@@ -176,7 +194,7 @@ impl Durable {
             durable_name: Some(self.name.clone()),
             description: Some(DESCRIPTION.into()),
             ack_policy: AckPolicy::Explicit,
-            ack_wait: config.ack_wait(),
+            ack_wait: config.ack_wait,
             // Attempts are counted in the database.
             max_deliver: -1,
             max_ack_pending: self.most_unacknowledged,
@@ -187,7 +205,7 @@ impl Durable {
                 PriorityPolicy::None
             },
             priority_groups: if pinned { vec![GROUP.into()] } else { Vec::new() },
-            priority_timeout: if pinned { config.takeover() } else { std::time::Duration::ZERO },
+            priority_timeout: if pinned { config.takeover } else { std::time::Duration::ZERO },
             ..Config::default()
         }
     }
@@ -213,12 +231,37 @@ mod tests {
     use super::*;
 
     #[test]
+    fn a_topic_is_compared_with_the_streams_subjects_in_the_partitions_that_are_read() {
+        for (topic, partitions, subjects, may) in [
+            ("orders.placed", 1, vec!["orders.>"], true),
+            ("orders.placed", 1, vec!["returns.>", "orders.placed"], true),
+            ("orders.placed", 1, vec!["orders.paid", "returns.>"], false),
+            ("orders.*.placed", 1, vec!["orders.eu.>"], true),
+            ("orders.*.placed", 1, vec!["orders.placed"], false),
+            ("orders.placed", 4, vec!["orders.*.placed"], true),
+            ("orders.placed", 4, vec!["orders.3.>"], true),
+            ("orders.placed", 4, vec!["orders.4.>"], false),
+            ("orders.placed", 4, vec!["orders.placed"], false),
+        ] {
+            let config = ConsumerConfig { partitions, ..ConsumerConfig::new("ORDERS", "payments") };
+            let subjects = subjects.into_iter().map(str::to_owned).collect();
+            let mut stream = stream::Config { subjects, ..stream::Config::default() };
+            let takes = |stream: &stream::Config| {
+                let all = Durable::all(&config.of_topic(topic));
+                all.iter().any(|durable| durable.may_take_from(stream))
+            };
+            assert_eq!(takes(&stream), may, "{topic} in {partitions} from {:?}", stream.subjects);
+            stream.sources = Some(Vec::new());
+            assert!(takes(&stream), "what comes from elsewhere is not known");
+        }
+    }
+
+    #[test]
     fn a_partition_has_a_durable_of_its_own_that_can_be_told_from_others() {
         let config = ConsumerConfig {
-            name: "payments".into(),
             filter_subjects: vec!["orders.placed".into(), "returns.>".into()],
             partitions: 8,
-            ..Default::default()
+            ..ConsumerConfig::new("ORDERS", "payments")
         };
         let all = Durable::all(&config);
         assert_eq!(all.len(), 8);

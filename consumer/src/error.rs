@@ -1,8 +1,6 @@
 //! Errors that end a consumer, or keep it from starting.
 
-use pillarbox_inbox::InboxError;
-
-pub(crate) type BoxError = Box<dyn std::error::Error + Send + Sync>;
+use pillarbox_inbox::{InboxError, SecondHandler};
 
 /// Why a consumer ended, or did not start. Outages are not among these errors: the consumer waits until they are over.
 #[derive(Debug, thiserror::Error)]
@@ -16,6 +14,32 @@ pub enum ConsumerError {
         /// What is wrong with it.
         problem: String,
     },
+    /// Two handlers take the same type of event.
+    #[error(transparent)]
+    SecondHandler(#[from] SecondHandler),
+    /// A handler takes events of a topic that the stream does not take, so it would never run. Topics are compared only
+    /// if [`filter_subjects`](crate::ConsumerConfig::filter_subjects) is empty, and if all messages of the stream come
+    /// from its own subjects.
+    #[error(
+        "the handler {handler} takes events of topic {topic}, but stream {stream} takes only {subjects}, so it would \
+         never run; name the stream that takes this topic, or add the topic to the subjects of {stream}"
+    )]
+    NotInStream {
+        /// The stream.
+        stream: String,
+        /// The subjects that the stream takes, separated by commas.
+        subjects: String,
+        /// The handler.
+        handler: &'static str,
+        /// The topic of its events: [`Event::TOPIC`](pillarbox_event::Event::TOPIC).
+        topic: &'static str,
+    },
+    /// There is nothing to hand events to.
+    #[error("consumer {name} has no handler; add one with `on` before it runs")]
+    NoHandler {
+        /// The consumer.
+        name: String,
+    },
     /// The schema's name is not accepted.
     #[error(transparent)]
     Inbox(#[from] InboxError),
@@ -23,7 +47,7 @@ pub enum ConsumerError {
     #[error(
         "consumer {name} remembers handled events for {retention_s} s, but stream {stream} keeps messages for \
          {max_age_s} s, so a message that is delivered again after {retention_s} s would be handled twice; set \
-         retention_s to at least {max_age_s}, or the stream's max_age to at most {retention_s} s"
+         retention to at least {max_age_s} s, or the stream's max_age to at most {retention_s} s"
     )]
     Retention {
         /// The consumer.
@@ -76,6 +100,16 @@ pub enum ConsumerError {
     /// request.
     #[error("consumer {name} of stream {stream} is not prepared: {reason}")]
     NotPrepared {
+        /// The stream.
+        stream: String,
+        /// The consumer.
+        name: String,
+        /// What happened.
+        reason: String,
+    },
+    /// [`Consumer::unhandled`](crate::Consumer::unhandled) did not get an answer, or what it asks about does not exist.
+    #[error("what consumer {name} of stream {stream} has not handled is not known: {reason}")]
+    NotKnown {
         /// The stream.
         stream: String,
         /// The consumer.

@@ -10,21 +10,20 @@
 //! new generation writes to its own tables:
 //!
 //! 1. Run a consumer with [`ConsumerConfig::generation`] and a handler that writes to the new tables.
-//! 2. Wait for [`Status::is_caught_up`](crate::Status::is_caught_up). The [`Lag`](crate::Lag) shows the progress.
+//! 2. Wait for [`ConsumerStatus::is_caught_up`](crate::ConsumerStatus::is_caught_up). The [`Lag`](crate::Lag) shows the
+//!    progress.
 //! 3. Compare the tables, switch readers to the new ones (change a view in one transaction), and stop the old consumer.
 //! 4. [`retire`] the old generation.
 //!
 //! A handler that runs again like this must have no other effects: it writes its projection, and neither publishes
 //! events nor calls other services. `examples/replay.rs` shows all of these steps.
 
-use std::sync::Arc;
-
 use async_nats::jetstream;
 use async_nats::jetstream::context::ConsumerInfoErrorKind;
 use pillarbox_inbox::InboxError;
 use pillarbox_inbox::source::Store;
 use pillarbox_store::full_text;
-use sqlx::{AssertSqlSafe, PgPool, SqlSafeStr};
+use sqlx::PgPool;
 
 use crate::config::ConsumerConfig;
 use crate::durable::Durable;
@@ -106,20 +105,18 @@ pub async fn retire(
     pool: &PgPool,
     config: &ConsumerConfig,
 ) -> Result<Retired, RetireError> {
-    Store::new(pool.clone(), &config.name, &config.schema, None)?.check_sessions().await?;
+    let store = Store::new(pool.clone(), &config.name, &config.schema, None)?;
+    store.check_sessions().await?;
     let consumer = remove_consumer(jetstream, config).await?;
     let remove = async |table: &str| -> Result<u64, sqlx::Error> {
-        let sql = format!(
-            "delete from {schema}.{table} \
+        let old = store.statement(&format!(
+            "delete from pillarbox.{table} \
              where consumer operator(pg_catalog.=) $1 and event_id operator(pg_catalog.=) any \
-             (select event_id from {schema}.{table} where consumer operator(pg_catalog.=) $1 limit $2)",
-            schema = config.schema
-        );
-        let sql = AssertSqlSafe(Arc::<str>::from(sql)).into_sql_str();
+             (select event_id from pillarbox.{table} where consumer operator(pg_catalog.=) $1 limit $2)"
+        ));
         let mut removed = 0;
         loop {
-            let batch =
-                sqlx::query(sql.clone()).bind(&config.name).bind(BATCH).execute(pool).await?;
+            let batch = store.query(&old).bind(BATCH).execute(pool).await?;
             removed += batch.rows_affected();
             if batch.rows_affected() == 0 {
                 return Ok(removed);
@@ -134,12 +131,10 @@ pub async fn retire(
     };
     // A consumer of this name now starts as a new one, which has forgotten nothing.
     for table in ["inbox_forgotten", "inbox_own_death"] {
-        let new = format!(
-            "delete from {}.{table} where consumer operator(pg_catalog.=) $1",
-            config.schema
-        );
-        let new = sqlx::query(AssertSqlSafe(new)).bind(&config.name);
-        new.execute(pool).await?;
+        let new = store.statement(&format!(
+            "delete from pillarbox.{table} where consumer operator(pg_catalog.=) $1"
+        ));
+        store.query(&new).execute(pool).await?;
     }
     Ok(retired)
 }

@@ -1,5 +1,10 @@
 //! Why a subscription ended.
 
+use std::fmt::{Debug, Display};
+
+use async_nats::error::Error;
+use pillarbox_store::full_text;
+
 /// The subscription cannot go on; another must be opened.
 #[derive(Debug, thiserror::Error)]
 #[error("{reason}")]
@@ -9,6 +14,12 @@ pub(super) struct Interrupted {
     pub(super) at_once: bool,
     /// The client that reads is of no use any more.
     pub(super) is_over: bool,
+}
+
+impl<Kind: Clone + Debug + Display + PartialEq + 'static> From<Error<Kind>> for Interrupted {
+    fn from(error: Error<Kind>) -> Self {
+        Self::new(full_text(&error))
+    }
 }
 
 impl Interrupted {

@@ -1,9 +1,10 @@
-//! Which of a consumer's failures are told in the log: changes of state, and of many alike the first few and a count.
+//! Decides which of a consumer's failures get a line in the log: changes of state, and of many alike the first few and
+//! a count.
 //!
-//! A line for each failed attempt of each event would be megabytes when a provider is away or a producer sends nonsense.
-//! So an event is told when it begins to fail, when it is given up, and when it is handled after all; of each of these
-//! at most [so many](MOST_LINES) within a minute, and what was not told is counted, and the counts told every half
-//! minute. The metrics count everything, and the level `debug` tells it.
+//! A line for each failed attempt of each event would be megabytes when a provider is away or a producer sends
+//! nonsense. So an event gets a line when it begins to fail, when it is given up, and when it is handled after all. Of
+//! each of these there are at most [`MOST_LINES`] within a minute. The rest is counted, and the counts are logged every
+//! half minute. The metrics count everything, and the level `debug` shows every failure.
 
 use std::collections::HashSet;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -17,15 +18,15 @@ const MOST_LINES: u32 = 10;
 
 const WINDOW: Duration = Duration::from_secs(60);
 
-/// How often it is told what was not told one by one.
+/// How often the counts of what got no line are logged.
 const SUMMARY_EVERY: Duration = Duration::from_secs(30);
 
-/// How many events are remembered that were said to fail. Forgetting one leaves out that it was handled after all.
+/// How many failing events are remembered. If one is forgotten, the log does not say that it was handled after all.
 const MOST_REMEMBERED: usize = 1_000;
 
 /// A change of state.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Change {
+pub(super) enum JournalChange {
     /// An event fails for the first time.
     Fails,
     /// An event is given up.
@@ -34,7 +35,7 @@ pub(super) enum Change {
     Unwritten,
 }
 
-/// What was not told one by one.
+/// How many changes got no line of their own.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(super) struct Untold {
     pub(super) fails: u64,
@@ -44,10 +45,10 @@ pub(super) struct Untold {
 
 /// See the [module](self). Clones share it.
 #[derive(Clone, Debug)]
-pub(super) struct Journal(Arc<Mutex<Pages>>);
+pub(super) struct Journal(Arc<Mutex<JournalPages>>);
 
 #[derive(Debug)]
-struct Pages {
+struct JournalPages {
     window: Instant,
     lines: [u32; 3],
     untold: Untold,
@@ -58,7 +59,7 @@ struct Pages {
 impl Journal {
     pub(super) fn new() -> Self {
         let now = Instant::now();
-        Self(Arc::new(Mutex::new(Pages {
+        Self(Arc::new(Mutex::new(JournalPages {
             window: now,
             lines: [0; 3],
             untold: Untold::default(),
@@ -67,12 +68,12 @@ impl Journal {
         })))
     }
 
-    /// Whether this change is to be told in a line of its own.
-    pub(super) fn tells(&self, change: Change, event: Option<&Identity>) -> bool {
+    /// Whether this change gets a line of its own.
+    pub(super) fn tells(&self, change: JournalChange, event: Option<&Identity>) -> bool {
         self.tells_at(Instant::now(), change, event)
     }
 
-    fn tells_at(&self, now: Instant, change: Change, event: Option<&Identity>) -> bool {
+    fn tells_at(&self, now: Instant, change: JournalChange, event: Option<&Identity>) -> bool {
         let mut pages = self.pages();
         if now >= pages.window + WINDOW {
             pages.window = now;
@@ -84,29 +85,29 @@ impl Journal {
             pages.lines[which] += 1;
         } else {
             match change {
-                Change::Fails => pages.untold.fails += 1,
-                Change::Letter => pages.untold.letters += 1,
-                Change::Unwritten => pages.untold.unwritten += 1,
+                JournalChange::Fails => pages.untold.fails += 1,
+                JournalChange::Letter => pages.untold.letters += 1,
+                JournalChange::Unwritten => pages.untold.unwritten += 1,
             }
         }
         if let Some(event) = event {
             match change {
-                Change::Fails if tells && pages.failing.len() < MOST_REMEMBERED => {
+                JournalChange::Fails if tells && pages.failing.len() < MOST_REMEMBERED => {
                     pages.failing.insert(event.clone());
                 }
-                Change::Letter => drop(pages.failing.remove(event)),
+                JournalChange::Letter => drop(pages.failing.remove(event)),
                 _ => {}
             }
         }
         tells
     }
 
-    /// Whether it is to be told that this event was handled: it was said to fail.
+    /// Whether the log should say that this event was handled, because it has said that the event fails.
     pub(super) fn tells_recovery(&self, event: &Identity) -> bool {
         self.pages().failing.remove(event)
     }
 
-    /// What was not told one by one, if that is to be told now: from time to time, or `at_last`.
+    /// The counts of what got no line, if it is time to log them, or if this is the last call (`at_last`).
     pub(super) fn summary(&self, at_last: bool) -> Option<Untold> {
         self.summary_at(Instant::now(), at_last)
     }
@@ -120,7 +121,7 @@ impl Journal {
         Some(std::mem::take(&mut pages.untold))
     }
 
-    fn pages(&self) -> MutexGuard<'_, Pages> {
+    fn pages(&self) -> MutexGuard<'_, JournalPages> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
@@ -132,9 +133,9 @@ mod tests {
     #[test]
     fn of_many_changes_the_first_are_told_and_the_others_counted() {
         let (journal, mut now) = (Journal::new(), Instant::now());
-        let letter = |now| journal.tells_at(now, Change::Letter, None);
+        let letter = |now| journal.tells_at(now, JournalChange::Letter, None);
         assert_eq!((0..3_000).filter(|_| letter(now)).count(), 10);
-        assert!(journal.tells_at(now, Change::Fails, None), "each kind has its own lines");
+        assert!(journal.tells_at(now, JournalChange::Fails, None), "each kind has its own lines");
         let untold = Untold { letters: 2_990, ..Untold::default() };
         assert_eq!(journal.summary_at(now, false), Some(untold));
         assert_eq!(journal.summary_at(now, true), None, "told");
@@ -153,11 +154,11 @@ mod tests {
             event.id(id).build().unwrap().identity()
         };
         assert!(!journal.tells_recovery(&event("1")));
-        assert!(journal.tells(Change::Fails, Some(&event("1"))));
+        assert!(journal.tells(JournalChange::Fails, Some(&event("1"))));
         assert!(journal.tells_recovery(&event("1")));
         assert!(!journal.tells_recovery(&event("1")), "once");
-        assert!(journal.tells(Change::Fails, Some(&event("2"))));
-        assert!(journal.tells(Change::Letter, Some(&event("2"))));
+        assert!(journal.tells(JournalChange::Fails, Some(&event("2"))));
+        assert!(journal.tells(JournalChange::Letter, Some(&event("2"))));
         assert!(!journal.tells_recovery(&event("2")), "it was given up");
     }
 }

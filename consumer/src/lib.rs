@@ -6,20 +6,14 @@
 //! whether the database is back, and then continues. [`pillarbox_inbox`] makes each event take effect once.
 //!
 //! ```no_run
-//! use std::borrow::Cow;
-//! use pillarbox_consumer::{Consumer, ConsumerConfig};
+//! use pillarbox_consumer::Consumer;
 //! use pillarbox_event::Event;
-//! use pillarbox_inbox::{HandlerError, Router, Tx, handler_fn};
+//! use pillarbox_inbox::{HandlerError, Tx};
 //! use tokio_util::sync::CancellationToken;
 //!
-//! #[derive(serde::Serialize, serde::Deserialize)]
+//! #[derive(Event, serde::Serialize, serde::Deserialize)]
+//! #[event(type = "order.placed", topic = "orders.placed", key = order)]
 //! struct OrderPlaced { order: i64, cents: i64 }
-//!
-//! impl Event for OrderPlaced {
-//!     const TYPE: &'static str = "order.placed";
-//!     fn topic(&self) -> Cow<'_, str> { "orders.placed".into() }
-//!     fn key(&self) -> Option<Cow<'_, str>> { Some(self.order.to_string().into()) }
-//! }
 //!
 //! async fn charge(tx: &mut Tx, placed: OrderPlaced) -> Result<(), HandlerError> {
 //!     sqlx::query("insert into charges (order_id, cents) values ($1, $2)")
@@ -32,14 +26,11 @@
 //!
 //! # async fn run(client: async_nats::Client, pool: sqlx::PgPool) -> Result<(), Box<dyn std::error::Error>> {
 //! pillarbox_inbox::migrate(&pool).await?;
-//! let config = ConsumerConfig {
-//!     stream: "ORDERS".into(),
-//!     name: "payments".into(),
-//!     filter_subjects: vec!["orders.placed".into()],
-//!     ..ConsumerConfig::default()
-//! };
 //! let shutdown = CancellationToken::new();
-//! Consumer::new(client, pool, config)?.run(Router::new().on(handler_fn(charge)), shutdown).await?;
+//! Consumer::new(client, pool, "ORDERS", "payments")?
+//!     .on(charge)
+//!     .run(shutdown)
+//!     .await?;
 //! # Ok(())
 //! # }
 //! ```
@@ -47,45 +38,50 @@
 //! | module | concept |
 //! |---|---|
 //! | [`Consumer`], [`ConsumerConfig`] | what a service runs, and its settings |
-//! | [`status`] | [`Status`]: a consumer's state and progress, for health endpoints |
+//! | [`status`] | [`ConsumerStatus`]: a consumer's state and progress, for health endpoints |
 //! | [`metrics`](mod@metrics) | a consumer's metrics, for any exporter |
 //! | [`streams`] | [`StreamSpec`](streams::StreamSpec): streams for work queues, fan-out and event logs |
 //! | [`generation`] | building a projection again from the event log |
 
+mod after_failure;
 mod beginning;
 mod config;
 mod consumer;
-mod crowding;
+mod control;
 mod difference;
+mod driver;
 mod durable;
+mod endings;
 mod error;
 pub mod generation;
-mod incoming;
 mod interrupted;
 mod journal;
-mod lanes;
-mod letters;
 mod measure;
+mod message;
 pub mod metrics;
 mod one_by_one;
+mod parked_events;
 mod partitions;
-mod pause;
 mod place;
-mod pulse;
+mod places;
 mod reader;
 mod removed;
-mod running;
+mod scheduler;
 pub mod status;
 mod stored;
 mod stream_settings;
 pub mod streams;
 mod subjects;
 mod subscription;
+mod unhandled;
 mod unreadable;
 mod worker;
 
-pub use config::{AfterLoss, ConsumerConfig, Order};
+pub use config::{AfterLoss, ConsumerConfig, HandlingOrder};
 pub use consumer::Consumer;
 pub use error::ConsumerError;
 pub use metrics::Totals;
-pub use status::{Lag, LastError, Partitions, Removed, State, Status, Watch};
+pub use status::{
+    ConsumerState, ConsumerStatus, Lag, LastError, Partitions, PausedType, Removed, Watch,
+};
+pub use unhandled::Unhandled;

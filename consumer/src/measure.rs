@@ -1,5 +1,5 @@
-//! Asks the server again and again how far behind a consumer is, whether something there keeps events from it, and whether
-//! the stream loses any.
+//! Asks the server again and again how far behind a consumer is, whether something on the server keeps events from it,
+//! and whether the stream loses events.
 
 use std::time::Duration;
 
@@ -13,7 +13,7 @@ use tokio::time::{Instant, sleep, timeout};
 
 use super::config::ConsumerConfig;
 use super::durable::Durable;
-use super::removed::{Gap, Looker, Removed};
+use super::removed::{Gap, Looker, RemovedSoFar};
 use super::status::{Hindrance, Lag, Reporter};
 use super::stored;
 use super::stream_settings;
@@ -23,16 +23,16 @@ use super::subscription::active_pin;
 /// How often the server is asked.
 const EVERY: Duration = Duration::from_secs(2);
 
-/// Of how many partitions at a time.
+/// About how many partitions the server is asked at a time.
 const ASKED_AT_ONCE: usize = 16;
 
-/// How long the server may take to tell it.
+/// How long the server may take to answer.
 const PATIENCE: Duration = Duration::from_secs(5);
 
-/// How often the log tells of removed events at the most; the status has the figures in between.
+/// How often the log reports removed events at the most. The status has the figures in between.
 const TELL_EVERY: Duration = Duration::from_secs(60);
 
-/// How long a question is not asked again that was not answered, for want of a right perhaps.
+/// How long to wait before a question is repeated that was not answered, perhaps because a right is missing.
 const PAUSE: Duration = Duration::from_secs(60);
 
 /// Measures until it is dropped.
@@ -46,7 +46,7 @@ pub(super) async fn measure(
         config,
         reporter,
         not_before: Instant::now(),
-        removed: Removed::default(),
+        removed: RemovedSoFar::default(),
         told_at: None,
     };
     loop {
@@ -72,15 +72,15 @@ struct Measure<'a> {
     jetstream: &'a jetstream::Context,
     config: &'a ConsumerConfig,
     reporter: &'a Reporter,
-    /// When to ask again for what a stream stores.
+    /// When to ask again what a stream stores.
     not_before: Instant,
-    removed: Removed,
-    /// When the log last told of removed events.
+    removed: RemovedSoFar,
+    /// When the log last reported removed events.
     told_at: Option<Instant>,
 }
 
 impl Measure<'_> {
-    /// The stream, and its durables as they are. `None` if one is not there, or nobody answers.
+    /// The stream and its durables. `None` if one does not exist, or the server does not answer.
     async fn infos(&self) -> Option<(Stream, Vec<(Durable, Info)>)> {
         let stream = self.jetstream.get_stream(&self.config.stream).await.ok()?;
         self.reporter.warned(stream_settings::warnings(&stream.cached_info().config));
@@ -95,7 +95,8 @@ impl Measure<'_> {
         Some((stream, infos.into_iter().collect::<Option<Vec<_>>>()?))
     }
 
-    /// Tells of events that are gone before they were delivered. `resets`: those of this process.
+    /// Reports events that were removed before they were delivered. `resets`: how often this process has had durables
+    /// reset.
     fn look_for_removed(
         &mut self,
         stream: &Stream,
@@ -141,7 +142,7 @@ impl Measure<'_> {
         let held = self.reporter.oldest_age();
         lag.oldest_age_seconds = match held {
             None if lag.unhandled() == 0 => Some(0.0),
-            // With an order the process that is active holds the oldest.
+            // With an order, the active process holds the oldest event.
             Some(_) if self.config.order.keeps_keys() => held,
             _ => match (self.oldest_age(infos).await, held) {
                 (Some(stored), Some(held)) => Some(f64::max(stored, held)),
@@ -151,8 +152,8 @@ impl Measure<'_> {
         (lag, infos.iter().find_map(|(_, info)| active_pin(info)))
     }
 
-    /// The age of the oldest message above the ack floors. Without an order an event can be with another process, or wait
-    /// on the server for its next attempt.
+    /// The age of the oldest message above the ack floors. Without an order, an event can be with another process, or
+    /// wait on the server for its next attempt.
     async fn oldest_age(&mut self, infos: &[(Durable, Info)]) -> Option<f64> {
         if Instant::now() < self.not_before {
             return None;
@@ -165,7 +166,7 @@ impl Measure<'_> {
             questions
                 .extend(durable.all_filters().iter().map(|filter| (from, (*filter).to_owned())));
         }
-        // All of them, since any may have the oldest.
+        // All filters, because any of them may take the oldest message.
         let (jetstream, stream) = (self.jetstream, &self.config.stream);
         let mut answers =
             futures::stream::iter(questions)
@@ -176,7 +177,7 @@ impl Measure<'_> {
         let oldest = async {
             let mut oldest: Option<f64> = None;
             while let Some(stored) = answers.try_next().await? {
-                // Clocks may differ by more than it is old.
+                // The clocks may differ by more than the age.
                 let age = stored.map(|stored| stored.place.stored().elapsed().unwrap_or_default());
                 let age = age.map(|age| age.as_secs_f64());
                 oldest = oldest.into_iter().chain(age).reduce(f64::max);
@@ -257,7 +258,8 @@ impl Measure<'_> {
         (!self.config.filter_subjects.is_empty()).then(|| {
             format!(
                 "none of the {messages} messages of stream {} matches the filters {:?}; check that they are spelled \
-                 like the topics",
+                 like the topics. A relay with partitions sends orders.placed as orders.3.placed, which the filter \
+                 orders.*.placed matches",
                 self.config.stream, self.config.filter_subjects
             )
         })

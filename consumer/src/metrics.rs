@@ -14,44 +14,12 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
-use metrics::{
-    Counter, Gauge, Histogram, Label, Unit, counter, describe_counter, describe_gauge,
-    describe_histogram, gauge, histogram,
-};
+use metrics::{Counter, Gauge, Histogram, Label, counter, gauge, histogram};
 use pillarbox_inbox::Fault;
+pub use pillarbox_store::metric::{Kind, Metric};
 use serde::Serialize;
 
-/// The kind of a metric.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Kind {
-    /// Only grows, from 0 at the start of the process.
-    Counter,
-    /// Goes up and down.
-    Gauge,
-    /// Observations, counted by size.
-    Histogram,
-}
-
-/// A metric's name and meaning.
-#[derive(Clone, Copy, Debug)]
-pub struct Metric {
-    /// The name, as Prometheus shows it.
-    pub name: &'static str,
-    /// What it is.
-    pub kind: Kind,
-    /// What it says; the HELP line.
-    pub help: &'static str,
-}
-
-macro_rules! metrics {
-    ($($constant:ident = $kind:ident $name:literal $help:literal;)*) => {
-        $(#[doc = $help] pub const $constant: Metric = Metric { name: $name, kind: Kind::$kind, help: $help };)*
-        /// All metrics.
-        pub const ALL: &[Metric] = &[$($constant),*];
-    };
-}
-
-metrics! {
+pillarbox_store::metrics! {
     HANDLED = Counter "pillarbox_inbox_handled_events_total"
         "Events whose handler's transaction was committed.";
     DUPLICATES = Counter "pillarbox_inbox_duplicate_events_total"
@@ -77,6 +45,10 @@ metrics! {
         "Age of the oldest unhandled event by its time in the stream; 0 if nothing is unhandled, NaN if it is not known.";
     PAUSED = Gauge "pillarbox_inbox_paused"
         "1 while this process handles nothing because the database or the broker is away, 0 otherwise.";
+    PAUSED_BY_OPERATOR = Gauge "pillarbox_inbox_paused_by_operator"
+        "1 while an operator has paused the consumer, 0 otherwise.";
+    PAUSED_TYPES = Gauge "pillarbox_inbox_paused_types"
+        "Types of events that operators have paused.";
     PARTITIONS = Gauge "pillarbox_inbox_held_partitions"
         "Partitions that this process reads; 0 without partitions.";
     ACTIVE = Gauge "pillarbox_inbox_active"
@@ -89,17 +61,6 @@ pub const BUCKETS: &[f64] = &[
     0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0,
     60.0, 300.0,
 ];
-
-/// Describes the metrics to the recorder. [`Consumer::new`](crate::Consumer::new) does it too.
-pub fn describe() {
-    for Metric { name, kind, help } in ALL {
-        match kind {
-            Kind::Counter => describe_counter!(*name, *help),
-            Kind::Gauge => describe_gauge!(*name, *help),
-            Kind::Histogram => describe_histogram!(*name, Unit::Seconds, *help),
-        }
-    }
-}
 
 /// What a process has done since it started.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
@@ -129,6 +90,8 @@ pub(crate) struct Meter {
     removed: Counter,
     duration: Histogram,
     paused: Gauge,
+    paused_by_operator: Gauge,
+    paused_types: Gauge,
     active: Gauge,
     partitions: Gauge,
 }
@@ -166,6 +129,8 @@ impl Meter {
             removed: counter!(REMOVED.name, labels()),
             duration: histogram!(DURATION.name, labels()),
             paused: gauge!(PAUSED.name, labels()),
+            paused_by_operator: gauge!(PAUSED_BY_OPERATOR.name, labels()),
+            paused_types: gauge!(PAUSED_TYPES.name, labels()),
             active: gauge!(ACTIVE.name, labels()),
             partitions: gauge!(PARTITIONS.name, labels()),
             consumer,
@@ -185,6 +150,7 @@ impl Meter {
             meter.count(DEAD_LETTERS, "reason", reason, 0);
         }
         meter.paused.set(0.0);
+        meter.paused_by_operator(false, 0);
         meter.active.set(0.0);
         meter.partitions.set(0.0);
         meter
@@ -227,6 +193,11 @@ impl Meter {
         self.paused.set(flag(paused));
     }
 
+    pub(crate) fn paused_by_operator(&self, paused: bool, types: usize) {
+        self.paused_by_operator.set(flag(paused));
+        self.paused_types.set(number(types as u64));
+    }
+
     pub(crate) fn active(&self, active: bool) {
         self.active.set(flag(active));
     }
@@ -244,22 +215,25 @@ impl Meter {
         redelivered: u64,
         oldest_age_seconds: Option<f64>,
     ) {
-        let gauge =
-            |metric: Metric| gauge!(metric.name, std::slice::from_ref(&self.consumer).iter());
-        gauge(PENDING).set(number(pending));
-        gauge(ACK_PENDING).set(number(ack_pending));
-        gauge(REDELIVERED).set(number(redelivered));
-        // Unknown is not 0: a zero would say that all is well.
-        gauge(OLDEST_AGE).set(oldest_age_seconds.unwrap_or(f64::NAN));
+        let counts = [pending, ack_pending, redelivered].map(number);
+        self.lag_gauges(counts, oldest_age_seconds);
     }
 
     /// The lag is not known any more. Only the age of what this process holds is known, if it holds anything.
     pub(crate) fn lag_unknown(&self, oldest_held: Option<f64>) {
-        for metric in [PENDING, ACK_PENDING, REDELIVERED] {
-            gauge!(metric.name, std::slice::from_ref(&self.consumer).iter()).set(f64::NAN);
+        self.lag_gauges([f64::NAN; 3], oldest_held);
+    }
+
+    fn lag_gauges(&self, [pending, ack_pending, redelivered]: [f64; 3], age: Option<f64>) {
+        let age = age.unwrap_or(f64::NAN);
+        for (metric, value) in [
+            (PENDING, pending),
+            (ACK_PENDING, ack_pending),
+            (REDELIVERED, redelivered),
+            (OLDEST_AGE, age),
+        ] {
+            gauge!(metric.name, std::slice::from_ref(&self.consumer).iter()).set(value);
         }
-        let oldest = oldest_held.unwrap_or(f64::NAN);
-        gauge!(OLDEST_AGE.name, std::slice::from_ref(&self.consumer).iter()).set(oldest);
     }
 
     pub(crate) fn totals(&self) -> Totals {

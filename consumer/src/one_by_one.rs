@@ -1,4 +1,4 @@
-//! Pulls one message at a time, so that nothing is lost behind one that ends the connection.
+//! Pulls one message at a time, so that a message that ends the connection takes no other with it.
 
 use std::time::Duration;
 
@@ -12,17 +12,20 @@ use tokio::time::{Instant, timeout_at};
 use super::durable::GROUP;
 use super::interrupted::Interrupted;
 
-/// How much longer than a request lasts its end is waited for.
+/// How much longer than a request lasts to wait for its end.
 const MARGIN: Duration = Duration::from_secs(5);
 
+/// How long a request lasts that must get no message.
+const ASKED_FOR_NOTHING: Duration = Duration::from_millis(100);
+
 pub(super) struct OneByOne {
-    /// Of the client that reads.
+    /// JetStream, through the client that reads.
     context: Context,
     pull: Pull,
     inbox: String,
     answers: Subscriber,
     pin: Option<String>,
-    /// Until when there is an answer to the request that was sent.
+    /// Until when the request that was sent can be answered.
     asked: Option<Instant>,
 }
 
@@ -40,13 +43,46 @@ struct Request<'a> {
     batch: usize,
     expires: u128,
     #[serde(skip_serializing_if = "Option::is_none")]
+    max_bytes: Option<u64>,
+    #[serde(skip_serializing_if = "Option::is_none")]
     group: Option<&'static str>,
     #[serde(skip_serializing_if = "Option::is_none")]
     id: Option<&'a str>,
 }
 
+impl Request<'_> {
+    async fn send(
+        &self,
+        context: &Context,
+        stream: &str,
+        consumer: &str,
+        inbox: String,
+    ) -> Result<(), Interrupted> {
+        let request =
+            serde_json::to_vec(self).map_err(|error| Interrupted::new(error.to_string()))?;
+        let request = Asked::new().payload(request.into()).inbox(inbox);
+        let subject = format!("CONSUMER.MSG.NEXT.{stream}.{consumer}");
+        Ok(context.send_request(subject, request).await?)
+    }
+}
+
+/// Keeps this process pinned while it takes no message. Each request under a pin extends the pin. This one asks for a
+/// message that is smaller than any, so it gets none.
+pub(super) async fn stay_pinned(
+    context: &Context,
+    stream: &str,
+    consumer: &str,
+    pin: &str,
+) -> Result<(), Interrupted> {
+    let expires = ASKED_FOR_NOTHING.as_nanos();
+    let request =
+        Request { batch: 1, expires, max_bytes: Some(1), group: Some(GROUP), id: Some(pin) };
+    // Nobody listens for the answer, because there will be none.
+    request.send(context, stream, consumer, context.client().new_inbox()).await
+}
+
 impl OneByOne {
-    /// `pin`: what this process was pinned as last.
+    /// `pin`: the last pin of this process.
     pub(super) async fn open(
         context: Context,
         pull: Pull,
@@ -56,7 +92,7 @@ impl OneByOne {
         Ok(Self { context, pull, inbox, answers, pin, asked: None })
     }
 
-    /// Goes on over another client, under the same pin.
+    /// Continues over another client, under the same pin.
     pub(super) async fn read_over(&mut self, context: Context) -> Result<(), Interrupted> {
         (self.inbox, self.answers) = subscribe(&context).await?;
         self.context = context;
@@ -114,18 +150,14 @@ impl OneByOne {
         let request = Request {
             batch: 1,
             expires: self.pull.expires.as_nanos(),
+            max_bytes: None,
             group: self.pull.pinned.then_some(GROUP),
             id: self.pin.as_deref(),
         };
-        let request =
-            serde_json::to_vec(&request).map_err(|error| Interrupted::new(error.to_string()))?;
         let until = Instant::now() + self.pull.expires + MARGIN;
         self.asked = Some(until);
-        let request = Asked::new().payload(request.into()).inbox(self.inbox.clone());
         let Pull { stream, consumer, .. } = &self.pull;
-        let subject = format!("CONSUMER.MSG.NEXT.{stream}.{consumer}");
-        let asked = self.context.send_request(subject, request);
-        asked.await.map_err(|error| Interrupted::new(full_text(&error)))?;
+        request.send(&self.context, stream, consumer, self.inbox.clone()).await?;
         Ok(until)
     }
 }

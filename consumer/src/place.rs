@@ -43,12 +43,12 @@ impl Place {
         &self.stream
     }
 
-    /// What to call it: `STREAM:sequence`, which names it within one life of the stream.
+    /// Its name, `STREAM:sequence`, which is unique within one life of the stream.
     pub(crate) fn name(&self) -> String {
         format!("{}:{}", self.stream, self.sequence)
     }
 
-    /// The message here, which is no event, as the inbox sets it aside.
+    /// The message at this place, which is no event, in the form in which the inbox sets it aside.
     pub(crate) fn unreadable<'a>(
         &'a self,
         topic: &'a str,

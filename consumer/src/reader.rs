@@ -1,11 +1,11 @@
 //! The connection over which a consumer reads.
 //!
-//! async-nats takes any fault in the headers of a message for a lost connection, and a carriage return within a header's
-//! value ends the client for good. A consumer that read over the service's own client would take that client down with
-//! each such message. So it reads over a connection of its own where it can make one:
+//! async-nats treats any fault in the headers of a message as a lost connection, and a carriage return within a
+//! header's value ends the client for good. If a consumer read over the service's own client, each such message would
+//! take that client down. So the consumer reads over a connection of its own if it can make one:
 //!
 //! - with the options that [`Consumer::reading_with`](super::Consumer::reading_with) was given;
-//! - without any, to the same servers as the service's client, if they ask for neither a login nor TLS.
+//! - without options, to the same servers as the service's client, if they ask for neither a login nor TLS.
 //!
 //! Otherwise it reads over the service's client, which loses its connection about twice for each message that cannot be
 //! parsed. Everything but the reading, such as questions about the stream, goes over the service's client.
@@ -23,10 +23,10 @@ use tokio::time::{sleep, timeout};
 
 use super::config::ConsumerConfig;
 
-/// How long making a connection may take, and how long one that is well may take to answer.
+/// How long it may take to make a connection, and how long a working connection may take to answer.
 const PATIENCE: Duration = Duration::from_secs(5);
 
-/// How often the broker is asked for a sign of life, so that a connection that swallows what is sent is found out within
+/// How often the broker is asked for a sign of life. A connection that swallows what is sent is then noticed within
 /// seconds.
 const PING_INTERVAL: Duration = Duration::from_secs(4);
 
@@ -60,12 +60,12 @@ impl Reader {
         Self { service, how, config, name, own: Arc::default(), said: Arc::default() }
     }
 
-    /// JetStream as the client reaches it that is to read.
+    /// JetStream, through the client that reads.
     pub(super) async fn context(&self) -> jetstream::Context {
         self.config.context(self.client().await)
     }
 
-    /// The client to read with: its own, made anew if that is of no use any more, or the service's.
+    /// The client to read with: the consumer's own, which is made anew if it has ended, or the service's.
     async fn client(&self) -> Client {
         let mut own = self.own.lock().await;
         if let Some(client) = own.as_ref() {
@@ -129,7 +129,7 @@ impl Reader {
         }
     }
 
-    /// Sees what was sent off, where there is a connection for it.
+    /// Waits until what was sent has left, if there is a connection.
     pub(super) async fn flush(&self) {
         let own = self.own.lock().await.clone();
         for client in own.iter().chain([&self.service]) {
@@ -143,8 +143,8 @@ impl Reader {
 /// How often a connection is looked at.
 const LOOK_EVERY: Duration = Duration::from_millis(250);
 
-/// The connection that a client had at a moment. Over another one a message can be of another life of the stream, though
-/// a subscription goes on as if nothing had happened.
+/// The connection that a client had at one moment. A subscription continues over a new connection as if nothing had
+/// happened, but messages that come over it may belong to another life of the stream.
 #[derive(Debug)]
 pub(super) struct Connection {
     client: Client,
@@ -160,7 +160,7 @@ impl Connection {
         number_of(&self.client) != self.number
     }
 
-    /// Comes back when the connection is another one. Safe to cancel.
+    /// Returns when there is another connection. Safe to cancel.
     pub(super) async fn lost(&self) {
         while !self.is_lost() {
             sleep(LOOK_EVERY).await;

@@ -1,22 +1,24 @@
-//! Events that a stream removed before the durable consumer was given them: by a limit, a purge, or by hand.
+//! Finds events that a stream removed before it delivered them to the durable consumer: by a limit, a purge, or by
+//! hand.
 //!
-//! Nobody tells a consumer. It is found by comparing what the server says of stream and durable consumer every two
-//! seconds, and told only with proof:
+//! Nobody tells a consumer about them. It compares what the server says of the stream and the durable consumer every
+//! two seconds, and reports a loss only with proof:
 //!
-//! - **The stream begins behind the next message.** Everything between the last message that was delivered and the first
-//!   one that the stream still has was removed undelivered. Where the durable's filters take all of the stream's subjects,
-//!   these sequences are its events, and so many. Otherwise they may be those of others, and this proves nothing.
-//! - **Fewer are pending than before, without having been delivered.** Of `pending` events, `delivered` left since the last
-//!   look, and new ones can only have added to what is left. So at least `before − left − delivered` were removed; and no
-//!   more than the stream has removed altogether. This also finds a purge, with which the server moves the durable behind
-//!   what it removed.
+//! - **The stream begins after the next message.** Everything between the last delivered message and the first one that
+//!   the stream still has was removed undelivered. If the durable's filters take all of the stream's subjects, each of
+//!   these sequences is one of its events. Otherwise they may be those of others, and this proves nothing.
+//! - **Fewer are pending than before, without having been delivered.** Of `pending` events, `delivered` have left since
+//!   the last look, and new events can only have added to the rest. So at least `before − now − delivered` were
+//!   removed, and no more than the stream has removed altogether. This also finds a purge, after which the server moves
+//!   the durable past what was removed.
 //!
-//! The second rests on the consumer's own sequence, which counts deliveries, and which begins anew with a reset. So it
-//! holds between two looks only if nobody reset the durable: this process has not, and no other process was active. The
-//! figure is a lower bound: an event that is removed and one that is published between two looks cancel out. Events that
-//! were delivered, and removed before they were acknowledged, are not among them: whoever holds them handles them.
+//! The second proof rests on the durable's own sequence, which counts deliveries and starts again with a reset. So it
+//! holds between two looks only if nobody has reset the durable: neither this process, nor another one that was active.
+//! The number is a lower bound: if one event is removed and another is published between two looks, the two cancel out.
+//! Events that were delivered and then removed before they were acknowledged are not among them, because the process
+//! that holds them handles them.
 //!
-//! What is removed while no process runs is seen at the next start only by the first way.
+//! What is removed while no process runs is found at the next start, but only by the first proof.
 
 use std::collections::BTreeMap;
 
@@ -34,7 +36,7 @@ pub(super) struct Gap {
 
 /// What the durables of a consumer were like at the last look.
 #[derive(Debug, Default)]
-pub(super) struct Removed(BTreeMap<String, Seen>);
+pub(super) struct RemovedSoFar(BTreeMap<String, Seen>);
 
 /// What the server said of a stream and one of its durables.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -50,9 +52,9 @@ struct Seen {
     first: u64,
     /// How many messages the stream has removed in its life.
     removed: u64,
-    /// Up to this sequence it was told.
+    /// The sequence up to which a loss was reported.
     told: u64,
-    /// How often this process has had durables reset; `None` if it was about to.
+    /// How often this process has had durables reset. `None`: a reset was under way.
     resets: Option<u64>,
 }
 
@@ -61,13 +63,13 @@ struct Seen {
 pub(super) struct Looker<'a> {
     /// Whether a pin is, or was, this process's.
     pub(super) is_mine: &'a dyn Fn(&str) -> bool,
-    /// How often it has had durables reset; `None` if it was about to.
+    /// How often it has had durables reset. `None`: a reset was under way.
     pub(super) resets: Option<u64>,
     /// Whether durables are reset at all.
     pub(super) ordered: bool,
 }
 
-impl Removed {
+impl RemovedSoFar {
     /// Looks at a durable. `takes_all`: its filters take all of the stream's subjects. `pin`: that of the process that is
     /// active.
     pub(super) fn look(

@@ -4,22 +4,23 @@
 //!              connected, nobody is active           an event comes
 //!   starting ─────────────────────────────► ready ─────────────────────► active
 //!       │                                    │ ▲                           │
-//!       │          an event goes to another  ▼ │ that one is gone          │ was silent for takeover_ms,
+//!       │          an event goes to another  ▼ │ that one is gone          │ was silent for `takeover`,
 //!       └──────────────────────────────► standing by ◄─────────────────────┘ and another got an event
 //!         connected, another is active
 //!
 //!   any but stopped ── the database fails ──► paused ── it answers ──► back
 //!   any but stopped ── the broker fails ──► waiting ── connected again ──► ready, or standing by
+//!   connected ── an operator pauses it ──► paused by operator ── resumed ──► back
 //!   any ── run ends, or is dropped ──► stopped
 //! ```
 //!
 //! The server decides which process is active: it is the one that the server has pinned. With
-//! [`Order::None`](super::Order::None) every process is active, and none stands by. With partitions, every process that
-//! reads at least one of them is active.
+//! [`HandlingOrder::None`](super::HandlingOrder::None) every process is active, and none stands by. With partitions,
+//! every process that reads at least one of them is active.
 
 use std::collections::{BTreeMap, BTreeSet, HashSet};
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, SystemTime};
 
 use serde::{Serialize, Serializer};
@@ -27,21 +28,24 @@ use time::OffsetDateTime;
 use time::format_description::well_known::Rfc3339;
 use tokio::sync::watch;
 
+use pillarbox_inbox::source::{PausedBy, Told};
+
 use super::removed::Gap;
 use crate::metrics::{Meter, Totals};
 use crate::place::Place;
+use crate::places::Places;
 
 /// A consumer's status at one moment. Serialises to one flat object with `state` as a word.
 #[derive(Clone, Debug, PartialEq, Serialize)]
 #[non_exhaustive]
-pub struct Status {
+pub struct ConsumerStatus {
     /// The consumer's name.
     pub consumer: String,
     /// The stream it reads.
     pub stream: String,
     /// What it is doing.
     #[serde(flatten)]
-    pub state: State,
+    pub state: ConsumerState,
     /// The partitions of this process. `None` without partitions.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub partitions: Option<Partitions>,
@@ -52,19 +56,33 @@ pub struct Status {
     pub warnings: Option<Vec<String>>,
     /// Events that the stream removed before they were delivered. `None` as long as there is no proof of any.
     pub removed: Option<Removed>,
+    /// The types of events that operators have paused, with who did it and why. Their events wait, and the later events
+    /// of their keys wait behind them. They do not affect [`is_well`](Self::is_well).
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub paused_types: Vec<PausedType>,
+    /// How many events per second all processes of the consumer may begin together, if an operator has limited it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub per_second: Option<f64>,
     /// What this process has done since it started.
     pub totals: Totals,
     /// The last failure: of an event, or of something that events need (the database, the broker, a provider).
     pub last_error: Option<LastError>,
 }
 
-impl Status {
+impl ConsumerStatus {
     /// Whether the consumer works as it should: it handles events, or would handle the next one, and has the same
-    /// number of partitions as the relay. Suitable for a readiness probe. A liveness probe should only check for
-    /// [`State::Stopped`], because a restart does not end an outage.
+    /// number of partitions as the relay. A consumer that an operator has paused is well, because it does as it was told.
+    /// Suitable for a readiness probe. A liveness probe should only check for [`ConsumerState::Stopped`], because a
+    /// restart does not end an outage.
     pub fn is_well(&self) -> bool {
         let fits = self.partitions.as_ref().is_none_or(|partitions| partitions.sent_with.is_none());
-        fits && matches!(self.state, State::Active | State::Ready | State::StandingBy)
+        fits && matches!(
+            self.state,
+            ConsumerState::Active
+                | ConsumerState::Ready
+                | ConsumerState::StandingBy
+                | ConsumerState::PausedByOperator { .. }
+        )
     }
 
     /// Whether everything that was in the stream at the last measurement is handled. `false` until the first
@@ -78,7 +96,7 @@ impl Status {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 #[serde(tag = "state", rename_all = "kebab-case")]
 #[non_exhaustive]
-pub enum State {
+pub enum ConsumerState {
     /// It has not found its stream yet.
     Starting,
     /// It gets events.
@@ -99,8 +117,50 @@ pub enum State {
         /// What failed.
         reason: String,
     },
+    /// An operator has paused it: `paused by NAME since TIME: NOTE`. Its events wait in the stream. It continues when an
+    /// operator resumes it.
+    PausedByOperator {
+        /// Who paused it, since when, and why.
+        reason: String,
+    },
     /// `run` has ended.
     Stopped,
+}
+
+impl ConsumerState {
+    /// The state in a word, as it is serialised.
+    pub fn name(&self) -> &'static str {
+        match self {
+            Self::Starting => "starting",
+            Self::Active => "active",
+            Self::Ready => "ready",
+            Self::StandingBy => "standing-by",
+            Self::Paused { .. } => "paused",
+            Self::Waiting { .. } => "waiting",
+            Self::PausedByOperator { .. } => "paused-by-operator",
+            Self::Stopped => "stopped",
+        }
+    }
+}
+
+/// A type of events that an operator has paused.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[non_exhaustive]
+pub struct PausedType {
+    /// The type.
+    pub event_type: String,
+    /// Who paused it, since when, and why.
+    pub reason: String,
+}
+
+/// `paused by NAME since TIME: NOTE`, as operators read it.
+fn paused_by(pause: &PausedBy) -> String {
+    let since = pause.since.replace_nanosecond(0).unwrap_or(pause.since);
+    let since = since.format(&Rfc3339).unwrap_or_default();
+    match &pause.note {
+        Some(note) => format!("paused by {} since {since}: {note}", pause.by),
+        None => format!("paused by {} since {since}", pause.by),
+    }
 }
 
 /// The partitions of one process of a consumer.
@@ -176,7 +236,7 @@ pub struct LastError {
     pub error: String,
 }
 
-/// Gives a consumer's [`Status`] while it runs. Cheap to clone; outlives the consumer.
+/// Gives a consumer's [`ConsumerStatus`] while it runs. Cheap to clone; outlives the consumer.
 #[derive(Clone, Debug)]
 pub struct Watch {
     meter: Meter,
@@ -186,19 +246,9 @@ pub struct Watch {
 impl Watch {
     /// The status now. This makes no request: the lag is the last one measured, at most a few seconds old while the
     /// broker answers.
-    pub fn get(&self) -> Status {
+    pub fn get(&self) -> ConsumerStatus {
         let view = self.view.borrow().clone();
-        Status {
-            consumer: view.consumer.clone(),
-            stream: view.stream.clone(),
-            state: view.state(),
-            partitions: view.partitions,
-            warnings: view.warnings,
-            removed: view.removed,
-            totals: self.meter.totals(),
-            lag: view.lag,
-            last_error: view.last_error,
-        }
+        ConsumerStatus { state: view.state(), totals: self.meter.totals(), ..view.told }
     }
 
     /// Waits until the state, the lag or the last error has changed since the last call. `false` once they can no
@@ -209,7 +259,10 @@ impl Watch {
 
     /// Waits until `wanted` returns true for a status, and returns that status. `None` if the consumer is gone before.
     /// Safe to cancel.
-    pub async fn until(&mut self, mut wanted: impl FnMut(&Status) -> bool) -> Option<Status> {
+    pub async fn until(
+        &mut self,
+        mut wanted: impl FnMut(&ConsumerStatus) -> bool,
+    ) -> Option<ConsumerStatus> {
         loop {
             self.view.borrow_and_update();
             let status = self.get();
@@ -223,11 +276,11 @@ impl Watch {
     }
 }
 
-/// What is known of the state, each part by the one who knows it.
+/// What is known of the consumer. Each part is written by the code that knows it.
 #[derive(Clone, Debug)]
 struct View {
-    consumer: String,
-    stream: String,
+    /// What the status shows as it is. Its state and its totals are not used.
+    told: ConsumerStatus,
     broker: Broker,
     /// Whether only the process that is pinned gets events.
     pinned: bool,
@@ -235,15 +288,14 @@ struct View {
     pin: Option<String>,
     /// The pin of the active process, as far as is known.
     active: Option<String>,
-    partitions: Option<Partitions>,
     paused: Option<String>,
-    /// What keeps events from it, though it is connected.
+    /// Why it is not known what operators have paused.
+    unknown: Option<String>,
+    /// Who has paused the consumer.
+    paused_by: Option<String>,
+    /// What keeps events from it although it is connected.
     hindered: Option<Hindrance>,
     stopped: bool,
-    lag: Option<Lag>,
-    warnings: Option<Vec<String>>,
-    removed: Option<Removed>,
-    last_error: Option<LastError>,
 }
 
 /// What keeps events from a consumer that is connected.
@@ -251,7 +303,7 @@ struct View {
 pub(super) enum Hindrance {
     /// Nothing comes.
     Nothing(String),
-    /// What comes is not what should: it is not to be read.
+    /// What arrives is not what should arrive, so it must not be read.
     Differs(String),
 }
 
@@ -270,38 +322,42 @@ enum Broker {
 }
 
 impl View {
-    fn state(&self) -> State {
+    fn state(&self) -> ConsumerState {
         let hindered = self.hindered.as_ref().map(Hindrance::reason);
-        match (&self.broker, &self.paused) {
-            _ if self.stopped => State::Stopped,
-            (_, Some(reason)) => State::Paused { reason: reason.clone() },
-            (Broker::Away(reason), None) => State::Waiting { reason: reason.clone() },
-            (Broker::Unknown, None) => State::Starting,
+        match (&self.broker, self.paused.as_ref().or(self.unknown.as_ref())) {
+            _ if self.stopped => ConsumerState::Stopped,
+            (_, Some(reason)) => ConsumerState::Paused { reason: reason.clone() },
+            (Broker::Away(reason), None) => ConsumerState::Waiting { reason: reason.clone() },
+            (Broker::Unknown, None) => ConsumerState::Starting,
             (Broker::Connected, None) if hindered.is_some() => {
-                State::Waiting { reason: hindered.unwrap_or_default().to_owned() }
+                ConsumerState::Waiting { reason: hindered.unwrap_or_default().to_owned() }
             }
-            (Broker::Connected, None) if self.reads_none() => State::StandingBy,
-            (Broker::Connected, None) if !self.pinned => State::Active,
+            (Broker::Connected, None) if self.paused_by.is_some() => {
+                ConsumerState::PausedByOperator {
+                    reason: self.paused_by.clone().unwrap_or_default(),
+                }
+            }
+            (Broker::Connected, None) if self.reads_none() => ConsumerState::StandingBy,
+            (Broker::Connected, None) if !self.pinned => ConsumerState::Active,
             (Broker::Connected, None) => match &self.active {
-                None => State::Ready,
-                active if *active == self.pin => State::Active,
-                Some(_) => State::StandingBy,
+                None => ConsumerState::Ready,
+                active if *active == self.pin => ConsumerState::Active,
+                Some(_) => ConsumerState::StandingBy,
             },
         }
     }
 
     fn reads_none(&self) -> bool {
-        self.partitions.as_ref().is_some_and(|partitions| partitions.held.is_empty())
+        self.told.partitions.as_ref().is_some_and(|partitions| partitions.held.is_empty())
     }
 }
 
-/// The side that knows. Cheap to clone.
+/// Changes the status. Cheap to clone.
 #[derive(Clone, Debug)]
 pub(crate) struct Reporter {
     pub(crate) meter: Meter,
     view: watch::Sender<View>,
-    /// What is held, the oldest first.
-    held: Arc<Mutex<BTreeSet<Place>>>,
+    held: Arc<Places>,
     waits_since: Arc<Mutex<Option<SystemTime>>>,
     /// Durables whose messages could not be looked at: the ack floor, and how many times it was tried there.
     unseen: Arc<Mutex<BTreeMap<String, (u64, u32)>>>,
@@ -328,32 +384,42 @@ impl Drop for Resetting {
     }
 }
 
-/// How long a lag is shown in the metrics that was not measured again.
+/// How long the metrics show a lag that was not measured again.
 const LAG_LASTS: Duration = Duration::from_secs(6);
 
 /// How many pins are remembered.
 const MOST_PINS: usize = 4_096;
 
-/// Connections can be lost for other reasons than a message that cannot be parsed.
+/// How many failed looks at one ack floor mean that a durable is stuck. Fewer do not, because connections are also lost
+/// for other reasons than a message that cannot be parsed.
 const UNSEEN_OFTEN: u32 = 3;
 
 impl Reporter {
     pub(crate) fn new(consumer: &str, stream: &str) -> Self {
-        let view = View {
+        let told = ConsumerStatus {
             consumer: consumer.to_owned(),
             stream: stream.to_owned(),
+            state: ConsumerState::Starting,
+            partitions: None,
+            lag: None,
+            warnings: None,
+            removed: None,
+            paused_types: Vec::new(),
+            per_second: None,
+            totals: Totals::default(),
+            last_error: None,
+        };
+        let view = View {
+            told,
             broker: Broker::Unknown,
             pinned: false,
             pin: None,
             active: None,
-            partitions: None,
             paused: None,
+            unknown: None,
+            paused_by: None,
             hindered: None,
             stopped: false,
-            lag: None,
-            warnings: None,
-            removed: None,
-            last_error: None,
         };
         Self {
             meter: Meter::new(consumer),
@@ -374,12 +440,15 @@ impl Reporter {
         self.view.send_modify(|view| {
             change(view);
             let state = view.state();
-            self.meter.active(matches!(state, State::Active | State::Ready));
-            self.meter.paused(matches!(state, State::Paused { .. } | State::Waiting { .. }));
+            self.meter.active(matches!(state, ConsumerState::Active | ConsumerState::Ready));
+            self.meter.paused(matches!(
+                state,
+                ConsumerState::Paused { .. } | ConsumerState::Waiting { .. }
+            ));
         });
     }
 
-    /// There is a subscription; with `pinned`, only one process at a time gets events: now the one with this pin.
+    /// There is a subscription. With `pinned`, only one process at a time gets events: the one with the pin `active`.
     pub(super) fn connected(&self, pinned: bool, active: Option<String>) {
         self.change(|view| {
             view.broker = Broker::Connected;
@@ -393,27 +462,27 @@ impl Reporter {
     pub(super) fn share(&self, of: u32, held: &BTreeSet<u32>) {
         self.meter.partitions(held.len());
         self.change(|view| {
-            let partitions = view.partitions.get_or_insert_default();
+            let partitions = view.told.partitions.get_or_insert_default();
             partitions.of = of;
             partitions.held = held.iter().copied().collect();
         });
     }
 
-    /// Events that are not handled were sent with so many partitions. Whether that is news.
+    /// Unhandled events were sent with this many partitions. Returns whether that is news.
     pub(super) fn sent_with(&self, partitions: u32) -> bool {
         let mut before = None;
         self.change(|view| {
-            before = view.partitions.get_or_insert_default().sent_with.replace(partitions);
+            before = view.told.partitions.get_or_insert_default().sent_with.replace(partitions);
         });
         before != Some(partitions)
     }
 
     /// Nobody reads these subjects.
     pub(super) fn strays(&self, strays: Vec<String>) {
-        self.change(|view| view.partitions.get_or_insert_default().strays = strays);
+        self.change(|view| view.told.partitions.get_or_insert_default().strays = strays);
     }
 
-    /// There is none, and why.
+    /// There is no subscription, for this reason.
     pub(super) fn away(&self, reason: &str) {
         self.change(|view| view.broker = Broker::Away(reason.to_owned()));
     }
@@ -433,14 +502,19 @@ impl Reporter {
         });
     }
 
-    /// This process holds an event.
-    pub(super) fn holds(&self, place: Place) {
-        self.held().insert(place);
+    /// This process holds an event, read as this partition.
+    pub(super) fn holds(&self, place: Place, partition: u32) {
+        self.held.add(place, partition);
     }
 
-    /// And no more.
+    /// This process no longer holds the event at this place.
     pub(super) fn let_go(&self, place: &Place) {
-        self.held().remove(place);
+        self.held.remove(place);
+    }
+
+    /// What this process holds.
+    pub(super) fn held(&self) -> &Places {
+        &self.held
     }
 
     /// The pin that this process had last.
@@ -448,8 +522,8 @@ impl Reporter {
         self.view.borrow().pin.clone()
     }
 
-    /// Before a durable is read, it was looked for messages that cannot be parsed; or, with the ack floor, the server did
-    /// not tell whether there are any above it.
+    /// A durable was searched for messages that cannot be parsed. `unseen_above`: the ack floor, if the server did not
+    /// say whether there are any above it.
     pub(super) fn looked(&self, durable: &str, unseen_above: Option<u64>) {
         let mut unseen = self.unseen.lock().unwrap_or_else(PoisonError::into_inner);
         match (unseen_above, unseen.get_mut(durable)) {
@@ -463,7 +537,8 @@ impl Reporter {
         }
     }
 
-    /// Whether a durable was begun again and again at this ack floor, unseen.
+    /// Whether reading of a durable was begun again and again at this ack floor while the server did not say what is
+    /// above it.
     pub(super) fn is_stuck_unseen(&self, durable: &str, floor: u64) -> bool {
         let unseen = self.unseen.lock().unwrap_or_else(PoisonError::into_inner);
         unseen.get(durable).is_some_and(|(at, times)| *at == floor && *times >= UNSEEN_OFTEN)
@@ -488,11 +563,11 @@ impl Reporter {
 
     /// The settings of the stream by which events can be lost.
     pub(super) fn warned(&self, warnings: Vec<String>) {
-        let before = self.view.borrow().warnings.clone();
+        let before = self.view.borrow().told.warnings.clone();
         if before.as_ref() == Some(&warnings) {
             return;
         }
-        let consumer = self.view.borrow().consumer.clone();
+        let consumer = self.view.borrow().told.consumer.clone();
         let before = before.unwrap_or_default();
         for warning in warnings.iter().filter(|warning| !before.contains(warning)) {
             tracing::warn!(consumer, warning, "events can be lost before they are handled");
@@ -500,17 +575,17 @@ impl Reporter {
         if warnings.is_empty() && !before.is_empty() {
             tracing::info!(consumer, "no setting of the stream can lose events any more");
         }
-        self.change(|view| view.warnings = Some(warnings));
+        self.change(|view| view.told.warnings = Some(warnings));
     }
 
-    /// The stream has removed events before they were delivered. How many those are in all.
+    /// The stream has removed events before they were delivered. Returns how many there are in all.
     pub(super) fn removed(&self, gap: Gap) -> u64 {
         self.meter.removed(gap.events);
         let mut all = 0;
         self.change(|view| {
-            let before = view.removed.as_ref().map_or(0, |removed| removed.events);
+            let before = view.told.removed.as_ref().map_or(0, |removed| removed.events);
             all = before.saturating_add(gap.events);
-            view.removed = Some(Removed {
+            view.told.removed = Some(Removed {
                 events: all,
                 first_sequence: gap.first,
                 last_sequence: gap.last,
@@ -520,12 +595,12 @@ impl Reporter {
         all
     }
 
-    /// Something on the server keeps events from this consumer, and what; or no more.
+    /// Something on the server keeps events from this consumer, or (`None`) no longer does.
     pub(super) fn hindered(&self, hindrance: Option<Hindrance>) {
         if self.view.borrow().hindered == hindrance {
             return;
         }
-        let consumer = self.view.borrow().consumer.clone();
+        let consumer = self.view.borrow().told.consumer.clone();
         match hindrance.as_ref().map(Hindrance::reason) {
             Some(reason) => {
                 tracing::warn!(
@@ -541,7 +616,7 @@ impl Reporter {
         self.change(|view| view.hindered = hindrance);
     }
 
-    /// Comes back when what is read is not what it should be. Safe to cancel.
+    /// Returns when what arrives is not what should arrive. Safe to cancel.
     pub(super) async fn differs(&self) {
         let mut view = self.view.subscribe();
         let differs = |view: &View| matches!(view.hindered, Some(Hindrance::Differs(_)));
@@ -554,7 +629,7 @@ impl Reporter {
     pub(super) fn measured(&self, lag: Lag, active: Option<String>, before: &Option<String>) {
         self.meter.lag(lag.pending, lag.ack_pending, lag.redelivered, lag.oldest_age_seconds);
         self.change(|view| {
-            view.lag = Some(lag);
+            view.told.lag = Some(lag);
             // Unless this process took over meanwhile, and the answer is from before.
             if view.pin == *before {
                 view.active = active;
@@ -562,34 +637,64 @@ impl Reporter {
         });
     }
 
-    /// The server did not tell the lag. The numbers of the last one are no longer shown when that is too long ago.
+    /// The server did not answer. If the last measurement is too old, the metrics no longer show it.
     pub(super) fn not_measured(&self) {
-        let measured_at = self.view.borrow().lag.as_ref().map(|lag| lag.measured_at);
+        let measured_at = self.view.borrow().told.lag.as_ref().map(|lag| lag.measured_at);
         if measured_at.is_some_and(|at| OffsetDateTime::now_utc() - at > LAG_LASTS) {
             self.meter.lag_unknown(self.oldest_age());
         }
     }
 
-    /// Since when the key waits among the dead letters that waits the longest behind an event that fails, if one does.
+    /// Since when the key has waited that waits the longest among the dead letters behind a failing event.
     pub(super) fn waits_since(&self, since: Option<SystemTime>) {
         *self.waits_since.lock().unwrap_or_else(PoisonError::into_inner) = since;
     }
 
     /// The age of the oldest event that this process holds, or that waits among the dead letters behind one that fails.
     pub(super) fn oldest_age(&self) -> Option<f64> {
-        let held = self.held().first().map(Place::stored);
+        let held = self.held.oldest();
         let waits = *self.waits_since.lock().unwrap_or_else(PoisonError::into_inner);
         let since = held.into_iter().chain(waits).min()?;
         // Clocks may differ by more than it is old.
         Some(since.elapsed().unwrap_or_default().as_secs_f64())
     }
 
-    fn held(&self) -> MutexGuard<'_, BTreeSet<Place>> {
-        self.held.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
     pub(super) fn paused(&self, reason: Option<&str>) {
         self.change(|view| view.paused = reason.map(str::to_owned));
+    }
+
+    /// It is not known what operators have paused.
+    pub(super) fn controls_unknown(&self, reason: &str) {
+        self.change(|view| view.unknown = Some(reason.to_owned()));
+    }
+
+    /// What operators have paused and limited.
+    pub(super) fn controlled(&self, told: Told) {
+        let mut paused = None;
+        let mut types = Vec::new();
+        for pause in told.pauses {
+            let reason = paused_by(&pause);
+            match pause.event_type {
+                all if all.is_empty() => paused = Some(reason),
+                event_type => types.push(PausedType { event_type, reason }),
+            }
+        }
+        self.meter.paused_by_operator(paused.is_some(), types.len());
+        let is_news = {
+            let view = self.view.borrow();
+            view.unknown.is_some()
+                || view.paused_by != paused
+                || view.told.paused_types != types
+                || view.told.per_second != told.per_second
+        };
+        if is_news {
+            self.change(|view| {
+                view.unknown = None;
+                view.paused_by = paused;
+                view.told.paused_types = types;
+                view.told.per_second = told.per_second;
+            });
+        }
     }
 
     pub(super) fn error(&self, event_id: Option<&str>, error: &str) {
@@ -598,10 +703,10 @@ impl Reporter {
             event_id: event_id.map(str::to_owned),
             error: error.to_owned(),
         };
-        self.change(|view| view.last_error = Some(error));
+        self.change(|view| view.told.last_error = Some(error));
     }
 
-    /// Tells that it has stopped once this is dropped.
+    /// Makes the status `stopped` when the guard is dropped.
     pub(super) fn stopped_on_drop(&self) -> StoppedOnDrop {
         self.change(|view| view.stopped = false);
         StoppedOnDrop(self.clone())
@@ -614,8 +719,8 @@ pub(super) struct StoppedOnDrop(Reporter);
 
 impl Drop for StoppedOnDrop {
     fn drop(&mut self) {
-        self.0.held().clear();
-        let measured = self.0.view.borrow().lag.is_some();
+        self.0.held.clear();
+        let measured = self.0.view.borrow().told.lag.is_some();
         if measured {
             self.0.meter.lag_unknown(None);
         }

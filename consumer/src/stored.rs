@@ -15,7 +15,7 @@ use time::format_description::well_known::Rfc3339;
 use crate::place::Place;
 
 /// A message as the stream stores it.
-pub(super) struct Stored {
+pub(super) struct StoredMessage {
     pub(super) place: Place,
     pub(super) subject: String,
     pub(super) headers: Vec<u8>,
@@ -28,7 +28,7 @@ pub(super) async fn first(
     stream: &str,
     from: u64,
     filter: &str,
-) -> Result<Option<Stored>, String> {
+) -> Result<Option<StoredMessage>, String> {
     let subject = format!("STREAM.MSG.GET.{stream}");
     let question = serde_json::json!({ "seq": from, "next_by_subj": filter });
     let answer: Response<Answer> =
@@ -47,7 +47,7 @@ pub(super) async fn first(
         return Err(format!("the server returned message {} in an unknown form", message.seq));
     };
     let place = Place::new(stream, message.seq, SystemTime::from(time));
-    Ok(Some(Stored { place, subject: message.subject, headers, payload }))
+    Ok(Some(StoredMessage { place, subject: message.subject, headers, payload }))
 }
 
 #[derive(Deserialize)]

@@ -1,32 +1,32 @@
-//! Settings of a stream by which an event can be lost, or changed, before it is handled.
+//! Settings of a stream by which an event can be lost or changed before it is handled.
 //!
-//! The consumer cannot mend them, and none of them has done harm yet: so they neither end it nor make it unwell. The log
-//! tells them when they are found, and the status shows them, each with what to do.
+//! The consumer cannot change these settings, and none of them has done harm yet. So they do not end the consumer, and
+//! do not make it unwell. The log and the status show each of them, with what to do about it.
 //!
-//! | setting | told, since |
+//! | setting | why the consumer warns |
 //! |---|---|
-//! | `max_msgs`, `max_bytes`, with `discard` = old | the oldest messages go, handled or not |
-//! | `max_msgs_per_subject`, unless a full subject refuses new ones | the same, of a subject |
-//! | `retention` = interest | what is published while there is no durable consumer is not kept for it |
-//! | `allow_rollup_hdrs` | one message with that header removes all before it |
-//! | `allow_msg_ttl` | a message may name its own age, after which it goes |
-//! | `allow_msg_counter` | the server replaces the payloads by sums |
-//! | `allow_msg_schedules` | a message that only orders another one is stored, and delivered, too |
+//! | `max_msgs`, `max_bytes`, with `discard` = old | a full stream removes its oldest messages, even unhandled ones |
+//! | `max_msgs_per_subject`, unless a full subject refuses new ones | the same, for a subject |
+//! | `retention` = interest | a message that is published while no durable consumer exists is not kept for it |
+//! | `allow_rollup_hdrs` | a message with that header removes all messages before it |
+//! | `allow_msg_ttl` | a message can set its own age, and is removed at that age |
+//! | `allow_msg_counter` | the server replaces payloads with sums |
+//! | `allow_msg_schedules` | a message that only schedules another one is stored, and delivered, too |
 //! | `storage` = memory, `persist_mode` = async | a restart or a crash of the server loses messages |
-//! | `sealed` | nothing new can come |
-//! | `max_age` | not here: it is [compared](crate::ConsumerError::Retention) with what the inbox remembers |
+//! | `sealed` | the stream takes no new messages |
+//! | `max_age` | not here: it is [compared](crate::ConsumerError::Retention) with how long the inbox remembers |
 //!
-//! Nothing follows for a consumer from the others: `duplicate_window` (the inbox drops repeats whatever it is), `mirror`,
-//! `sources` and transforms of subjects (events keep their identity), `deny_delete`, `deny_purge` (they protect),
-//! `allow_direct` (the leader is asked), work queues (what is not acknowledged stays), replicas and placement.
+//! The other settings are harmless for a consumer: `duplicate_window` (the inbox drops repeats in any case), `mirror`,
+//! `sources` and subject transforms (events keep their identity), `deny_delete` and `deny_purge` (they protect),
+//! `allow_direct` (the consumer asks the leader), work queues (unacknowledged messages stay), replicas and placement.
 //!
-//! What was removed in fact is told by [`removed`](crate::removed).
+//! Messages that the stream has in fact removed are reported by [`removed`](crate::removed).
 
 use async_nats::jetstream::stream::{
     Config, DiscardPolicy, PersistenceMode, RetentionPolicy, StorageType,
 };
 
-/// What can happen, and what to do, for each such setting.
+/// For each such setting of the stream: what can happen, and what to do.
 pub(super) fn warnings(stream: &Config) -> Vec<String> {
     let old = stream.discard == DiscardPolicy::Old;
     let full_subjects_refuse = !old && stream.discard_new_per_subject;
@@ -34,59 +34,61 @@ pub(super) fn warnings(stream: &Config) -> Vec<String> {
     let all = [
         (old && stream.max_messages > 0).then(|| {
             format!(
-                "max_msgs = {}: a full stream removes its oldest messages, handled or not; set discard = new, so that \
-                 the relay waits instead",
+                "max_msgs = {}: when the stream is full, it removes its oldest messages, even unhandled ones; set \
+                 discard = new, so that the relay waits instead",
                 stream.max_messages
             )
         }),
         (old && stream.max_bytes > 0).then(|| {
             format!(
-                "max_bytes = {}: a full stream removes its oldest messages, handled or not; set discard = new, so that \
-                 the relay waits instead",
+                "max_bytes = {}: when the stream is full, it removes its oldest messages, even unhandled ones; set \
+                 discard = new, so that the relay waits instead",
                 stream.max_bytes
             )
         }),
         (stream.max_messages_per_subject > 0 && !full_subjects_refuse).then(|| {
             format!(
-                "max_msgs_per_subject = {}: newer messages of a subject remove the older ones, handled or not; set it \
-                 to -1, or set discard = new with discard_new_per_subject",
+                "max_msgs_per_subject = {}: newer messages of a subject remove older ones, even unhandled ones; set it \
+                 to -1, or set discard = new together with discard_new_per_subject",
                 stream.max_messages_per_subject
             )
         }),
         (stream.retention == RetentionPolicy::Interest).then(|| {
-            "retention = interest: what is published while there is no durable consumer is not kept for it; make the \
-             durable consumer before anything is published, do not delete it, or use retention = limits with a max_age"
+            "retention = interest: a message that is published while no durable consumer exists is not kept for it; \
+             create the durable consumer before anything is published and do not delete it, or use retention = limits \
+             with a max_age"
                 .to_owned()
         }),
         stream.allow_rollup.then(|| {
-            "allow_rollup_hdrs = true: a message with the header Nats-Rollup removes those before it, handled or not; \
-             set it to false"
+            "allow_rollup_hdrs = true: a message with the header Nats-Rollup removes the messages before it, even \
+             unhandled ones; set it to false"
                 .to_owned()
         }),
         stream.allow_message_ttl.then(|| {
-            "allow_msg_ttl = true: a message with the header Nats-TTL is removed at that age, handled or not; see that \
-             no producer sets it, or use a stream without (it cannot be switched off)"
+            "allow_msg_ttl = true: a message with the header Nats-TTL is removed at that age, even if it is unhandled; \
+             make sure that no producer sets the header, or use another stream, because the setting cannot be \
+             switched off"
                 .to_owned()
         }),
         stream.allow_message_counter.then(|| {
-            "allow_msg_counter = true: the server replaces payloads by sums, which are no events; use another stream \
-             for events"
+            "allow_msg_counter = true: the server replaces payloads with sums, which are not events; use another \
+             stream for events"
                 .to_owned()
         }),
         stream.allow_message_schedules.then(|| {
-            "allow_msg_schedules = true: a message that orders a later one is stored and delivered as well; leave the \
-             subjects of such messages out of filter_subjects"
+            "allow_msg_schedules = true: a message that only schedules another one is stored and delivered, too; keep \
+             the subjects of such messages out of filter_subjects"
                 .to_owned()
         }),
         (stream.storage == StorageType::Memory).then(|| {
-            "storage = memory: a restart of the server loses what is not handled; use storage = file".to_owned()
+            "storage = memory: a restart of the server loses unhandled messages; use storage = file".to_owned()
         }),
         (stream.persist_mode == Some(PersistenceMode::Async)).then(|| {
-            "persist_mode = async: a crash of the server loses messages that it has acknowledged; use the default"
+            "persist_mode = async: a crash of the server can lose messages that it has acknowledged; use the default"
                 .to_owned()
         }),
         stream.sealed.then(|| {
-            "sealed = true: the stream takes nothing new, for good; use another stream".to_owned()
+            "sealed = true: the stream can never take new messages again; use another stream".to_owned()
         }),
     ];
     all.into_iter().flatten().map(|warning| format!("stream {name} has {warning}")).collect()

@@ -5,7 +5,7 @@
 //! | who gets an event | one of the workers | every service, once | every service, even one that is added years later |
 //! | how long it is kept | until it is handled | for a time, 7 days by default | for ever |
 //! | consumers | one per subject, shared by its processes | one per service | one per service, and one per [generation](crate::generation) |
-//! | order | [`Order::None`](crate::Order::None) to share the work | [`Order::Key`](crate::Order::Key) | [`Order::Key`](crate::Order::Key) |
+//! | order | [`HandlingOrder::None`](crate::HandlingOrder::None) to share the work | [`HandlingOrder::Key`](crate::HandlingOrder::Key) | [`HandlingOrder::Key`](crate::HandlingOrder::Key) |
 //!
 //! When they are full, all of them refuse new events rather than drop old ones, and the outbox waits. All of them are
 //! stored in files, and accept the relay's fast ingest on nats-server 2.14 and newer.
@@ -130,7 +130,7 @@ impl StreamSpec {
         Self { config }
     }
 
-    /// Keeps events for this long, handled or not, but at most for a century. A consumer's `retention_s` must be at
+    /// Keeps events for this long, handled or not, but at most for a century. A consumer's `retention` must be at
     /// least as long.
     pub fn max_age(mut self, age: Duration) -> Self {
         // The server counts nanoseconds in 64 bits.

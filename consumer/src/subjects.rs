@@ -1,4 +1,4 @@
-//! Which subjects two filters take both, and whether one takes all that the other does.
+//! Whether two filters take a subject in common.
 
 /// Whether there is a subject that both take. Words are separated by dots; `*` takes any one, `>` the rest, at least one.
 pub(super) fn overlap(one: &str, other: &str) -> bool {
@@ -13,42 +13,9 @@ pub(super) fn overlap(one: &str, other: &str) -> bool {
     }
 }
 
-/// Whether the filter takes every subject that this other one does.
-pub(super) fn covers(filter: &str, other: &str) -> bool {
-    let (mut filter, mut other) = (filter.split('.'), other.split('.'));
-    loop {
-        match (filter.next(), other.next()) {
-            (None, None) => return true,
-            (Some(">"), Some(_)) => return true,
-            (Some("*"), Some(word)) if word != ">" => {}
-            (Some(a), Some(b)) if a == b => {}
-            _ => return false,
-        }
-    }
-}
-
 #[cfg(test)]
 mod tests {
-    use super::{covers, overlap};
-
-    #[test]
-    fn a_filter_covers_another_if_it_takes_all_that_the_other_does() {
-        for (filter, other, all) in [
-            (">", "orders.>", true),
-            ("orders.>", "orders.>", true),
-            ("orders.>", "orders.placed", true),
-            ("orders.*", "orders.placed", true),
-            ("orders.*", "orders.*", true),
-            ("orders.*", "orders.>", false),
-            ("orders.placed", "orders.*", false),
-            ("orders.placed", "orders.>", false),
-            ("orders.>", "orders", false),
-            ("orders.>", ">", false),
-            ("orders.*", "orders.placed.eu", false),
-        ] {
-            assert_eq!(covers(filter, other), all, "{filter} {other}");
-        }
-    }
+    use super::overlap;
 
     #[test]
     fn filters_overlap_if_one_subject_fits_both() {

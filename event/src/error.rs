@@ -25,6 +25,19 @@ pub enum EventError {
         /// What is wrong with it.
         problem: &'static str,
     },
+    /// The topic of a typed event does not match the pattern that its type names, so no consumer would read it.
+    #[error(
+        "topic {topic:?} of an event of type {event_type} does not match its TOPIC {pattern:?}, and no consumer of \
+         that type would read it; a field in a topic must be one word without dots, spaces or wildcards"
+    )]
+    Pattern {
+        /// The event's type.
+        event_type: &'static str,
+        /// The start of the refused topic.
+        topic: String,
+        /// The pattern that it should match: [`Event::TOPIC`](crate::Event::TOPIC).
+        pattern: &'static str,
+    },
     /// An attribute (type, key, source, ...) is empty, too long, or holds a control character.
     #[error(
         "event attribute {name} is refused: {problem}; it must be 1 to 255 bytes without control characters"
@@ -98,6 +111,63 @@ pub enum DecodeError {
         /// The type found.
         found: String,
     },
+    /// The event has a newer version than the type asked for.
+    #[error(
+        "event {id} of type {event_type} has version {found}, and this program knows versions up to {newest}; deploy a \
+         program that knows version {found}, and retry the dead letter then"
+    )]
+    NewerVersion {
+        /// The event's id.
+        id: String,
+        /// The event's type.
+        event_type: String,
+        /// Its version.
+        found: u32,
+        /// The version of the type asked for: [`Event::VERSION`](crate::Event::VERSION).
+        newest: u32,
+    },
+    /// The event has an older version, and no type of that version was named.
+    #[error(
+        "event {id} of type {event_type} has version {found}, and this program reads version {known} but not version \
+         {found}; add a type for version {found}, and name it with `from` in `#[event(…)]` of the version after it"
+    )]
+    OlderVersion {
+        /// The event's id.
+        id: String,
+        /// The event's type.
+        event_type: String,
+        /// Its version.
+        found: u32,
+        /// The version of the type that does not know how to read it.
+        known: u32,
+    },
+    /// The header `ce-typeversion` is no version.
+    #[error(
+        "the version of event {id} of type {event_type} cannot be read: its header ce-typeversion must be a whole \
+         number from 1; correct the producer"
+    )]
+    Version {
+        /// The event's id.
+        id: String,
+        /// The event's type.
+        event_type: String,
+    },
+    /// An event of an older version could not be made one of a newer version.
+    #[error(
+        "event {id} of type {event_type} has version {from} and cannot be made version {to}: {problem}"
+    )]
+    Upcast {
+        /// The event's id.
+        id: String,
+        /// The event's type.
+        event_type: String,
+        /// The older version.
+        from: u32,
+        /// The newer version.
+        to: u32,
+        /// What the conversion said.
+        problem: String,
+    },
     /// The payload is not the JSON of the type asked for.
     #[error("the payload of event {id} ({event_type}) is not what its type says: {problem}")]
     Payload {
@@ -116,7 +186,7 @@ pub(crate) fn excerpt(text: &str) -> String {
 }
 
 /// What serde_json says, without the values that it quotes: errors are logged, and payloads must not be.
-pub(crate) fn without_values(error: &serde_json::Error) -> String {
+pub fn without_values(error: &serde_json::Error) -> String {
     let text = error.to_string();
     let place = text.rfind(" at line ").map_or("", |at| &text[at..]);
     let what = text.strip_suffix(place).unwrap_or(&text);

@@ -24,6 +24,9 @@ pub const DATA_CONTENT_TYPE: &str = "ce-datacontenttype";
 pub const DATA_SCHEMA: &str = "ce-dataschema";
 /// The ordering key.
 pub const PARTITION_KEY: &str = "ce-partitionkey";
+/// The version of the type: a whole number from 1. Without this header, an event has version 1. See
+/// [`Event::VERSION`](crate::Event::VERSION).
+pub const TYPE_VERSION: &str = "ce-typeversion";
 /// The id that all events share that go back to the same first event.
 pub const CORRELATION_ID: &str = "ce-correlationid";
 /// The id of the event whose handling produced this one.

@@ -1,19 +1,13 @@
 //! Events: what a service says happened, on the way from its outbox to a handler.
 //!
-//! A typed event is any serde type that names its type, topic and key:
+//! A typed event names its type, its topic and its key:
 //!
 //! ```
-//! use std::borrow::Cow;
 //! use pillarbox_event::{Event, RawEvent};
 //!
-//! #[derive(serde::Serialize, serde::Deserialize)]
+//! #[derive(Event, serde::Serialize, serde::Deserialize)]
+//! #[event(type = "order.placed", topic = "orders.placed", key = order)]
 //! struct OrderPlaced { order: u64, cents: i64 }
-//!
-//! impl Event for OrderPlaced {
-//!     const TYPE: &'static str = "order.placed";
-//!     fn topic(&self) -> Cow<'_, str> { "orders.placed".into() }
-//!     fn key(&self) -> Option<Cow<'_, str>> { Some(self.order.to_string().into()) }
-//! }
 //!
 //! let event = RawEvent::encode(&OrderPlaced { order: 42, cents: 1999 })?;
 //! assert_eq!(event.topic(), "orders.placed");
@@ -57,5 +51,6 @@ pub use error::{DecodeError, EventError};
 pub use id::EventId;
 pub use identity::Identity;
 pub use partition::Partition;
+pub use pillarbox_event_derive::Event;
 pub use raw::{RawEvent, RawEventBuilder};
 pub use typed::{Event, FromEvent, IntoEvent};

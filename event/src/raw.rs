@@ -175,6 +175,18 @@ impl RawEvent {
         self.header(header::SOURCE)
     }
 
+    /// The version of the type: 1 if the event does not say another. `None` if the header
+    /// [`ce-typeversion`](header::TYPE_VERSION) is not a whole number from 1.
+    pub fn version(&self) -> Option<u32> {
+        match self.header(header::TYPE_VERSION) {
+            None => Some(1),
+            Some(digits) if digits.bytes().all(|b| b.is_ascii_digit()) => {
+                digits.parse().ok().filter(|version| *version > 0)
+            }
+            Some(_) => None,
+        }
+    }
+
     /// When it happened. `None` if the header is missing, or if a foreign producer wrote something other than RFC 3339.
     pub fn time(&self) -> Option<OffsetDateTime> {
         OffsetDateTime::parse(self.header(header::TIME)?, &Rfc3339).ok()
@@ -291,6 +303,22 @@ impl RawEventBuilder {
     /// Sets what the event is about, within its source.
     pub fn subject(self, subject: impl Into<String>) -> Self {
         self.header(header::SUBJECT, subject)
+    }
+
+    /// Sets the version of the type. The default is 1. 0 is refused, because no event has it.
+    pub fn version(mut self, version: u32) -> Self {
+        match version {
+            0 => {
+                let name = header::TYPE_VERSION.to_owned();
+                self.fail(EventError::HeaderValue { name, problem: "versions start at 1" });
+            }
+            // It is the default, which is not sent.
+            1 => {
+                self.event.headers.remove(header::TYPE_VERSION);
+            }
+            _ => self = self.header(header::TYPE_VERSION, version.to_string()),
+        }
+        self
     }
 
     /// Sets the payload's media type. The default is `application/json`.

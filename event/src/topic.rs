@@ -29,9 +29,43 @@ pub fn validate(topic: &str) -> Result<(), EventError> {
     Err(EventError::Topic { topic: excerpt(topic), problem })
 }
 
+/// Whether a pattern takes every subject that another pattern takes, or this one subject. Words are separated by dots;
+/// `*` takes any one word, and `>` takes the rest, at least one word.
+pub fn covers(pattern: &str, other: &str) -> bool {
+    let (mut pattern, mut other) = (pattern.split('.'), other.split('.'));
+    loop {
+        match (pattern.next(), other.next()) {
+            (None, None) => return true,
+            (Some(">"), Some(_)) => return true,
+            (Some("*"), Some(word)) if word != ">" => {}
+            (Some(a), Some(b)) if a == b => {}
+            _ => return false,
+        }
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_pattern_covers_another_if_it_takes_all_that_the_other_does() {
+        for (pattern, other, all) in [
+            (">", "orders.>", true),
+            ("orders.>", "orders.>", true),
+            ("orders.>", "orders.placed", true),
+            ("orders.*", "orders.placed", true),
+            ("orders.*", "orders.*", true),
+            ("orders.*", "orders.>", false),
+            ("orders.placed", "orders.*", false),
+            ("orders.placed", "orders.>", false),
+            ("orders.>", "orders", false),
+            ("orders.>", ">", false),
+            ("orders.*", "orders.placed.eu", false),
+        ] {
+            assert_eq!(covers(pattern, other), all, "{pattern} {other}");
+        }
+    }
 
     #[test]
     fn ordinary_subjects_are_topics() {

@@ -8,10 +8,10 @@ use axum::routing::post;
 use axum::{Extension, Json, Router};
 use pillarbox::inbox::http::{Command, IdempotencyLayer, scope};
 use pillarbox::outbox;
-use pillarbox::{Consumer, ConsumerConfig, HandlerError, Tx, handler_fn, inbox};
-use pillarbox_relay::{Relay, RelayConfig};
+use pillarbox::relay::{Relay, RelayConfig};
+use pillarbox::service::Service;
+use pillarbox::{Consumer, ConsumerConfig, HandlerError, Tx, inbox};
 use sqlx::PgPool;
-use tokio_util::sync::CancellationToken;
 
 use crate::order::{NewOrder, OrderPlaced, Placed};
 use crate::process::{Trouble, Work};
@@ -41,7 +41,7 @@ async fn write_down(
             .fetch_one(&mut **tx)
             .await?;
     // 3. The event goes into the same transaction, and the relay ships it.
-    outbox::publish(&mut tx, &OrderPlaced { order, customer: new.customer }).await?;
+    outbox::publish(&mut tx, OrderPlaced { order, customer: new.customer }).await?;
     trouble.strike(new).await;
     Ok(Placed { order })
 }
@@ -55,8 +55,8 @@ async fn mail(tx: &mut Tx, placed: OrderPlaced) -> Result<(), HandlerError> {
     Ok(())
 }
 
-/// The service: its routes, with its consumer and its relay in the background.
-pub async fn start(work: &Work) -> anyhow::Result<Router> {
+/// The service: its routes, and in the same process its consumer and its relay.
+pub async fn start(work: &Work) -> anyhow::Result<(Service, Router)> {
     let pool = PgPool::connect(&work.database).await?;
     let broker = async_nats::connect(&work.nats).await?;
     // 5. The tables of outbox and inbox, and a stream.
@@ -72,36 +72,24 @@ pub async fn start(work: &Work) -> anyhow::Result<Router> {
     };
     jetstream::new(broker.clone()).get_or_create_stream(stream).await?;
 
-    // 6. The consumer and the relay run here in the same process. `pillarbox relay` is the same relay as a program.
-    //    These
+    // 6. One process has all of it, started and stopped in order. `pillarbox relay` is the same relay as a program. These
     // short takeover times are for a service that is killed often; others should keep the defaults.
-    let shutdown = CancellationToken::new();
-    let config = ConsumerConfig {
-        stream: STREAM.into(),
-        name: "mails".into(),
-        filter_subjects: vec!["orders.placed".into()],
-        takeover_ms: 1_000,
-        ..ConsumerConfig::default()
-    };
-    let router = inbox::Router::new().on(handler_fn(mail));
-    let consumer = Consumer::new(broker, pool.clone(), config)?.run(router, shutdown.clone());
-    tokio::spawn(async move { ended("the consumer", consumer.await) });
-    let relay = Relay::new(RelayConfig {
+    let config =
+        ConsumerConfig { takeover: Duration::from_secs(1), ..ConsumerConfig::new(STREAM, "mails") };
+    let relay = RelayConfig {
         database_url: work.database.clone(),
         nats_url: work.nats.clone(),
         source: "/shop/orders".into(),
-        lease_ms: 1_000,
+        lease: Duration::from_secs(1),
         ..RelayConfig::default()
-    })?;
-    let relay = relay.run(shutdown);
-    tokio::spawn(async move { ended("the relay", relay.await) });
+    };
+    let service = Service::new()
+        .consumer(Consumer::with_config(broker, pool.clone(), config)?.on(mail))
+        .relay(Relay::new(relay)?);
 
     // 1. A request with an Idempotency-Key takes effect once.
     let once = IdempotencyLayer::new(pool, scope::everybody);
     let trouble = Trouble::of(work);
-    Ok(Router::new().route("/orders", post(place)).layer(once).layer(Extension(trouble)))
-}
-
-fn ended<E: std::fmt::Debug>(what: &str, how: Result<(), E>) {
-    eprintln!("{what} ended: {how:?}");
+    let app = Router::new().route("/orders", post(place)).layer(once).layer(Extension(trouble));
+    Ok((service, app))
 }

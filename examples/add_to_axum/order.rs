@@ -1,7 +1,5 @@
 //! The order, and the tables, which are the same before and after.
 
-use std::borrow::Cow;
-
 use pillarbox::event::Event;
 use serde::{Deserialize, Serialize};
 use sqlx::PgPool;
@@ -27,20 +25,11 @@ pub struct Placed {
     pub order: i64,
 }
 
-#[derive(Debug, Serialize, Deserialize)]
+#[derive(Event, Debug, Serialize, Deserialize)]
+#[event(type = "order.placed", topic = "orders.placed", key = customer)]
 pub struct OrderPlaced {
     pub order: i64,
     pub customer: i64,
-}
-
-impl Event for OrderPlaced {
-    const TYPE: &'static str = "order.placed";
-    fn topic(&self) -> Cow<'_, str> {
-        "orders.placed".into()
-    }
-    fn key(&self) -> Option<Cow<'_, str>> {
-        Some(self.customer.to_string().into())
-    }
 }
 
 /// The result at the end, counted in customers.

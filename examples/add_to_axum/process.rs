@@ -72,13 +72,20 @@ pub async fn serve(work: Work) -> anyhow::Result<()> {
         while input.read(&mut [0; 64]).is_ok_and(|read| read > 0) {}
         std::process::exit(0);
     });
-    let app = match work.which {
-        Which::Before => before::start(&work).await?,
-        Which::After => after::start(&work).await?,
-    };
     let listener = TcpListener::bind("127.0.0.1:0").await?;
-    println!("{}", listener.local_addr()?.port());
-    axum::serve(listener, app).await?;
+    let port = listener.local_addr()?.port();
+    match work.which {
+        Which::Before => {
+            let app = before::start(&work).await?;
+            println!("{port}");
+            axum::serve(listener, app).await?;
+        }
+        Which::After => {
+            let (service, app) = after::start(&work).await?;
+            println!("{port}");
+            service.http(listener, app).run_until_signal().await?;
+        }
+    }
     Ok(())
 }
 

@@ -1,6 +1,6 @@
 //! Whether the books are as they should be.
 
-use crate::order::Books;
+use super::order::Books;
 
 /// Whether every customer has one order and one mail, and knows the order's number.
 pub fn is_right(books: &Books) -> bool {

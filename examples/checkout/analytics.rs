@@ -13,7 +13,7 @@ pub const LISTENS_TO: &[&str] = &["orders.>", "payments.>", "inventory.>"];
 
 /// One statement for all of them, in the order of the types, so that two batches wait for each other and do not
 /// deadlock.
-pub async fn count(tx: &mut Tx, events: Vec<Received<RawEvent>>) -> Result<(), HandlerError> {
+pub async fn count(tx: &mut Tx, events: &[Received<RawEvent>]) -> Result<(), HandlerError> {
     let types: Vec<&str> = events.iter().map(|event| event.event_type()).collect();
     sqlx::query(
         "insert into counter (event_type, events) \

@@ -14,7 +14,7 @@ use crate::screen::Screen;
 use crate::service::Service;
 use crate::shop::{STREAM, Shop};
 use crate::verdict::Finding;
-use crate::{assortment, audit, orders, report, trouble, verdict};
+use crate::{assortment, audit, console, orders, report, trouble, verdict};
 
 #[derive(Debug, Args)]
 pub struct Options {
@@ -24,17 +24,21 @@ pub struct Options {
     /// Leave everything running after the verdict, until Ctrl-C, and print how to look around.
     #[arg(long)]
     keep: bool,
+    /// Serve the operator's page, with some trouble on it after the verdict, and leave everything running.
+    #[arg(long)]
+    console: bool,
     /// Make the inboxes forget what they have handled, just before events are delivered again. The verdict must notice.
     #[arg(long)]
     sabotage: bool,
 }
 
 pub async fn run(options: Options) -> anyhow::Result<ExitCode> {
-    let Options { orders, keep, sabotage } = options;
+    let Options { orders, keep, console, sabotage } = options;
     let screen = Screen::new();
     screen.say("starting Postgres and nats-server; the first time they may have to be fetched");
     let shop = Shop::open(orders).await?;
     let mut children = Children::start(&shop.addresses)?;
+    let page = if console { Some(console::serve(&shop).await?) } else { None };
     screen.say(&format!("{orders} orders, 5 services, 5 databases, 1 stream, 6 processes"));
 
     let (told, progress) = watch::channel(Progress::default());
@@ -62,8 +66,14 @@ pub async fn run(options: Options) -> anyhow::Result<ExitCode> {
         problems: ended.err().map(|error| format!("{error:#}")).into_iter().collect(),
     });
     let well = report::findings(&findings);
-    if keep {
+    if console {
+        console::make_trouble(&shop).await?;
+    }
+    if keep || console {
         until_interrupted(&shop).await?;
+    }
+    if let Some(page) = page {
+        page.abort();
     }
     children.stop().await?;
     Ok(if well { ExitCode::SUCCESS } else { ExitCode::FAILURE })

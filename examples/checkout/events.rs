@@ -3,12 +3,11 @@
 //! The type says what happened. The topic is the NATS subject, and its first word is the service that publishes. The
 //! key is the order, so that all events of an order are delivered in order.
 
-use std::borrow::Cow;
-
 use pillarbox::event::Event;
 use serde::{Deserialize, Serialize};
 
-#[derive(Clone, Debug, Serialize, Deserialize)]
+#[derive(Event, Clone, Debug, Serialize, Deserialize)]
+#[event(type = "order.placed", topic = "orders.placed", key = order)]
 pub struct OrderPlaced {
     pub order: i64,
     pub customer: String,
@@ -17,122 +16,49 @@ pub struct OrderPlaced {
     pub cents: i64,
 }
 
-impl Event for OrderPlaced {
-    const TYPE: &'static str = "order.placed";
-    fn topic(&self) -> Cow<'_, str> {
-        "orders.placed".into()
-    }
-    fn key(&self) -> Option<Cow<'_, str>> {
-        Some(self.order.to_string().into())
-    }
-}
-
-#[derive(Debug, Serialize, Deserialize)]
+#[derive(Event, Debug, Serialize, Deserialize)]
+#[event(type = "payment.taken", topic = "payments.taken", key = order)]
 pub struct PaymentTaken {
     pub order: i64,
     pub sku: String,
     pub quantity: i64,
 }
 
-impl Event for PaymentTaken {
-    const TYPE: &'static str = "payment.taken";
-    fn topic(&self) -> Cow<'_, str> {
-        "payments.taken".into()
-    }
-    fn key(&self) -> Option<Cow<'_, str>> {
-        Some(self.order.to_string().into())
-    }
-}
-
-#[derive(Debug, Serialize, Deserialize)]
+#[derive(Event, Debug, Serialize, Deserialize)]
+#[event(type = "payment.refused", topic = "payments.refused", key = order)]
 pub struct PaymentRefused {
     pub order: i64,
 }
 
-impl Event for PaymentRefused {
-    const TYPE: &'static str = "payment.refused";
-    fn topic(&self) -> Cow<'_, str> {
-        "payments.refused".into()
-    }
-    fn key(&self) -> Option<Cow<'_, str>> {
-        Some(self.order.to_string().into())
-    }
-}
-
-#[derive(Debug, Serialize, Deserialize)]
+#[derive(Event, Debug, Serialize, Deserialize)]
+#[event(type = "payment.refunded", topic = "payments.refunded", key = order)]
 pub struct PaymentRefunded {
     pub order: i64,
 }
 
-impl Event for PaymentRefunded {
-    const TYPE: &'static str = "payment.refunded";
-    fn topic(&self) -> Cow<'_, str> {
-        "payments.refunded".into()
-    }
-    fn key(&self) -> Option<Cow<'_, str>> {
-        Some(self.order.to_string().into())
-    }
-}
-
-#[derive(Debug, Serialize, Deserialize)]
+#[derive(Event, Debug, Serialize, Deserialize)]
+#[event(type = "stock.reserved", topic = "inventory.reserved", key = order)]
 pub struct StockReserved {
     pub order: i64,
 }
 
-impl Event for StockReserved {
-    const TYPE: &'static str = "stock.reserved";
-    fn topic(&self) -> Cow<'_, str> {
-        "inventory.reserved".into()
-    }
-    fn key(&self) -> Option<Cow<'_, str>> {
-        Some(self.order.to_string().into())
-    }
-}
-
-#[derive(Debug, Serialize, Deserialize)]
+#[derive(Event, Debug, Serialize, Deserialize)]
+#[event(type = "stock.out", topic = "inventory.out", key = order)]
 pub struct StockOut {
     pub order: i64,
 }
 
-impl Event for StockOut {
-    const TYPE: &'static str = "stock.out";
-    fn topic(&self) -> Cow<'_, str> {
-        "inventory.out".into()
-    }
-    fn key(&self) -> Option<Cow<'_, str>> {
-        Some(self.order.to_string().into())
-    }
-}
-
-#[derive(Debug, Serialize, Deserialize)]
+#[derive(Event, Debug, Serialize, Deserialize)]
+#[event(type = "order.completed", topic = "orders.completed", key = order)]
 pub struct OrderCompleted {
     pub order: i64,
     pub customer: String,
 }
 
-impl Event for OrderCompleted {
-    const TYPE: &'static str = "order.completed";
-    fn topic(&self) -> Cow<'_, str> {
-        "orders.completed".into()
-    }
-    fn key(&self) -> Option<Cow<'_, str>> {
-        Some(self.order.to_string().into())
-    }
-}
-
-#[derive(Debug, Serialize, Deserialize)]
+#[derive(Event, Debug, Serialize, Deserialize)]
+#[event(type = "order.failed", topic = "orders.failed", key = order)]
 pub struct OrderFailed {
     pub order: i64,
     pub customer: String,
     pub reason: String,
-}
-
-impl Event for OrderFailed {
-    const TYPE: &'static str = "order.failed";
-    fn topic(&self) -> Cow<'_, str> {
-        "orders.failed".into()
-    }
-    fn key(&self) -> Option<Cow<'_, str>> {
-        Some(self.order.to_string().into())
-    }
 }

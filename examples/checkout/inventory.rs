@@ -1,7 +1,7 @@
 //! Inventory: reserves goods for paid orders, as long as they are in stock.
 
 use pillarbox::outbox;
-use pillarbox::{HandlerError, Router, Tx, handler_fn};
+use pillarbox::{HandlerError, Router, Tx};
 
 use crate::events::{PaymentTaken, StockOut, StockReserved};
 
@@ -21,7 +21,7 @@ pub const TABLES: &str = "
 pub const LISTENS_TO: &[&str] = &["payments.taken"];
 
 pub fn router() -> Router {
-    Router::new().on(handler_fn(reserve))
+    Router::new().on(reserve)
 }
 
 async fn reserve(tx: &mut Tx, paid: PaymentTaken) -> Result<(), HandlerError> {
@@ -38,7 +38,7 @@ async fn reserve(tx: &mut Tx, paid: PaymentTaken) -> Result<(), HandlerError> {
             .bind(order)
             .execute(&mut **tx)
             .await?;
-        outbox::publish(tx, &StockOut { order }).await?;
+        outbox::publish(tx, StockOut { order }).await?;
         return Ok(());
     }
     sqlx::query("insert into reservation (order_id, sku, quantity) values ($1, $2, $3)")
@@ -47,6 +47,6 @@ async fn reserve(tx: &mut Tx, paid: PaymentTaken) -> Result<(), HandlerError> {
         .bind(quantity)
         .execute(&mut **tx)
         .await?;
-    outbox::publish(tx, &StockReserved { order }).await?;
+    outbox::publish(tx, StockReserved { order }).await?;
     Ok(())
 }

@@ -4,6 +4,7 @@
 //! cargo run --release --example checkout                  # 2,000 orders
 //! cargo run --release --example checkout -- --orders 500
 //! cargo run --release --example checkout -- --keep        # look around afterwards with psql and nats
+//! cargo run --release --example checkout -- --console     # the operator's page, with some trouble on it
 //! cargo run --release --example checkout -- --sabotage    # without dedup: the verdict must notice
 //! ```
 //!
@@ -47,12 +48,14 @@ mod assortment;
 mod audit;
 mod books;
 mod children;
+mod console;
 mod day;
 mod events;
 mod inventory;
 mod notifications;
 mod orders;
 mod payments;
+mod process;
 mod progress;
 mod redelivery;
 mod relays;
@@ -112,10 +115,10 @@ async fn main() -> anyhow::Result<ExitCode> {
     let cli = Cli::parse();
     match cli.role {
         Some(Role::Relays { addresses }) => {
-            relays::run(&addresses, told_to_stop(children::STOP_DEADLINE)).await?
+            relays::run(&addresses, told_to_stop(process::STOP_DEADLINE)).await?
         }
         Some(Role::Service { service, addresses }) => {
-            service::run(service, &addresses, told_to_stop(children::STOP_DEADLINE)).await?;
+            service::run(service, &addresses, told_to_stop(process::STOP_DEADLINE)).await?;
         }
         None => return day::run(cli.options).await,
     }

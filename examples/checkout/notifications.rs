@@ -3,7 +3,7 @@
 //! A real mail cannot join the transaction. The handler would pass an idempotency key to the mail provider: a handler
 //! that takes `Received<OrderCompleted>` gets it from `idempotency_key()`.
 
-use pillarbox::{HandlerError, Router, Tx, handler_fn};
+use pillarbox::{HandlerError, Router, Tx};
 
 use crate::events::{OrderCompleted, OrderFailed};
 
@@ -17,7 +17,7 @@ pub const TABLES: &str = "
 pub const LISTENS_TO: &[&str] = &["orders.completed", "orders.failed"];
 
 pub fn router() -> Router {
-    Router::new().on(handler_fn(completed)).on(handler_fn(failed))
+    Router::new().on(completed).on(failed)
 }
 
 async fn completed(tx: &mut Tx, event: OrderCompleted) -> Result<(), HandlerError> {

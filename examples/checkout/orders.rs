@@ -1,8 +1,8 @@
 //! Orders: places orders, and records how they end.
 
 use pillarbox::outbox;
-use pillarbox::{HandlerError, Router, Tx, handler_fn};
-use sqlx::PgPool;
+use pillarbox::{HandlerError, Router, Tx};
+use sqlx::{PgPool, PgTransaction};
 
 use crate::events::{
     OrderCompleted, OrderFailed, OrderPlaced, PaymentRefunded, PaymentRefused, StockReserved,
@@ -37,7 +37,7 @@ pub async fn place_and_roll_back(pool: &PgPool, order: &OrderPlaced) -> anyhow::
     Ok(())
 }
 
-async fn write_down(tx: &mut Tx, order: &OrderPlaced) -> anyhow::Result<()> {
+async fn write_down(tx: &mut PgTransaction<'_>, order: &OrderPlaced) -> anyhow::Result<()> {
     sqlx::query(
         "insert into orders (id, customer, sku, quantity, cents) values ($1, $2, $3, $4, $5)",
     )
@@ -53,16 +53,13 @@ async fn write_down(tx: &mut Tx, order: &OrderPlaced) -> anyhow::Result<()> {
 }
 
 pub fn router() -> Router {
-    Router::new()
-        .on(handler_fn(payment_refused))
-        .on(handler_fn(payment_refunded))
-        .on(handler_fn(stock_reserved))
+    Router::new().on(payment_refused).on(payment_refunded).on(stock_reserved)
 }
 
 async fn stock_reserved(tx: &mut Tx, reserved: StockReserved) -> Result<(), HandlerError> {
     let order = reserved.order;
     let customer = close(tx, order, "completed", None).await?;
-    outbox::publish(tx, &OrderCompleted { order, customer }).await?;
+    outbox::publish(tx, OrderCompleted { order, customer }).await?;
     Ok(())
 }
 
@@ -76,7 +73,7 @@ async fn payment_refunded(tx: &mut Tx, refunded: PaymentRefunded) -> Result<(), 
 
 async fn fail(tx: &mut Tx, order: i64, reason: &str) -> Result<(), HandlerError> {
     let customer = close(tx, order, "failed", Some(reason)).await?;
-    outbox::publish(tx, &OrderFailed { order, customer, reason: reason.to_owned() }).await?;
+    outbox::publish(tx, OrderFailed { order, customer, reason: reason.to_owned() }).await?;
     Ok(())
 }
 

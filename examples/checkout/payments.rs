@@ -1,7 +1,7 @@
 //! Payments: charges cards, refuses orders, and refunds what could not be delivered.
 
 use pillarbox::outbox;
-use pillarbox::{HandlerError, Router, Tx, handler_fn};
+use pillarbox::{HandlerError, Router, Tx};
 
 use crate::events::{OrderPlaced, PaymentRefunded, PaymentRefused, PaymentTaken, StockOut};
 
@@ -20,14 +20,14 @@ pub const TABLES: &str = "
 pub const LISTENS_TO: &[&str] = &["orders.placed", "inventory.out"];
 
 pub fn router() -> Router {
-    Router::new().on(handler_fn(charge)).on(handler_fn(refund))
+    Router::new().on(charge).on(refund)
 }
 
 /// The charge and its event are in one transaction, which the inbox began and will commit.
 async fn charge(tx: &mut Tx, placed: OrderPlaced) -> Result<(), HandlerError> {
     let OrderPlaced { order, sku, quantity, cents, .. } = placed;
     if cents > CARD_LIMIT_CENTS {
-        outbox::publish(tx, &PaymentRefused { order }).await?;
+        outbox::publish(tx, PaymentRefused { order }).await?;
         return Ok(());
     }
     sqlx::query("insert into ledger (order_id, kind, cents) values ($1, 'charge', $2)")
@@ -35,7 +35,7 @@ async fn charge(tx: &mut Tx, placed: OrderPlaced) -> Result<(), HandlerError> {
         .bind(cents)
         .execute(&mut **tx)
         .await?;
-    outbox::publish(tx, &PaymentTaken { order, sku, quantity }).await?;
+    outbox::publish(tx, PaymentTaken { order, sku, quantity }).await?;
     Ok(())
 }
 
@@ -48,6 +48,6 @@ async fn refund(tx: &mut Tx, out: StockOut) -> Result<(), HandlerError> {
     .bind(out.order)
     .execute(&mut **tx)
     .await?;
-    outbox::publish(tx, &PaymentRefunded { order: out.order }).await?;
+    outbox::publish(tx, PaymentRefunded { order: out.order }).await?;
     Ok(())
 }

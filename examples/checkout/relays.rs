@@ -1,5 +1,7 @@
 //! The relays, one for each outbox, all in one process. `pillarbox relay` is the same relay as a program.
 
+use std::time::Duration;
+
 use pillarbox_relay::{Relay, RelayConfig};
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
@@ -16,7 +18,7 @@ pub async fn run(addresses: &Addresses, shutdown: CancellationToken) -> anyhow::
             nats_url: addresses.nats.clone(),
             source: format!("/shop/{service}"),
             // How soon a restarted relay takes over from a killed one.
-            lease_ms: 1_500,
+            lease: Duration::from_millis(1_500),
             ..RelayConfig::default()
         };
         relays.spawn(Relay::new(config)?.run(shutdown.clone()));

@@ -1,10 +1,11 @@
 //! What every service has: a database with an inbox, a consumer for the events that it needs, and handlers.
 
 use std::fmt;
+use std::time::Duration;
 
 use clap::ValueEnum;
 use pillarbox::outbox;
-use pillarbox::{Consumer, ConsumerConfig, Router, batch_fn, inbox};
+use pillarbox::{Consumer, ConsumerConfig, Router, inbox};
 use sqlx::PgPool;
 use sqlx::postgres::PgPoolOptions;
 use tokio_util::sync::CancellationToken;
@@ -107,17 +108,15 @@ pub async fn run(
         PgPoolOptions::new().max_connections(10).connect(&addresses.database(service)).await?;
     let broker = async_nats::connect(&addresses.nats).await?;
     let config = ConsumerConfig {
-        stream: STREAM.into(),
-        name: service.name().into(),
         filter_subjects: service.listens_to().iter().map(|&subject| subject.into()).collect(),
         // How soon a restarted process takes over from a killed one.
-        takeover_ms: 1_000,
-        ..ConsumerConfig::default()
+        takeover: Duration::from_secs(1),
+        ..ConsumerConfig::new(STREAM, service.name())
     };
-    let consumer = Consumer::new(broker, pool, config)?;
+    let consumer = Consumer::with_config(broker, pool, config)?;
     match service.router() {
-        Some(router) => consumer.run(router, shutdown).await?,
-        None => consumer.run_batches(batch_fn(analytics::count), shutdown).await?,
+        Some(router) => consumer.router(router).run(shutdown).await?,
+        None => consumer.on_batch(analytics::count).run(shutdown).await?,
     }
     Ok(())
 }

@@ -5,7 +5,8 @@ use std::time::Duration;
 use tokio::sync::watch;
 use tokio::time::sleep;
 
-use crate::children::{Children, Process};
+use crate::children::Children;
+use crate::process::Process;
 use crate::progress::{Progress, finished};
 use crate::redelivery::{self, Redelivery};
 use crate::screen::Screen;

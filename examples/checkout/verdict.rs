@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use crate::books::{Books, Money, Order, Outcome};
+use super::books::{Books, Money, Order, Outcome};
 
 /// One claim, and the evidence against it.
 #[derive(Debug)]

@@ -4,10 +4,10 @@
 //! partitions handle them, each up to its capacity. The rest waits. The capacity of a stream is divided among its
 //! outboxes in proportion to what waits in them, and that of a process among its partitions in the same way.
 
-use crate::keys;
-use crate::layout::{Layout, Rates};
-use crate::load::{DAY, Load};
-use crate::queue::Queue;
+use super::keys;
+use super::layout::{Layout, Rates};
+use super::load::{DAY, Load};
+use super::queue::Queue;
 
 pub struct Day {
     pub load: Load,

@@ -3,7 +3,7 @@
 use rand::rngs::StdRng;
 use rand::{RngExt, SeedableRng};
 
-use crate::load::Load;
+use super::load::Load;
 
 /// The share of each key in all events, with the hottest key first.
 pub fn parts(load: &Load) -> Vec<f64> {

@@ -1,6 +1,6 @@
 //! How many of each part a load needs.
 
-use crate::load::Load;
+use super::load::Load;
 
 /// What one of each part can do, and how many bytes an event needs. The defaults are those of `docs/scaling.md`.
 #[derive(Clone, Debug, clap::Args)]

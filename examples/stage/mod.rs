@@ -7,7 +7,7 @@ use std::time::Duration;
 use anyhow::{Context, bail};
 use clap::Parser;
 use pillarbox::consumer::streams::StreamSpec;
-use pillarbox::consumer::{Status, Watch};
+use pillarbox::consumer::{ConsumerStatus, Watch};
 use pillarbox::outbox;
 use pillarbox::{Consumer, ConsumerConfig, ConsumerError, Router, inbox};
 use pillarbox_relay::{Relay, RelayConfig, RelayError};
@@ -81,9 +81,9 @@ impl Stage {
         router: Router,
     ) -> anyhow::Result<Process> {
         let client = async_nats::connect(self.producer.nats_url()).await?;
-        let consumer = Consumer::new(client, database.clone(), config)?;
+        let consumer = Consumer::with_config(client, database.clone(), config)?;
         let (status, shutdown) = (consumer.status(), CancellationToken::new());
-        let running = tokio::spawn(consumer.run(router, shutdown.clone()));
+        let running = tokio::spawn(consumer.router(router).run(shutdown.clone()));
         Ok(Process { status, running, shutdown })
     }
 
@@ -105,8 +105,8 @@ impl Process {
     pub async fn until(
         &self,
         what: &str,
-        wanted: impl FnMut(&Status) -> bool,
-    ) -> anyhow::Result<Status> {
+        wanted: impl FnMut(&ConsumerStatus) -> bool,
+    ) -> anyhow::Result<ConsumerStatus> {
         let mut watch = self.status.clone();
         match tokio::time::timeout(DEADLINE, watch.until(wanted)).await {
             Ok(Some(status)) => Ok(status),

@@ -8,6 +8,8 @@
 //! | an event that was not committed has no effect | [`NotCommitted`](Violation::NotCommitted) |
 //! | where order is kept, the effects of a key are in the order of their commits | [`OutOfOrder`](Violation::OutOfOrder) |
 //! | where order is kept, each handler sees all effects before its own | [`SideBySide`](Violation::SideBySide) |
+//! | a scheduled event comes into the outbox once, and not before it is due, unless a cancel said that it was cancelled; then never | [`WronglyReleased`](Violation::WronglyReleased) |
+//! | a trip is booked whole or undone, once, as the history of its saga says | [`WrongTrip`](Violation::WrongTrip) |
 //! | what a writer was told about a commit is true | [`ToldWrong`](Violation::ToldWrong) |
 //! | only the holder of the newest epoch moves the cursor | [`Unfenced`](Violation::Unfenced) |
 //! | the cursor moves back only when the broker has lost something, and the relay notices each loss | [`MovedBack`](Violation::MovedBack), [`Unnoticed`](Violation::Unnoticed) |
@@ -28,6 +30,7 @@ use std::collections::{HashMap, HashSet};
 use crate::event::{Fate, Kind};
 use crate::history::{Effect, History, Told};
 use crate::journal::At;
+use crate::trips;
 
 /// Something that must not happen.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -80,6 +83,20 @@ pub enum Violation {
         /// The consumer.
         consumer: String,
     },
+    /// A scheduled event did not come into the outbox, or came too early, too often, or after it was cancelled.
+    WronglyReleased {
+        /// The event.
+        id: String,
+        /// What is wrong.
+        what: &'static str,
+    },
+    /// A trip did not end as it must.
+    WrongTrip {
+        /// The trip.
+        trip: String,
+        /// What is wrong.
+        what: String,
+    },
     /// A writer was told something that is not true.
     ToldWrong {
         /// The event.
@@ -131,6 +148,7 @@ pub fn check(history: &History) -> Vec<Violation> {
     let mut found = Vec::new();
     let books = Books::of(history);
     commits(history, &books, &mut found);
+    released(history, &mut found);
     for (consumer, keeps_order) in &history.consumers {
         let effects = books.effects_of(history, consumer);
         once(history, &books, consumer, &effects, &mut found);
@@ -140,6 +158,10 @@ pub fn check(history: &History) -> Vec<Violation> {
         }
     }
     dead_in_outbox(history, &books, &mut found);
+    let stored = first_stored(history);
+    let may_swap = |id: &str| stored.get(id).is_some_and(|at| in_a_loss(history, *at));
+    let wrong = trips::check::check(&history.trips, may_swap).into_iter();
+    found.extend(wrong.map(|(trip, what)| Violation::WrongTrip { trip, what }));
     cursor(history, &mut found);
     for loss in history.losses.iter().filter(|loss| loss.discovered.is_none()) {
         found.push(Violation::Unnoticed { at: loss.began, how: loss.how.clone() });
@@ -203,6 +225,30 @@ fn commits(history: &History, books: &Books<'_>, found: &mut Vec<Violation>) {
             _ => continue,
         };
         found.push(Violation::ToldWrong { id: id.clone(), told });
+    }
+}
+
+fn released(history: &History, found: &mut Vec<Violation>) {
+    let mut cancelled: HashMap<&str, usize> = HashMap::new();
+    for cancel in history.cancels.iter().filter(|cancel| cancel.cancelled) {
+        *cancelled.entry(&cancel.id).or_default() += 1;
+    }
+    let known: HashSet<&str> = history.scheduled.iter().map(|event| &*event.id).collect();
+    let mut wrong = |id: &str, what| {
+        found.push(Violation::WronglyReleased { id: id.to_owned(), what });
+    };
+    for event in &history.scheduled {
+        match (cancelled.get(&*event.id), event.released.as_slice()) {
+            (None, []) => wrong(&event.id, "it was not cancelled, and never came"),
+            (None, [at]) if *at < event.due => wrong(&event.id, "it came before it was due"),
+            (None, [_]) | (Some(1), []) => {}
+            (None, _) => wrong(&event.id, "it came more than once"),
+            (Some(1), _) => wrong(&event.id, "it was cancelled, and came"),
+            (Some(_), _) => wrong(&event.id, "it was cancelled more than once"),
+        }
+    }
+    for id in cancelled.keys().filter(|id| !known.contains(*id)) {
+        wrong(id, "it was cancelled, and never scheduled");
     }
 }
 
@@ -305,11 +351,7 @@ fn in_order(history: &History, consumer: &str, effects: &[&Effect], found: &mut 
     let first_stored = first_stored(history);
     let forgiven = |id: &str| {
         let stored = first_stored.get(id);
-        stored.is_some_and(|stored| {
-            history.losses.iter().any(|loss| {
-                loss.discovered.is_none_or(|discovered| (loss.began..=discovered).contains(stored))
-            })
-        })
+        stored.is_some_and(|stored| in_a_loss(history, *stored))
     };
     // For each key, the highest number that was not stored during a loss, and the highest of all.
     let mut strict: HashMap<&str, (i64, &str)> = HashMap::new();
@@ -331,6 +373,13 @@ fn in_order(history: &History, consumer: &str, effects: &[&Effect], found: &mut 
             strict.insert(key, (effect.number, &effect.id));
         }
     }
+}
+
+/// Whether the broker had lost something then, and the relay had not gone back yet.
+fn in_a_loss(history: &History, at: At) -> bool {
+    history.losses.iter().any(|loss| {
+        loss.discovered.is_none_or(|discovered| (loss.began..=discovered).contains(&at))
+    })
 }
 
 /// When each event was stored for the first time.

@@ -2,8 +2,9 @@
 
 use std::borrow::Cow;
 use std::collections::BTreeMap;
+use std::time::Duration;
 
-use pillarbox_event::{Event, RawEvent};
+use pillarbox_event::{Event, EventId, RawEvent};
 use serde::{Deserialize, Serialize};
 use sqlx::{Postgres, Row, Transaction};
 use uuid::Uuid;
@@ -84,10 +85,7 @@ pub struct Draw {
 
 impl Event for Draw {
     const TYPE: &'static str = "key.drawn";
-
-    fn topic(&self) -> Cow<'_, str> {
-        TOPIC.into()
-    }
+    const TOPIC: &'static str = TOPIC;
 
     fn key(&self) -> Option<Cow<'_, str>> {
         self.key.as_deref().map(Cow::from)
@@ -135,6 +133,40 @@ pub async fn draw(
         drawn.push(Drawn { id: id.to_string(), key, number, kind });
     }
     Ok(drawn)
+}
+
+/// Schedules an event without a key, and keeps what the database says of it in the same transaction.
+///
+/// # Errors
+/// The error of sqlx, or that of the outbox about the event.
+pub async fn draw_later(
+    tx: &mut Transaction<'_, Postgres>,
+    ahead: Duration,
+) -> anyhow::Result<Drawn> {
+    let draw = Draw { key: None, number: 0, kind: Kind::Plain, name: None };
+    let id = pillarbox_outbox::publish_in(tx, &draw, ahead).await?;
+    sqlx::query(
+        "insert into scheduled_ever select event_id, due_at from pillarbox.outbox_scheduled where event_id = $1",
+    )
+    .bind(id.as_uuid())
+    .execute(&mut **tx)
+    .await?;
+    let Draw { key, number, kind, name: _ } = draw;
+    Ok(Drawn { id: id.to_string(), key, number, kind })
+}
+
+/// Cancels a scheduled event, and keeps the answer in the same transaction.
+///
+/// # Errors
+/// The error of sqlx, or that of the outbox.
+pub async fn cancel(tx: &mut Transaction<'_, Postgres>, id: &EventId) -> anyhow::Result<()> {
+    let cancelled = pillarbox_outbox::cancel(tx, id).await?;
+    sqlx::query("insert into cancel values ($1, $2)")
+        .bind(id.as_uuid())
+        .bind(cancelled)
+        .execute(&mut **tx)
+        .await?;
+    Ok(())
 }
 
 async fn publish(tx: &mut Transaction<'_, Postgres>, id: Uuid, draw: &Draw) -> anyhow::Result<()> {

@@ -7,10 +7,11 @@ use sqlx::Row;
 use crate::event::Drawn;
 use crate::foreign::{self, ForeignNote};
 use crate::history::{
-    Committed, CursorWrite, Dead, Effect, Foreign, Given, History, Told, Written,
+    Cancel, Committed, CursorWrite, Dead, Effect, Foreign, Given, History, Scheduled, Told, Written,
 };
 use crate::journal::{At, Noted, read};
 use crate::role::{ConsumerNote, Group, WriterNote};
+use crate::trips::record::Trips;
 use crate::world::World;
 
 /// A time of the database in microseconds.
@@ -30,7 +31,11 @@ pub(crate) async fn gather(world: &World, left: Vec<(String, i64)>) -> anyhow::R
     };
     journals(world, &mut history)?;
     outbox(world, &mut history).await?;
+    scheduled(world, &mut history).await?;
     inbox(world, &mut history).await?;
+    if world.saga {
+        history.trips = Trips::read(&world.outbox).await?;
+    }
     let mut record = world.record();
     history.faults = std::mem::take(&mut record.made);
     history.losses = std::mem::take(&mut record.losses);
@@ -115,8 +120,8 @@ fn sent(notes: Vec<Noted<ForeignNote>>) -> Vec<Foreign> {
 }
 
 async fn outbox(world: &World, history: &mut History) -> anyhow::Result<()> {
-    let rows =
-        "select event_id::text, position, txid::text from pillarbox.outbox order by position";
+    let rows = "select event_id::text, position, txid::text from pillarbox.outbox \
+         where event_type not like 'trip.%' and event_type not like 'service.%' order by position";
     for row in sqlx::query(rows).fetch_all(&world.outbox).await? {
         history.committed.push(Committed {
             id: row.try_get(0)?,
@@ -153,6 +158,28 @@ async fn outbox(world: &World, history: &mut History) -> anyhow::Result<()> {
             high: row.try_get(5)?,
             back: row.try_get(6)?,
         });
+    }
+    Ok(())
+}
+
+async fn scheduled(world: &World, history: &mut History) -> anyhow::Result<()> {
+    let rows = concat!(
+        "select event_id::text, ",
+        micros!("due_at"),
+        ", array(select ",
+        micros!("created_at"),
+        " from pillarbox.outbox where outbox.event_id = scheduled_ever.event_id) from scheduled_ever order by due_at"
+    );
+    for row in sqlx::query(rows).fetch_all(&world.outbox).await? {
+        history.scheduled.push(Scheduled {
+            id: row.try_get(0)?,
+            due: row.try_get(1)?,
+            released: row.try_get(2)?,
+        });
+    }
+    let rows = "select event_id::text, cancelled from cancel";
+    for row in sqlx::query(rows).fetch_all(&world.outbox).await? {
+        history.cancels.push(Cancel { id: row.try_get(0)?, cancelled: row.try_get(1)? });
     }
     Ok(())
 }

@@ -2,6 +2,7 @@
 
 use crate::event::Drawn;
 use crate::journal::At;
+use crate::trips::record::Trips;
 
 /// All that is known of a run when it is over.
 #[derive(Clone, Debug, Default)]
@@ -12,6 +13,10 @@ pub struct History {
     pub foreign: Vec<Foreign>,
     /// The rows of the outbox. They decide what was committed.
     pub committed: Vec<Committed>,
+    /// What was scheduled, in transactions that were committed.
+    pub scheduled: Vec<Scheduled>,
+    /// What cancels answered, in transactions that were committed.
+    pub cancels: Vec<Cancel>,
     /// The messages that the stream held, at the end and before each loss.
     pub stored: Vec<Stored>,
     /// The events that handlers received.
@@ -20,6 +25,8 @@ pub struct History {
     pub effects: Vec<Effect>,
     /// What was given up.
     pub dead: Vec<Dead>,
+    /// What came of trips. Empty without a saga.
+    pub trips: Trips,
     /// The consumers, and whether each keeps the order of a key.
     pub consumers: Vec<(&'static str, bool)>,
     /// Every new epoch and every movement of the cursor, in order.
@@ -86,6 +93,26 @@ pub struct Committed {
     pub position: i64,
     /// Its transaction's id.
     pub txid: String,
+}
+
+/// An event that was scheduled for later.
+#[derive(Clone, Debug)]
+pub struct Scheduled {
+    /// Its id.
+    pub id: String,
+    /// When it was due, by the database's clock.
+    pub due: At,
+    /// When it came into the outbox, by the same clock. Empty if it never did.
+    pub released: Vec<At>,
+}
+
+/// A cancel of a scheduled event.
+#[derive(Clone, Debug)]
+pub struct Cancel {
+    /// The event.
+    pub id: String,
+    /// The answer: whether it was cancelled.
+    pub cancelled: bool,
 }
 
 /// A message in the stream.

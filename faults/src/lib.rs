@@ -30,6 +30,7 @@
 //! | [`checker`] | what must hold, and what violates it |
 //! | [`story`] | what happened to one event |
 //! | [`report`] | the counts and the verdict |
+//! | [`trips`] | a saga of three services, for runs with `--saga` |
 //! | `switched_off` | protections that a test takes away |
 
 mod broker;
@@ -49,6 +50,7 @@ pub mod run;
 pub mod schedule;
 pub mod story;
 mod switched_off;
+pub mod trips;
 mod wire;
 mod world;
 

@@ -60,6 +60,9 @@ pub struct Options {
     /// The broker is a cluster of three servers with a stream of three replicas; its store is never put back
     #[arg(long)]
     pub cluster: bool,
+    /// Writers also ask for trips, which a saga books at three services, a process each
+    #[arg(long)]
+    pub saga: bool,
     /// Keep the journals and logs of all processes in this folder
     #[arg(long)]
     pub keep: Option<PathBuf>,
@@ -88,6 +91,7 @@ impl Default for Options {
             partitions: 1,
             pooler: false,
             cluster: false,
+            saga: false,
             keep: None,
             switched_off: None,
         }

@@ -85,6 +85,18 @@ impl Report {
         row(f, "  rolled back", number(told(Told::RolledBack).count()))?;
         row(f, "  result unknown to the writer", number(unknown))?;
         row(f, "    of these, committed", number(done))?;
+        row(f, "events scheduled for later", number(history.scheduled.len()))?;
+        let cancelled = history.cancels.iter().filter(|cancel| cancel.cancelled).count();
+        row(f, "  cancelled", number(cancelled))?;
+        row(f, "  cancelled too late", number(history.cancels.len() - cancelled))?;
+        let late = history
+            .scheduled
+            .iter()
+            .filter_map(|event| event.released.first().map(|at| at - event.due));
+        let mut late: Vec<At> = late.collect();
+        late.sort_unstable();
+        let middle = late.get(late.len() / 2).copied().unwrap_or(0) as f64 / 1_000.0;
+        row(f, "  released after they were due, median", format!("{middle:.1} ms"))?;
         for (consumer, keeps_order) in &history.consumers {
             let effects = history.effects.iter().filter(|effect| effect.consumer == *consumer);
             let effects = effects.filter(|effect| !is_name(&effect.id));
@@ -103,6 +115,15 @@ impl Report {
         row(f, "unreadable foreign messages sent", foreign(false))?;
         let letters = history.dead.iter().filter(|dead| is_name(&dead.id));
         row(f, "  their dead letters, in all consumers", number(letters.count()))?;
+        let trips = &history.trips.instances;
+        if !trips.is_empty() {
+            let of = |status: &str| trips.iter().filter(|trip| trip.status == status).count();
+            row(f, "trips", number(trips.len()))?;
+            row(f, "  booked at all services", number(of("completed")))?;
+            row(f, "  undone", number(of("failed")))?;
+            let entries = trips.iter().map(|trip| trip.entries.len()).sum();
+            row(f, "  entries in their histories", number(entries))?;
+        }
         row(f, "handlings undone or repeated", number(self.handled_again()))?;
         row(f, "duplicates skipped by the inbox, at least", history.skipped.to_string())?;
         row(f, "repeats in the stream, at the end", number(self.repeats_in_the_stream()))?;
@@ -136,11 +157,15 @@ impl fmt::Display for Report {
         writeln!(f, "  {:<44} {hit:>9}", "faults")?;
         self.counts(f)?;
         if self.is_well() {
-            return write!(
+            write!(
                 f,
                 "well: every committed event took effect once in each consumer or is a dead letter, keys are in order, no \
                  other event took effect, and nothing waits"
-            );
+            )?;
+            if !self.history.trips.instances.is_empty() {
+                write!(f, "; every trip is booked whole or undone, once, as its history says")?;
+            }
+            return Ok(());
         }
         writeln!(f, "WRONG:")?;
         for line in story::summary(&self.violations) {

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use pillarbox_relay::Status;
+use pillarbox_relay::RelayStatus;
 use sqlx::{AssertSqlSafe, PgPool};
 use tokio::time::{Instant, sleep};
 
@@ -58,13 +58,15 @@ async fn left(world: &World) -> anyhow::Result<Vec<(String, i64)>> {
         }
     }
     let mut connection = world.outbox.acquire().await?;
-    let status = Status::read(&mut connection, "pillarbox", "default").await?;
+    let status = RelayStatus::read(&mut connection, "pillarbox", "default").await?;
     anyhow::ensure!(status.epoch.is_some(), "no relay has led");
     note("events in the outbox".into(), status.backlog_events);
+    // They are due within seconds.
+    let scheduled = "select count(*) from pillarbox.outbox_scheduled";
+    note("scheduled events".into(), count(&world.outbox, scheduled).await?);
     let parked = "select count(*) from pillarbox.outbox_dead_letter where state = 'parked'";
     note("parked events of the outbox".into(), count(&world.outbox, parked).await?);
-    for (group, info) in world.durables().await? {
-        let name = group.name();
+    for (name, info) in world.durables().await? {
         note(format!("undelivered events of {name}"), i64::try_from(info.num_pending)?);
         let unacknowledged = i64::try_from(info.num_ack_pending)?;
         note(format!("unacknowledged events of {name}"), unacknowledged);
@@ -75,6 +77,21 @@ async fn left(world: &World) -> anyhow::Result<Vec<(String, i64)>> {
     note("events that are still being tried".into(), count(&world.inbox, tried).await?);
     let parked = "select count(*) from pillarbox.inbox_dead_letter where state = 'parked'";
     note("parked events of the consumers".into(), count(&world.inbox, parked).await?);
+    if world.saga {
+        for (what, sql) in [
+            ("open trips", "select count(*) from pillarbox.saga where ended_at is null"),
+            (
+                "events of trips that are still being tried",
+                "select count(*) from pillarbox.inbox_failure",
+            ),
+            (
+                "parked events of trips",
+                "select count(*) from pillarbox.inbox_dead_letter where state = 'parked'",
+            ),
+        ] {
+            note(what.into(), count(&world.outbox, sql).await?);
+        }
+    }
     Ok(left)
 }
 

@@ -9,6 +9,7 @@ use std::time::Duration;
 use futures::StreamExt;
 use futures::future::join_all;
 use futures::stream::FuturesUnordered;
+use pillarbox_testkit::eventually;
 use rustix::process::Signal;
 use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep, sleep_until};
@@ -60,6 +61,9 @@ pub async fn run(options: &Options, program: &Path) -> anyhow::Result<Report> {
     }
     let mut guarding = JoinSet::new();
     guarding.spawn(guard(world.clone()));
+    if options.saga {
+        until_a_trip_is_booked(&world, Duration::from_secs(options.patience)).await?;
+    }
     let (stop, pause) = (CancellationToken::new(), Duration::from_millis(options.foreign_ms));
     let foreign = async {
         match pause.is_zero() {
@@ -82,6 +86,18 @@ pub async fn run(options: &Options, program: &Path) -> anyhow::Result<Report> {
     note_failures(&world, stopped);
     let history = gather(&world, left).await?;
     Ok(Report::of(seed, command(options, seed), history))
+}
+
+/// Once faults begin, a busy machine may book no trip in time any more. A run without one would not have shown what
+/// faults do to trips that go well.
+async fn until_a_trip_is_booked(world: &World, patience: Duration) -> anyhow::Result<()> {
+    const BOOKED: &str = "select exists (select from pillarbox.saga where status = 'completed')";
+    eventually("a trip to be booked before the first fault", patience, async || {
+        let is_booked: bool = sqlx::query_scalar(BOOKED).fetch_one(&world.outbox).await?;
+        anyhow::Ok(is_booked.then_some(()))
+    })
+    .await?;
+    Ok(())
 }
 
 fn note_failures(world: &World, stopped: Vec<anyhow::Result<()>>) {
@@ -174,9 +190,12 @@ fn command(options: &Options, seed: u64) -> String {
             command.push_str(&format!(" --{name} {value}"));
         }
     }
-    for (name, on) in
-        [("strict", options.strict), ("pooler", options.pooler), ("cluster", options.cluster)]
-    {
+    for (name, on) in [
+        ("strict", options.strict),
+        ("pooler", options.pooler),
+        ("cluster", options.cluster),
+        ("saga", options.saga),
+    ] {
         if on {
             command.push_str(&format!(" --{name}"));
         }

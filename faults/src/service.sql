@@ -1,8 +1,13 @@
--- The writers' own table, and a log of everything that was written to the relay's row. Both are in the database of
+-- The writers' own tables, and a log of everything that was written to the relay's row. All are in the database of
 -- the outbox.
 
 -- A row for each key. Drawing a number of the key locks the row.
 create table counter (key text primary key, next bigint not null default 0);
+
+-- What was scheduled, with the time at which it is due, and what each cancel answered. Writers write both in the same
+-- transaction, so what is here was committed.
+create table scheduled_ever (event_id uuid primary key, due_at timestamptz not null);
+create table cancel (event_id uuid not null, cancelled boolean not null);
 
 -- Every new epoch (`took`) and every movement of the cursor, with the connection over which it came. A leader takes
 -- the lease and writes the cursor over the same connection. So if a movement came over another connection than the one

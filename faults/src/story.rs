@@ -50,6 +50,8 @@ fn name(violation: &Violation) -> &'static str {
         Violation::WronglyDead { .. } => "in the wrong place",
         Violation::OutOfOrder { .. } => "out of order",
         Violation::SideBySide { .. } => "side by side",
+        Violation::WronglyReleased { .. } => "wrongly released",
+        Violation::WrongTrip { .. } => "wrong trips",
         Violation::ToldWrong { .. } => "told wrong",
         Violation::Unfenced { .. } => "moved by a relay that does not lead",
         Violation::MovedBack { .. } => "moved back",
@@ -88,6 +90,8 @@ impl std::fmt::Display for Violation {
                     "event {id} was handled in {consumer} at the same time as another of its key"
                 )
             }
+            Self::WronglyReleased { id, what } => write!(f, "scheduled event {id}: {what}"),
+            Self::WrongTrip { trip, what } => write!(f, "trip {}: {what}", short(trip)),
             Self::ToldWrong { id, told } => {
                 write!(f, "the writer of event {id} was told {told}, but it is not")
             }
@@ -140,14 +144,18 @@ fn tell(history: &History, violation: &Violation, begin: At) -> Vec<String> {
         | Violation::NotCommitted { id, .. }
         | Violation::WronglyDead { id, .. }
         | Violation::SideBySide { id, .. }
+        | Violation::WronglyReleased { id, .. }
         | Violation::ToldWrong { id, .. } => (vec![id], None),
         Violation::OutOfOrder { id, behind, .. } => (vec![behind, id], None),
         Violation::Unfenced { at, .. }
         | Violation::MovedBack { at, .. }
         | Violation::Unnoticed { at, .. }
         | Violation::Ended { at, .. } => (Vec::new(), Some(*at)),
-        Violation::Stuck { .. } => (Vec::new(), None),
+        Violation::Stuck { .. } | Violation::WrongTrip { .. } => (Vec::new(), None),
     };
+    if let Violation::WrongTrip { trip, .. } = violation {
+        of_trip(history, trip, &mut lines);
+    }
     let consumer = match violation {
         Violation::Lost { consumer, .. } | Violation::WronglyDead { consumer, .. } => {
             consumer.as_deref()
@@ -223,6 +231,28 @@ fn event(history: &History, id: &str, consumer: Option<&str>, lines: &mut Lines)
         let by = dead.consumer.as_deref().unwrap_or("the relay");
         let error: String = dead.error.chars().take(120).collect();
         lines.add(dead.at, format!("{short} given up by {by} ({}): {error}", dead.reason));
+    }
+}
+
+/// What the saga and the services wrote about a trip.
+fn of_trip(history: &History, trip: &str, lines: &mut Lines) {
+    let instances = history.trips.instances.iter().filter(|instance| instance.trip == trip);
+    for entry in instances.flat_map(|instance| &instance.entries) {
+        let (event, id, status, step) =
+            (&entry.event_type, short(&entry.event_id), &entry.status, &entry.after);
+        let published: Vec<_> = entry.published.iter().map(|id| short(id)).collect();
+        let mut line = format!("the saga handled {event} {id}: {status} at {step}");
+        if !published.is_empty() {
+            line.push_str(&format!(", published {}", published.join(", ")));
+        }
+        if let Some(note) = &entry.note {
+            line.push_str(&format!(" ({note})"));
+        }
+        lines.add(entry.at, line);
+    }
+    for effect in history.trips.effects.iter().filter(|effect| effect.trip == trip) {
+        let (service, what, id) = (&effect.service, &effect.what, short(&effect.event_id));
+        lines.add(effect.at, format!("{service}: {what}, on {id}"));
     }
 }
 

@@ -16,13 +16,22 @@ pub enum SwitchedOff {
 }
 
 impl SwitchedOff {
-    /// Creates the triggers, in the database of the outbox or in that of the inbox.
-    pub(crate) async fn apply(self, outbox: &PgPool, inbox: &PgPool) -> Result<(), sqlx::Error> {
+    /// Creates the triggers, in the database of the outbox or in that of the inbox. With a saga there is an
+    /// inbox in both.
+    pub(crate) async fn apply(
+        self,
+        outbox: &PgPool,
+        inbox: &PgPool,
+        saga: bool,
+    ) -> Result<(), sqlx::Error> {
         let (database, triggers) = match self {
             Self::OpenTransactions => (outbox, include_str!("switched_off/open_transactions.sql")),
             Self::Fence => (outbox, include_str!("switched_off/fence.sql")),
             Self::Dedup => (inbox, include_str!("switched_off/dedup.sql")),
         };
+        if saga && self == Self::Dedup {
+            sqlx::raw_sql(triggers).execute(outbox).await?;
+        }
         sqlx::raw_sql(triggers).execute(database).await.map(drop)
     }
 }

@@ -9,7 +9,7 @@ use std::time::Duration;
 use anyhow::Context;
 use async_nats::jetstream::{self, consumer, stream};
 use futures::StreamExt;
-use pillarbox_relay::{Order as RelayOrder, RelayConfig, SinkChoice};
+use pillarbox_relay::{RelayConfig, ShippingOrder, SinkChoice};
 use pillarbox_testkit::pgbouncer::PoolMode;
 use pillarbox_testkit::{PgBouncer, Postgres, Proxy};
 use sqlx::PgPool;
@@ -23,6 +23,7 @@ use crate::journal::{At, Journal};
 use crate::options::Options;
 use crate::process::Process;
 use crate::role::{ConsumerRole, Group, RelayRole, Role, WriterRole, key_name};
+use crate::trips::{self, TripRole};
 use crate::wire::{InStream, Wire};
 
 /// The stream of a run.
@@ -36,9 +37,13 @@ pub(crate) struct World {
     pub(crate) folder: PathBuf,
     pub(crate) postgres: Mutex<Postgres>,
     pub(crate) nats: Mutex<Broker>,
+    /// Held by a fault while the stream has limits that are not its own.
+    pub(crate) limits: Mutex<()>,
     /// The poolers through which writers and consumers connect, if there are any.
     poolers: Option<Poolers>,
     pub(crate) strict: bool,
+    /// Whether there are trips.
+    pub(crate) saga: bool,
     /// The database of the outbox.
     pub(crate) outbox: PgPool,
     /// The database of the inbox.
@@ -92,8 +97,12 @@ impl World {
         pillarbox_inbox::migrate(&inbox.pool).await?;
         sqlx::raw_sql(include_str!("service.sql")).execute(&outbox.pool).await?;
         sqlx::raw_sql(include_str!("consumers.sql")).execute(&inbox.pool).await?;
+        if options.saga {
+            pillarbox_inbox::migrate(&outbox.pool).await?;
+            sqlx::raw_sql(trips::TABLES).execute(&outbox.pool).await?;
+        }
         if let Some(protection) = options.switched_off {
-            protection.apply(&outbox.pool, &inbox.pool).await?;
+            protection.apply(&outbox.pool, &inbox.pool, options.saga).await?;
         }
         let keys: Vec<String> = (0..options.keys).map(key_name).collect();
         sqlx::query("insert into counter (key) select unnest($1::text[])")
@@ -110,8 +119,10 @@ impl World {
             inbox: inbox.pool,
             postgres: Mutex::new(postgres),
             nats: Mutex::new(nats),
+            limits: Mutex::default(),
             poolers,
             strict: options.strict,
+            saga: options.saga,
             relays: Vec::new(),
             consumers: Vec::new(),
             writers: Vec::new(),
@@ -154,10 +165,14 @@ impl World {
                     config: Box::new(RelayConfig {
                         database_url: ways.to_database(&self.outbox_url),
                         nats_url: ways.to_broker(&self.nats_url),
-                        lease_ms: 1_500 * options.slow,
-                        ack_timeout_ms: 2_000 * options.slow,
+                        lease: Duration::from_millis(1_500 * options.slow),
+                        ack_timeout: Duration::from_millis(2_000 * options.slow),
                         // Use both ways of storing in turn.
-                        order: if options.strict { RelayOrder::Strict } else { RelayOrder::Key },
+                        order: if options.strict {
+                            ShippingOrder::Strict
+                        } else {
+                            ShippingOrder::Key
+                        },
                         partitions: options.partitions,
                         sink: if number == 1 { SinkChoice::KeyedWindow } else { SinkChoice::Auto },
                         ..RelayConfig::default()
@@ -183,6 +198,19 @@ impl World {
                 consumers.push(make(name, of_consumers, &role).await?);
             }
         }
+        for name in trips::consumers().filter(|_| options.saga) {
+            let role = |ways: &Ways| {
+                Role::Trip(TripRole {
+                    name: name.to_owned(),
+                    database_url: ways.to_database(&self.outbox_url),
+                    nats_url: ways.to_broker(&self.nats_url),
+                    stream: STREAM.into(),
+                    partitioned: options.partitions > 1,
+                    slow: options.slow,
+                })
+            };
+            consumers.push(make(name.to_owned(), of_consumers, &role).await?);
+        }
         for number in 0..options.writers {
             let role = |ways: &Ways| {
                 Role::Writer(WriterRole {
@@ -192,6 +220,7 @@ impl World {
                     keys: options.keys,
                     pause_ms: options.pause_ms,
                     pooled: of_writers.is_some(),
+                    saga: options.saga,
                 })
             };
             writers.push(make(format!("writer{number}"), of_writers, &role).await?);
@@ -276,22 +305,24 @@ impl World {
     }
 
     /// The durable consumers, and how far they are.
-    pub(crate) async fn durables(&self) -> anyhow::Result<Vec<(Group, consumer::Info)>> {
+    pub(crate) async fn durables(&self) -> anyhow::Result<Vec<(&'static str, consumer::Info)>> {
         let stream = self.jetstream().await?.get_stream(STREAM).await?;
+        let groups = Group::ALL.into_iter().map(Group::name);
+        let known: Vec<_> = groups.chain(trips::consumers().filter(|_| self.saga)).collect();
         let mut all = Vec::new();
         let mut names = stream.consumer_names();
         while let Some(name) = names.next().await {
             let name = name?;
             // With partitions, each has one, with its number after the name.
-            let of = |group: &Group| {
-                let rest = name.strip_prefix(group.name());
+            let of = |known: &&str| {
+                let rest = name.strip_prefix(known);
                 rest.is_some_and(|rest| rest.is_empty() || rest.starts_with("-p"))
             };
-            if let Some(group) = Group::ALL.into_iter().find(of) {
-                all.push((group, stream.consumer_info(&name).await?));
+            if let Some(known) = known.iter().copied().find(of) {
+                all.push((known, stream.consumer_info(&name).await?));
             }
         }
-        anyhow::ensure!(all.len() >= Group::ALL.len(), "not every consumer has begun");
+        anyhow::ensure!(all.len() >= known.len(), "not every consumer has begun");
         Ok(all)
     }
 

@@ -1,23 +1,23 @@
-//! Whose failure it is, once the database has been asked.
+//! Decides whose failure it is, and asks the database if necessary.
 //!
 //! The class of an error is a guess ([`Sign`]). An event that raises a SQLSTATE of class 08, binds too many values, or
-//! ends its own connection looks like an outage, and would pause the consumer for ever. So before one event's failure
-//! is taken for everybody's, the database is asked, over a fresh connection:
+//! ends its own connection looks like an outage, and would pause the consumer for ever. So before the failure of one
+//! event counts as a failure of everything, the database is asked over a new connection:
 //!
-//! | it looks like | the database is well | it is not |
+//! | it looks like | the database works | it does not |
 //! |---|---|---|
-//! | a database was not reached | another one: an outage of this event | everybody's |
+//! | a database was not reached | it was another database: an outage for this event | everybody's |
 //! | a connection broke | excused twice, then the event's | everybody's |
 //! | a server has run out of something | excused 20 times, then the event's | everybody's |
-//! | the inbox waited too long for a row | in work elsewhere: an outage of this event | everybody's |
+//! | the inbox waited too long for a row | the event is in work elsewhere: an outage for this event | everybody's |
 //! | the handler took too long | the event's | everybody's |
 //!
-//! Without asking, a conflict is excused 20 times, and a transaction that was left idle twice. An outage that a
-//! handler tells of is excused for `max_outage_s`.
+//! Without asking, a conflict is excused 20 times, and a transaction that was left idle twice. An outage that a handler
+//! reports is excused for `max_outage`.
 //!
-//! An event that crashes the server leaves a database that is not well for a moment, and its neighbours lose their
-//! connections with it. So an event that was in work twice when that happened runs [alone](Judge), and then the
-//! database is given time: if it is back soon, and its server was not started anew, the event is to blame.
+//! After an event has crashed the server, the database does not work for a moment, and other events lose their
+//! connections too. So an event that was in work twice when that happened runs [alone](Judge). If the connection breaks
+//! then, the database is given time. If it is back soon, and its server was not restarted, the event is to blame.
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -31,38 +31,38 @@ use crate::fault::{Fault, Sign};
 use crate::store::{ServerRun, Store};
 use crate::timeout::TookTooLong;
 
-/// How many conflicts of an event in a row are not counted, and how many times a server has run out of something.
+/// How many conflicts of an event in a row are excused, and how many failures because a server ran out of something.
 const CONFLICTS: u32 = 20;
 
-/// How many broken connections, and transactions that were left idle, are not counted.
+/// How many broken connections and idle transactions are excused.
 const BREAKS: u32 = 2;
 
-/// As often as this an event is in work when the database goes away, before it runs alone.
+/// How often an event must be in work when the database goes away before it runs alone.
 const HITS: u32 = 2;
 
 /// How long a server may take to come back after a crash that is blamed on an event.
 const RECOVERY: Duration = Duration::from_secs(10);
 
-/// How many events are remembered that were hit. Forgetting one costs a crash of the server.
+/// At most this many events that were in work then are remembered. Forgetting one costs another crash of the server.
 const MOST: usize = 10_000;
 
 /// Whose failure it is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Blame {
-    /// The event's: the attempt counts.
+    /// The event's. The attempt counts.
     Event,
-    /// The event's, for good.
+    /// The event's, and it can never be handled.
     EventForGood,
-    /// That of somebody else whom this event needs: not counted for `max_outage_s`.
+    /// Another party's that this event needs. Does not count for `max_outage`.
     Elsewhere,
-    /// Perhaps the event's: not counted this many times.
+    /// Perhaps the event's. Does not count the first this many times.
     Excused(u32),
-    /// Everybody's: nothing can be handled now.
+    /// Everybody's. Nothing can be handled now.
     Everybody,
 }
 
 impl Blame {
-    /// For the metrics. `None`: what the error looks like.
+    /// The fault for the metrics. `None`: the fault that the error looks like.
     pub fn fault(self) -> Option<Fault> {
         match self {
             Self::Event => Some(Fault::Transient),
@@ -74,10 +74,10 @@ impl Blame {
     }
 }
 
-/// What the inbox found of an event's failure.
+/// What the inbox knows of an event's failure.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Finding {
-    /// The handler, or a statement, with an error of this kind.
+    /// The handler or a statement failed with an error of this kind.
     Failed(Sign),
     /// The inbox itself waited too long for the database.
     SlowDatabase,
@@ -86,7 +86,7 @@ enum Finding {
 }
 
 impl Finding {
-    /// What an error says.
+    /// What an error shows.
     fn of(error: &InboxError) -> Self {
         match error {
             InboxError::Slow { .. } => Self::SlowDatabase,
@@ -100,12 +100,12 @@ impl Finding {
         !matches!(self, Self::Failed(Sign::Sure(_) | Sign::Idle))
     }
 
-    /// Whether the connection of the event is gone, or may be.
+    /// Whether the event's connection is gone, or may be gone.
     fn lost_its_connection(self) -> bool {
         matches!(self, Self::Failed(Sign::Broken | Sign::Unreached))
     }
 
-    /// Whose failure it is. `well`: what the database said, where that [matters](Self::takes_asking).
+    /// Whose failure it is. `well`: whether the database works, if that [matters](Self::takes_asking).
     fn blame(self, well: bool) -> Blame {
         match self {
             Self::Failed(Sign::Sure(fault)) => match fault {
@@ -117,7 +117,7 @@ impl Finding {
             },
             Self::Failed(Sign::Idle) => Blame::Excused(BREAKS),
             _ if !well => Blame::Everybody,
-            // Who is slow while the database is well is another transaction that has the event in work.
+            // If the database works, another transaction has the event in work.
             Self::Failed(Sign::Unreached) | Self::SlowDatabase => Blame::Elsewhere,
             Self::Failed(Sign::Broken) => Blame::Excused(BREAKS),
             Self::Failed(Sign::Exhausted) => Blame::Excused(CONFLICTS),
@@ -126,40 +126,41 @@ impl Finding {
     }
 }
 
-/// Finds whose failure an event's failure is.
+/// Decides whose failure an event's failure is.
 ///
-/// It knows which events were in work when the database went away, and may have crashed it. Clones share that.
+/// It remembers which events were in work when the database went away, because one of them may have crashed it. All
+/// clones share this.
 #[derive(Clone, Debug)]
 pub struct Judge {
     store: Store,
     hits: Arc<Mutex<HashMap<Identity, u32>>>,
-    /// The server's run when an event last began alone.
+    /// The run of the server when an event last started alone.
     run: Arc<Mutex<Option<ServerRun>>>,
 }
 
 impl Judge {
-    /// None yet.
+    /// Knows of no event yet.
     pub fn new(store: Store) -> Self {
         Self { store, hits: Arc::default(), run: Arc::default() }
     }
 
-    /// Whether the event is to run with nothing beside it.
+    /// Whether the event must run with no other event beside it.
     pub fn is_suspect(&self, event: &Identity) -> bool {
         lock(&self.hits).get(event).is_some_and(|hits| *hits >= HITS)
     }
 
-    /// A suspect is about to run alone.
+    /// Records that a suspect is about to run alone.
     pub async fn begin_alone(&self) {
         let run = self.store.well().await;
         *lock(&self.run) = run;
     }
 
-    /// The event has ended in another way.
+    /// Records that the event has ended without such a failure.
     pub fn clear(&self, event: &Identity) {
         lock(&self.hits).remove(event);
     }
 
-    /// Whose failure it is. Asks the database if only that can tell.
+    /// Whose failure it is. Asks the database if only the database can tell.
     pub async fn blame(&self, event: &Identity, error: &InboxError, alone: bool) -> Blame {
         let finding = Finding::of(error);
         if !finding.takes_asking() {
@@ -182,15 +183,15 @@ impl Judge {
         Blame::Everybody
     }
 
-    /// Whether a failure of many events at once is everybody's: then none of them is to run for now. Asks the database if
-    /// only that can tell.
+    /// Whether the failure of many events at once is everybody's, so that none of them must run now. Asks the database
+    /// if only the database can tell.
     pub async fn is_everybodys(&self, error: &InboxError) -> bool {
         let finding = Finding::of(error);
         let well = !finding.takes_asking() || self.store.well().await.is_some();
         finding.blame(well) == Blame::Everybody
     }
 
-    /// Whether the server is back soon, and is the one that was there before.
+    /// Whether the server is back soon, and was not restarted.
     async fn crashed(&self) -> bool {
         let Some(before) = lock(&self.run).clone() else {
             return false;

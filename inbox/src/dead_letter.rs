@@ -1,4 +1,4 @@
-//! Dead letters: listing, retrying and discarding them.
+//! Lists, retries and discards dead letters.
 
 use std::collections::HashSet;
 use std::future::poll_fn;
@@ -10,31 +10,29 @@ use sqlx::PgPool;
 use tower_service::Service;
 
 use crate::delivery::{Delivery, Outcome};
-use crate::error::{InboxError, fault_of, sign_of};
+use crate::error::{BoxError, InboxError, fault_of, sign_of};
 use crate::fault::{Fault, Sign};
-use crate::migrations::DEFAULT_SCHEMA;
-use crate::store::{Burial, Store, Stored};
+use crate::store::{Burial, LetterStored, Store};
 pub use crate::store::{DeadLetter, WhichLetter};
-pub use pillarbox_store::dead_letters::State;
+pub use pillarbox_store::dead_letters::LetterState;
+use pillarbox_store::schema;
 
-type BoxError = Box<dyn std::error::Error + Send + Sync>;
-
-/// As many are in memory at a time, with their payloads.
+/// At most this many letters, with their payloads, are in memory at a time.
 const PAGE: i64 = 50;
 
 impl DeadLetter {
-    /// The event, to be handled after all: the request of a service under an [`InboxLayer`](crate::InboxLayer) of the
-    /// same consumer. Its success, and that it is a dead letter no more, commit together; its failure leaves it what
-    /// it is. `None` if the message was no event. [`DeadLetters::retry_with`] does this with all of them.
+    /// A delivery of the event, for a service under an [`InboxLayer`](crate::InboxLayer) of the same consumer. If the
+    /// service succeeds, its writes and the letter's resolution commit together. If it fails, the letter is unchanged.
+    /// `None`: the message is no event. [`DeadLetters::retry_with`] does this with all letters.
     pub fn delivery(&self) -> Option<Delivery> {
         self.event().map(|event| Delivery { event: Arc::new(event), dead_letter: true })
     }
 }
 
-/// The dead letters of one consumer: to be looked at, tried again, or discarded.
+/// The dead letters of one consumer.
 ///
-/// A `Consumer` of `pillarbox-consumer` has them, too, and handles what is [retried](Self::retry) within about a second.
-/// Without one, hand the service in that is to handle them:
+/// A `Consumer` of `pillarbox-consumer` also offers these, and handles [retried](Self::retry) letters within about a
+/// second. Without a consumer, pass the service that handles them:
 ///
 /// ```no_run
 /// # use pillarbox_inbox::{InboxLayer, Router};
@@ -50,7 +48,7 @@ pub struct DeadLetters {
     store: Store,
 }
 
-/// Why nothing was done about a dead letter.
+/// Why a dead letter was not found or changed.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum LetterError {
@@ -59,7 +57,7 @@ pub enum LetterError {
     Ambiguous {
         /// The id.
         id: String,
-        /// Their positions, and the sources that they name.
+        /// The positions of these letters, and the sources that they name.
         found: Vec<(i64, Option<String>)>,
     },
     /// The database failed.
@@ -67,7 +65,7 @@ pub enum LetterError {
     Database(#[from] sqlx::Error),
 }
 
-/// As many are named in an error.
+/// An error names at most this many letters.
 const NAMED: usize = 5;
 
 fn listed(found: &[(i64, Option<String>)]) -> String {
@@ -83,24 +81,24 @@ fn listed(found: &[(i64, Option<String>)]) -> String {
 #[derive(Debug, Default)]
 #[non_exhaustive]
 pub struct Retried {
-    /// How many were handled.
+    /// How many events were handled.
     pub handled: u64,
-    /// The ids of those that failed again, each with the error. They are still dead letters.
-    pub failed: Vec<(String, Box<dyn std::error::Error + Send + Sync>)>,
-    /// How many were not tried, because they are not events, or wait behind a letter of their key that failed.
+    /// The ids of the events that failed again, each with the error. They are still dead letters.
+    pub failed: Vec<(String, BoxError)>,
+    /// How many letters were not tried, because they are no events, or because an earlier letter of their key failed.
     pub left: u64,
 }
 
 impl DeadLetters {
-    /// Those of the consumer of this name, in schema `pillarbox`.
+    /// The dead letters of the consumer with this name, in schema `pillarbox`.
     ///
     /// # Errors
     /// None with this schema.
     pub fn new(pool: PgPool, consumer: &str) -> Result<Self, InboxError> {
-        Self::in_schema(pool, consumer, DEFAULT_SCHEMA)
+        Self::in_schema(pool, consumer, schema::DEFAULT)
     }
 
-    /// The same in another schema.
+    /// The dead letters of a consumer in another schema.
     ///
     /// # Errors
     /// [`InboxError::Schema`].
@@ -108,20 +106,20 @@ impl DeadLetters {
         Ok(Self::of(Store::new(pool, consumer, schema, None)?))
     }
 
-    /// For a source of events, which has a [`Store`].
+    /// For an event source, which has a [`Store`].
     pub fn of(store: Store) -> Self {
         Self { store }
     }
 
-    /// The unresolved ones, dead and parked, in the order in which they came, `limit` at the most.
+    /// The unresolved letters, dead and parked, oldest first, at most `limit`.
     ///
     /// # Errors
-    /// What sqlx says.
+    /// The error of sqlx.
     pub async fn list(&self, limit: i64) -> Result<Vec<DeadLetter>, sqlx::Error> {
         self.store.letters(0, limit).await
     }
 
-    /// One, resolved or not, by id or position.
+    /// One letter by id or position, resolved or not.
     ///
     /// # Errors
     /// [`LetterError`].
@@ -132,7 +130,7 @@ impl DeadLetters {
         self.find(which.into()).await
     }
 
-    /// The one that is meant: of several the only one that is unresolved.
+    /// The letter with this id or position. If there are several, the only unresolved one.
     async fn find(&self, which: WhichLetter) -> Result<Option<DeadLetter>, LetterError> {
         let mut found = self.store.find(&which).await?;
         let unresolved = |letter: &DeadLetter| letter.state.is_unresolved();
@@ -149,12 +147,12 @@ impl DeadLetters {
         }
     }
 
-    /// Leaves it to the `Consumer`, which handles it within about a second, through the same
-    /// handler and in a transaction as for any other event; nothing is published again. Its attempts start anew,
-    /// and if they fail it is dead again. With a strict order what is parked behind it
-    /// follows in order. `false` if it is not dead, or was no event.
+    /// Parks a letter for the `Consumer`, which handles it within about a second, with the same handler and in a
+    /// transaction as for any other event. Nothing is published again. Its attempts start again, and if they fail it
+    /// becomes dead again. With a strict order, events that are parked behind it follow in order. Returns `false` if
+    /// the letter is not dead, or is no event.
     ///
-    /// Without a consumer nobody would: use [`retry_with`](Self::retry_with) there.
+    /// Without a running consumer, nobody handles it; use [`retry_with`](Self::retry_with) then.
     ///
     /// # Errors
     /// [`LetterError`].
@@ -165,10 +163,10 @@ impl DeadLetters {
         }
     }
 
-    /// As [`retry`](Self::retry), with all that are dead. How many that is.
+    /// As [`retry`](Self::retry), for all dead letters. Returns how many there were.
     ///
     /// # Errors
-    /// What sqlx says.
+    /// The error of sqlx.
     pub async fn retry_all(&self) -> Result<u64, sqlx::Error> {
         self.store.retry(None).await
     }
@@ -178,11 +176,12 @@ impl DeadLetters {
     /// letters of its key are not tried. If a `Consumer` runs, [`retry_all`](Self::retry_all) leaves the letters to the
     /// consumer instead. Even if both run, no letter is handled twice.
     ///
-    /// The service has the [`InboxLayer`](crate::InboxLayer) of the same consumer inside, and other layers around it as
-    /// it pleases. Dropping the future rolls back the one that is being handled.
+    /// The service must contain the [`InboxLayer`](crate::InboxLayer) of the same consumer, and may have other layers
+    /// around it. Dropping the future rolls back the letter that is being handled.
     ///
     /// # Errors
-    /// What sqlx says when they are read. A failure of the surroundings ends it too, as one of those that failed.
+    /// The error of sqlx if the letters cannot be read. A failure of the database also ends it; that letter is among
+    /// those that failed.
     pub async fn retry_with<S>(&self, mut service: S) -> Result<Retried, sqlx::Error>
     where
         S: Service<Delivery, Response = Outcome, Error: Into<BoxError>>,
@@ -208,12 +207,12 @@ impl DeadLetters {
                 };
                 match handled.map_err(Into::into) {
                     Ok(Outcome::Handled) => retried.handled += 1,
-                    // Somebody else was faster, or an earlier one of its key is parked.
+                    // Another process was faster, or an earlier letter of its key is parked.
                     Ok(_) => retried.left += 1,
                     Err(error) => {
                         let surroundings = match sign_of(&*error) {
                             Sign::Sure(fault) => fault == Fault::Environment,
-                            // One letter's own failure may look so too.
+                            // The failure of a single letter may look the same.
                             sign => {
                                 sign.fault() == Fault::Environment
                                     && self.store.well().await.is_none()
@@ -230,12 +229,12 @@ impl DeadLetters {
         }
     }
 
-    /// Gives an event up, where no `Consumer` does: a dead letter, with the whole event and the
-    /// error with its sources, and the event counts as handled. `attempts` is how many failed. `false` if it was
-    /// handled before.
+    /// Gives an event up, for services without a `Consumer`. Writes a dead letter with the whole event and the error
+    /// with its sources, and records the event as handled. `attempts` is how many attempts failed. Returns `false` if
+    /// the event was handled before.
     ///
     /// # Errors
-    /// What sqlx says.
+    /// The error of sqlx.
     pub async fn give_up(
         &self,
         event: &RawEvent,
@@ -246,14 +245,14 @@ impl DeadLetters {
         let error = full_text(error);
         let burial = Burial { event, reason, error: &error, attempts, recorded: false };
         match self.store.bury(burial).await? {
-            Stored::Now => Ok(true),
-            Stored::Before => Ok(false),
-            Stored::Not => Err(Stored::not_stored()),
+            LetterStored::Now => Ok(true),
+            LetterStored::Before => Ok(false),
+            LetterStored::Not => Err(LetterStored::not_stored()),
         }
     }
 
-    /// Marks the letter as not to be handled. Events that are parked behind it are handled then. `false` if there is no
-    /// such unresolved letter.
+    /// Discards a letter, so that it is not handled. Events that are parked behind it are then handled. Returns `false`
+    /// if there is no such unresolved letter.
     ///
     /// # Errors
     /// [`LetterError`].

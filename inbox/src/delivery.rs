@@ -1,11 +1,13 @@
-//! The request of the inbox, the request that it passes to the handler, and the outcome.
+//! What the inbox takes, what it passes to the handler, and what it returns.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use pillarbox_event::RawEvent;
 use tokio::sync::{Mutex, MutexGuard};
+use tower_service::Service;
 
+use crate::error::BoxError;
 use crate::store::Begun;
 use crate::tx::Tx;
 
@@ -44,6 +46,21 @@ pub enum Outcome {
     Parked,
 }
 
+/// A service that a source of events can run: an [`Inbox`](crate::Inbox), perhaps with other layers around it. It is
+/// implemented for all that fit.
+pub trait DeliveryService:
+    Service<Delivery, Response = Outcome, Error: Into<BoxError>, Future: Send> + Clone + Send + 'static
+{
+}
+
+impl<S> DeliveryService for S where
+    S: Service<Delivery, Response = Outcome, Error: Into<BoxError>, Future: Send>
+        + Clone
+        + Send
+        + 'static
+{
+}
+
 /// An event and the open transaction: the request of the service inside [`Inbox`](crate::Inbox).
 #[derive(Clone, Debug)]
 pub struct Handling {
@@ -69,7 +86,7 @@ impl Handling {
     }
 }
 
-/// The transaction of a [`Handling`], held.
+/// Access to the transaction of a [`Handling`], for as long as the guard lives.
 #[derive(Debug)]
 pub struct HandlingTransaction<'a> {
     slot: &'a Slot,
@@ -86,8 +103,8 @@ impl HandlingTransaction<'_> {
 
 impl Drop for HandlingTransaction<'_> {
     fn drop(&mut self) {
-        // First let go, then look: whoever ends the handling meanwhile either gets the transaction or has said
-        // so by now.
+        // First release the transaction, then check. A task that ends the handling meanwhile either gets the
+        // transaction, or has already recorded the end.
         drop(self.begun.take());
         if self.slot.is_over() {
             self.slot.undo();
@@ -95,8 +112,8 @@ impl Drop for HandlingTransaction<'_> {
     }
 }
 
-/// The transaction of a handling until that is over. Handlings may be kept or moved to other tasks; the
-/// transaction does not outlive its own handling there, and is rolled back.
+/// The transaction of a handling, until the handling is over. Handlings may be kept or moved to other tasks, but the
+/// transaction does not outlive its handling there. It is rolled back.
 #[derive(Debug)]
 pub(crate) struct Slot {
     begun: Mutex<Option<Begun>>,
@@ -108,20 +125,20 @@ impl Slot {
         Arc::new(Self { begun: Mutex::new(Some(begun)), over: AtomicBool::new(false) })
     }
 
-    /// The handling is over. The transaction, unless it was ended before or another task holds it.
+    /// Ends the handling. Returns the transaction, unless it was ended before or another task holds it.
     pub(crate) fn end(&self) -> Option<Begun> {
         self.over.store(true, Ordering::SeqCst);
         self.begun.try_lock().ok()?.take()
     }
 
-    /// The handling is over, and its transaction rolled back.
+    /// Ends the handling, and rolls back its transaction.
     pub(crate) fn undo(&self) {
         if let Some(begun) = self.end() {
             begun.undo_behind();
         }
     }
 
-    /// The transaction, while nobody else has it.
+    /// The transaction, while no other task holds it.
     pub(crate) async fn hold(&self) -> MutexGuard<'_, Option<Begun>> {
         self.begun.lock().await
     }

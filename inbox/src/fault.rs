@@ -1,18 +1,18 @@
-//! Whose fault a failure is, and what follows.
+//! Whose fault a failure is, and what the consumer does about it.
 //!
 //! | fault | for example | what follows |
 //! |---|---|---|
 //! | [`Fault::Transient`] | the handler returned an error, panicked, or took too long | the attempt counts; again after a backoff; after the last attempt a dead letter |
 //! | [`Fault::Permanent`] | the payload cannot be read; the handler says so | a dead letter at once |
-//! | [`Fault::Outage`] | a provider cannot be reached; the handler says so | does not count for up to `max_outage_s`; the event and its key wait, with a backoff, and the others go on |
+//! | [`Fault::Outage`] | a provider cannot be reached; the handler says so | does not count for up to `max_outage`; the event and its key wait, with a backoff, and the others go on |
 //! | [`Fault::Environment`] | the database is down, the pool exhausted | does not count; the consumer pauses until it is over |
 //! | [`Fault::Conflict`] | serialization failure, deadlock | does not count up to a bound; again soon |
 //!
-//! An outage therefore never fills the dead letters.
+//! So an outage never fills the dead letters.
 //!
-//! The fault of an error is a first guess, made from its class. An event may raise any SQLSTATE by a function of the
-//! application, break its own connection, or fail in a second database. So a `Consumer` asks its
-//! database before it takes one event's failure for everybody's: see `inbox/src/blame.rs`.
+//! The fault of an error is a first guess, made from the error's class. A function of the application may raise any
+//! SQLSTATE, an event may break its own connection, and a second database may fail. So a `Consumer` asks its database
+//! before it treats the failure of one event as everybody's: see `inbox/src/blame.rs`.
 
 use sqlx::postgres::{PgDatabaseError, PgSeverity};
 
@@ -20,20 +20,20 @@ use sqlx::postgres::{PgDatabaseError, PgSeverity};
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Fault {
-    /// Perhaps the event's: it may work the next time. Counts as an attempt.
+    /// Perhaps the event's. The next attempt may succeed. This one counts.
     Transient,
-    /// The event's, for good: it can never be handled.
+    /// The event's. It can never be handled.
     Permanent,
-    /// That of somebody whom this event needs, and others perhaps not. Does not count, up to a bound.
+    /// Another party's that this event needs; other events may not need it. Does not count, up to a limit.
     Outage,
-    /// The surroundings': nothing can be handled now. Does not count.
+    /// The environment's. Nothing can be handled now. Does not count.
     Environment,
-    /// Two transactions got in each other's way. Does not count, up to a bound.
+    /// Two transactions were in conflict. Does not count, up to a limit.
     Conflict,
 }
 
 impl Fault {
-    /// Its name in metrics.
+    /// The name in metrics.
     pub const fn name(self) -> &'static str {
         match self {
             Self::Transient => "transient",
@@ -45,23 +45,23 @@ impl Fault {
     }
 }
 
-/// What an error looks like: a [`Fault`], and how sure that is.
+/// What an error looks like: a [`Fault`] that is certain, or something that only the database can decide.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Sign {
-    /// Nobody needs to be asked.
+    /// The fault is certain.
     Sure(Fault),
-    /// Some database was not reached: this one, or another that the handler asks.
+    /// A database was not reached: the inbox's, or another one that the handler uses.
     Unreached,
-    /// A connection to a database broke, or a server says that it cannot go on.
+    /// A connection to a database broke, or a server reports that it cannot continue.
     Broken,
-    /// A server says that it has run out of something.
+    /// A server reports that it has run out of something.
     Exhausted,
-    /// The database ended a transaction that nobody had used for too long.
+    /// The database ended a transaction that was idle for too long.
     Idle,
 }
 
 impl Sign {
-    /// The fault, as long as nobody has asked the database.
+    /// The fault, before the database has been asked.
     pub(crate) fn fault(self) -> Fault {
         match self {
             Self::Sure(fault) => fault,
@@ -71,8 +71,8 @@ impl Sign {
     }
 }
 
-/// Whether it says that nobody was reached. A connection that was lost later is not among them: the event itself may
-/// have brought the other side down.
+/// Whether the error says that the other side was not reached. A connection that was lost later does not count, because
+/// the event itself may have brought the other side down.
 pub(crate) fn is_unreachable(error: &std::io::Error) -> bool {
     use std::io::ErrorKind as E;
     matches!(
@@ -91,7 +91,7 @@ pub(crate) fn sign_of_sqlx(error: &sqlx::Error) -> Sign {
     match error {
         E::PoolTimedOut | E::PoolClosed | E::Tls(_) => Sign::Unreached,
         E::Io(error) if is_unreachable(error) => Sign::Unreached,
-        // `Protocol` also says that a statement cannot be sent: it has too many parameters, for instance.
+        // `Protocol` also means that a statement cannot be sent, for example because it has too many parameters.
         E::Io(_) | E::Protocol(_) | E::WorkerCrashed => Sign::Broken,
         E::Database(error) => {
             let ends = error
@@ -103,41 +103,47 @@ pub(crate) fn sign_of_sqlx(error: &sqlx::Error) -> Sign {
     }
 }
 
+/// By the status of an HTTP answer. The second group says "not now" too: a proxy did not reach the provider (521 to 526,
+/// 530), or the provider is overloaded (529).
+pub(crate) fn sign_of_status(status: u16) -> Sign {
+    Sign::Sure(match status {
+        408 | 429 | 502 | 503 | 504 => Fault::Outage,
+        521..=526 | 529 | 530 => Fault::Outage,
+        400..=499 => Fault::Permanent,
+        _ => Fault::Transient,
+    })
+}
+
+/// What an error of reqwest says of the provider, if that is why it failed.
+#[cfg(feature = "reqwest")]
+pub(crate) fn sign_of_reqwest(error: &reqwest::Error) -> Option<Sign> {
+    match error.status() {
+        Some(status) => Some(sign_of_status(status.as_u16())),
+        None => (error.is_timeout() || error.is_connect()).then_some(Sign::Sure(Fault::Outage)),
+    }
+}
+
 /// By SQLSTATE, see <https://www.postgresql.org/docs/current/errcodes-appendix.html>. `ends`: the server ended the
 /// connection with this error. Otherwise a statement failed, perhaps by a `raise` of the application's.
 fn sign_of_code(code: &str, ends: bool) -> Sign {
     match (code, code.get(..2).unwrap_or_default()) {
         // Serialization failure, deadlock.
         ("40001" | "40P01", _) => Sign::Sure(Fault::Conflict),
-        // A transaction that this process slept through, or whose handler left it idle.
+        // The process was paused, or the handler left the transaction idle.
         ("25P03", _) => Sign::Idle,
-        // The server starts, stops, or has no connection to spare: it says so to whoever connects.
+        // The server starts, stops, or has no connection left, and says so to a client that connects.
         ("57P03" | "53300", _) if ends => Sign::Unreached,
         // A limit of the configuration that one statement hit, such as temp_file_limit.
         ("53400", _) => Sign::Sure(Fault::Transient),
-        // A primary that became a standby under us.
+        // The primary has become a standby.
         ("25006", _) => Sign::Broken,
         // Disk full, out of memory.
         (_, "53") => Sign::Exhausted,
         // Connection, I/O.
         (_, "08" | "58") => Sign::Broken,
-        // Shutdown, crash; the rest of class 57 is a cancelled statement and the like.
+        // Shutdown or crash. The rest of class 57 is a cancelled statement and the like.
         _ if code.starts_with("57P") => Sign::Broken,
         _ => Sign::Sure(Fault::Transient),
-    }
-}
-
-/// Whether the database refuses values of the statement, for good: they are not of its encoding, too long for an
-/// index, or against a constraint.
-pub fn is_of_data(error: &sqlx::Error) -> bool {
-    match error {
-        sqlx::Error::Encode(_) => true,
-        sqlx::Error::Database(error) => {
-            let code = error.code();
-            let class = code.as_deref().and_then(|code| code.get(..2));
-            matches!(class, Some("22" | "23" | "54"))
-        }
-        _ => false,
     }
 }
 

@@ -1,20 +1,19 @@
-//! Events that may kill the process, by a stack overflow, an abort, or all the memory there is.
+//! Finds events that kill the process, by a stack overflow, an abort, or by using all memory.
 //!
-//! Such an event comes again and again and takes every other one with it, so it has to be found. An event that was
-//! merely in work when the machine lost power, or when the process died of a leak, of another task or of another event,
-//! must not be taken for it, also if that happens again and again. The broker's count of deliveries cannot tell: it also
-//! grows with outages, lost acknowledgements and redeliveries of any kind, and starts anew with a reset. So:
+//! Such an event comes again and again, and each time it ends the handling of all other events, so it must be found. An
+//! event must not be taken for a killer because it was in work when the machine lost power, or when the process died of
+//! a leak, of another task or of another event, even if that happens repeatedly. The broker's count of deliveries does
+//! not help: it also grows with outages, lost acknowledgements and redeliveries of any kind, and a reset clears it. So:
 //!
-//! - An event that is delivered for the first time runs without ado, and costs nothing.
-//! - One that was delivered before is *marked* as begun in the database, and the mark goes with its end,
-//!   whichever that is: success, failure, a clean stop. A mark that is found belongs to a process that died.
-//! - An event that is found marked runs *alone*. If it is innocent, it ends, and the mark is gone.
-//! - One that is found marked from a run alone is *held back*, and so is every other suspect: the control. If the process
-//!   dies in that time, it dies for reasons of its own: the event is a suspect as it was before its run alone, and it is
-//!   noted for the consumer that its processes die by themselves.
-//! - If the process lives, the event is given up. If the consumer's processes are known to die by themselves, it runs
-//!   alone once more instead, and only a second death alone, and a second control, will do.
-//!
+//! - An event that is delivered for the first time simply runs, at no extra cost.
+//! - An event that was delivered before, or may have been, is *marked* as begun in the database. The mark is removed
+//!   when the event ends, in success, failure or a clean stop. So a mark that is found belongs to a process that died.
+//! - An event that is found marked runs *alone*. If it is innocent, it ends, and the mark is removed.
+//! - An event that is found marked from a run alone is *held back*, and so is every other suspect. This is the control.
+//!   If the process dies in that time, it died for reasons of its own: the event is suspected as before its run alone,
+//!   and the database records that the consumer's processes die by themselves.
+//! - If the process survives, the event is given up. If the consumer's processes are known to die by themselves, the
+//!   event instead runs alone once more, and is given up only after a second death alone and a second control.
 //! ```text
 //!   delivered ─ died ─► again: 1 ─ died ─► alone: 2 ─ died ─► held back: 3 ─ lived ─► dead letter
 //!                          ▲                                   │   │
@@ -24,12 +23,18 @@
 //!   in work, any of them ─ ended ─► as any other event
 //! ```
 //!
-//! A process that dies at random, so often that an event which runs for a time *t* is likely to be hit, is unlikely to
-//! live for several times *t* right after that: so the event is held back for [several times](CONTROL) as long as it had
-//! been in work. A killer costs three processes, one more for each death of another cause while it is held back, and two
-//! more where own deaths are known. Until its end only its key waits; nothing else that may kill runs meanwhile.
+//! Suppose that a process dies at random, so often that an event that runs for a time *t* is likely to be hit. Such a
+//! process is unlikely to survive several times *t* right after that. So the event is held back for [several
+//! times](CONTROL) as long as it had been in work. Finding a killer costs three processes, one more for each death of
+//! another cause during the control, and two more if processes are known to die by themselves. Until then only the
+//! killer's key waits, and nothing else that may kill runs.
 //!
-//! A consumer whose future is dropped counts as one that died; one that is stopped by its token does not.
+//! A reset of the durable consumer makes the broker forget what it has delivered. So after a reset by another process,
+//! as many messages behind the ack floor count as delivered before as a process may hold. A killer can be further behind
+//! it if an event that is long in work, or is tried again and again, keeps the ack floor from moving while later events
+//! are handled. Such a killer runs without a mark after each reset, until the ack floor has moved.
+//!
+//! A consumer whose future is dropped counts as one that died. A consumer that is stopped by its token does not.
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -40,46 +45,46 @@ use tokio::time::{Instant, timeout};
 
 use crate::store::{Marked, Store};
 
-/// How long a clean stop may take to remove the marks of what it dropped.
+/// The time limit for removing the marks of dropped events in a clean stop.
 const UNMARK_TIMEOUT: Duration = Duration::from_secs(2);
 
-/// How many times as long as it was in work an event is held back.
+/// An event is held back for this many times as long as it was in work.
 const CONTROL: u32 = 5;
 
-/// How long it is held back at the least.
+/// The shortest time for which an event is held back.
 const SHORTEST_CONTROL: Duration = Duration::from_secs(10);
 
-/// The events that may kill the process: those that were delivered before. Clones share the marks that this process has
-/// set.
+/// The events that may kill the process, which are those that were delivered before. All clones share the marks that
+/// this process has set.
 #[derive(Clone, Debug)]
 pub struct Killers {
     store: Store,
-    marked: Arc<Mutex<HashMap<Identity, Mark>>>,
-    /// How long an event can be in work.
+    marked: Arc<Mutex<HashMap<Identity, EventMark>>>,
+    /// The longest time that an event can be in work.
     longest: Duration,
 }
 
-/// What this process has marked an event as.
+/// How this process has marked an event.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Mark {
+enum EventMark {
     Begun,
     HeldBack {
         until: Instant,
-        /// Whether the process's living that long is the last piece of evidence.
+        /// Whether the event is given up if the process survives that long.
         suffices: bool,
     },
 }
 
-/// How an event that was delivered before is to go on.
+/// How to continue with an event that was delivered before.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Ruling {
-    /// As any other.
+    /// Run it as any other event.
     Run,
-    /// With nothing beside it.
+    /// Run it with no other event beside it.
     RunAlone,
-    /// Not yet: ask again after this long.
+    /// Do not run it yet. Ask again after this time.
     Wait(Duration),
-    /// Not at all: it kills the process, and has killed so many.
+    /// Do not run it. It kills the process, and has killed this many.
     Kills(u32),
 }
 
@@ -91,11 +96,11 @@ enum Found {
     HeldBack { suffices: bool },
 }
 
-/// The rule of the [module](self): `step` as it was found.
+/// Applies the rule of the [module](self) to the step that was found.
 fn found(step: u32, alone: bool, own_deaths: bool) -> Found {
     match step {
         0 => Found::Begun,
-        // 3 is this process's own then: it has lived without the event.
+        // Then step 3 is this process's own, and the process survived without the event.
         1 | 3 if alone => Found::Begun,
         2 => Found::HeldBack { suffices: !own_deaths },
         4 => Found::HeldBack { suffices: true },
@@ -103,9 +108,9 @@ fn found(step: u32, alone: bool, own_deaths: bool) -> Found {
     }
 }
 
-/// For how long an event is held back that was in work for so long.
+/// How long an event that was in work for this long is held back.
 fn control(lasted: Duration, longest: Duration) -> Duration {
-    // What is longer is the time without any process.
+    // A longer time includes time without any process.
     SHORTEST_CONTROL.max(CONTROL * lasted.min(longest))
 }
 
@@ -128,13 +133,13 @@ impl Killers {
             (marked.get(&identity).copied(), remaining_control(&marked))
         };
         match mark {
-            Some(Mark::Begun) => return Ok(Ruling::Run),
-            Some(Mark::HeldBack { until, suffices }) => {
+            Some(EventMark::Begun) => return Ok(Ruling::Run),
+            Some(EventMark::HeldBack { until, suffices }) => {
                 let left = until.saturating_duration_since(Instant::now());
                 match suffices {
                     _ if !left.is_zero() => return Ok(Ruling::Wait(left)),
                     true => return Ok(Ruling::Kills(3)),
-                    // Others may be held back meanwhile.
+                    // Other events may be held back meanwhile.
                     false if control.is_some() => {
                         return Ok(control.map_or(Ruling::RunAlone, Ruling::Wait));
                     }
@@ -148,13 +153,13 @@ impl Killers {
             return Ok(Ruling::Wait(wait));
         }
         let (step, lasted, own_deaths) = match self.store.mark(event, alone, parked).await? {
-            // The inbox will say so; it also waits for whoever makes a dead letter an event again.
+            // The inbox itself skips the event. It also waits for a transaction that releases its dead letter.
             Marked::Handled => return Ok(Ruling::Run),
             Marked::Started { step, lasted, own_deaths } => (step, lasted, own_deaths),
         };
         match found(step, alone, own_deaths) {
             Found::Begun => {
-                self.marked().insert(identity, Mark::Begun);
+                self.marked().insert(identity, EventMark::Begun);
                 Ok(Ruling::Run)
             }
             Found::Alone => {
@@ -171,7 +176,7 @@ impl Killers {
             Found::HeldBack { suffices } => {
                 let control = self::control(lasted, self.longest);
                 let until = Instant::now() + control;
-                self.marked().insert(identity, Mark::HeldBack { until, suffices });
+                self.marked().insert(identity, EventMark::HeldBack { until, suffices });
                 tracing::warn!(
                     consumer = self.store.consumer(),
                     event_id = event.id().as_str(),
@@ -184,13 +189,13 @@ impl Killers {
         }
     }
 
-    /// The event has ended, and the database knows.
+    /// Records that the event has ended, and that the database knows it.
     pub fn ended(&self, event: &Identity) {
         self.marked().remove(event);
     }
 
-    /// The event has ended, and the database is to be told. If that fails, the mark is still this process's
-    /// own, and found so by [`begin`](Self::begin).
+    /// Records that the event has ended, and removes its mark in the database. If that fails, the mark remains this
+    /// process's own, and [`begin`](Self::begin) recognises it.
     pub async fn unmark(&self, event: &Identity) {
         if self.marked().contains_key(event)
             && self.store.unmark(&[event.to_string()]).await.is_ok()
@@ -199,7 +204,7 @@ impl Killers {
         }
     }
 
-    /// Nothing is in work any more.
+    /// Records that no event is in work any more.
     pub async fn unmark_all(&self) {
         let ids: Vec<String> =
             std::mem::take(&mut *self.marked()).keys().map(Identity::to_string).collect();
@@ -211,16 +216,16 @@ impl Killers {
         }
     }
 
-    fn marked(&self) -> MutexGuard<'_, HashMap<Identity, Mark>> {
+    fn marked(&self) -> MutexGuard<'_, HashMap<Identity, EventMark>> {
         self.marked.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
-/// How long until no event is held back any more, if any is.
-fn remaining_control(marked: &HashMap<Identity, Mark>) -> Option<Duration> {
+/// How long until no event is held back any more. `None`: none is held back.
+fn remaining_control(marked: &HashMap<Identity, EventMark>) -> Option<Duration> {
     let until = marked.values().filter_map(|mark| match mark {
-        Mark::HeldBack { until, .. } => Some(*until),
-        Mark::Begun => None,
+        EventMark::HeldBack { until, .. } => Some(*until),
+        EventMark::Begun => None,
     });
     let left = until.max()?.saturating_duration_since(Instant::now());
     (!left.is_zero()).then_some(left)

@@ -16,12 +16,9 @@ use tracing::{Instrument, Span};
 
 use crate::dead_letter::DeadLetters;
 use crate::delivery::{Delivery, EndOnDrop, Handling, Outcome, Slot};
-use crate::error::HandlerError;
-use crate::error::{BEGIN, InboxError};
-use crate::migrations::DEFAULT_SCHEMA;
+use crate::error::{BEGIN, BoxError, HandlerError, InboxError};
 use crate::store::{Begun, Claim, Fate, LONGEST, Store};
-
-type BoxError = Box<dyn std::error::Error + Send + Sync>;
+use pillarbox_store::schema;
 
 /// Wraps a service of [`Handling`] into a service of [`Delivery`] that runs it once per event.
 ///
@@ -65,7 +62,7 @@ impl InboxLayer {
     /// # Errors
     /// None with this schema.
     pub fn new(pool: PgPool, consumer: &str) -> Result<Self, InboxError> {
-        Self::in_schema(pool, consumer, DEFAULT_SCHEMA)
+        Self::in_schema(pool, consumer, schema::DEFAULT)
     }
 
     /// The same in another schema.
@@ -94,7 +91,7 @@ impl InboxLayer {
         crate::retention::remove_old(&self.store, retention).await
     }
 
-    /// For a source of events, which has a [`Store`].
+    /// For an event source, which has a [`Store`].
     pub fn of(store: Store) -> Self {
         Self { store }
     }
@@ -108,7 +105,7 @@ impl<S> Layer<S> for InboxLayer {
     }
 }
 
-/// See [`InboxLayer`].
+/// The service that [`InboxLayer`] makes.
 #[derive(Clone, Debug)]
 pub struct Inbox<S> {
     inner: S,
@@ -117,7 +114,7 @@ pub struct Inbox<S> {
 
 impl<S> Service<Delivery> for Inbox<S>
 where
-    // Cloned so that the future owns the instance that was ready, and can call it once the transaction is open.
+    // The future must own the instance that was ready, because it calls it once the transaction is open.
     S: Service<Handling, Response = (), Error: Into<BoxError>, Future: Send>
         + Clone
         + Send
@@ -166,7 +163,7 @@ where
         Ok(Err(error)) => Some(InboxError::of_service(error)),
         Err(panic) => Some(InboxError::handler(HandlerError::transient(panic_text(&*panic)))),
     };
-    // Taken out, so that whoever still holds the handling cannot write any more.
+    // The transaction is taken out, so that a task that still holds the handling can no longer write.
     let begun = slot.end();
     if let Some(error) = error {
         return Err(undone(begun, error).await);
@@ -175,15 +172,15 @@ where
     store.commit(begun, failed.map(|_| id)).await.map(|()| Outcome::Handled)
 }
 
-/// Undoes what a failed handler did. Its error, unless it had ended the transaction, so that there may be something
-/// that cannot be undone.
+/// Undoes what a failed handler did. Returns the handler's error. If the handler had ended the transaction, so that
+/// something may be impossible to undo, returns that instead.
 async fn undone(begun: Option<Begun>, error: InboxError) -> InboxError {
     let Some(begun) = begun else { return error };
     begun.undo().await.and_then(Fate::ended).unwrap_or(error)
 }
 
-/// The span that a handler runs in, in the trace of its event. It shows what the log shows: no payload, and no
-/// header. The `otel.` fields are for tracing-opentelemetry, which knows them.
+/// The span that a handler runs in, in the trace of its event. It contains no payload and no header. The `otel.` fields
+/// are for tracing-opentelemetry.
 fn span_of(event: &RawEvent, consumer: &str, attempt: u32) -> Span {
     let span = tracing::info_span!(
         "handle",
@@ -200,25 +197,25 @@ fn span_of(event: &RawEvent, consumer: &str, attempt: u32) -> Span {
     span
 }
 
-/// Whether the handler is to run.
+/// Whether the handler must run.
 enum Start {
-    /// In this transaction; so many attempts failed, if anything is known.
+    /// It runs in this transaction. The number of failed attempts; `None`: nothing is known.
     Handle(Begun, Option<u32>),
     Not(Outcome),
 }
 
-/// Opens a transaction and claims the event in it. What is silent for too long may wait for another transaction that has
+/// Opens a transaction and claims the event in it. If the database is silent for too long, another transaction may have
 /// the event.
 async fn begin(store: &Store, event: &RawEvent, dead_letter: bool) -> Result<Start, InboxError> {
     let identity = event.identity();
     let id = identity.as_str();
     let key = event.key().filter(|_| store.strict && !dead_letter);
-    // What is taken from the dead letters is ahead of what waits there.
+    // An event that was taken from the dead letters comes before the events that wait there.
     let behind = event.key().filter(|_| !dead_letter);
     if key.is_none()
         && let Some((mut begun, claim)) = store.begin_and_claim(id, behind, dead_letter).await?
     {
-        // If it was not released, it is undone with the transaction.
+        // If the event was not released, the rollback of the transaction undoes the claim.
         let Some(claim) = claim else { return Ok(Start::Not(Outcome::Duplicate)) };
         let claimed = claimed(store, &mut begun, event, claim);
         let claimed = within(LONGEST, "the database", claimed).await;
@@ -230,7 +227,7 @@ async fn begin(store: &Store, event: &RawEvent, dead_letter: bool) -> Result<Sta
     start(store, begun, claimed.ok()).await
 }
 
-/// What follows for the handler. `None` if the database was silent for too long.
+/// What follows for the handler. `None`: the database was silent for too long.
 async fn start(
     store: &Store,
     begun: Begun,
@@ -251,12 +248,12 @@ async fn start(
     }
 }
 
-/// What became of an event in a transaction that was opened for it.
+/// What became of an event in the transaction that was opened for it.
 enum Claimed {
-    /// It is to be handled; so many attempts failed, if anything is known.
+    /// It must be handled. The number of failed attempts; `None`: nothing is known.
     Handle(Option<u32>),
     Duplicate,
-    /// It is written behind the dead letter of its key, which is to be committed.
+    /// It was parked behind the dead letter of its key, which must be committed.
     Parked,
 }
 
@@ -271,12 +268,18 @@ async fn claim(
     let id = identity.as_str();
     let key = event.key().filter(|_| store.strict && !dead_letter);
     let tx = &mut *begun.tx;
-    if dead_letter && !store.release(&mut *tx, id).await.map_err(InboxError::database("release"))? {
+    if dead_letter
+        && !store
+            .release(&mut *tx, id)
+            .await
+            .map_err(InboxError::database("release the dead letter"))?
+    {
         return Ok(Claimed::Duplicate);
     }
     if let Some(key) = key {
         let park = InboxError::database("look for dead letters of the key");
-        // Before the claim, and after that of the event before: what made that one a dead letter is seen.
+        // This comes before the claim, and after the claim of the event before. So it sees the transaction that made
+        // that event a dead letter.
         if !store.blocked(&mut *tx, &[key]).await.map_err(park)?.is_empty() {
             let park = InboxError::database("park the event");
             store.park(tx, event).await.map_err(park)?;
@@ -300,12 +303,7 @@ async fn claimed(
         Claim::Claimed(failed) => Ok(Claimed::Handle(failed)),
         Claim::Duplicate => Ok(Claimed::Duplicate),
         Claim::Behind => {
-            let identity = event.identity();
-            let parked = async {
-                store.unclaim(&mut *begun.tx, &[identity.as_str()]).await?;
-                store.park(&mut *begun.tx, event).await
-            };
-            parked.await.map_err(InboxError::database("park the event"))?;
+            store.park_claimed(begun, event).await?;
             Ok(Claimed::Parked)
         }
     }

@@ -1,16 +1,18 @@
-//! Whether a pool can be trusted: its sessions are its own, and show all rows.
+//! Checks that a pool's sessions are its own, and that they see all rows.
 //!
-//! A pooler in transaction mode (PgBouncer's `pool_mode = transaction`) gives a server's session to another client after
-//! each transaction. What sqlx and the inbox prepare under a name then meets what others have prepared under the same
-//! name, and a statement runs that nobody sent: a claim once ran another one of two parameters. The inbox also sets,
-//! and takes away, what belongs to a session. So it refuses such a pool, before it has prepared anything.
+//! A pooler in transaction mode (PgBouncer's `pool_mode = transaction`) may give a server's session to another client
+//! after each transaction. Statements that sqlx and the inbox prepare under a name then meet statements of others under
+//! the same name, and a statement that nobody sent may run: a claim once ran another statement with two parameters. The
+//! inbox also sets and resets what belongs to a session. So it refuses such a pool before it prepares anything.
 //!
-//! With row-level security, "no row" does not mean that there is none, and the inbox rests on that: whether anything is
-//! known of an event's failures, whether its key waits. So it also refuses a role from which rows may be hidden.
+//! Under row-level security, "no row" does not mean that there is none. The inbox relies on that, for example when it
+//! looks for an event's failures, or for waiting events of its key. So it also refuses a role from which rows may be
+//! hidden.
 //!
-//! It asks over two connections of its own, by simple queries. A setting that was given when a connection was opened,
-//! and is there, proves a session of one's own: poolers do not pass it on. Where it is not, two connections that are
-//! open at once and have had the same server process, or one that has changed its process, prove the opposite.
+//! It asks over two connections of its own, with simple queries. If a setting that was given when the connection was
+//! opened is in effect, the session is its own, because poolers do not pass such settings on. If it is not, the
+//! opposite is proved by two open connections that have had the same server process, or by one that has changed its
+//! process.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -21,12 +23,12 @@ use sqlx::{ConnectOptions, Connection, PgConnection, PgPool};
 use tokio::sync::OnceCell;
 use tokio::time::timeout;
 
-/// How often two connections are compared. The order of the looks is irregular, so that a pooler that gives its
-/// connections in turns does not hide.
+/// How often two connections are compared. The order is irregular, so that a pooler that gives its connections in turns
+/// is noticed.
 const LOOKS: [bool; 12] =
     [true, true, false, true, false, false, true, false, true, true, false, false];
 
-/// How long all of it may take.
+/// The time limit for the whole check.
 const PATIENCE: Duration = Duration::from_secs(10);
 
 const SHOW: &str = "select coalesce(pg_catalog.current_setting('pillarbox.direct', true), '')";
@@ -40,19 +42,19 @@ const SHOW: &str = "select coalesce(pg_catalog.current_setting('pillarbox.direct
 )]
 pub struct Pooled;
 
-/// What is known of a pool; asked for until all is well.
+/// What is known of a pool. The check is repeated until it has succeeded.
 #[derive(Clone, Debug)]
 pub(crate) struct PoolCheck {
     schema: Arc<str>,
     tables: &'static [&'static str],
     own: Arc<OnceCell<bool>>,
-    /// Whether all rows are seen: found out over a session of the pool, or for now over another one.
+    /// Whether all rows are seen, as a session of the pool showed, or for now another session.
     open: Arc<OnceCell<()>>,
     open_for_now: Arc<OnceCell<()>>,
 }
 
 impl PoolCheck {
-    /// Of a pool that is to see all rows of these tables.
+    /// For a pool that must see all rows of these tables.
     pub(crate) fn new(schema: &str, tables: &'static [&'static str]) -> Self {
         Self {
             schema: schema.into(),
@@ -75,8 +77,9 @@ impl PoolCheck {
         self.show_all(pool).await
     }
 
-    /// Fails if rows may be hidden. Only a session of the pool's tells for good, since the pool may have made it another
-    /// role's. While others have them all, one of the inbox's own tells for now: they may have them for long.
+    /// Fails if rows may be hidden. Only a session of the pool gives a final answer, because the pool may have set
+    /// another role in it. While all of them are in use, possibly for long, a connection of the inbox itself answers
+    /// for now.
     async fn show_all(&self, pool: &PgPool) -> Result<(), sqlx::Error> {
         if self.open.initialized() {
             return Ok(());
@@ -94,7 +97,7 @@ impl PoolCheck {
                 Err(sqlx::Error::Configuration(cause)) => {
                     return Err(sqlx::Error::Configuration(cause));
                 }
-                // None is free, or the one that was had come to its end: nobody had looked at it first.
+                // No connection is free, or the free one was closed by the server, which was not checked.
                 Err(_) if self.open_for_now.initialized() => return Ok(()),
                 Err(_) => {}
             }
@@ -104,7 +107,7 @@ impl PoolCheck {
                     let _ = self.open_for_now.set(());
                     own.close().await
                 }
-                // Then nobody but the pool can tell, and it is waited for.
+                // Then only the pool can answer, so wait for it.
                 Err(error) if is_full(&error) => {
                     self.sees_all(&mut *pool.acquire().await?).await?;
                     let _ = self.open.set(());
@@ -137,7 +140,7 @@ pub(crate) fn is_pooled(error: &sqlx::Error) -> bool {
 async fn own(options: &PgConnectOptions) -> Result<bool, sqlx::Error> {
     match shows_option(options).await {
         Ok(true) => Ok(true),
-        // It is not passed on, or the pooler refuses it.
+        // The pooler does not pass the setting on, or refuses it.
         Ok(false) | Err(sqlx::Error::Database(_)) => compared(options).await,
         Err(error) => Err(error),
     }
@@ -155,7 +158,7 @@ async fn shows_option(options: &PgConnectOptions) -> Result<bool, sqlx::Error> {
 async fn compared(options: &PgConnectOptions) -> Result<bool, sqlx::Error> {
     let mut one = match options.connect().await {
         Ok(one) => one,
-        // There is no connection to spare beside the pool's; claims are checked in any case.
+        // The server has no connection left beside the pool's. Claims are checked in any case.
         Err(error) if is_full(&error) => return Ok(true),
         Err(error) => return Err(error),
     };

@@ -1,29 +1,26 @@
-//! Removes what was handled long ago, and dead letters that were resolved long ago, in bounded pieces.
+//! Removes the rows of events that were handled long ago, of dead letters that were resolved long ago, and of operators'
+//! actions of more than a year ago, in bounded parts.
 //!
-//! The row of an event is needed for as long as the event may come again: as long as the stream keeps it, or its
-//! retries last. The JetStream consumer therefore refuses a shorter retention.
+//! The row of an event is needed as long as the event may come again, that is as long as the stream keeps it or it is
+//! retried. So the JetStream consumer refuses a shorter retention.
 
 use std::time::Duration;
 
+use pillarbox_store::actions::KEPT_FOR;
+use pillarbox_store::{full_text, retention};
 use sqlx::Row;
 use tokio::time::sleep;
 
 use crate::store::Store;
 
-/// The greatest age that is asked for: a century. Beyond some, Postgres has no such interval.
-pub const LONGEST_AGE: Duration = Duration::from_secs(100 * 365 * 86_400);
-
-/// How much of the table one statement looks at: a few thousand rows.
+/// How many blocks of the table one statement reads: a few thousand rows.
 const BLOCKS: i64 = 64;
-
-/// Leaves the disk to others in between.
-const BREATH: Duration = Duration::from_millis(10);
 
 const LONGEST_INTERVAL: Duration = Duration::from_secs(3600);
 
-/// Removes what is older, walking the whole table once, and returns how many rows that was.
-pub(crate) async fn remove_old(store: &Store, retention: Duration) -> Result<u64, sqlx::Error> {
-    let seconds = retention.min(LONGEST_AGE).as_secs().cast_signed();
+/// Walks through the whole table once and removes rows older than this. Returns how many rows it removed.
+pub(crate) async fn remove_old(store: &Store, kept_for: Duration) -> Result<u64, sqlx::Error> {
+    let seconds = retention::seconds(kept_for);
     let (remove, others) = store.remove_old();
     let (mut first, mut removed) = (0_i64, 0_u64);
     loop {
@@ -40,30 +37,32 @@ pub(crate) async fn remove_old(store: &Store, retention: Duration) -> Result<u64
         if !mine || first >= blocks {
             break;
         }
-        sleep(BREATH).await;
+        retention::pause().await;
     }
     for others in others {
-        loop {
-            let batch = sqlx::query(others.clone()).bind(&*store.consumer).bind(seconds);
-            if store.lend().await?.execute(batch).await?.rows_affected() == 0 {
-                break;
-            }
-            sleep(BREATH).await;
+        let batch = || sqlx::query(others.clone()).bind(&*store.consumer).bind(seconds);
+        while store.lend().await?.execute(batch()).await?.rows_affected() > 0 {
+            retention::pause().await;
         }
+    }
+    let (actions, year) = (store.remove_actions(), retention::seconds(KEPT_FOR));
+    let batch = || sqlx::query(actions.clone()).bind(year);
+    while store.lend().await?.execute(batch()).await?.rows_affected() > 0 {
+        retention::pause().await;
     }
     Ok(removed)
 }
 
-/// Removes for as long as it is polled. Failures are logged and tried again.
-pub async fn keep_removing(store: Store, retention: Duration) -> std::convert::Infallible {
-    let interval = (retention / 4).clamp(Duration::from_millis(250), LONGEST_INTERVAL);
+/// Removes old rows for as long as it is polled. Failures are logged and tried again.
+pub async fn keep_removing(store: Store, kept_for: Duration) -> std::convert::Infallible {
+    let interval = retention::interval(kept_for, LONGEST_INTERVAL);
     loop {
         sleep(interval).await;
-        match remove_old(&store, retention).await {
+        match remove_old(&store, kept_for).await {
             Ok(0) => {}
             Ok(rows) => tracing::debug!(consumer = &*store.consumer, rows, "removed old rows"),
             Err(error) => {
-                let error = pillarbox_store::full_text(&error);
+                let error = full_text(&error);
                 tracing::debug!(
                     consumer = &*store.consumer,
                     error,

@@ -1,8 +1,8 @@
-//! For who brings events from a source of their own: another broker, a queue in a table, a file.
+//! What a source of events other than JetStream is built on: another broker, a queue in a table, a file.
 //!
-//! An [`InboxLayer`](crate::InboxLayer) is enough for a source that delivers an event until it is handled. One that also
-//! counts attempts, gives events up, keeps keys in order and waits out outages does so with what stands here.
-//! `pillarbox-consumer`, the source for JetStream, has nothing else to do it with.
+//! An [`InboxLayer`](crate::InboxLayer) is enough for a source that delivers an event until it is handled. A source
+//! that also counts attempts, gives events up, keeps keys in order and waits out outages uses the items of this module.
+//! `pillarbox-consumer`, the source for JetStream, uses nothing else.
 //!
 //! ```text
 //!   event ──► InboxLayer::of(store) ──► Ok ───────────────────────────► acknowledge
@@ -15,20 +15,21 @@
 //!                                       └─────────► Everybody ────────► pause until Store::answers
 //! ```
 //!
-//! - A [`Store`] keeps what one consumer has handled and what failed. [`Store::check_sessions`] comes first.
-//! - [`run_batches`] handles many events in one transaction.
-//! - A message that is no event is [set aside](Store::set_aside). What an operator retries, and what waits behind a dead
-//!   letter of its key, is [due](Store::take_due) from the table.
+//! - A [`Store`] keeps what one consumer has handled and what failed. Call [`Store::check_sessions`] first.
+//! - [`Router::batches`](crate::Router::batches) handles many events in one transaction.
+//! - [Set aside](Store::set_aside) a message that is no event. Events that an operator retries, and those that wait
+//!   behind a dead letter of their key, are [taken](Store::take_due) from the table.
 //! - An event that is delivered again may have killed the process: [`Killers`] finds out.
+//! - [`Store::beat`] says how a process is, and what operators have paused and limited.
 //! - [`keep_removing`] forgets what was handled long ago.
 //!
 //! Acknowledge an event only when it is handled, a duplicate or parked ([`Outcome`](crate::Outcome)), or when it is
-//! buried and the answer is not [`Stored::Not`].
+//! buried and the answer is not [`LetterStored::Not`].
 //!
 //! ```no_run
 //! use std::sync::Arc;
 //! use pillarbox_event::RawEvent;
-//! use pillarbox_inbox::source::{Blame, Burial, Judge, Store, Stored};
+//! use pillarbox_inbox::source::{Blame, Burial, Judge, Store, LetterStored};
 //! use pillarbox_inbox::{Delivery, InboxLayer, Router};
 //! use tower::{Layer, ServiceExt};
 //!
@@ -55,18 +56,22 @@
 //!     };
 //!     let burial = Burial { event: &event, reason, error: &text, attempts, recorded: false };
 //!     match store.bury(burial).await? {
-//!         Stored::Now | Stored::Before => Ok(Answer::Acknowledge),
-//!         Stored::Not => Err(Stored::not_stored()),
+//!         LetterStored::Now | LetterStored::Before => Ok(Answer::Acknowledge),
+//!         LetterStored::Not => Err(LetterStored::not_stored()),
 //!     }
 //! }
 //! # fn main() {}
 //! ```
 
-pub use crate::batch::{BatchEnd, RunBatch, one_by_one, run_batches};
+pub use crate::batch::{BatchEnd, RunBatch};
 pub use crate::blame::{Blame, Judge};
+pub use crate::delivery::DeliveryService;
 pub use crate::error::is_refused;
-pub use crate::fault::is_of_data;
 pub use crate::killers::{Killers, Ruling};
 pub use crate::retention::keep_removing;
-pub use crate::store::{Burial, Lent, ParkedAll, ServerRun, Store, Stored, Taken, Unreadable};
+pub use crate::store::{
+    Beat, BeatLag, Burial, Lent, LetterStored, ParkedAll, PausedBy, ServerRun, Store, Taken, Told,
+    Unhandled, Unreadable,
+};
 pub use crate::timeout::HandlerTimeout;
+pub use pillarbox_store::bad_data::is_refused_value;

@@ -1,4 +1,4 @@
-//! How long a handler may take: from inside the inbox, so that waiting for the database does not count.
+//! Limits how long a handler may take. It works inside the inbox, so that waiting for the database does not count.
 
 use std::task::{Context, Poll};
 use std::time::Duration;
@@ -7,10 +7,9 @@ use futures::future::BoxFuture;
 use tower_service::Service;
 
 use crate::delivery::Handling;
+use crate::error::BoxError;
 
-type BoxError = Box<dyn std::error::Error + Send + Sync>;
-
-/// Drops the inner service's future when it takes too long, and fails. For inside of an
+/// Drops the inner service's future if it takes too long, and fails. To be used inside an
 /// [`InboxLayer`](crate::InboxLayer).
 #[derive(Clone, Debug)]
 pub struct HandlerTimeout<S> {
@@ -19,7 +18,7 @@ pub struct HandlerTimeout<S> {
 }
 
 impl<S> HandlerTimeout<S> {
-    /// For calls that take `longest` at the most.
+    /// Limits each call to `longest`.
     pub fn new(inner: S, longest: Duration) -> Self {
         Self { inner, longest }
     }

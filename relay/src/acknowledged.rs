@@ -1,29 +1,32 @@
-//! What acknowledgements have told. It is evidence that no question to the API can take back.
+//! What is known from acknowledgements. It stays true whatever the JetStream API answers.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use crate::cursor::Cursor;
+use tokio::time::Instant;
 
-/// At most this many subjects are remembered for each stream. Topics may hold ids.
+use crate::cursor::Cursor;
+use crate::places::{Holds, Naming, Place, Places};
+
+/// At most this many subjects are remembered for each stream, because topics may contain ids.
 pub(crate) const SUBJECTS: usize = 16;
 
-/// How far each stream has acknowledged, and what. Cheap to clone; all clones share it.
+/// How far each stream has acknowledged, and which subjects. Cheap to clone; all clones share one state.
 ///
-/// A stream is named by its name, with its domain and a dot before it if that is another domain than the API's.
+/// A stream is identified by its name. If its domain is not the API's, the domain and a dot come before the name.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Acknowledged {
-    /// The API's domain. `None`: domains are not told apart.
+    /// The API's domain. `None`: domains are not distinguished.
     domain: Option<Arc<str>>,
-    memory: Arc<Mutex<Memory>>,
+    memory: Arc<Mutex<StreamAcks>>,
 }
 
 #[derive(Debug, Default)]
-struct Memory {
+struct StreamAcks {
     streams: BTreeMap<String, Acks>,
-    /// A stream has acknowledged for the first time.
+    /// Whether a stream has acknowledged for the first time since the last look, or named its first place.
     has_new: bool,
-    /// The last two checkpoints that this process has seen or meant to take.
+    /// The last two checkpoints that this process found or tried to take.
     seen: [Option<Cursor>; 2],
 }
 
@@ -31,12 +34,18 @@ struct Memory {
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Acks {
     pub(crate) last: u64,
-    /// Some of the subjects.
+    /// Some of the subjects that it acknowledged.
     pub(crate) subjects: BTreeSet<String>,
-    /// Whether it has acknowledged something since it was looked at.
+    /// Whether it has acknowledged something since the last look.
     pub(crate) fresh: bool,
     /// Whether the API has never shown it.
     pub(crate) never_shown: bool,
+    /// Where events lie that it acknowledged since the last checkpoint.
+    pub(crate) places: Places,
+    /// What is known of these places.
+    pub(crate) naming: Naming,
+    /// Whether any place was ever known.
+    is_placed: bool,
 }
 
 /// See [`Acknowledged::doubt`].
@@ -47,15 +56,15 @@ pub(crate) enum Doubt {
 }
 
 impl Acknowledged {
-    /// Nothing acknowledged yet. `domain` is the API's: streams of other domains are told apart by theirs.
+    /// Nothing is acknowledged yet. `domain` is the API's domain; streams of other domains carry theirs in their names.
     pub(crate) fn through(domain: Option<String>) -> Self {
         Self { domain: domain.map(Into::into), ..Self::default() }
     }
 
-    /// Takes note of an acknowledgement.
+    /// Records an acknowledgement.
     ///
     /// # Errors
-    /// How far the stream was before, if it has gone back.
+    /// The sequence that the stream had before, if it went back.
     pub(crate) fn note(
         &self,
         stream: &str,
@@ -64,10 +73,10 @@ impl Acknowledged {
         subject: Option<&str>,
     ) -> Result<(), u64> {
         let mut memory = self.memory();
-        let Memory { streams, has_new, .. } = &mut *memory;
+        let StreamAcks { streams, has_new, .. } = &mut *memory;
         let Some(acks) = streams.get_mut(stream) else {
             let subjects = subject.map(str::to_owned).into_iter().collect();
-            let acks = Acks { last: sequence, subjects, fresh: true, never_shown: false };
+            let acks = Acks { last: sequence, subjects, fresh: true, ..Acks::default() };
             streams.insert(stream.to_owned(), acks);
             *has_new = true;
             return Ok(());
@@ -86,7 +95,32 @@ impl Acknowledged {
         Err(acks.last)
     }
 
-    /// What a stream is called here, by the name and the domain of its acknowledgement.
+    /// Records where an event lies that was acknowledged on the connection with this number. The first place of a stream asks for a look, which compares it.
+    pub(crate) fn lies(&self, stream: &str, sequence: u64, holds: Holds, connection: u64) {
+        let mut memory = self.memory();
+        let StreamAcks { streams, has_new, .. } = &mut *memory;
+        if let Some(acks) = streams.get_mut(stream).filter(|_| sequence > 0) {
+            acks.places.add(Place { sequence, holds }, connection, Instant::now());
+            *has_new |= !acks.is_placed;
+            acks.is_placed = true;
+        }
+    }
+
+    /// Records what a comparison told of the stream's places.
+    pub(crate) fn compared(&self, stream: &str, naming: Naming) {
+        if let Some(acks) = self.memory().streams.get_mut(stream) {
+            acks.naming = naming;
+        }
+    }
+
+    /// Forgets the places up to this sequence, because a checkpoint was saved whose mark covers them.
+    pub(crate) fn covered(&self, stream: &str, up_to: u64) {
+        if let Some(acks) = self.memory().streams.get_mut(stream) {
+            acks.places.forget_up_to(up_to);
+        }
+    }
+
+    /// The identifier of a stream, from the name and the domain in its acknowledgement.
     pub(crate) fn name(&self, stream: &str, domain: &str) -> String {
         match &self.domain {
             Some(own) if !domain.is_empty() && **own != *domain => format!("{domain}.{stream}"),
@@ -94,8 +128,8 @@ impl Acknowledged {
         }
     }
 
-    /// Why "no stream takes this subject" is not to be believed, although the API says so: a stream that the API has
-    /// never shown, or one that has acknowledged the subject before, if it is still there.
+    /// Why the API's answer "no stream takes this subject" may be wrong: a stream that the API has never shown may take
+    /// it, or a stream that acknowledged the subject before and still exists.
     pub(crate) fn doubt(&self, subject: &str) -> Option<Doubt> {
         let memory = self.memory();
         let hidden = memory.streams.iter().find(|(_, acks)| acks.never_shown);
@@ -111,12 +145,12 @@ impl Acknowledged {
         self.memory().streams.clone()
     }
 
-    /// Whether a stream has acknowledged for the first time since the last look.
+    /// Whether a stream has acknowledged for the first time since the last look, or named its first place.
     pub(crate) fn has_new(&self) -> bool {
         self.memory().has_new
     }
 
-    /// All that is acknowledged so far, which is looked at now.
+    /// Everything that was acknowledged so far. Begins a look: from here on, acknowledgements are new again.
     pub(crate) fn look(&self) -> BTreeMap<String, Acks> {
         let mut memory = self.memory();
         memory.has_new = false;
@@ -125,7 +159,7 @@ impl Acknowledged {
         all
     }
 
-    /// Takes note of what a look at the stream told. `told`: how far it had acknowledged, if only that is known.
+    /// Records what a look at the stream found. `told`: how far it had acknowledged, if only acknowledgements tell.
     pub(crate) fn looked(&self, stream: &str, told: Option<u64>, subjects: &[String], shown: bool) {
         let mut memory = self.memory();
         let acks = memory.streams.entry(stream.to_owned()).or_default();
@@ -137,7 +171,7 @@ impl Acknowledged {
         }
     }
 
-    /// Forgets a stream that is gone and takes nothing any more.
+    /// Forgets a stream that no longer exists.
     pub(crate) fn drop(&self, stream: &str) {
         self.memory().streams.remove(stream);
     }
@@ -146,15 +180,15 @@ impl Acknowledged {
         self.memory().streams.clear();
     }
 
-    /// Takes note of a checkpoint that this process is about to take.
+    /// Records a checkpoint that this process is about to take.
     pub(crate) fn takes(&self, cursor: &Cursor) {
         let mut memory = self.memory();
         memory.seen.swap(0, 1);
         memory.seen[0] = Some(cursor.clone());
     }
 
-    /// Takes note of the newest checkpoint there is. If another process took it, that one has looked at the streams
-    /// since, and gone back if need be: what was acknowledged to this one before says nothing any more.
+    /// Records the newest checkpoint. If another process took it, that process has checked the streams since, and has
+    /// gone back if necessary. Then what was acknowledged to this process before no longer counts.
     pub(crate) fn finds(&self, newest: &Cursor) {
         let mine = self.memory().seen.iter().flatten().any(|seen| seen == newest);
         if !mine {
@@ -163,7 +197,7 @@ impl Acknowledged {
         }
     }
 
-    fn memory(&self) -> MutexGuard<'_, Memory> {
+    fn memory(&self) -> MutexGuard<'_, StreamAcks> {
         self.memory.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }

@@ -1,33 +1,33 @@
-//! Measures the backlog and the dead letters now and then, on a connection of its own, off the hot path.
+//! Measures the backlog and the dead letters from time to time, on a connection of its own, beside shipping.
 //!
-//! Standbys measure too: when nobody leads, the backlog is what counts.
+//! Standbys measure too, because the backlog matters most when no process leads.
 
 use std::collections::BTreeSet;
-use std::sync::Arc;
 use std::time::Duration;
 
 use pillarbox_store::full_text;
 use pillarbox_store::row_security;
-use sqlx::{AssertSqlSafe, PgConnection, Row};
+use sqlx::{PgConnection, Row};
 use tokio::time::{Instant, sleep, timeout};
 
 use crate::config::RelayConfig;
 use crate::health::{Observer, Role};
 use crate::refused::Reason;
-use crate::schema::in_schema;
+use crate::scheduled::Scheduled;
 use crate::session::{Database, Patience};
-use crate::status::Status;
+use crate::status::RelayStatus;
+use pillarbox_store::schema::in_schema;
 
-/// How often the database is asked.
+/// The pause between two measurements.
 const INTERVAL: Duration = Duration::from_secs(2);
-/// Counting a long backlog takes a while; this many times as long is left in between.
+/// If counting a long backlog takes a while, the pause is this many times as long.
 const REST: u32 = 20;
 
-/// How long a relay that connects is let go first: where the role may open few connections, shipping comes before
-/// measuring.
+/// How long measuring waits for a relay that connects. If the role may open only a few connections, shipping comes
+/// before measuring.
 const COURTESY: Duration = Duration::from_secs(5);
 
-/// Measures for as long as it is polled, and says when that fails.
+/// Measures for as long as it is polled, and reports when that fails.
 pub(crate) async fn measure(config: RelayConfig, database: Database, observer: Observer) {
     let patience = Patience::default();
     let mut connection = None;
@@ -49,7 +49,7 @@ pub(crate) async fn measure(config: RelayConfig, database: Database, observer: O
                         STALLED.as_secs()
                     )
                 }));
-                // A relay that connects may need it more.
+                // A relay that connects may need the connection more.
                 connection = (!observer.is_connecting()).then_some(open);
                 observer.measured(None);
                 asked.elapsed() * REST
@@ -79,18 +79,19 @@ async fn once(
         Some(connection) => connection,
         None => connect(database).await?,
     };
-    let status = Status::read(&mut connection, &config.schema, &config.name).await?;
+    let status = RelayStatus::read(&mut connection, &config.schema, &config.name).await?;
     observer.meter.backlog(status.backlog_events, status.oldest_age_seconds);
+    if let Some(scheduled) = &status.scheduled {
+        let Scheduled { pending, held, overdue_seconds } = *scheduled;
+        observer.meter.scheduled(pending, held, overdue_seconds);
+    }
     let sql = in_schema(
         "select reason, count(*) from pillarbox.outbox_dead_letter \
          where relay = $1 and state in ('dead', 'parked') group by reason",
         &config.schema,
     );
-    let rows = sqlx::query(AssertSqlSafe(Arc::<str>::from(sql)))
-        .bind(&config.name)
-        .fetch_all(&mut connection)
-        .await?;
-    // A reason that is resolved goes to 0, and does not stay at what it was.
+    let rows = sqlx::query(sql).bind(&config.name).fetch_all(&mut connection).await?;
+    // The gauge of a reason without unresolved letters goes back to 0.
     let mut gone = reasons.clone();
     for row in rows {
         let (reason, events): (String, i64) = (row.try_get(0)?, row.try_get(1)?);
@@ -104,10 +105,10 @@ async fn once(
     Ok((connection, status.backlog_events))
 }
 
-/// How long a leader may leave a backlog as it is.
+/// A backlog that has not moved for this long under a leader is reported.
 const STALLED: Duration = Duration::from_secs(20);
 
-/// Notices a backlog that does not move, whatever the cause.
+/// Notices a backlog that does not move, whatever the cause is.
 #[derive(Debug, Default)]
 struct Stall {
     since: Option<Instant>,
@@ -115,7 +116,7 @@ struct Stall {
 }
 
 impl Stall {
-    /// Takes a look at a relay of which events wait, or not, and have moved so often. Whether it stalls.
+    /// Records whether events wait, and how often events have moved so far. Returns whether the backlog stalls.
     fn look(&mut self, waits: bool, moves: u64, now: Instant) -> bool {
         if !waits || moves != self.moves {
             (self.since, self.moves) = (None, moves);
@@ -127,7 +128,7 @@ impl Stall {
 
 async fn connect(database: &Database) -> Result<PgConnection, sqlx::Error> {
     let mut connection = database.connect().await?;
-    // One core is enough for this.
+    // One core is enough for measuring.
     sqlx::raw_sql("set max_parallel_workers_per_gather = 0").execute(&mut connection).await?;
     Ok(connection)
 }

@@ -1,12 +1,12 @@
-//! The connection to the broker: the relay's, with the sinks opened on it, and one for whoever looks at its streams.
+//! Connections to the broker: the relay's, on which it opens sinks, and [`Connection`], for looking at streams.
 
 mod connection;
 mod error;
+mod headers;
 mod login;
 
 use std::collections::HashSet;
-use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex};
+use std::sync::Mutex;
 use std::time::Duration;
 
 use async_nats::jetstream::{self, Context};
@@ -14,16 +14,17 @@ use async_nats::{Client, ClientError, ConnectErrorKind, Event, ServerAddr};
 
 pub use self::connection::{AskError, Connection, Retention, Server, StreamInfo};
 pub use self::error::BrokerError;
+pub use self::headers::{Begin, HeaderReader, MessageHead, StreamLife};
 use crate::acknowledged::Acknowledged;
 use crate::config::{NatsConfig, RelayConfig, SinkChoice, without_secrets};
 use crate::health::Observer;
 use crate::sink::{FastIngest, FirstSends, KeyedWindow, Sink, Targets};
 use crate::streams::Api;
 
-/// How long one server may take to let the client in.
+/// The time limit for connecting to one server.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// A connection to the broker. It reconnects by itself for as long as it takes.
+/// A connection to the broker. After a loss it reconnects by itself, without a limit on the number of attempts.
 #[derive(Clone)]
 pub(crate) struct Broker {
     client: Client,
@@ -32,10 +33,8 @@ pub(crate) struct Broker {
     ack_timeout: Duration,
     streams: Targets,
     acknowledged: Acknowledged,
-    /// For the sinks that are opened.
+    /// Passed to every sink that is opened.
     pub(crate) first_sends: Option<FirstSends>,
-    /// How often it has been connected.
-    pub(crate) connections: Arc<AtomicU64>,
 }
 
 impl Broker {
@@ -46,19 +45,14 @@ impl Broker {
         let (url, servers) = servers(&config.nats_url)?;
         let (options, login) = login::options(&config.nats, &servers).await?;
         let (log, said, observer) = (url.clone(), Said::default(), observer.clone());
-        let connections = Arc::new(AtomicU64::new(0));
-        let counted = connections.clone();
         let client = options
             .name(format!("pillarbox relay {}", config.name))
             .connection_timeout(CONNECT_TIMEOUT)
-            .request_timeout(Some(config.ack_timeout()))
+            .request_timeout(Some(config.ack_timeout))
             .reconnect_delay_callback(delay_before)
             .event_callback(move |event| {
                 match event {
-                    Event::Connected => {
-                        counted.fetch_add(1, Ordering::Relaxed);
-                        observer.broker_connected(true);
-                    }
+                    Event::Connected => observer.broker_connected(true),
                     Event::Disconnected => observer.broker_connected(false),
                     _ => {}
                 }
@@ -68,8 +62,8 @@ impl Broker {
             .connect(servers)
             .await
             .map_err(|source| BrokerError::connect(url, &login, &config.nats, source))?;
-        let streams = Targets::new(context(&client, config.ack_timeout(), &config.nats));
-        // Behind a prefix of an account's import, nobody knows whose domain it is.
+        let streams = Targets::new(context(&client, config.ack_timeout, &config.nats));
+        // Behind the prefix of an imported account, the domain is unknown.
         let domain = match (&config.nats.jetstream_domain, &config.nats.api_prefix) {
             (Some(domain), _) => Some(domain.clone()),
             (None, Some(_)) => None,
@@ -79,16 +73,15 @@ impl Broker {
             client,
             nats: config.nats.clone(),
             choice: config.sink,
-            ack_timeout: config.ack_timeout(),
+            ack_timeout: config.ack_timeout,
             streams,
             acknowledged: Acknowledged::through(domain),
             first_sends: None,
-            connections,
         })
     }
 
-    /// Opens a sink. Each has a context of its own, so that what a failed one left unacknowledged does not
-    /// count against the next. `after_refusal`: the last one failed because a batch was refused.
+    /// Opens a sink. Each sink has its own context, so that messages that a failed sink left unacknowledged do not
+    /// count against the next one. `after_refusal`: a batch of the last sink was refused or got no answer.
     pub(crate) fn open_sink(&mut self, after_refusal: bool) -> Box<dyn Sink + '_> {
         let context = context(&self.client, self.ack_timeout, &self.nats);
         let fast = self.choice == SinkChoice::Auto && self.client.is_server_compatible(2, 14, 0);
@@ -103,22 +96,17 @@ impl Broker {
         }
     }
 
-    /// How far the streams have acknowledged, as far as known.
+    /// How far the streams have acknowledged, as far as is known.
     pub(crate) fn acknowledged(&self) -> Acknowledged {
         self.acknowledged.clone()
     }
 
-    /// How often the broker has been connected to.
-    pub(crate) fn connections(&self) -> u64 {
-        self.connections.load(Ordering::Relaxed)
-    }
-
-    /// A context for messages beside those of the open sink.
+    /// A context for messages that do not go through the open sink.
     pub(crate) fn context(&self) -> Context {
         context(&self.client, self.ack_timeout, &self.nats)
     }
 
-    /// What tells how the streams stand.
+    /// For questions about streams.
     pub(crate) fn api(&self) -> Api {
         Api::new(self.context())
     }
@@ -129,7 +117,7 @@ impl Broker {
     }
 }
 
-/// How long to wait before this attempt to connect, counted from 1: the first one, too, asks.
+/// How long to wait before this attempt to connect. The first attempt has number 1.
 fn delay_before(attempt: usize) -> Duration {
     match attempt {
         0 | 1 => Duration::ZERO,
@@ -137,12 +125,12 @@ fn delay_before(attempt: usize) -> Duration {
     }
 }
 
-/// What was said of a connection's troubles since it was last up, so that each is said once.
+/// The problems that were logged since the connection was last established, so that each is logged once.
 #[derive(Default)]
 struct Said(Mutex<HashSet<String>>);
 
 impl Said {
-    /// At most so many different troubles are kept in mind.
+    /// At most this many different problems are remembered.
     const MOST: usize = 32;
 
     fn event(&self, broker: &str, event: &Event) {
@@ -169,8 +157,7 @@ impl Said {
     }
 }
 
-/// Whether somebody has to mend something: a missing permission, or a login or a certificate that is no longer
-/// accepted when the client connects again.
+/// Whether an operator must act: a permission is missing, or a login or certificate is no longer accepted on reconnect.
 fn is_refusal(event: &Event) -> bool {
     let kinds = [
         ConnectErrorKind::AuthorizationViolation,
@@ -186,7 +173,7 @@ fn is_refusal(event: &Event) -> bool {
     }
 }
 
-/// The URL without secrets, and the servers it names.
+/// The URL without secrets, and the servers that it names.
 fn servers(nats_url: &str) -> Result<(String, Vec<ServerAddr>), BrokerError> {
     let shown = without_secrets(nats_url);
     let servers =
@@ -197,7 +184,7 @@ fn servers(nats_url: &str) -> Result<(String, Vec<ServerAddr>), BrokerError> {
     }
 }
 
-/// A context whose questions go to the domain, or under the prefix, that is configured.
+/// A context that uses the configured JetStream domain or API prefix.
 fn context(client: &Client, timeout: Duration, config: &NatsConfig) -> Context {
     let context =
         jetstream::context::ContextBuilder::new().timeout(timeout).max_ack_inflight(16 * 1024);

@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use async_nats::ServerAddr;
 use pillarbox_event::partition;
-use pillarbox_store::Schema;
+use pillarbox_store::{Schema, duration};
 use serde::{Deserialize, Serialize};
 
 pub(crate) use self::database::servers;
@@ -20,7 +20,8 @@ pub use self::secret::{MASK, Secret, masked, without_secrets};
 
 /// A relay's settings: where it reads, where it ships to, and how long it waits.
 ///
-/// `Debug` does not show the secrets in the URLs.
+/// With serde, a duration is a whole number whose unit is in its name, as in `pillarbox.toml`: `lease_ms`, or
+/// `retention_s`. A part of that unit is left out when it is written. `Debug` does not show the secrets in the URLs.
 #[derive(Clone, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct RelayConfig {
@@ -47,25 +48,30 @@ pub struct RelayConfig {
     /// The most rows to read at a time, between 1 and 100000. Fewer are read if rows are large: a page aims at 4 MiB.
     /// Default: 500.
     pub page_rows: u32,
-    /// The longest pause between two polls of an idle outbox, in milliseconds, between 2 and 60000. The pause starts at
-    /// 1 ms and doubles. Default: 50.
-    pub idle_interval_ms: u64,
-    /// How long the lease lasts unless it is renewed, in milliseconds, between 300 and 600000. The leader renews it every
-    /// third of that. A standby takes over when it has expired. Default: 10000.
-    pub lease_ms: u64,
-    /// How long the broker may take to acknowledge, in milliseconds, between 100 and 60000. After that, the relay sends
-    /// everything unacknowledged again. Default: 5000.
-    pub ack_timeout_ms: u64,
-    /// How long a stop may wait for acknowledgements, in milliseconds, at most 600000. Default: 10000.
-    pub shutdown_timeout_ms: u64,
-    /// How long shipped rows are kept before they are removed, in seconds, between 1 and 10 years. If the broker loses
+    /// The longest pause between two polls of an idle outbox, between 2 ms and a minute. The pause starts at 1 ms and
+    /// doubles. Default: 50 ms.
+    #[serde(rename = "idle_interval_ms", with = "duration::milliseconds")]
+    pub idle_interval: Duration,
+    /// How long the lease lasts unless it is renewed, between 300 ms and 10 minutes. The leader renews it every third of
+    /// that. A standby takes over when it has expired. Default: 10 s.
+    #[serde(rename = "lease_ms", with = "duration::milliseconds")]
+    pub lease: Duration,
+    /// How long the broker may take to acknowledge, between 100 ms and a minute. After that, the relay sends everything
+    /// unacknowledged again. Default: 5 s.
+    #[serde(rename = "ack_timeout_ms", with = "duration::milliseconds")]
+    pub ack_timeout: Duration,
+    /// How long a stop may wait for acknowledgements, at most 10 minutes. Default: 10 s.
+    #[serde(rename = "shutdown_timeout_ms", with = "duration::milliseconds")]
+    pub shutdown_timeout: Duration,
+    /// How long shipped rows are kept before they are removed, between a second and 10 years. If the broker loses
     /// events, the relay can go back this far. A row is removed only when every relay in `pillarbox.relay` shipped it at
-    /// least this long ago. Default: 3600.
-    pub retention_s: u64,
+    /// least this long ago. Default: an hour.
+    #[serde(rename = "retention_s", with = "duration::seconds")]
+    pub retention: Duration,
     /// How messages are stored. Default: [`SinkChoice::Auto`].
     pub sink: SinkChoice,
-    /// What happens to a key's later events when one is set aside. Default: [`Order::Key`].
-    pub order: Order,
+    /// What happens to a key's later events when one is set aside. Default: [`ShippingOrder::Key`].
+    pub order: ShippingOrder,
     /// What happens to an event whose subject no stream takes. Default: [`NoStream::Hold`].
     pub no_stream: NoStream,
     /// Whether to end with an error if the database or the broker cannot be reached at the start, instead of trying
@@ -89,7 +95,7 @@ pub enum SinkChoice {
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 #[non_exhaustive]
-pub enum Order {
+pub enum ShippingOrder {
     /// They are shipped without the event.
     #[default]
     Key,
@@ -120,13 +126,13 @@ impl Default for RelayConfig {
             source: "/pillarbox".into(),
             partitions: 1,
             page_rows: 500,
-            idle_interval_ms: 50,
-            lease_ms: 10_000,
-            ack_timeout_ms: 5_000,
-            shutdown_timeout_ms: 10_000,
-            retention_s: 3_600,
+            idle_interval: Duration::from_millis(50),
+            lease: Duration::from_secs(10),
+            ack_timeout: Duration::from_secs(5),
+            shutdown_timeout: Duration::from_secs(10),
+            retention: Duration::from_secs(3_600),
             sink: SinkChoice::Auto,
-            order: Order::Key,
+            order: ShippingOrder::Key,
             no_stream: NoStream::Hold,
             fail_fast: false,
         }
@@ -137,9 +143,9 @@ impl Default for RelayConfig {
 #[derive(Debug, thiserror::Error)]
 #[error("{key} = {value:?} cannot be used: {problem}")]
 pub struct ConfigError {
-    /// The setting's name.
+    /// The setting's name in `pillarbox.toml`, such as `lease_ms`.
     pub key: &'static str,
-    /// Its value.
+    /// Its value, in the unit that the name says.
     pub value: String,
     /// What is wrong with it.
     pub problem: String,
@@ -197,60 +203,56 @@ impl RelayConfig {
         if !(1..=100_000).contains(&self.page_rows) {
             return fail("page_rows", &self.page_rows, "it must be between 1 and 100000");
         }
-        if !(2..=60_000).contains(&self.idle_interval_ms) {
-            return fail(
+        self.check_durations()
+    }
+
+    fn check_durations(&self) -> Result<(), ConfigError> {
+        let (ms, s) = (Duration::from_millis, Duration::from_secs);
+        let ten_years = s(10 * 365 * 86_400);
+        for (key, found, shortest, longest, problem) in [
+            (
                 "idle_interval_ms",
-                &self.idle_interval_ms,
+                self.idle_interval,
+                ms(2),
+                ms(60_000),
                 "it must be between 2 and 60000",
-            );
-        }
-        if !(300..=600_000).contains(&self.lease_ms) {
-            return fail("lease_ms", &self.lease_ms, "it must be between 300 and 600000");
-        }
-        if !(100..=60_000).contains(&self.ack_timeout_ms) {
-            return fail(
+            ),
+            ("lease_ms", self.lease, ms(300), ms(600_000), "it must be between 300 and 600000"),
+            (
                 "ack_timeout_ms",
-                &self.ack_timeout_ms,
+                self.ack_timeout,
+                ms(100),
+                ms(60_000),
                 "it must be between 100 and 60000",
-            );
-        }
-        if !(1..=10 * 365 * 86_400).contains(&self.retention_s) {
-            return fail(
+            ),
+            (
                 "retention_s",
-                &self.retention_s,
+                self.retention,
+                s(1),
+                ten_years,
                 "it must be between 1 second and 10 years (315360000)",
-            );
-        }
-        if self.shutdown_timeout_ms > 600_000 {
-            return fail(
+            ),
+            (
                 "shutdown_timeout_ms",
-                &self.shutdown_timeout_ms,
+                self.shutdown_timeout,
+                ms(0),
+                ms(600_000),
                 "it must be at most 600000",
-            );
+            ),
+        ] {
+            if !(shortest..=longest).contains(&found) {
+                let unit = if key.ends_with("_ms") { 1 } else { 1_000 };
+                let value = (found.as_millis() / unit).to_string();
+                return Err(ConfigError { key, value, problem: problem.to_owned() });
+            }
         }
         Ok(())
     }
 
-    pub(crate) fn idle_interval(&self) -> Duration {
-        Duration::from_millis(self.idle_interval_ms)
-    }
-
-    pub(crate) fn lease(&self) -> Duration {
-        Duration::from_millis(self.lease_ms)
-    }
-
     /// How often to record a checkpoint to go back to. About two thousand are kept at most within the retention.
     pub(crate) fn checkpoint_interval(&self) -> Duration {
-        let retention = Duration::from_secs(self.retention_s);
+        let retention = self.retention;
         (retention / 2000).clamp(Duration::from_secs(5), Duration::from_secs(60)).min(retention / 4)
-    }
-
-    pub(crate) fn ack_timeout(&self) -> Duration {
-        Duration::from_millis(self.ack_timeout_ms)
-    }
-
-    pub(crate) fn shutdown_timeout(&self) -> Duration {
-        Duration::from_millis(self.shutdown_timeout_ms)
     }
 }
 
@@ -276,11 +278,11 @@ impl fmt::Debug for RelayConfig {
             source,
             partitions,
             page_rows,
-            idle_interval_ms,
-            lease_ms,
-            ack_timeout_ms,
-            shutdown_timeout_ms,
-            retention_s,
+            idle_interval,
+            lease,
+            ack_timeout,
+            shutdown_timeout,
+            retention,
             sink,
             order,
             no_stream,
@@ -295,11 +297,11 @@ impl fmt::Debug for RelayConfig {
             .field("source", source)
             .field("partitions", partitions)
             .field("page_rows", page_rows)
-            .field("idle_interval_ms", idle_interval_ms)
-            .field("lease_ms", lease_ms)
-            .field("ack_timeout_ms", ack_timeout_ms)
-            .field("shutdown_timeout_ms", shutdown_timeout_ms)
-            .field("retention_s", retention_s)
+            .field("idle_interval", idle_interval)
+            .field("lease", lease)
+            .field("ack_timeout", ack_timeout)
+            .field("shutdown_timeout", shutdown_timeout)
+            .field("retention", retention)
             .field("sink", sink)
             .field("order", order)
             .field("no_stream", no_stream)
@@ -340,6 +342,14 @@ mod tests {
         assert_eq!(refused(RelayConfig { source: "a\nb".into(), ..base() }), "source");
         assert_eq!(refused(RelayConfig { partitions: 1025, ..base() }), "partitions");
         assert_eq!(refused(RelayConfig { page_rows: 0, ..base() }), "page_rows");
-        assert_eq!(refused(RelayConfig { lease_ms: 1, ..base() }), "lease_ms");
+        let lease = Duration::from_micros(299_999);
+        assert_eq!(refused(RelayConfig { lease, ..base() }), "lease_ms");
+        assert_eq!(refused(RelayConfig { retention: Duration::MAX, ..base() }), "retention_s");
+        let wait = RelayConfig { shutdown_timeout: Duration::from_secs(601), ..base() };
+        let said = wait.validate().unwrap_err().to_string();
+        assert_eq!(
+            said,
+            "shutdown_timeout_ms = \"601000\" cannot be used: it must be at most 600000"
+        );
     }
 }

@@ -69,7 +69,7 @@ pub enum RelayError {
     #[error(transparent)]
     Hidden(#[from] pillarbox_store::HiddenRows),
     /// The relay's tables exist, but the relay cannot work with them: the cursor was overwritten with something else, or
-    /// a trigger drops rows that the relay writes.
+    /// the table of the dead letters has refused too many of them.
     #[error("the relay's tables are not as they must be")]
     Tables(#[source] Box<dyn std::error::Error + Send + Sync>),
     /// A statement failed.
@@ -137,7 +137,7 @@ impl From<LeaseError> for RelayError {
     fn from(error: LeaseError) -> Self {
         match error {
             LeaseError::Database(error) => Self::Database(error),
-            error @ (LeaseError::Cursor { .. } | LeaseError::LeftOut { .. }) => {
+            error @ (LeaseError::Cursor { .. } | LeaseError::Refusing(_)) => {
                 Self::Tables(Box::new(error))
             }
             error => Self::Lease(Box::new(error)),

@@ -70,6 +70,9 @@ pub struct RelayState {
     /// Set while the relay leads, events wait, none of them leaves the outbox, and the relay knows no reason.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub stalled: Option<String>,
+    /// Why scheduled events are not released, while the relay leads and that is so. Other events are shipped.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub unreleased: Option<String>,
 }
 
 impl RelayState {
@@ -77,6 +80,7 @@ impl RelayState {
     fn leads_no_more(&mut self, role: Role) {
         self.role = role;
         (self.epoch, self.held, self.stalled) = (None, None, None);
+        self.unreleased = None;
         self.unwatched_streams.clear();
     }
 
@@ -87,27 +91,20 @@ impl RelayState {
 
     /// Why it is not ready, in a few words; `None` when it is. Holds no secrets and no payloads.
     pub fn not_ready(&self) -> Option<String> {
+        let is = |said: &str| Some(said.to_owned());
+        let why = |what: &str, why: &Option<String>| Some(format!("{what}: {}", why.as_ref()?));
         match self.role {
-            Role::Stopping => return Some("it is stopping".into()),
-            Role::Stopped => return Some("it has stopped".into()),
-            Role::Connecting | Role::StandingBy | Role::Leading => {}
+            Role::Stopping => return is("it is stopping"),
+            Role::Stopped => return is("it has stopped"),
+            _ if self.trouble.is_some() => return self.trouble.clone(),
+            Role::Connecting => return is("it is connecting"),
+            _ if !self.broker_connected => return is("the connection to the broker is lost"),
+            Role::StandingBy | Role::Leading => {}
         }
-        if let Some(trouble) = &self.trouble {
-            return Some(trouble.clone());
-        }
-        if self.role == Role::Connecting {
-            return Some("it is connecting".into());
-        }
-        if !self.broker_connected {
-            return Some("the connection to the broker is lost".into());
-        }
-        if let Some(reason) = &self.held {
-            return Some(format!("holding: {reason}"));
-        }
-        if let Some(unmeasured) = &self.unmeasured {
-            return Some(format!("it is not known how many events wait: {unmeasured}"));
-        }
-        self.stalled.clone()
+        why("holding", &self.held)
+            .or_else(|| why("it is not known how many events wait", &self.unmeasured))
+            .or_else(|| why("scheduled events are not released", &self.unreleased))
+            .or_else(|| self.stalled.clone())
     }
 }
 
@@ -144,6 +141,7 @@ impl Observer {
             unwatched_streams: Vec::new(),
             unmeasured: None,
             stalled: None,
+            unreleased: None,
         };
         let meter = Meter::new(relay, outbox);
         let (progress, moved) = (Arc::default(), Arc::default());
@@ -206,6 +204,19 @@ impl Observer {
             tracing::error!(relay = self.state.borrow().relay, error = text, "nothing is shipped");
         }
         self.change(|state| state.stalled = text);
+    }
+
+    /// Scheduled events are released, or cannot be released for this reason.
+    pub(crate) fn releases(&self, failed: Option<String>) {
+        let relay = &self.state.borrow().relay.clone();
+        match (self.state.borrow().unreleased.as_ref(), &failed) {
+            (None, Some(error)) => {
+                tracing::warn!(relay, error, "scheduled events are not released");
+            }
+            (Some(_), None) => tracing::info!(relay, "scheduled events are released again"),
+            _ => {}
+        }
+        self.change(|state| state.unreleased = failed);
     }
 
     /// Whether the relay leads and knows of nothing that keeps events from going.
@@ -362,6 +373,7 @@ mod tests {
             unwatched_streams: Vec::new(),
             unmeasured: None,
             stalled: None,
+            unreleased: None,
         }
     }
 
@@ -378,6 +390,7 @@ mod tests {
             (RelayState { trouble: Some("no database".into()), ..ready() }, "no database"),
             (RelayState { unmeasured: Some("no answer".into()), ..ready() }, "no answer"),
             (RelayState { stalled: Some("none goes".into()), ..ready() }, "none goes"),
+            (RelayState { unreleased: Some("a lock".into()), ..ready() }, "not released: a lock"),
         ] {
             let said = state.not_ready().unwrap();
             assert!(said.contains(reason), "{said}");

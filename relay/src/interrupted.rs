@@ -1,4 +1,4 @@
-//! Why shipping stops and begins again.
+//! Why shipping stops and starts again.
 
 use crate::cursor::Cursor;
 use crate::lease::LeaseError;
@@ -6,15 +6,15 @@ use crate::refused::Refused;
 use crate::sink::SinkError;
 use crate::streams::Untold;
 
-/// Why shipping stops and begins again behind the last row that is known to be stored.
+/// Why shipping stops and starts again after the last row that is known to be stored.
 pub(crate) enum Interrupted {
-    /// The database failed, or the leader has ended.
+    /// The database failed, or the lease was lost.
     Lease(LeaseError),
     Broker(SinkError),
     Refused(Box<(Cursor, Refused)>),
-    /// A stream has forgotten what it had acknowledged.
+    /// A stream has lost messages that it had acknowledged.
     Forgotten(Forgotten),
-    /// There is a new connection to the broker; who knows what it holds.
+    /// There is a new connection to the broker, whose streams may have lost messages.
     Reconnected,
 }
 
@@ -30,12 +30,12 @@ impl From<LeaseError> for Interrupted {
     }
 }
 
-/// What a stream has forgotten.
+/// The loss of acknowledged messages by a stream.
 #[derive(Debug)]
 pub(crate) struct Forgotten {
     pub(crate) stream: String,
     pub(crate) how: String,
-    /// The sequence at which it stores now, if an acknowledgement told it.
+    /// The sequence that the stream has now, if an acknowledgement showed it.
     pub(crate) now_at: Option<u64>,
 }
 

@@ -10,12 +10,12 @@ use time::OffsetDateTime;
 use time::format_description::well_known::Rfc3339;
 use uuid::Uuid;
 
-use crate::config::{Order, RelayConfig};
+use crate::config::{RelayConfig, ShippingOrder};
 
-/// The most bytes of headers that JetStream stores with a message.
+/// JetStream stores at most this many bytes of headers with a message.
 const MAX_HEADERS: usize = 65_535;
 
-/// A message, ready to be sent.
+/// A message that is ready to be sent.
 #[derive(Clone, Debug)]
 pub(crate) struct Message {
     /// The row's position in the outbox.
@@ -24,9 +24,9 @@ pub(crate) struct Message {
     pub(crate) event_id: Uuid,
     /// The ordering key.
     pub(crate) key: Option<String>,
-    /// The topic, with a partition in it if there are several.
+    /// The topic. With several partitions, it contains the partition's number.
     pub(crate) subject: Subject,
-    /// All headers, `Nats-Msg-Id` among them.
+    /// All headers, including `Nats-Msg-Id`.
     pub(crate) headers: HeaderMap,
     /// The payload.
     pub(crate) payload: Bytes,
@@ -34,13 +34,13 @@ pub(crate) struct Message {
 }
 
 impl Message {
-    /// What the message takes of the server's `max_payload`: its headers and its payload, in bytes. It was
-    /// reckoned as the headers were set.
+    /// The bytes that count towards the server's `max_payload`: headers and payload. Computed when the headers were
+    /// set.
     pub(crate) fn wire_size(&self) -> usize {
         self.wire_size
     }
 
-    /// Why it is too large for a server with this limit, if it is.
+    /// Why the message is too large for a server with this `max_payload`, if it is.
     pub(crate) fn too_large(&self, max_payload: usize) -> Option<String> {
         let size = self.wire_size();
         let headers = size - self.payload.len();
@@ -55,7 +55,7 @@ impl Message {
     }
 }
 
-/// The names that most messages have: ready, so that they are not checked and copied for each.
+/// The header names that most messages have, prepared once, so that they are not checked and copied for each message.
 static NAMES: [(&str, HeaderName); 14] = [
     known(header::NATS_MSG_ID),
     known(header::SPEC_VERSION),
@@ -92,31 +92,31 @@ pub(crate) struct Row {
     pub(crate) event_type: String,
     pub(crate) topic: String,
     pub(crate) key: Option<String>,
-    /// The headers column as JSON text; `None` for an empty object.
+    /// The column `headers` as JSON text. `None`: an empty object.
     pub(crate) headers: Option<String>,
     pub(crate) payload: Bytes,
     pub(crate) created_at: OffsetDateTime,
 }
 
-/// What rows need to become messages.
+/// The settings that turn rows into messages.
 #[derive(Clone, Debug)]
 pub(crate) struct Form {
-    /// The `ce-source` of events that name none.
+    /// The `ce-source` of events that name no source.
     pub(crate) source: String,
-    /// How many partitions there are; none with 1.
+    /// How many partitions there are. 1: topics contain no partition.
     pub(crate) partitions: u32,
-    /// Whether the events of a key wait behind one that cannot be sent.
+    /// Whether the events of a key wait behind an event of that key that cannot be sent.
     pub(crate) keys_wait: bool,
-    /// The headers that every message with a time has, to be copied: to set then what differs costs two thirds of
-    /// setting them all.
+    /// The headers that every message with a time has, as a template. Copying it and setting what differs takes two
+    /// thirds of the time of setting all headers.
     usual: HeaderMap,
-    /// Those of them that hardly ever differ.
+    /// The headers of the template that hardly ever differ.
     constant: Vec<(String, String)>,
 }
 
 impl Form {
     pub(crate) fn of(config: &RelayConfig) -> Self {
-        let keys_wait = config.order == Order::Strict;
+        let keys_wait = config.order == ShippingOrder::Strict;
         Self { keys_wait, ..Self::new(config.source.clone(), config.partitions) }
     }
 
@@ -136,7 +136,7 @@ impl Form {
         Self { source, partitions, keys_wait: false, usual, constant }
     }
 
-    /// The partition of an event: its key's, or that of its id.
+    /// The partition of an event: that of its key, or of its id if it has no key.
     fn partition(&self, event: &RawEvent) -> Option<Partition> {
         let key = event.key().unwrap_or(event.id().as_str());
         (self.partitions > 1).then(|| Partition::of_key(key, self.partitions))
@@ -153,17 +153,17 @@ pub(crate) enum RowError {
 }
 
 impl Row {
-    /// What the row takes in memory, roughly, in bytes, also when it has become a message.
+    /// About how many bytes the row takes in memory, as a row or as a message.
     pub(crate) fn size(&self) -> usize {
-        /// The headers that the relay adds, and what holds them.
+        /// For the headers that the relay adds, and for the structures around them.
         const MESSAGE: usize = 1024;
         let texts =
             [Some(&self.event_type), Some(&self.topic), self.key.as_ref(), self.headers.as_ref()];
         MESSAGE + self.payload.len() + texts.into_iter().flatten().map(String::len).sum::<usize>()
     }
 
-    /// The message of a dead letter that is tried again. The broker may have seen its id: each attempt has
-    /// another message id, and the same one if it is repeated.
+    /// The message of a dead letter that is retried. The broker may have stored its id before, so each attempt has its
+    /// own message id. If the same attempt is sent again, its message id is the same.
     pub(crate) fn into_retry(self, form: &Form, attempts: i32) -> Result<Message, RowError> {
         match attempts {
             0 => self.into_message(form),
@@ -171,8 +171,8 @@ impl Row {
         }
     }
 
-    /// The message of a row that is sent again on purpose: the broker takes it for another one than before, and
-    /// for the same within a generation.
+    /// The message of a row that is replayed. To the broker it is a new message, but within one generation it is the
+    /// same message.
     pub(crate) fn into_repeat(self, form: &Form, generation: &str) -> Result<Message, RowError> {
         let id = format!("{}#{generation}", self.event_id);
         self.into_message_of(form, Some(&id))
@@ -183,13 +183,13 @@ impl Row {
         self.into_message_of(form, None)
     }
 
-    /// The same under this message id; the event's, if none is given.
+    /// The message of this row with this message id. `None`: the event's id.
     fn into_message_of(self, form: &Form, id: Option<&str>) -> Result<Message, RowError> {
         let attributes: BTreeMap<String, String> = match &self.headers {
             Some(text) => serde_json::from_str(text).map_err(|_| RowError::Headers)?,
             None => BTreeMap::new(),
         };
-        // None for a year that RFC 3339 cannot write.
+        // `None` for a year that RFC 3339 cannot express.
         let time = self.created_at.format(&Rfc3339).ok();
         let event = RawEvent::from_parts(
             EventId::from(self.event_id),

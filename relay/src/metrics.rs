@@ -12,44 +12,12 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
-use metrics::{
-    Counter, Gauge, Histogram, Label, Unit, counter, describe_counter, describe_gauge,
-    describe_histogram, gauge, histogram,
-};
+use metrics::{Counter, Gauge, Histogram, Label, counter, gauge, histogram};
+pub use pillarbox_store::metric::{Kind, Metric};
 
 use crate::refused::Reason;
 
-/// The kind of a metric.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Kind {
-    /// Only grows, from 0 at the start of the process.
-    Counter,
-    /// Goes up and down.
-    Gauge,
-    /// Counts observations by size.
-    Histogram,
-}
-
-/// A metric's name and meaning.
-#[derive(Clone, Copy, Debug)]
-pub struct Metric {
-    /// The name, as Prometheus shows it.
-    pub name: &'static str,
-    /// What it is.
-    pub kind: Kind,
-    /// What it means; the HELP line.
-    pub help: &'static str,
-}
-
-macro_rules! metrics {
-    ($($(#[$doc:meta])* $constant:ident = $kind:ident $name:literal $help:literal;)*) => {
-        $(#[doc = $help] pub const $constant: Metric = Metric { name: $name, kind: Kind::$kind, help: $help };)*
-        /// Every metric.
-        pub const ALL: &[Metric] = &[$($constant),*];
-    };
-}
-
-metrics! {
+pillarbox_store::metrics! {
     BUILD_INFO = Gauge "pillarbox_build_info"
         "Always 1; the label version names the program's version.";
     BACKLOG_EVENTS = Gauge "pillarbox_backlog_events"
@@ -90,6 +58,14 @@ metrics! {
         "From handing a page to the broker to the acknowledgement of its last event.";
     RETENTION_DELETED = Counter "pillarbox_retention_deleted_rows_total"
         "Shipped rows removed past their retention.";
+    SCHEDULED_PENDING = Gauge "pillarbox_scheduled_pending"
+        "Scheduled events that have not been released yet.";
+    SCHEDULED_HELD = Gauge "pillarbox_scheduled_held"
+        "Scheduled events that could not be released when they were due; tried again every minute.";
+    SCHEDULED_OVERDUE = Gauge "pillarbox_scheduled_overdue_seconds"
+        "For how long the oldest scheduled event has been due by the database's clock; 0 if none is due.";
+    SCHEDULED_RELEASED = Counter "pillarbox_scheduled_released_total"
+        "Scheduled events moved into the outbox when they were due.";
     CHECKPOINTS = Counter "pillarbox_checkpoints_total"
         "Times that a checkpoint was saved, because all streams held what they had acknowledged.";
     UNWATCHED = Gauge "pillarbox_unwatched_streams"
@@ -104,17 +80,6 @@ pub const BUCKETS: &[f64] = &[
     60.0, 300.0,
 ];
 
-/// Tells the recorder what the metrics mean.
-fn describe() {
-    for Metric { name, kind, help } in ALL {
-        match kind {
-            Kind::Counter => describe_counter!(*name, *help),
-            Kind::Gauge => describe_gauge!(*name, *help),
-            Kind::Histogram => describe_histogram!(*name, Unit::Seconds, *help),
-        }
-    }
-}
-
 /// The metrics of one relay. Cheap to clone; all clones count together.
 #[derive(Clone)]
 pub(crate) struct Meter {
@@ -122,19 +87,8 @@ pub(crate) struct Meter {
     commit_to_ack: Histogram,
     shipped: Counter,
     redelivered: Counter,
-    swallowed: Counter,
-    leader: Gauge,
-    epoch: Gauge,
-    takeovers: Counter,
-    database_up: Gauge,
-    broker_up: Gauge,
-    held: Gauge,
     poll: Histogram,
     publish: Histogram,
-    retention_deleted: Counter,
-    checkpoints: Counter,
-    unwatched: Gauge,
-    broker_lost_data: Counter,
     /// Events handed to the broker before a rewind, and not acknowledged since.
     again: Arc<AtomicU64>,
 }
@@ -146,30 +100,31 @@ impl Meter {
         gauge!(BUILD_INFO.name, "version" => env!("CARGO_PKG_VERSION")).set(1.0);
         let labels = [("relay", relay), ("outbox", outbox)]
             .map(|(name, value)| Label::new(name, value.to_owned()));
-        let gauge = |metric: Metric| gauge!(metric.name, labels.iter());
         let counter = |metric: Metric| counter!(metric.name, labels.iter());
         let histogram = |metric: Metric| histogram!(metric.name, labels.iter());
         let meter = Self {
             commit_to_ack: histogram(COMMIT_TO_ACK),
             shipped: counter(SHIPPED),
             redelivered: counter(REDELIVERED),
-            swallowed: counter(SWALLOWED),
-            leader: gauge(LEADER),
-            epoch: gauge(EPOCH),
-            takeovers: counter(TAKEOVERS),
-            database_up: gauge(DATABASE_UP),
-            broker_up: gauge(BROKER_UP),
-            held: gauge(HELD),
             poll: histogram(POLL),
             publish: histogram(PUBLISH),
-            retention_deleted: counter(RETENTION_DELETED),
-            checkpoints: counter(CHECKPOINTS),
-            unwatched: gauge(UNWATCHED),
-            broker_lost_data: counter(BROKER_LOST_DATA),
             again: Arc::default(),
             labels,
         };
-        gauge!(BACKLOG_KNOWN.name, meter.labels.iter()).set(0.0);
+        meter.gauge(BACKLOG_KNOWN).set(0.0);
+        for metric in [LEADER, EPOCH, DATABASE_UP, BROKER_UP, HELD, UNWATCHED] {
+            let _present = meter.gauge(metric);
+        }
+        for metric in [
+            SWALLOWED,
+            TAKEOVERS,
+            RETENTION_DELETED,
+            SCHEDULED_RELEASED,
+            CHECKPOINTS,
+            BROKER_LOST_DATA,
+        ] {
+            meter.counter(metric).increment(0);
+        }
         // A counter that starts with its first event would hide that event from `increase`.
         for reason in
             ["unavailable", "no_stream", "refused", "batch_refused", "reconnected", "forgotten"]
@@ -182,6 +137,14 @@ impl Meter {
         meter
     }
 
+    fn gauge(&self, metric: Metric) -> Gauge {
+        gauge!(metric.name, self.labels.iter())
+    }
+
+    fn counter(&self, metric: Metric) -> Counter {
+        counter!(metric.name, self.labels.iter())
+    }
+
     fn by_reason(&self, metric: Metric, reason: &str) -> Counter {
         counter!(metric.name, self.and_reason(reason))
     }
@@ -191,19 +154,30 @@ impl Meter {
         self.labels.iter().cloned().chain([reason]).collect()
     }
 
+    /// Scheduled events were moved into the outbox.
+    pub(crate) fn released(&self, events: u64) {
+        self.counter(SCHEDULED_RELEASED).increment(events);
+    }
+
+    /// As [`backlog`](Self::backlog), absent until it is measured.
+    pub(crate) fn scheduled(&self, pending: i64, held: i64, overdue_seconds: f64) {
+        self.gauge(SCHEDULED_PENDING).set(number(pending));
+        self.gauge(SCHEDULED_HELD).set(number(held));
+        self.gauge(SCHEDULED_OVERDUE).set(overdue_seconds);
+    }
+
     pub(crate) fn backlog(&self, events: i64, oldest_age_seconds: f64) {
         // These are absent until they are measured: a zero would say that all is well.
-        let gauge = |metric: Metric| gauge!(metric.name, self.labels.iter());
-        gauge(BACKLOG_EVENTS).set(number(events));
-        gauge(BACKLOG_AGE).set(oldest_age_seconds);
+        self.gauge(BACKLOG_EVENTS).set(number(events));
+        self.gauge(BACKLOG_AGE).set(oldest_age_seconds);
     }
 
     /// If the backlog is not known, its metrics are NaN: an old number would say that all is well.
     pub(crate) fn backlog_known(&self, known: bool) {
-        gauge!(BACKLOG_KNOWN.name, self.labels.iter()).set(flag(known));
+        self.gauge(BACKLOG_KNOWN).set(flag(known));
         if !known {
             for metric in [BACKLOG_EVENTS, BACKLOG_AGE] {
-                gauge!(metric.name, self.labels.iter()).set(f64::NAN);
+                self.gauge(metric).set(f64::NAN);
             }
         }
     }
@@ -239,16 +213,16 @@ impl Meter {
     }
 
     pub(crate) fn swallowed(&self) {
-        self.swallowed.increment(1);
+        self.counter(SWALLOWED).increment(1);
     }
 
     pub(crate) fn took_lease(&self, epoch: i64) {
-        self.takeovers.increment(1);
-        self.epoch.set(number(epoch));
+        self.counter(TAKEOVERS).increment(1);
+        self.gauge(EPOCH).set(number(epoch));
     }
 
     pub(crate) fn leader(&self, leading: bool) {
-        self.leader.set(flag(leading));
+        self.gauge(LEADER).set(flag(leading));
     }
 
     /// Another process may lead now, so this one resets what only a leader knows.
@@ -259,15 +233,15 @@ impl Meter {
     }
 
     pub(crate) fn database_up(&self, up: bool) {
-        self.database_up.set(flag(up));
+        self.gauge(DATABASE_UP).set(flag(up));
     }
 
     pub(crate) fn broker_up(&self, up: bool) {
-        self.broker_up.set(flag(up));
+        self.gauge(BROKER_UP).set(flag(up));
     }
 
     pub(crate) fn held(&self, held: bool) {
-        self.held.set(flag(held));
+        self.gauge(HELD).set(flag(held));
     }
 
     pub(crate) fn polled(&self, took: Duration) {
@@ -279,20 +253,20 @@ impl Meter {
     }
 
     pub(crate) fn removed(&self, rows: i64) {
-        self.retention_deleted.increment(u64::try_from(rows).unwrap_or(0));
+        self.counter(RETENTION_DELETED).increment(u64::try_from(rows).unwrap_or(0));
     }
 
     pub(crate) fn unwatched(&self, streams: usize) {
-        self.unwatched.set(number(i64::try_from(streams).unwrap_or(i64::MAX)));
+        self.gauge(UNWATCHED).set(number(i64::try_from(streams).unwrap_or(i64::MAX)));
     }
 
     pub(crate) fn checkpoint(&self) {
-        self.checkpoints.increment(1);
+        self.counter(CHECKPOINTS).increment(1);
     }
 
     /// About this many events will be given to the broker again.
     pub(crate) fn broker_lost_data(&self, again: i64) {
-        self.broker_lost_data.increment(1);
+        self.counter(BROKER_LOST_DATA).increment(1);
         self.rewound("forgotten");
         self.given_up(u64::try_from(again).unwrap_or(0));
     }

@@ -19,18 +19,18 @@ pub(crate) struct Refused {
 pub enum Reason {
     /// The row breaks the rules for events.
     Invalid,
-    /// The message is larger than the server or the stream takes.
+    /// The message is larger than the server or the stream accepts.
     TooLarge,
-    /// No stream takes its subject, and such events are not to be waited for.
+    /// No stream takes its subject, and the relay is configured not to wait for one.
     NoStream,
     /// A column of the row cannot be read.
     Unreadable,
-    /// The broker does not store it, alone and several times, and stores others meanwhile.
+    /// The broker did not store it although it was sent alone several times, and stored other messages meanwhile.
     Refused,
 }
 
 impl Reason {
-    /// All of them.
+    /// All reasons.
     pub const ALL: [Self; 5] =
         [Self::Invalid, Self::TooLarge, Self::NoStream, Self::Unreadable, Self::Refused];
 }

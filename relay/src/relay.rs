@@ -1,5 +1,7 @@
 //! A relay: stands by until it holds the lease, and then leads until it is told to stop.
 
+mod standby;
+
 use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
@@ -7,7 +9,7 @@ use std::time::Duration;
 use pillarbox_store::limit::limited;
 use pillarbox_store::{Backoff, HiddenRows, full_text};
 use sqlx::{AssertSqlSafe, PgConnection, Row};
-use tokio::sync::watch;
+use tokio::sync::{Notify, watch};
 use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep, sleep_until, timeout};
 use tokio_util::sync::CancellationToken;
@@ -18,26 +20,25 @@ use crate::config::{ConfigError, RelayConfig, without_secrets};
 use crate::cursor::Cursor;
 use crate::error::RelayError;
 use crate::health::{Observer, RelayState};
-use crate::lease::{Acquired, Lease, LeaseError, Presence, Registry};
-use crate::process::{CutOff, Process};
+use crate::lease::{Grant, Lease, LeaseError, Presence, Registry};
 use crate::retention::remove_old_rows;
+use crate::scheduled::release_due;
 use crate::session::{Database, Patience, SessionError};
+use crate::sharing::{CutOff, Process};
 use crate::shipper::Shipper;
 
-/// After this long the server cancels a statement that no client waits for any more, if it has not noticed earlier that
-/// the client is gone.
+use self::standby::{Decision, Look, Standby};
+
+/// After this time, the server cancels a statement whose client is gone, if it has not noticed that earlier.
 const ABANDONED: Duration = Duration::from_secs(600);
-/// How long the database may take to answer a statement that waits for nothing.
+/// The time limit for a statement that waits for nothing.
 const ANSWER: Duration = Duration::from_secs(10);
-/// How long the last writes to the database may take after the shutdown timeout.
+/// The time limit for the last writes to the database after the shutdown timeout.
 const LAST_WRITES: Duration = Duration::from_secs(2);
 /// The cursor is written at most this often.
 const SAVE_INTERVAL: Duration = Duration::from_millis(100);
 /// The longest time between two looks of a standby at the lease.
 const STANDBY_INTERVAL: Duration = Duration::from_millis(500);
-
-/// How long a busier process leaves a free lease to less busy ones.
-const COURTESY: Duration = Duration::from_secs(1);
 
 /// Ships the events of one outbox.
 pub struct Relay {
@@ -45,14 +46,14 @@ pub struct Relay {
     database: Database,
     process: Arc<Process>,
     observer: Observer,
-    /// How long reading waits for the database, remembered across sessions.
+    /// How long reading waits for the database. Kept from one session to the next.
     patience: Patience,
 }
 
 /// Why leading or standing by ended.
 enum Ended {
     Stopped,
-    /// Another process was asked to lead instead.
+    /// This process handed the outbox over to another one.
     HandedOver,
 }
 
@@ -65,8 +66,14 @@ impl fmt::Debug for Relay {
 impl Relay {
     /// The tables that a relay reads and writes, without their schema. The relay relies on finding every row that exists,
     /// so no policy may hide rows of these tables from the relay's role.
-    pub const TABLES: [&str; 5] =
-        ["outbox", "relay", "relay_checkpoint", "relay_member", "outbox_dead_letter"];
+    pub const TABLES: [&str; 6] = [
+        "outbox",
+        "relay",
+        "relay_checkpoint",
+        "relay_member",
+        "outbox_dead_letter",
+        "outbox_scheduled",
+    ];
 
     /// A relay with these settings. Connects to nothing yet.
     ///
@@ -76,7 +83,7 @@ impl Relay {
         Self::sharing(config, Process::new())
     }
 
-    /// A relay that belongs to a process with several relays.
+    /// A relay of a process that may have several relays.
     pub(crate) fn sharing(config: RelayConfig, process: Arc<Process>) -> Result<Self, RelayError> {
         config.validate().map_err(|error: ConfigError| RelayError::Config(error))?;
         let database =
@@ -94,7 +101,7 @@ impl Relay {
     }
 
     /// Runs until `shutdown` is cancelled: stops reading, waits for acknowledgements up to
-    /// `shutdown_timeout_ms`, writes the cursor and releases the lease.
+    /// [`shutdown_timeout`](RelayConfig::shutdown_timeout), writes the cursor and releases the lease.
     ///
     /// During an outage of the database or the broker, the relay waits. It logs one line when the outage begins and one
     /// when it ends. Dropping the future stops the relay at once. The lease then expires by itself, and the process that
@@ -107,7 +114,7 @@ impl Relay {
         let _stopped = self.observer.until_dropped();
         let overdue = async {
             shutdown.cancelled().await;
-            sleep(self.config.shutdown_timeout() + LAST_WRITES).await;
+            sleep(self.config.shutdown_timeout + LAST_WRITES).await;
         };
         tokio::select! {
             ended = self.sessions(&shutdown) => ended,
@@ -162,85 +169,80 @@ impl Relay {
         let Some(registered) = unless_stopped(shutdown, self.register(broker)).await else {
             return Ok(Ended::Stopped);
         };
-        let (mut registry, reading) = registered?;
-        let mut reading = Some(reading);
-        let Some(broker) = broker.clone() else {
+        let (mut registry, reading, broker) = registered?;
+        let standing_by = self.stand_by(&mut registry, reading, started);
+        let Some(granted) = unless_stopped(shutdown, standing_by).await else {
+            // If this fails, the other processes forget this one by themselves.
+            let limit = self.config.shutdown_timeout.min(LAST_WRITES);
+            let _ = timeout(limit, registry.leave()).await;
             return Ok(Ended::Stopped);
         };
-        let mut standing_by = false;
-        let third = self.config.lease() / 3;
-        let (mut attend_at, mut least) = (Instant::now(), None);
-        let mut free_since = None;
+        let (grant, reading) = granted?;
+        let Some(led) = unless_stopped(shutdown, registry.lead(grant)).await else {
+            return Ok(Ended::Stopped);
+        };
+        let (lease, cursor) = led?;
+        *started = true;
+        self.observer.leading(lease.epoch());
+        self.lead(lease, cursor, broker, reading, shutdown).await
+    }
+
+    /// Waits until this process is granted the lease. Returns the connection that it will read on, too.
+    async fn stand_by(
+        &self,
+        registry: &mut Registry,
+        reading: PgConnection,
+        started: &mut bool,
+    ) -> Result<(Grant, PgConnection), RelayError> {
+        let third = self.config.lease / 3;
+        let (mut attend_at, mut least_led) = (Instant::now(), None);
+        let mut standby = Standby::default();
+        let (mut reading, mut said) = (Some(reading), false);
         loop {
             if attend_at <= Instant::now() {
                 attend_at = Instant::now() + third;
-                let attended = registry.attend(self.presence());
-                let Some(attended) = unless_stopped(shutdown, attended).await else {
-                    return Ok(Ended::Stopped);
-                };
-                least = attended?;
+                least_led = registry.attend(self.presence()).await?;
             }
-            let Some(holder) = unless_stopped(shutdown, registry.held_by_another()).await else {
-                return Ok(Ended::Stopped);
+            let held = registry.held_by_another().await?;
+            let look = Look {
+                is_held: held.is_some(),
+                least_led,
+                leads: self.process.leads(),
+                reaches_broker: self.observer.reaches_broker(),
             };
-            if holder?.is_some() {
-                // A standby needs one connection.
-                reading = None;
-                free_since = None;
-            } else if least.is_some() && !self.observer.reaches_broker() {
-                // This process cannot ship, and another one can.
-                free_since = None;
-                if unless_stopped(shutdown, sleep(STANDBY_INTERVAL / 5)).await.is_none() {
-                    return Ok(Ended::Stopped);
-                }
-                continue;
-            } else if least.is_some_and(|least| least < self.process.leads()) {
-                // A less busy process may want it.
-                if free_since.get_or_insert_with(Instant::now).elapsed() < COURTESY {
-                    if unless_stopped(shutdown, sleep(STANDBY_INTERVAL / 5)).await.is_none() {
-                        return Ok(Ended::Stopped);
-                    }
+            let (holder, free_in) = match (standby.decide(look, Instant::now()), held) {
+                (Decision::LeaveToOthers, _) => {
+                    sleep(STANDBY_INTERVAL / 5).await;
                     continue;
                 }
-            } else {
-                free_since = None;
-                if reading.is_none() {
+                (Decision::Ask, _) => {
                     // A process that cannot read must not take the lease from one that can.
-                    let Some(opened) = unless_stopped(shutdown, self.database.connect()).await
-                    else {
-                        return Ok(Ended::Stopped);
+                    let open = match reading.take() {
+                        Some(open) => open,
+                        None => {
+                            let opened = self.database.connect().await;
+                            opened.map_err(|error| self.session_error(error))?
+                        }
                     };
-                    reading = Some(opened.map_err(|error| self.session_error(error))?);
-                }
-            }
-            let Some(acquired) = unless_stopped(shutdown, registry.acquire()).await else {
-                return Ok(Ended::Stopped);
-            };
-            let free_in = match acquired? {
-                Acquired::Leader { lease, cursor } => {
-                    *started = true;
-                    self.observer.leading(lease.epoch());
-                    return self.lead(lease, *cursor, broker, reading, shutdown).await;
-                }
-                Acquired::Standby { registry: again, holder, free_in } => {
-                    registry = again;
-                    *started = true;
-                    self.observer.standing_by(holder.clone());
-                    if !standing_by {
-                        tracing::info!(relay = self.config.name, holder, "standing by");
-                        standing_by = true;
+                    match registry.ask().await? {
+                        Some(grant) => return Ok((grant, open)),
+                        // Another process was faster.
+                        None => (None, self.config.lease),
                     }
-                    free_in
                 }
+                (Decision::Wait, Some((holder, free_in))) => (Some(holder), free_in),
+                (Decision::Wait, None) => (None, third),
             };
-            // Look again as soon as the lease may have expired.
-            let look_in = STANDBY_INTERVAL.min(third).min(free_in + Duration::from_millis(5));
-            if unless_stopped(shutdown, sleep(look_in)).await.is_none() {
-                // If this fails, the other processes forget this one by themselves.
-                let _ = timeout(self.config.shutdown_timeout().min(LAST_WRITES), registry.leave())
-                    .await;
-                return Ok(Ended::Stopped);
+            // A standby needs one connection.
+            reading = None;
+            *started = true;
+            self.observer.standing_by(holder.clone());
+            if !said {
+                tracing::info!(relay = self.config.name, holder, "standing by");
+                said = true;
             }
+            // Look again as soon as the lease may have expired.
+            sleep(STANDBY_INTERVAL.min(third).min(free_in + Duration::from_millis(5))).await;
         }
     }
 
@@ -249,17 +251,18 @@ impl Relay {
     async fn register(
         &self,
         broker: &mut Option<Broker>,
-    ) -> Result<(Registry, PgConnection), RelayError> {
+    ) -> Result<(Registry, PgConnection, Broker), RelayError> {
         let (mut connection, reading) =
             self.database.direct().await.map_err(|error| self.session_error(error))?;
         self.check(&mut connection).await?;
-        if broker.is_none() {
-            *broker = Some(Broker::connect(&self.config, &self.observer).await?);
-        }
+        let broker = match broker {
+            Some(broker) => broker.clone(),
+            None => broker.insert(Broker::connect(&self.config, &self.observer).await?).clone(),
+        };
         let RelayConfig { schema, name, .. } = &self.config;
         let registry =
-            Registry::new(connection, schema, name, &self.process.holder, self.config.lease());
-        Ok((registry, reading))
+            Registry::new(connection, schema, name, &self.process.holder, self.config.lease);
+        Ok((registry, reading, broker))
     }
 
     fn presence(&self) -> Presence {
@@ -297,7 +300,7 @@ impl Relay {
         lease: Arc<Lease>,
         cursor: Cursor,
         broker: Broker,
-        reading: Option<PgConnection>,
+        reading: PgConnection,
         shutdown: &CancellationToken,
     ) -> Result<Ended, RelayError> {
         let led = self.ship_under(&lease, cursor, broker, reading, shutdown).await;
@@ -322,7 +325,7 @@ impl Relay {
         lease: &Arc<Lease>,
         cursor: Cursor,
         broker: Broker,
-        reading: Option<PgConnection>,
+        reading: PgConnection,
         shutdown: &CancellationToken,
     ) -> Result<(), RelayError> {
         let _leading = self.process.lead();
@@ -337,16 +340,18 @@ impl Relay {
             );
         }
         let (progress, mut reached) = watch::channel(cursor);
+        let released = Arc::new(Notify::new());
         let shipper = Shipper {
             config: self.config.clone(),
             database: self.database.clone(),
-            reading,
+            reading: Some(reading),
             patience: self.patience.clone(),
             broker,
             progress,
             lease: lease.clone(),
             shutdown: stop.clone(),
             observer: self.observer.clone(),
+            released: released.clone(),
         };
         let mut shipping = JoinSet::new();
         shipping.spawn(shipper.run());
@@ -356,12 +361,31 @@ impl Relay {
             self.database.clone(),
             self.observer.clone(),
         ));
+        let mut releasing = JoinSet::new();
+        releasing.spawn(release_due(
+            self.config.clone(),
+            self.database.clone(),
+            lease.epoch(),
+            self.observer.clone(),
+            released,
+            stop.clone(),
+        ));
         let ended = self.keep(lease, &mut reached, &mut shipping, &stop, shutdown).await;
         // Nothing may write under the lease after it is released.
         shipping.shutdown().await;
         cleaning.shutdown().await;
-        ended?;
-        Ok(lease.save(&mut reached).await?)
+        releasing.shutdown().await;
+        match ended {
+            Ok(()) => Ok(lease.save(&mut reached).await?),
+            Err(error) => {
+                // What was done before a table refused something is done. Otherwise the next session does it again, takes
+                // that for progress, and says that the trouble is over.
+                if matches!(error, RelayError::Tables(_)) {
+                    let _ = timeout(ANSWER, lease.save(&mut reached)).await;
+                }
+                Err(error)
+            }
+        }
     }
 
     /// Renews the lease and saves the cursor as it advances, until shipping ends or must end.
@@ -420,7 +444,7 @@ impl Relay {
                     if shutdown.is_cancelled() {
                         self.observer.stopping();
                     }
-                    stop_at = Some(Instant::now() + self.config.shutdown_timeout());
+                    stop_at = Some(Instant::now() + self.config.shutdown_timeout);
                 }
                 () = sleep_until(stop_at.unwrap_or(far)), if stop_at.is_some() => {
                     tracing::warn!(relay = self.config.name, "stopped before everything was acknowledged; it will be shipped again");

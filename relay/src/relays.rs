@@ -6,8 +6,8 @@ use tokio_util::sync::CancellationToken;
 
 use crate::config::RelayConfig;
 use crate::error::RelayError;
-use crate::process::{Notice, Process};
 use crate::relay::Relay;
+use crate::sharing::{Notice, Process};
 
 /// The relays of one process, one for each outbox that it ships or stands by for.
 #[derive(Debug)]

@@ -1,12 +1,13 @@
-//! Opens every connection of the relay and of the commands to the database, and makes each of them the same.
+//! Opens every connection of the relay and of the commands to the database, and gives each of them the same settings.
 //!
 //! A connection inherits settings from its role, its database and the server. Any of them may stop the relay
-//! (`statement_timeout`), hide rows from it (`row_security`), turn a time into another one (`DateStyle`), or make it
-//! run a stranger's function (`search_path`). So each connection sets what its statements rest on before it runs
-//! any, once, for as long as it lives.
+//! (`statement_timeout`), hide rows from it (`row_security`), change how a time is written (`DateStyle`), or make it
+//! run somebody else's function (`search_path`). So each connection sets what its statements rely on, once, before it
+//! runs any of them.
 //!
-//! That takes a connection that stays with its client. A pooler in transaction mode gives every transaction another
-//! one, and what is set stays behind for others, so [`Database::direct`] makes sure first. It looks, and changes
+//! This needs a connection that stays with its client. A pooler in transaction mode may give every transaction another
+//! connection, and settings stay behind for other clients. So [`Database::direct`] checks for a pooler first, and
+//! changes nothing until it knows.
 //! nothing until it knows.
 
 use std::fmt;
@@ -21,49 +22,50 @@ use tokio::time::timeout;
 
 use crate::config::{self, ConfigError, without_secrets};
 
-/// How long the database may take to let a new connection in and to set it up.
+/// The time limit for opening a connection and setting it up.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
-/// How often two connections are compared. In a pooler the first look nearly always shows it; further ones are for
-/// a pool that is busy with others.
+/// How often two connections are compared. The first comparison nearly always reveals a pooler. The others are for a
+/// pool that is busy with other clients.
 const LOOKS: usize = 4;
-/// A role's `statement_timeout` of a few milliseconds may hit the statement that removes it.
+/// How often to try to remove `statement_timeout`. If the role's is only a few milliseconds, it may end the statement
+/// that removes it.
 const TRIES: usize = 5;
 
 /// A database, and how its connections are opened.
 #[derive(Clone)]
 pub struct Database {
-    /// The servers that the URL names, in its order.
+    /// The servers that the URL names, in this order.
     servers: Vec<PgConnectOptions>,
     url: String,
     statement_timeout: Duration,
 }
 
-/// Why there is no connection.
+/// Why a connection could not be opened.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum SessionError {
-    /// The URL is not one.
+    /// The URL cannot be used.
     #[error(transparent)]
     Url(ConfigError),
-    /// The database did not let it in.
+    /// The database did not accept the connection.
     #[error("no connection to the database at {url}")]
     Connect {
         /// The URL, without secrets.
         url: String,
-        /// What sqlx said.
+        /// The error of sqlx.
         #[source]
         source: sqlx::Error,
     },
-    /// The connection cannot be made to be what the statements rest on.
+    /// The settings that the statements rely on cannot be set.
     #[error("the settings of the connection to the database at {url} cannot be set")]
     Settings {
         /// The URL, without secrets.
         url: String,
-        /// What sqlx said.
+        /// The error of sqlx.
         #[source]
         source: sqlx::Error,
     },
-    /// A pooler gives each transaction another server connection.
+    /// A pooler may give each transaction another server connection.
     #[error(
         "the database at {url} is behind a connection pooler in transaction mode; the relay and the commands need a \
          direct connection or a pool in session mode: put the server's own address into database_url"
@@ -91,7 +93,7 @@ impl fmt::Debug for Database {
 }
 
 impl Database {
-    /// The database of this URL, for a program that the server knows by the name `application`.
+    /// The database of this URL. The server shows the connections under the name `application`.
     ///
     /// # Errors
     /// [`SessionError::Url`].
@@ -107,7 +109,7 @@ impl Database {
         })
     }
 
-    /// Has the server end statements that run for this long; zero, as it is unless said, lets them run.
+    /// The server ends statements that run for longer than this. Default: zero, no limit.
     #[must_use]
     pub fn statement_timeout(mut self, limit: Duration) -> Self {
         self.statement_timeout = limit;
@@ -116,14 +118,14 @@ impl Database {
 
     /// The database's name.
     pub fn name(&self) -> &str {
-        // They differ in host and port alone.
+        // The servers differ only in host and port.
         self.servers
             .first()
             .map_or("", |server| server.get_database().unwrap_or_else(|| server.get_username()))
     }
 
-    /// Where the database is: each server with its port, and the database's name. Two URLs with the same place lead to
-    /// the same database, whatever their logins are. Holds no secret.
+    /// Where the database is: each server with its port, and the database's name. URLs with the same place lead to the
+    /// same database, whatever logins they contain. It contains no secret.
     pub fn place(&self) -> String {
         let place = |server: &PgConnectOptions| {
             format!(
@@ -137,7 +139,7 @@ impl Database {
         self.servers.iter().map(place).collect::<Vec<_>>().join(",")
     }
 
-    /// Opens a connection. One that [`direct`](Self::direct) has not been asked for first may lead into a pooler.
+    /// Opens a connection. It may lead into a pooler, unless [`direct`](Self::direct) has succeeded before.
     ///
     /// # Errors
     /// [`SessionError::Connect`], [`SessionError::Settings`].
@@ -147,7 +149,7 @@ impl Database {
         Ok(connection)
     }
 
-    /// Opens two connections that stay with this client, which no pooler in transaction mode gives.
+    /// Opens two connections that stay with this client. Refuses a pooler in transaction mode.
     ///
     /// # Errors
     /// [`SessionError`].
@@ -160,8 +162,8 @@ impl Database {
         Ok((one, other))
     }
 
-    /// Opens one connection that stays with this client. Where the server has no second connection left to compare it
-    /// with, it is taken for one.
+    /// Opens one connection that stays with this client. If the server has no second connection left for the
+    /// comparison, the check is left out.
     ///
     /// # Errors
     /// [`SessionError`].
@@ -169,13 +171,13 @@ impl Database {
         Ok(self.first_direct().await?.0)
     }
 
-    /// As [`one_direct`](Self::one_direct), and the server that it is on.
+    /// As [`one_direct`](Self::one_direct). Also returns the server that it connected to.
     async fn first_direct(&self) -> Result<(PgConnection, &PgConnectOptions), SessionError> {
         let (mut one, server) = self.open().await?;
         match self.open_on(server).await {
             Ok(mut other) => {
                 self.look_for_pooler(&mut one, &mut other).await?;
-                // It has served its purpose, however it ends.
+                // It is not needed any more, so an error while closing it does not matter.
                 let _ = limited(CONNECT_TIMEOUT, other.close()).await;
             }
             Err(SessionError::Connect { source, .. }) if none_left(&source) => {}
@@ -190,7 +192,7 @@ impl Database {
     /// # Errors
     /// [`SessionError`].
     pub async fn pool(&self, connections: u32) -> Result<PgPool, SessionError> {
-        // A pool by itself tries for half a minute, and then does not say what was wrong.
+        // A pool itself would try for half a minute and then not say what was wrong.
         let (first, server) = self.first_direct().await?;
         let _ = limited(CONNECT_TIMEOUT, first.close()).await;
         let database = self.clone();
@@ -206,8 +208,8 @@ impl Database {
             .map_err(|error| self.not_connected(error))
     }
 
-    /// Connects to the first server that is a primary. Where none is, to the first that answers: what it is good for
-    /// is for others to say.
+    /// Connects to the first server that is a primary. If there is none, to the first server that answers; the caller
+    /// decides whether a standby will do.
     async fn open(&self) -> Result<(PgConnection, &PgConnectOptions), SessionError> {
         let (mut standby, mut failed) = (None, None);
         for server in &self.servers {
@@ -246,13 +248,13 @@ impl Database {
         SessionError::Connect { url: self.url.clone(), source }
     }
 
-    /// Sets everything that the statements rest on. Without prepared statements, which a pooler would keep.
+    /// Sets everything that the statements rely on. It prepares no statements, because a pooler would keep them.
     async fn prepare(&self, connection: &mut PgConnection) -> Result<(), SessionError> {
         let settings = include_str!("session.sql")
             .replace("'statement timeout'", &format!("'{}'", self.statement_timeout.as_millis()));
         let set = async {
             let mut left = TRIES;
-            // By itself: the limit that a statement starts under stays with it.
+            // In a statement of its own, because a statement keeps the limit that it started under.
             while let Err(error) =
                 connection.execute(sqlx::raw_sql("set statement_timeout = 0")).await
             {
@@ -268,8 +270,8 @@ impl Database {
             .map_err(|source| SessionError::Settings { url: self.url.clone(), source })
     }
 
-    /// Fails if two open connections are, or have been, the same one on the server, or one of them changes: proof of
-    /// a pooler in transaction or statement mode. A pool may be busy with others, so several looks are taken.
+    /// Fails if two open connections share a server process, or if the process of one of them changes. Either proves a
+    /// pooler in transaction or statement mode. The pool may be busy with other clients, so it looks several times.
     async fn look_for_pooler(
         &self,
         one: &mut PgConnection,
@@ -294,7 +296,8 @@ impl Database {
     }
 }
 
-/// The server's process behind a connection. Without a prepared statement, which would stay behind in a pooler's.
+/// The server process of a connection. It prepares no statement, because the statement would stay on a pooler's
+/// connection.
 async fn backend(connection: &mut PgConnection) -> Result<i32, sqlx::Error> {
     let asked = sqlx::raw_sql("select pg_catalog.pg_backend_pid()");
     connection.fetch_one(asked).await?.try_get(0)
@@ -311,9 +314,9 @@ fn none_left(error: &sqlx::Error) -> bool {
     code(error).as_deref() == Some("53300")
 }
 
-/// How long to wait for statements that may take long, and by which a connection that swallows everything must be
-/// told from a database that is slow: twice as long after each wait in vain, and from the beginning after an answer.
-/// So a hanging connection is noticed soon, and a slow statement is not ended for ever. All clones wait alike.
+/// How long to wait for statements that may take long. A short limit notices a dead connection soon, but it would end a
+/// slow statement again and again. So the limit doubles after each wait without an answer, and starts again after an
+/// answer. All clones share the limit.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Patience(Arc<AtomicU32>);
 
@@ -334,7 +337,7 @@ impl Patience {
         self.wait_unless(|| false, work).await
     }
 
-    /// Waits for work that waits for something else at times, which does not count.
+    /// Waits for work, not counting the time while it waits for something else.
     pub(crate) async fn wait_unless<T>(
         &self,
         elsewhere: impl Fn() -> bool,

@@ -1,23 +1,26 @@
 -- What every connection of the relay and of the commands sets before its first statement.
 --
--- First, names are looked up in pg_catalog alone: nobody else can put an operator, a function or a type there. The
--- temporary schema, which is searched first unless it is named, comes last. All tables are written with their schema.
+-- First, names are looked up only in pg_catalog, where nobody else can put an operator, a function or a type. The
+-- temporary schema comes last; if it were not named, it would be searched first. All tables are written with their
+-- schema.
 set search_path = pg_catalog, pg_temp;
 
--- The rest is inherited from the role, the database or the server, where somebody may have changed it for others.
--- Only what differs is set, so that a setting that this version of Postgres does not have, or that takes a superuser,
--- is no trouble where it is as it must be.
+-- The other settings are inherited from the role, the database or the server, where somebody may have changed them.
+-- Only settings that differ are set. So a setting that this version of Postgres does not have, or that only a superuser
+-- may set, causes no error if its value is already right.
 --
---   timeouts                       another client's limits; the relay has its own, on its side. Idle in a transaction,
---                                  as a relay that was paused may be, it must not hold locks for long
---   row_security                   off: a policy that hides rows is an error, instead of events that are never shipped
---   default_transaction_*          the relay writes, and each statement sees what is committed by then
---   synchronous_commit             what the relay has written must survive; `remote_apply` says more than `on`
---   session_replication_role       with `replica`, triggers do not run
---   DateStyle and the like         how values are written as text, and read
---   jit                            costs more than it gains in statements as short as these
---   enable_*                       a planner that may not use an index reads the whole table
---   tcp_*, client_connection_*     the server gives up on a client that is gone, and lets go of what it held
+--   timeouts                       meant for other clients; the relay has its own limits. A transaction that stays
+--                                  idle, because the relay was paused, must not hold locks for long
+--   row_security                   off: a policy that hides rows becomes an error; otherwise events would not be
+--   shipped
+--   default_transaction_*          the relay writes, and each statement must see what is committed when it starts
+--   synchronous_commit             what the relay has written must survive a crash; `remote_apply` is stricter than
+--   `on`
+--   session_replication_role       with `replica`, triggers would not run
+--   DateStyle and the like         how values are converted to text and back
+--   jit                            costs more than it gains for statements as short as these
+--   enable_*                       without an index, the planner would read the whole table
+--   tcp_*, client_connection_*     the server notices that a client is gone, and releases its locks
 select set_config(wanted.name, wanted.setting, false)
 from (
     values
@@ -53,7 +56,7 @@ from (
 join pg_settings as found on found.name = wanted.name
 where
     found.setting <> wanted.setting
-    -- Elsewhere it cannot be set.
+    -- On other systems it cannot be set.
     and (wanted.name <> 'client_connection_check_interval' or version() like '%linux%')
 union all
 select set_config(name, boot_val, false)

@@ -1,17 +1,17 @@
 //! What an operator needs to know about a relay, read from its database.
 
-use std::sync::Arc;
-
 use serde::{Deserialize, Serialize};
-use sqlx::{AssertSqlSafe, Connection, Executor, PgConnection, Row, SqlSafeStr};
+use sqlx::{Connection, Executor, PgConnection, Row};
 
 use crate::cursor::Cursor;
-use crate::schema::in_schema;
+use crate::scheduled::{Scheduled, count};
 use crate::source::visibility::spliced;
+use crate::table;
+use pillarbox_store::schema::in_schema;
 
 /// A relay's status. The backlog is as of the saved cursor, which lags behind shipping by a moment.
 #[derive(Clone, Debug, Serialize)]
-pub struct Status {
+pub struct RelayStatus {
     /// The relay's name.
     pub relay: String,
     /// Committed events not yet shipped.
@@ -28,9 +28,17 @@ pub struct Status {
     pub heartbeat_age_seconds: Option<f64>,
     /// Events that were set aside because they can never be stored, and that are not resolved yet.
     pub dead_letters: i64,
+    /// Events that can never be shipped and whose dead letters the table does not take, because of a trigger, a rule or a
+    /// constraint that somebody added to it.
+    pub held_events: i64,
+    /// The scheduled events. `None`: the role may not count them.
+    pub scheduled: Option<Scheduled>,
     /// The streams that acknowledged events and that the JetStream API did not show at the newest checkpoint: they
     /// were deleted, or are in another domain or account. If one of them loses events, that may go unnoticed.
     pub unwatched_streams: Vec<String>,
+    /// The table that was the outbox before another one took its name, as long as it exists. Events there that had not
+    /// been shipped are not shipped.
+    pub left_table: Option<String>,
     /// The problems that leading and standing-by processes report about themselves, although events are shipped.
     pub notices: Vec<ProcessNotice>,
     /// The relay's saved cursor. `None`: it has none yet.
@@ -49,7 +57,7 @@ pub struct ProcessNotice {
 
 const SETTINGS: &str = "set local search_path = pg_catalog, pg_temp; set local row_security = off";
 
-impl Status {
+impl RelayStatus {
     /// Reads the status of the relay with this name. `schema` is the outbox's schema. It must be a plain identifier, as
     /// [`RelayConfig::validate`](crate::RelayConfig::validate) checks it.
     ///
@@ -65,14 +73,18 @@ impl Status {
         schema: &str,
         relay: &str,
     ) -> Result<Self, sqlx::Error> {
-        let sql = in_schema(&spliced(include_str!("status.sql")), schema);
-        let query = sqlx::query(AssertSqlSafe(Arc::<str>::from(sql)).into_sql_str()).bind(relay);
+        let status = in_schema(&spliced(include_str!("status.sql")), schema);
+        let query = sqlx::query(status).bind(relay);
         // The rollback also undoes the settings. Within a transaction of the caller, this is a savepoint.
         let mut transaction = connection.begin().await?;
         transaction.execute(SETTINGS).await?;
-        let row = query.fetch_one(&mut *transaction).await;
+        let read = async {
+            let row = query.fetch_one(&mut *transaction).await?;
+            Ok::<_, sqlx::Error>((row, count(&mut transaction, schema).await?))
+        };
+        let read = read.await;
         transaction.rollback().await?;
-        let row = row?;
+        let (row, scheduled) = read?;
         let undecodable = |error| sqlx::Error::Decode(Box::new(error));
         let cursor: Option<String> = row.try_get("cursor")?;
         let cursor =
@@ -88,11 +100,27 @@ impl Status {
             epoch: row.try_get("epoch")?,
             heartbeat_age_seconds: row.try_get("heartbeat_age")?,
             dead_letters: row.try_get("dead_letters")?,
+            held_events: row.try_get("held_events")?,
+            scheduled,
             unwatched_streams: row.try_get("unwatched_streams")?,
+            left_table: row.try_get("left_table")?,
             notices,
             cursor,
         })
     }
+}
+
+/// The name of the sequence that gives out the outbox's positions, with its schema and quoted as a statement needs it.
+/// `None`: no sequence does. Names are looked up with the session's `search_path`, which must be `pg_catalog, pg_temp`.
+///
+/// # Errors
+/// The error of sqlx, also if the outbox does not exist.
+pub async fn sequence_name(
+    connection: &mut PgConnection,
+    schema: &str,
+) -> Result<Option<String>, sqlx::Error> {
+    let sequence = table::named(connection, schema).await?.sequence;
+    Ok(sequence)
 }
 
 /// The names of the relays that have run on the outbox in this schema, at most twenty.
@@ -103,8 +131,6 @@ pub async fn names(
     connection: &mut PgConnection,
     schema: &str,
 ) -> Result<Vec<String>, sqlx::Error> {
-    let sql = in_schema("select name from pillarbox.relay order by name limit 20", schema);
-    sqlx::query_scalar(AssertSqlSafe(Arc::<str>::from(sql)).into_sql_str())
-        .fetch_all(connection)
-        .await
+    let names = in_schema("select name from pillarbox.relay order by name limit 20", schema);
+    sqlx::query_scalar(names).fetch_all(connection).await
 }

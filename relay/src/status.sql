@@ -1,34 +1,51 @@
 -- What has not been shipped, as of the saved cursor of one relay: $1 its name.
 --
 -- The same rows that the relay would read next; see cursor.rs. `started` is false for a relay that has never
--- run: then everything is backlog.
+-- run: then everything is backlog. So it is if the cursor is of another table, which was the outbox before.
 --
 -- As there, a transaction in flight lowers the start only once it has finished: before, none of its rows can be
 -- seen, and whatever was shipped and removed since it began would be walked through at each count.
 --
 -- The cursor's parts are asked for in subqueries of their own, which are run once; joined, the one row of `relay`
 -- would be scanned again for each row of the outbox.
-with relay as (
+with saved as (
     select
         holder,
         epoch,
+        held,
         expires_at > clock_timestamp() as alive,
         extract(epoch from clock_timestamp() - heartbeat)::float8 as heartbeat_age,
         cursor,
-        (cursor ->> 'snapshot'::text)::pg_snapshot as snapshot,
-        (cursor ->> 'floor'::text)::bigint as floor,
-        (cursor #>> '{window,snapshot}'::text[])::pg_snapshot as window_snapshot,
-        (cursor #>> '{window,position}'::text[])::bigint as window_position,
-        (cursor #>> '{before,found}'::text[])::pg_snapshot as found,
+        -- What of it tells of this table. One that has read no row yet is of no table.
+        case
+            when (cursor #>> '{table,relation}'::text[])::bigint <> 'pillarbox.outbox'::regclass::oid::bigint then null
+            else cursor
+        end as of_here
+    from pillarbox.relay
+    where name = $1
+),
+relay as (
+    select
+        holder,
+        epoch,
+        held,
+        alive,
+        heartbeat_age,
+        cursor,
+        of_here,
+        (of_here ->> 'snapshot'::text)::pg_snapshot as snapshot,
+        (of_here ->> 'floor'::text)::bigint as floor,
+        (of_here #>> '{window,snapshot}'::text[])::pg_snapshot as window_snapshot,
+        (of_here #>> '{window,position}'::text[])::bigint as window_position,
+        (of_here #>> '{before,found}'::text[])::pg_snapshot as found,
         array(
-            select shipped ->> 0 from jsonb_array_elements(cursor #> '{before,shipped}'::text[]) as shipped
+            select shipped ->> 0 from jsonb_array_elements(of_here #> '{before,shipped}'::text[]) as shipped
         ) as snapshots,
         array(
             select (shipped ->> 1)::bigint
-            from jsonb_array_elements(cursor #> '{before,shipped}'::text[]) as shipped
+            from jsonb_array_elements(of_here #> '{before,shipped}'::text[]) as shipped
         ) as positions
-    from pillarbox.relay
-    where name = $1
+    from saved
 ),
 start as (
     select
@@ -38,7 +55,7 @@ start as (
                 filter (where pg_visible_in_snapshot(in_flight.xid::xid8, pg_current_snapshot()))
         ) as position
     from relay
-    left join lateral jsonb_each_text(relay.cursor -> 'in_flight'::text) as in_flight (xid, low) on true
+    left join lateral jsonb_each_text(relay.of_here -> 'in_flight'::text) as in_flight (xid, low) on true
     group by relay.floor
 ),
 backlog as (
@@ -75,6 +92,13 @@ select
     relay.heartbeat_age,
     relay.cursor::text as cursor,
     (select count(*) from pillarbox.outbox_dead_letter where state in ('dead', 'parked')) as dead_letters,
+    coalesce(jsonb_array_length(relay.held), 0)::bigint as held_events,
+    -- The table that was the outbox before another one took its name, as long as it is there.
+    (
+        select pg_class.oid::regclass::text
+        from pg_class
+        where pg_class.oid = (relay.cursor ->> 'left_table'::text)::bigint::oid
+    ) as left_table,
     -- Streams that acknowledged events and that the broker's API did not show at the newest checkpoint.
     array(
         select mark.name

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use backon::{BackoffBuilder, ExponentialBackoff, ExponentialBuilder};
 
-/// Waits that double, each with jitter of up to as much again, to 5 s at the most. They never end.
+/// Waits between tries: each about twice as long as the one before, with jitter, and none longer than 5 s. They never end.
 #[derive(Debug)]
 pub struct Backoff(ExponentialBackoff);
 

@@ -1,9 +1,9 @@
 //! An error's text, for logs and for tables.
 
-/// How many sources of an error are looked at. An error of the application may be its own source.
+/// At most this many sources of an error are read. An error of a service may be its own source.
 const DEEPEST: usize = 64;
 
-/// An error with all its sources, on one line. A source whose text is there already is left out.
+/// An error with all its sources, on one line. Sources whose text is already part of it are left out.
 pub fn full_text(error: &(dyn std::error::Error + 'static)) -> String {
     let mut text = error.to_string();
     let sources = std::iter::successors(error.source(), |error| std::error::Error::source(*error));

@@ -1,8 +1,8 @@
--- Tables whose rows may be hidden from a role: $1 schema, $2 tables, $3 role, or null for the session's own.
+-- Tables whose rows may be hidden from a role: $1 schema, $2 tables, $3 role, or null for the session's own role.
 --
--- Postgres itself says so of the session's role. Of another one it is worked out: superusers, roles with bypassrls, and
--- those with the rights of the owner, unless the owner is not excepted either, see all rows. Names are looked up in
--- pg_catalog alone: the session may be a service's.
+-- For the session's role, Postgres answers. For another role, these rules apply: superusers and roles with bypassrls see
+-- all rows. So do roles with the owner's rights, unless row-level security is forced on the owner too. Names are looked
+-- up only in pg_catalog, because the session may be a service's.
 select
     relation.relname::pg_catalog.text as name,
     coalesce($3::pg_catalog.text, current_user::pg_catalog.text) as role

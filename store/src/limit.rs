@@ -1,7 +1,8 @@
-//! The one place that bounds a wait for somebody else.
+//! Limits for every wait for the database or the broker.
 //!
-//! A connection may swallow what is sent, and a lock may never come, without an error that would say so. So every call
-//! to the database or the broker has a limit on this side. A connection that did not answer is of no more use.
+//! A connection may lose what is sent over it, and a lock may never be granted, without any error. So every call to the
+//! database or the broker has a limit on the client's side. A connection that did not answer in time must not be used
+//! again.
 
 use std::fmt;
 use std::io;
@@ -9,7 +10,7 @@ use std::time::Duration;
 
 use tokio::time::timeout;
 
-/// Somebody did not answer in time.
+/// The database or the broker did not answer in time.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Late {
     who: &'static str,
@@ -31,18 +32,23 @@ impl From<Late> for sqlx::Error {
 }
 
 impl Late {
-    /// `who`, such as `the database`, did not answer within this time.
+    /// `who`, for example `the database`, did not answer within `limit`.
     pub fn new(who: &'static str, limit: Duration) -> Self {
         Self { who, limit }
     }
 }
 
-/// Waits for somebody's answer for this long at the most.
+/// A duration in milliseconds, as a statement takes it.
+pub fn milliseconds(duration: Duration) -> i64 {
+    i64::try_from(duration.as_millis()).unwrap_or(i64::MAX)
+}
+
+/// Waits for an answer from `who`, at most for `limit`.
 ///
 /// Dropping the future ends the wait at once.
 ///
 /// # Errors
-/// [`Late`].
+/// [`Late`] if there was no answer within the limit.
 pub async fn within<T>(
     limit: Duration,
     who: &'static str,
@@ -51,10 +57,10 @@ pub async fn within<T>(
     timeout(limit, work).await.map_err(|_| Late { who, limit })
 }
 
-/// Waits for the database for this long at the most. A connection that did not answer is of no more use.
+/// Waits for the database, at most for `limit`. A connection that did not answer in time must not be used again.
 ///
 /// # Errors
-/// What sqlx says, or that there was no answer, as an I/O error of the kind `TimedOut`.
+/// The error of sqlx. If there was no answer within the limit, an I/O error of the kind `TimedOut`.
 pub async fn limited<T>(
     limit: Duration,
     work: impl Future<Output = Result<T, sqlx::Error>>,

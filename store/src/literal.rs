@@ -1,11 +1,20 @@
 //! Values in the text of a simple query.
 //!
-//! A simple query takes no parameters, and is used where many statements go in one round trip. Quoting is right only
-//! as long as one knows the session's `standard_conforming_strings` and `client_encoding`, and a handler may set both:
-//! with `client_encoding = 'SJIS'` the last byte of a UTF-8 character swallows the backslash or the quote behind it.
-//! So nothing is quoted. A text travels as hexadecimal digits, which mean the same under every setting.
+//! A simple query sends many statements in one round trip, but takes no parameters. Quoted values are safe only if the
+//! session's `standard_conforming_strings` and `client_encoding` are known, and a handler may change both: with
+//! `client_encoding = 'SJIS'`, the last byte of a UTF-8 character can take the backslash or the quote after it with it.
+//! So values are not quoted. They are sent as hexadecimal digits, which mean the same under every setting.
 
-/// An expression of type text.
+use sqlx::{Connection, PgConnection};
+
+/// Whether this connection has prepared statements in its cache. A connection without a cache
+/// (`statement_cache_capacity(0)`) is meant for a pooler in transaction mode, where several clients share the names of
+/// statements: it must not prepare any under a name. A connection that has prepared nothing yet looks the same.
+pub fn keeps_statements(connection: &PgConnection) -> bool {
+    connection.cached_statements_size() > 0
+}
+
+/// An expression of type text with this value.
 pub fn hex_text(text: &str) -> String {
     let mut digits = String::with_capacity(2 * text.len() + 64);
     digits.push_str("pg_catalog.convert_from(");
@@ -14,7 +23,7 @@ pub fn hex_text(text: &str) -> String {
     digits
 }
 
-/// An expression of type bytea.
+/// An expression of type bytea with this value.
 pub fn hex_bytes(bytes: &[u8]) -> String {
     let mut digits = String::with_capacity(2 * bytes.len() + 40);
     push_bytes(&mut digits, bytes);

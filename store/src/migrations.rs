@@ -1,7 +1,7 @@
 //! Creating and updating the tables.
 //!
-//! Plain SQL, recorded in a table of its own beside the tables, so that a service's own migrations are neither
-//! seen nor disturbed. Safe to run again, and from several processes at once.
+//! The migrations are plain SQL. A table of their own records what was applied, so they do not interfere with a service's
+//! migrations. It is safe to run them again, and from several processes at once.
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
@@ -14,43 +14,88 @@ use crate::schema::{self, Schema};
 /// The migrations of one side.
 #[derive(Clone, Copy, Debug)]
 pub struct Migrations {
-    /// The table that records what was applied.
+    /// The table that records which of them were applied.
     pub table: &'static str,
     /// Version, file name and SQL of each, in order.
     pub files: &'static [(i64, &'static str, &'static str)],
 }
 
-/// Processes that migrate take turns.
+/// Declares the public functions with which a service creates the tables of one side: `migrate`, `migrate_schema` and
+/// `migrations`. It takes the table that records the applied files, the version and name of each file in the calling
+/// crate's `migrations/`, and that crate's error, which converts from a [`SchemaError`](crate::SchemaError).
+#[macro_export]
+macro_rules! migrations {
+    ($table:literal, [$($version:literal $file:literal),+], $error:ty) => {
+        pub(crate) const MIGRATIONS: $crate::Migrations = $crate::Migrations {
+            table: $table,
+            files: &[$(($version, $file, include_str!(concat!("../migrations/", $file)))),+],
+        };
+
+        /// Creates or updates the tables in schema `pillarbox`, and says what it did.
+        ///
+        /// If nothing is missing, it needs no right to create anything.
+        ///
+        /// # Errors
+        /// The error of sqlx. No migration is applied in part, because each is one transaction.
+        pub async fn migrate(
+            pool: &::sqlx::PgPool,
+        ) -> Result<$crate::Migrated, ::sqlx::migrate::MigrateError> {
+            migrate_schema(pool, $crate::schema::DEFAULT).await
+        }
+
+        /// Creates or updates the tables in another schema, and says what it did.
+        ///
+        /// # Errors
+        /// As for [`migrate`]. If Postgres would not take the schema's name without quotes, `MigrateError::Source`.
+        pub async fn migrate_schema(
+            pool: &::sqlx::PgPool,
+            schema: &str,
+        ) -> Result<$crate::Migrated, ::sqlx::migrate::MigrateError> {
+            let schema = $crate::Schema::parse(schema)
+                .map_err(|error| ::sqlx::migrate::MigrateError::Source(Box::new(error)))?;
+            MIGRATIONS.apply(pool, &schema).await
+        }
+
+        /// The migrations for a schema, in order, as name and SQL. Use them with any other tool.
+        ///
+        /// # Errors
+        /// If Postgres would not take the schema's name without quotes.
+        pub fn migrations(schema: &str) -> Result<Vec<(String, String)>, $error> {
+            Ok(MIGRATIONS.sql(&$crate::Schema::parse(schema)?))
+        }
+    };
+}
+
+/// Lets processes that migrate at the same time take turns.
 const ONE_AT_A_TIME: &str = "set local search_path = pg_catalog, pg_temp; \
                              select pg_advisory_xact_lock(hashtextextended('pillarbox migrate', 0))";
 
 /// What a run of migrations found and did.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Migrated {
-    /// The files that this run applied, in order. Empty if the tables were up to date.
+    /// The files that this run applied, in order. Empty: the tables were up to date.
     pub applied: Vec<String>,
-    /// Versions that the database has and this program does not know: a newer program made them.
+    /// Versions that the database has and that this program does not know. A newer program applied them.
     pub newer: Vec<i64>,
 }
 
 impl Migrations {
-    /// The SQL for a schema, in order: name and text, for any other tool.
+    /// The file names and the SQL for a schema, in order. Use them with any other tool.
     pub fn sql(&self, schema: &Schema) -> Vec<(String, String)> {
         let text = |sql: &str| sql.replace(schema::DEFAULT, schema.as_str());
         self.files.iter().map(|(_, name, sql)| ((*name).to_owned(), text(sql))).collect()
     }
 
-    /// Applies what is missing, in one transaction.
+    /// Applies the migrations that are missing, in one transaction.
     ///
-    /// In it, names are looked up in `pg_catalog` alone: in a schema that others may write to there may be an operator
-    /// or a function that would run with the rights of whoever migrates. Nothing is set, and nothing locked, beyond the
-    /// transaction.
+    /// Within the transaction, names are looked up only in `pg_catalog`. Another schema may contain an operator or a
+    /// function of somebody else, which would run with the rights of the role that migrates. Settings and locks end with
+    /// the transaction.
     ///
-    /// Needs no right on the database or the schema where nothing is missing, beside that of reading the table
-    /// that records what was applied.
+    /// If nothing is missing, it needs only the right to read the table that records what was applied.
     ///
     /// # Errors
-    /// What sqlx says. Nothing is half done.
+    /// The error of sqlx. Then nothing was applied.
     pub async fn apply(&self, pool: &PgPool, schema: &Schema) -> Result<Migrated, MigrateError> {
         let mut transaction = pool.begin().await?;
         sqlx::raw_sql(ONE_AT_A_TIME).execute(&mut *transaction).await?;
@@ -59,7 +104,7 @@ impl Migrations {
         let done: BTreeSet<i64> = before.iter().map(|(version, _)| *version).collect();
         let newer = done.difference(&known).copied().collect();
         let migrations = self.migrations(schema);
-        // Everything is there as this program has it: nothing is to be created, so no right to create is needed.
+        // If every migration was applied with the same text, nothing is created, so no right to create is needed.
         let same = migrations.iter().all(|migration| {
             before.iter().any(|(version, checksum)| {
                 *version == migration.version && *checksum == *migration.checksum
@@ -71,9 +116,9 @@ impl Migrations {
         create_schema(&mut transaction, schema).await?;
         let mut migrator = Migrator::with_migrations(migrations);
         migrator.dangerous_set_table_name(format!("{}.{}", schema.as_str(), self.table));
-        // An older program beside a newer one finds migrations that it does not know.
+        // An older program that runs beside a newer one finds migrations that it does not know.
         migrator.set_ignore_missing(true);
-        // sqlx's own lock would be let go of before the transaction ends.
+        // sqlx would release its own lock before the transaction ends.
         migrator.set_locking(false);
         migrator.run_direct(None, &mut *transaction, false).await?;
         let after = self.recorded(&mut transaction, schema).await?;
@@ -95,7 +140,7 @@ impl Migrations {
             .collect()
     }
 
-    /// Version and checksum of what was applied with success; nothing if the table is not there.
+    /// The version and checksum of each applied migration. Empty if the table does not exist.
     async fn recorded(
         &self,
         connection: &mut PgConnection,
@@ -116,8 +161,8 @@ impl Migrations {
     }
 }
 
-/// Creates the schema if it is missing. `create schema if not exists` asks for the right to create schemas in the
-/// database also where the schema is there.
+/// Creates the schema if it is missing. `create schema if not exists` would need the right to create schemas even if the
+/// schema exists.
 async fn create_schema(connection: &mut PgConnection, schema: &Schema) -> Result<(), sqlx::Error> {
     let there: bool = sqlx::query("select pg_catalog.to_regnamespace($1) is not null")
         .bind(schema.as_str())
@@ -131,7 +176,7 @@ async fn create_schema(connection: &mut PgConnection, schema: &Schema) -> Result
     Ok(())
 }
 
-/// The texts are those of this program, with a checked schema in them.
+/// Safe, because the text is a constant of this program with a checked schema name in it.
 fn safe(text: String) -> SqlStr {
     AssertSqlSafe(Arc::<str>::from(text)).into_sql_str()
 }

@@ -1,13 +1,13 @@
 //! Tables whose rows a policy may hide.
 //!
-//! With row-level security in force, a role reads a table without the rows that its policies leave out, and nothing
-//! says so. Then "no row" does not mean that there is none: an event that waits would not be shipped, and one that was
-//! handled would be handled again. So whoever rests on it asks first, and refuses.
+//! Under row-level security, a role does not see the rows that its policies hide, and nothing tells it so. Then "no row"
+//! does not mean that there is none: a waiting event would not be shipped, and a handled event would be handled again.
+//! So the relay and the inbox ask first, and refuse to run under such policies.
 
 use sqlx::postgres::PgDatabaseError;
 use sqlx::{PgConnection, Row};
 
-/// Rows may be hidden from a role.
+/// Tables whose rows may be hidden from a role.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error(
     "row-level security may hide rows of {} from the database role {role:?}, so that nothing is known for certain: {}",
@@ -21,11 +21,11 @@ pub struct HiddenRows {
 }
 
 impl HiddenRows {
-    /// Looks among these tables in this schema, for the session's role if no other is named. Tables that do not exist
-    /// hide nothing.
+    /// Finds such tables among these of this schema. `role` is the role to ask about; `None`: the session's role. Tables
+    /// that do not exist hide nothing.
     ///
     /// # Errors
-    /// What sqlx says, as when there is no such role.
+    /// The error of sqlx, for example if the role does not exist.
     pub async fn find(
         connection: &mut PgConnection,
         schema: &str,
@@ -49,7 +49,7 @@ impl HiddenRows {
         Ok(Some(Self { role, tables }))
     }
 
-    /// What is found, without what to do about it.
+    /// What was found, without what to do about it.
     pub fn finding(&self) -> String {
         format!(
             "row-level security may hide rows of {} from role {}",
@@ -58,7 +58,7 @@ impl HiddenRows {
         )
     }
 
-    /// The statements of which either mends it.
+    /// What to do about it: either of these statements is enough.
     pub fn remedy(&self) -> String {
         let disable: Vec<String> = self
             .tables
@@ -73,15 +73,15 @@ impl HiddenRows {
     }
 }
 
-/// What to do where Postgres refused a statement because policies would hide rows from it, which it does with
-/// `row_security = off`.
+/// What to do if Postgres refused a statement because policies would hide rows from it. With `row_security = off`,
+/// Postgres refuses such statements.
 pub const REMEDY: &str = "row-level security is in force for this database role: let a superuser give it bypassrls \
                           (alter role … bypassrls), or the table's owner disable row-level security on the table";
 
-/// Whether Postgres refused a statement for that.
+/// Whether Postgres refused a statement because policies would hide rows from it.
 pub fn is_refusal(error: &sqlx::Error) -> bool {
     let error = error.as_database_error();
-    // The code is that of any missing right, and the text is in the server's language.
+    // The code is the one for any missing right, and the text is in the server's language.
     error
         .and_then(|error| error.try_downcast_ref::<PgDatabaseError>())
         .and_then(PgDatabaseError::routine)

@@ -1,22 +1,26 @@
 //! The schema that the tables live in.
 //!
-//! The name goes into statements as it is, without quotes, so that migrations stay plain SQL in which one word is
-//! replaced. That is safe because only names are accepted that mean the same with quotes and without.
+//! The name is put into statements without quotes, so that migrations stay plain SQL in which one word is replaced. That
+//! is safe because only names that mean the same with and without quotes are accepted.
 
-/// The schema where no other is named.
+use std::sync::Arc;
+
+use sqlx::{AssertSqlSafe, SqlSafeStr, SqlStr};
+
+/// The default schema.
 pub const DEFAULT: &str = "pillarbox";
 
-/// A name that Postgres takes for a schema without quotes.
+/// A schema's name that needs no quotes.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct Schema(String);
 
-/// A name that cannot be the schema's.
+/// A schema's name that cannot be used.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("schema {name:?} is refused: {problem}")]
 pub struct SchemaError {
     /// The refused name, cut off after 80 characters.
     pub name: String,
-    /// What is wrong with it, and what it must be.
+    /// What is wrong with the name, and what it must be.
     pub problem: &'static str,
 }
 
@@ -30,8 +34,8 @@ impl Schema {
     /// Checks a name.
     ///
     /// # Errors
-    /// [`SchemaError`] unless it is a lower-case word of at most 63 bytes that Postgres neither reserves as a
-    /// word of SQL nor, by the beginning `pg_`, for itself.
+    /// [`SchemaError`] unless the name is a lower-case word of at most 63 bytes. It must not be a reserved word of SQL, and
+    /// must not begin with `pg_`, because Postgres keeps such names for itself.
     pub fn parse(name: &str) -> Result<Self, SchemaError> {
         let fail = |problem| Err(SchemaError { name: name.chars().take(80).collect(), problem });
         let mut bytes = name.bytes();
@@ -57,14 +61,21 @@ impl Schema {
         &self.0
     }
 
-    /// A statement whose tables are named in schema `pillarbox`, for this schema.
-    pub fn statement(&self, sql: &str) -> String {
-        sql.replace("pillarbox.", &format!("{}.", self.0))
+    /// The statement for this schema. In `sql`, the tables are named in schema `pillarbox`.
+    pub fn statement(&self, sql: &str) -> SqlStr {
+        in_schema(sql, &self.0)
     }
 }
 
-/// The words that Postgres does not take for the name of a schema without quotes: those of `pg_get_keywords()` in
-/// the categories R and T, of the versions 13 to 18.
+/// The statement for this schema. In `sql`, the tables are named in schema `pillarbox`. The caller must have checked the
+/// name with [`Schema::parse`]. The rest of the text must not come from outside either.
+pub fn in_schema(sql: &str, schema: &str) -> SqlStr {
+    let sql = sql.replace("pillarbox.", &format!("{schema}."));
+    AssertSqlSafe(Arc::<str>::from(sql)).into_sql_str()
+}
+
+/// The words that need quotes as the name of a schema: those in the categories R and T of `pg_get_keywords()` in Postgres
+/// 13 to 18.
 #[rustfmt::skip]
 const RESERVED: &[&str] = &[
     "all", "analyse", "analyze", "and", "any", "array", "as", "asc", "asymmetric", "authorization", "binary",

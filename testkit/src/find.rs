@@ -1,9 +1,10 @@
 //! Finds the servers: an environment override, then what is installed, then a private install.
 
-use std::env;
 use std::ffi::OsString;
 use std::path::{Path, PathBuf};
 use std::process::Command;
+use std::time::{Duration, Instant};
+use std::{env, io, thread};
 
 use crate::error::TestkitError;
 use crate::install;
@@ -201,9 +202,27 @@ fn nats_at(program: &Path) -> Option<(Found, bool)> {
 }
 
 fn version_of(program: &Path) -> Option<String> {
-    let output = Command::new(program).arg("--version").output().ok()?;
+    let output = unless_busy(|| Command::new(program).arg("--version").output()).ok()?;
     let text = String::from_utf8(output.stdout).ok()?;
     output.status.success().then(|| text.trim().to_owned())
+}
+
+/// Runs it again while the program is "busy", for at most a second. A program that was just written is busy as long as
+/// anybody has it open for writing, and a process that another thread is about to start has it open until it becomes
+/// its own program.
+fn unless_busy<T>(mut run: impl FnMut() -> io::Result<T>) -> io::Result<T> {
+    let began = Instant::now();
+    loop {
+        match run() {
+            Err(error)
+                if error.kind() == io::ErrorKind::ExecutableFileBusy
+                    && began.elapsed() < Duration::from_secs(1) =>
+            {
+                thread::sleep(Duration::from_millis(10));
+            }
+            done => return done,
+        }
+    }
 }
 
 /// The first two numbers in a version line.
@@ -215,7 +234,25 @@ fn numbers(version: &str) -> Option<(u32, u32)> {
 
 #[cfg(test)]
 mod tests {
+    use std::fs::{self, File};
+    use std::os::unix::fs::PermissionsExt;
+
     use super::*;
+
+    #[test]
+    fn a_program_that_is_still_open_for_writing_is_asked_again() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("nats-server");
+        fs::write(&path, "#!/bin/sh\necho 'nats-server: v2.14.0'\n").unwrap();
+        fs::set_permissions(&path, fs::Permissions::from_mode(0o755)).unwrap();
+        let writer = File::options().append(true).open(&path).unwrap();
+        let closer = thread::spawn(move || {
+            thread::sleep(Duration::from_millis(200));
+            drop(writer);
+        });
+        assert_eq!(version_of(&path).as_deref(), Some("nats-server: v2.14.0"));
+        closer.join().unwrap();
+    }
 
     #[test]
     fn versions_are_read_from_what_the_servers_say() {

@@ -31,6 +31,7 @@
 //! | module | concept |
 //! |---|---|
 //! | [`scope`] | the servers that a process shares, and a place of its own on them for each test |
+//! | [`isolated`](mod@isolated) | a place whose streams and topics no other test sees, for tests of a whole service |
 //! | [`postgres`], [`nats`] | one server: start, kill, pause, stop, restart |
 //! | [`pgbouncer`] | a connection pooler in front of a Postgres |
 //! | [`cluster`] | three nats-servers that form a cluster |
@@ -48,6 +49,7 @@ pub mod cluster;
 mod error;
 pub mod find;
 mod install;
+pub mod isolated;
 pub mod nats;
 pub mod pgbouncer;
 mod port;
@@ -62,6 +64,7 @@ pub mod wait;
 pub use child::told_to_stop;
 pub use cluster::NatsCluster;
 pub use error::TestkitError;
+pub use isolated::isolated;
 pub use nats::Nats;
 pub use pgbouncer::{PgBouncer, PoolMode};
 pub use postgres::{Database, Postgres};

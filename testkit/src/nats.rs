@@ -4,6 +4,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use async_nats::{ConnectOptions, ServerAddr};
 use rustix::process::Signal;
 
 use crate::error::{IoContext, TestkitError};
@@ -231,6 +232,19 @@ impl Nats {
     /// The last lines of its log.
     pub fn log_tail(&self) -> String {
         self.process.log_tail()
+    }
+}
+
+/// The options to connect to a broker with the login that stands in its URL, as in `nats://user:password@host:port`.
+/// async-nats itself does not look for it there. The URL may be a list, with commas in between.
+pub fn connect_options(url: &str) -> ConnectOptions {
+    let servers = url.split(',').filter_map(|server| server.parse::<ServerAddr>().ok());
+    let mut logins = servers.filter_map(|server| {
+        Some((server.username()?.to_owned(), server.password().unwrap_or_default().to_owned()))
+    });
+    match logins.next() {
+        Some((user, password)) => ConnectOptions::with_user_and_password(user, password),
+        None => ConnectOptions::new(),
     }
 }
 

@@ -187,6 +187,12 @@ impl Proxy {
         *mark = Some(text.as_bytes().to_vec());
     }
 
+    /// Whether a client has said the text of [`swallow_where_said`](Self::swallow_where_said) since that was called.
+    pub fn has_swallowed(&self) -> bool {
+        let mark = self.shared.swallow_where_said.lock().unwrap_or_else(PoisonError::into_inner);
+        mark.is_none()
+    }
+
     /// Passes every piece on after this delay, in both directions. Zero means at once.
     pub fn delay(&self, each: Duration) {
         self.shared.delay.send_replace(each);

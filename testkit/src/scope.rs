@@ -5,7 +5,7 @@ use tokio::sync::OnceCell;
 use uuid::Uuid;
 
 use crate::error::TestkitError;
-use crate::nats::Nats;
+use crate::nats::{Nats, connect_options};
 use crate::postgres::{Database, Postgres};
 
 /// One Postgres and one nats-server.
@@ -65,7 +65,8 @@ impl Scope {
     pub async fn on(postgres: &Postgres, nats_url: &str) -> Result<Self, TestkitError> {
         let prefix = format!("t{}", &Uuid::new_v4().simple().to_string()[..12]);
         let database = postgres.create_database(&prefix).await?;
-        let nats = async_nats::connect(&*nats_url.split(',').collect::<Vec<_>>()).await?;
+        let servers: Vec<&str> = nats_url.split(',').collect();
+        let nats = connect_options(nats_url).connect(&*servers).await?;
         Ok(Self { prefix, database, nats_url: nats_url.to_owned(), nats })
     }
 

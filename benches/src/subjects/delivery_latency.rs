@@ -19,7 +19,7 @@ use clap::Args;
 use futures::StreamExt;
 use pillarbox::event::RawEvent;
 use pillarbox::inbox::{Delivery, migrate};
-use pillarbox::{Consumer, ConsumerConfig, Router, handler_fn};
+use pillarbox::{Consumer, ConsumerConfig, Router};
 use pillarbox_testkit::Servers;
 use serde::Serialize;
 use sqlx::{Connection, PgConnection};
@@ -254,14 +254,10 @@ impl DeliveryLatency {
         moments: Arc<Moments>,
         shutdown: CancellationToken,
     ) -> Result<tokio::task::JoinHandle<Result<(), pillarbox::ConsumerError>>> {
-        let config = ConsumerConfig {
-            stream: STREAM.into(),
-            name: "latency".into(),
-            ..ConsumerConfig::default()
-        };
+        let config = ConsumerConfig::new(STREAM, "latency");
         let pool = outbox.pool().clone();
-        let consumer = Consumer::new(servers.nats.connect().await?, pool, config)?;
-        let inbox = consumer.layer().layer(Router::new().on(handler_fn(record)));
+        let consumer = Consumer::with_config(servers.nats.connect().await?, pool, config)?;
+        let inbox = consumer.layer().layer(Router::new().on(record));
         let service = tower::service_fn(move |delivery: Delivery| {
             let (inbox, moments) = (inbox.clone(), moments.clone());
             async move {

@@ -1,4 +1,5 @@
-//! How many bytes an event needs in the tables, in the write-ahead log and in the stream.
+//! How many bytes an event needs in the tables, in the write-ahead log and in the stream, and how much of a core a
+//! relay takes that has nothing to do.
 //!
 //! The events have 256 bytes, a key and no headers of their own, and each is in its own transaction. The bytes do not
 //! depend on the machine's speed. They depend a little on how much is written between two checkpoints, because the
@@ -6,13 +7,15 @@
 //!
 //! The log's bytes are the difference between a transaction and the same transaction without the event (producer, with
 //! one business row) or without the inbox (consumer, with one row).
+//!
+//! The idle relay is a process of its own, with an empty outbox. Its start is left out: it has shipped an event before.
 
 use std::time::{Duration, Instant};
 
 use anyhow::{Result, ensure};
 use clap::Args;
 use pillarbox::event::RawEvent;
-use pillarbox::{Consumer, ConsumerConfig, Router, handler_fn};
+use pillarbox::{Consumer, ConsumerConfig, Router};
 use pillarbox_relay::SinkChoice;
 use pillarbox_testkit::Servers;
 use serde::Serialize;
@@ -25,12 +28,15 @@ use crate::backlog::{EVENT_TYPE, Outbox, PAYLOAD_BYTES, SUBJECT};
 use crate::plot::Plot;
 use crate::program::{Findings, Subject};
 use crate::raw;
+use crate::relay_process::RelayProcess;
 use crate::shipping::{STREAM, Shipping, new_stream, wait_for};
 use crate::table::Table;
-use crate::unit::Unit;
+use crate::unit::{Goal, Unit};
 
 const KEYS: u64 = 1000;
 const PATIENCE: Duration = Duration::from_secs(120);
+const SETTLES: Duration = Duration::from_secs(2);
+const IDLE: &str = "processor time";
 
 /// The arguments.
 #[derive(Args, Clone, Debug, Serialize)]
@@ -38,13 +44,16 @@ pub struct Footprint {
     /// Events.
     #[arg(default_value_t = 10_000)]
     events: u64,
+    /// For how many seconds the idle relay is watched.
+    #[arg(long, default_value_t = 60)]
+    idle: u64,
 }
 
 impl Subject for Footprint {
     const NAME: &'static str = "footprint";
 
     fn quick() -> Self {
-        Self { events: 300 }
+        Self { events: 300, idle: 1 }
     }
 
     async fn measure(&self, servers: &Servers) -> Result<Findings> {
@@ -71,7 +80,8 @@ impl Subject for Footprint {
             ],
         );
         table.print();
-        Ok(Findings { tables: vec![table], plot: Plot::Bars })
+        let idle = self.idle(servers).await?;
+        Ok(Findings { tables: vec![table, idle], plot: Plot::Bars })
     }
 }
 
@@ -106,6 +116,28 @@ impl Footprint {
         Ok(())
     }
 
+    /// Watches a relay that has nothing to do.
+    async fn idle(&self, servers: &Servers) -> Result<Table> {
+        let outbox = Outbox::create(&servers.postgres).await?;
+        let mut stream = new_stream(&servers.nats).await?;
+        let relay = RelayProcess::start(&outbox, &servers.nats)?;
+        outbox.fill(1, None).await?;
+        wait_for(&mut stream, 1).await?;
+        // It looks often for a moment after an event.
+        sleep(SETTLES).await;
+        let (before, begin) = (relay.processor_time(), Instant::now());
+        sleep(Duration::from_secs(self.idle)).await;
+        let taken = relay.processor_time().saturating_sub(before);
+        let share = 100.0 * taken.as_secs_f64() / begin.elapsed().as_secs_f64();
+        relay.stop().await?;
+        outbox.remove().await?;
+        let mut table =
+            Table::of("A relay with nothing to do", Unit::PercentOfCore, [(IDLE, vec![share])]);
+        table.print();
+        table.hold(IDLE, Goal::AtMost(0.5))?;
+        Ok(table)
+    }
+
     /// Handles the events in the stream. Returns how many bytes the inbox added to the log, and to its table with the
     /// index.
     async fn handle(&self, servers: &Servers) -> Result<(u64, u64)> {
@@ -122,15 +154,11 @@ impl Footprint {
             Ok(())
         })
         .await?;
-        let config = ConsumerConfig {
-            stream: STREAM.into(),
-            name: "footprint".into(),
-            ..ConsumerConfig::default()
-        };
-        let consumer = Consumer::new(servers.nats.connect().await?, pool.clone(), config)?;
+        let config = ConsumerConfig::new(STREAM, "footprint");
+        let consumer = Consumer::with_config(servers.nats.connect().await?, pool.clone(), config)?;
         let shutdown = CancellationToken::new();
-        let router = Router::new().on(handler_fn(record));
-        let running = tokio::spawn(consumer.run(router, shutdown.clone()));
+        let router = Router::new().on(record);
+        let running = tokio::spawn(consumer.router(router).run(shutdown.clone()));
         let handled = logged(pool, async {
             let begin = Instant::now();
             while number(pool, "select count(*) from pillarbox.inbox").await? < self.events {

@@ -5,7 +5,7 @@
 //! themselves, so that the pool need not check them.
 
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use anyhow::{Context as _, Result, ensure};
 use async_nats::jetstream::Context;
@@ -13,22 +13,20 @@ use clap::Args;
 use pillarbox::event::RawEvent;
 use pillarbox::inbox::{Delivery, InboxError, Outcome, migrate};
 use pillarbox::{
-    BatchHandler, Consumer, ConsumerConfig, ConsumerError, HandlerError, Received, Router, Tx,
-    handler_fn,
+    BatchHandler, Consumer, ConsumerConfig, ConsumerError, HandlerError, Received, Tx,
 };
 use pillarbox_testkit::Servers;
 use serde::Serialize;
 use sqlx::postgres::PgPoolOptions;
 use sqlx::{Connection, PgConnection, PgPool, Postgres, Transaction};
 use tokio::sync::Mutex;
-use tokio::time::sleep;
 use tokio_util::sync::CancellationToken;
 
 use crate::backlog::{Outbox, SUBJECT};
 use crate::plot::Plot;
 use crate::program::{Findings, Subject};
 use crate::raw;
-use crate::shipping::{STREAM, context, new_stream};
+use crate::shipping::{STREAM, acknowledged, context, new_stream};
 use crate::table::Table;
 use crate::unit::{Goal, Unit, count};
 
@@ -96,28 +94,18 @@ impl InboxRate {
         let pool = PgPoolOptions::new().max_connections(16).connect(database_url).await?;
         sqlx::raw_sql("truncate effects; checkpoint").execute(&pool).await?;
         let config = ConsumerConfig {
-            stream: STREAM.into(),
-            name: name.clone(),
             concurrency: CONCURRENCY,
             prefetch: 2_000,
             batch_size: 500,
-            ..ConsumerConfig::default()
+            ..ConsumerConfig::new(STREAM, name.clone())
         };
-        let consumer = Consumer::new(servers.nats.connect().await?, pool.clone(), config)?;
+        let consumer = Consumer::with_config(servers.nats.connect().await?, pool.clone(), config)?;
         let shutdown = CancellationToken::new();
         let begin = Instant::now();
         let running = tokio::spawn(run(consumer, way, pool.clone(), shutdown.clone()));
-        // Wait until all are acknowledged, which the broker counts.
         let stream = jetstream.get_stream(STREAM).await?;
-        loop {
-            ensure!(begin.elapsed() < Duration::from_secs(120), "the consumer makes no progress");
-            let info = stream.consumer_info(&name).await;
-            if info.is_ok_and(|info| info.ack_floor.stream_sequence == self.events) {
-                break;
-            }
-            sleep(Duration::from_millis(5)).await;
-        }
-        let rate = self.events as f64 / begin.elapsed().as_secs_f64();
+        let handled = acknowledged(&stream, &name, self.events).await?;
+        let rate = handled as f64 / begin.elapsed().as_secs_f64();
         shutdown.cancel();
         running.await?.context("the consumer")?;
         let effects: i64 =
@@ -145,8 +133,8 @@ async fn run(
             let handle = move |delivery| without_pool(pool.clone(), spare.clone(), delivery);
             consumer.run_service(tower::service_fn(handle), shutdown).await
         }
-        1 => consumer.run(Router::new().on(handler_fn(record)), shutdown).await,
-        _ => consumer.run_batches(RecordAll, shutdown).await,
+        1 => consumer.on(record).run(shutdown).await,
+        _ => consumer.on_batch(RecordAll).run(shutdown).await,
     }
 }
 
@@ -166,7 +154,8 @@ pub(crate) async fn effect(connection: &mut PgConnection, event: &RawEvent) -> s
     Ok(())
 }
 
-struct RecordAll;
+/// A batch handler that inserts such a row for each event.
+pub(crate) struct RecordAll;
 
 impl BatchHandler<RawEvent> for RecordAll {
     async fn handle(&self, tx: &mut Tx, events: &[Received<RawEvent>]) -> Result<(), HandlerError> {

@@ -12,6 +12,9 @@ pub mod relay_bloat;
 pub mod relay_drain;
 pub mod relay_keys;
 pub mod retention;
+pub mod saga_rate;
+pub mod scheduled;
+pub mod skipping;
 
 use anyhow::Result;
 
@@ -26,6 +29,9 @@ pub use relay_bloat::RelayBloat;
 pub use relay_drain::RelayDrain;
 pub use relay_keys::RelayKeys;
 pub use retention::Retention;
+pub use saga_rate::SagaRate;
+pub use scheduled::Scheduled;
+pub use skipping::Skipping;
 
 /// The program `delivery_latency`.
 ///
@@ -97,4 +103,28 @@ pub fn relay_keys() -> Result<()> {
 /// Any error that stops the program.
 pub fn retention() -> Result<()> {
     program::main::<Retention>()
+}
+
+/// The program `saga_rate`.
+///
+/// # Errors
+/// Any error that stops the program.
+pub fn saga_rate() -> Result<()> {
+    program::main::<SagaRate>()
+}
+
+/// The program `scheduled`.
+///
+/// # Errors
+/// Any error that stops the program.
+pub fn scheduled() -> Result<()> {
+    program::main::<Scheduled>()
+}
+
+/// The program `skipping`.
+///
+/// # Errors
+/// Any error that stops the program.
+pub fn skipping() -> Result<()> {
+    program::main::<Skipping>()
 }

@@ -3,6 +3,9 @@
 //! Each writer has its own connection and commits one transaction after the other. *Three statements*: it takes stock,
 //! and inserts an order and a payment. *One statement*: it inserts an order. Both run with and without one event of 256
 //! bytes, which is written through `pillarbox::outbox::publish`.
+//!
+//! An event that travels with the commit (`publish_with_commit`) needs the transaction `Tx`, which takes its connection
+//! from a pool. So it is compared with the same transaction in a `Tx` without an event.
 
 use std::borrow::Cow;
 use std::sync::Arc;
@@ -11,10 +14,12 @@ use std::time::Instant;
 
 use anyhow::Result;
 use clap::Args;
+use pillarbox::Tx;
 use pillarbox::event::Event;
 use pillarbox_testkit::Servers;
 use serde::{Deserialize, Serialize};
-use sqlx::{Connection, PgConnection};
+use sqlx::postgres::PgPoolOptions;
+use sqlx::{Connection, PgConnection, PgPool};
 use tokio::task::JoinSet;
 
 use crate::backlog::{EVENT_TYPE, Outbox, SUBJECT};
@@ -49,8 +54,19 @@ pub struct OutboxRate {
 struct Way {
     name: &'static str,
     statements: Statements,
-    event: bool,
+    event: Published,
     relay: bool,
+}
+
+#[derive(Clone, Copy, PartialEq)]
+enum Published {
+    No,
+    /// By a statement of its own, in a transaction of sqlx.
+    ByStatement,
+    /// Not at all, in a `Tx`.
+    NotInTx,
+    /// Together with the commit, in a `Tx`.
+    WithCommit,
 }
 
 #[derive(Clone, Copy, PartialEq)]
@@ -61,21 +77,25 @@ enum Statements {
     Alone,
 }
 
-const fn way(name: &'static str, statements: Statements, event: bool, relay: bool) -> Way {
+const fn way(name: &'static str, statements: Statements, event: Published, relay: bool) -> Way {
     Way { name, statements, event, relay }
 }
 
-const THREE: [Way; 3] = [
-    way("without", Statements::Three, false, false),
-    way("with event", Statements::Three, true, false),
-    way("with event, relay at work", Statements::Three, true, true),
+const THREE: [Way; 5] = [
+    way("without", Statements::Three, Published::No, false),
+    way("with event", Statements::Three, Published::ByStatement, false),
+    way("with event, relay at work", Statements::Three, Published::ByStatement, true),
+    way("without, in a Tx", Statements::Three, Published::NotInTx, false),
+    way("event with the commit", Statements::Three, Published::WithCommit, false),
 ];
 
-const ONE: [Way; 4] = [
-    way("without", Statements::One, false, false),
-    way("with event", Statements::One, true, false),
-    way("with event, relay at work", Statements::One, true, true),
-    way("without, autocommit", Statements::Alone, false, false),
+const ONE: [Way; 6] = [
+    way("without", Statements::One, Published::No, false),
+    way("with event", Statements::One, Published::ByStatement, false),
+    way("with event, relay at work", Statements::One, Published::ByStatement, true),
+    way("without, autocommit", Statements::Alone, Published::No, false),
+    way("without, in a Tx", Statements::One, Published::NotInTx, false),
+    way("event with the commit", Statements::One, Published::WithCommit, false),
 ];
 
 #[derive(Serialize, Deserialize)]
@@ -93,9 +113,8 @@ const NOTE: &str = "Leave it with the neighbours on the second floor, ring twice
 
 impl Event for OrderPlaced {
     const TYPE: &'static str = EVENT_TYPE;
-    fn topic(&self) -> Cow<'_, str> {
-        SUBJECT.into()
-    }
+    const TOPIC: &'static str = SUBJECT;
+
     fn key(&self) -> Option<Cow<'_, str>> {
         Some(self.item.to_string().into())
     }
@@ -113,8 +132,8 @@ impl Subject for OutboxRate {
         sqlx::raw_sql(TABLES).execute(outbox.pool()).await?;
         new_stream(&servers.nats).await?;
         let mut tables = Vec::new();
-        for (name, ways, goal) in
-            [("three statements", &THREE[..], 0.85), ("one statement", &ONE[..], 0.75)]
+        for (name, ways, goal, with_commit) in
+            [("three statements", &THREE[..], 0.85, 0.90), ("one statement", &ONE[..], 0.75, 0.87)]
         {
             let title =
                 format!("Transactions of {name}, {} writers, default durability", self.writers);
@@ -126,6 +145,8 @@ impl Subject for OutboxRate {
                 .await?;
             table.ratio("with event", "without", Some(Goal::AtLeast(goal)))?;
             table.ratio("with event, relay at work", "without", None)?;
+            let goal = Goal::AtLeast(with_commit);
+            table.ratio("event with the commit", "without, in a Tx", Some(goal))?;
             tables.push(table);
         }
         outbox.remove().await?;
@@ -143,9 +164,9 @@ impl OutboxRate {
         };
         let mut connections = Vec::new();
         for _ in 0..self.writers {
-            let mut connection = PgConnection::connect(outbox.url()).await?;
+            let mut connection = Writer::connect(outbox.url(), way).await?;
             // Prepare the statements before the clock starts.
-            transact(&mut connection, way, u64::MAX / 2 + connections.len() as u64).await?;
+            connection.transact(way, u64::MAX / 2 + connections.len() as u64).await?;
             connections.push(connection);
         }
         let next = Arc::new(AtomicU64::new(0));
@@ -159,7 +180,7 @@ impl OutboxRate {
                     if order >= last {
                         return Ok(());
                     }
-                    transact(&mut connection, way, order).await?;
+                    connection.transact(way, order).await?;
                 }
             });
         }
@@ -175,32 +196,70 @@ impl OutboxRate {
     }
 }
 
-/// One business transaction.
-async fn transact(connection: &mut PgConnection, way: Way, order: u64) -> Result<()> {
-    let (item, cents) = (order.wrapping_mul(7919) % ITEMS, 1_995_i64);
-    if way.statements == Statements::Alone {
-        return insert_order(connection, order, item, cents).await;
+/// What a writer has for itself: a connection, or a pool of one.
+enum Writer {
+    Connection(PgConnection),
+    Pool(PgPool),
+}
+
+impl Writer {
+    async fn connect(url: &str, way: Way) -> Result<Self> {
+        match way.event {
+            Published::No | Published::ByStatement => {
+                Ok(Self::Connection(PgConnection::connect(url).await?))
+            }
+            Published::NotInTx | Published::WithCommit => {
+                Ok(Self::Pool(PgPoolOptions::new().max_connections(1).connect(url).await?))
+            }
+        }
     }
-    let mut tx = connection.begin().await?;
+
+    /// One business transaction.
+    async fn transact(&mut self, way: Way, order: u64) -> Result<()> {
+        let (item, cents) = (order.wrapping_mul(7919) % ITEMS, 1_995_i64);
+        let placed = OrderPlaced { order, item, cents, note: NOTE.into() };
+        match self {
+            Self::Connection(connection) if way.statements == Statements::Alone => {
+                insert_order(connection, order, item, cents).await?;
+            }
+            Self::Connection(connection) => {
+                let mut tx = connection.begin().await?;
+                business(&mut tx, way, &placed).await?;
+                if way.event == Published::ByStatement {
+                    pillarbox::outbox::publish(&mut tx, &placed).await?;
+                }
+                tx.commit().await?;
+            }
+            Self::Pool(pool) => {
+                let mut tx = Tx::open(pool).await?;
+                business(&mut tx, way, &placed).await?;
+                if way.event == Published::WithCommit {
+                    pillarbox::outbox::publish_with_commit(&mut tx, &placed).await?;
+                }
+                tx.commit().await?;
+            }
+        }
+        Ok(())
+    }
+}
+
+/// The business statements of a transaction.
+async fn business(connection: &mut PgConnection, way: Way, placed: &OrderPlaced) -> Result<()> {
+    let &OrderPlaced { order, item, cents, .. } = placed;
     if way.statements == Statements::Three {
         sqlx::query("update items set stock = stock - 1 where id = $1")
             .bind(item as i64)
-            .execute(&mut *tx)
+            .execute(&mut *connection)
             .await?;
     }
-    insert_order(&mut tx, order, item, cents).await?;
+    insert_order(connection, order, item, cents).await?;
     if way.statements == Statements::Three {
         sqlx::query("insert into payments (order_id, cents) values ($1, $2)")
             .bind(order as i64)
             .bind(cents)
-            .execute(&mut *tx)
+            .execute(&mut *connection)
             .await?;
     }
-    if way.event {
-        let placed = OrderPlaced { order, item, cents, note: NOTE.into() };
-        pillarbox::outbox::publish(&mut tx, &placed).await?;
-    }
-    tx.commit().await?;
     Ok(())
 }
 

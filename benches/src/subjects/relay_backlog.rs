@@ -4,23 +4,17 @@
 //! million. For comparison, the same number of messages is published without a database, because a growing stream has a
 //! cost of its own.
 
-use std::env;
-use std::process::Stdio;
-use std::time::Duration;
-
-use anyhow::{Context, Result, ensure};
+use anyhow::{Result, ensure};
 use clap::Args;
 use pillarbox_testkit::Servers;
 use serde::Serialize;
-use tokio::process::Command;
-use tokio::time::timeout;
 
 use crate::backlog::Outbox;
-use crate::machine::memory_of;
 use crate::plot::{Line, Plot};
 use crate::program::{Findings, Subject};
 use crate::progress::Progress;
 use crate::raw;
+use crate::relay_process::RelayProcess;
 use crate::shipping::new_stream;
 use crate::table::Table;
 use crate::unit::{Goal, Unit, count};
@@ -101,21 +95,11 @@ impl RelayBacklog {
     async fn ship(&self, servers: &Servers) -> Result<(Progress, f64)> {
         let mut stream = new_stream(&servers.nats).await?;
         let outbox = Outbox::with_backlog(&servers.postgres, self.events, Some(KEYS)).await?;
-        let program = env::current_exe()?;
-        let folder = program.ancestors().nth(2).context("this program is in no target folder")?;
-        let mut relay = Command::new(folder.join("relay_process"))
-            .env("DATABASE_URL", outbox.url())
-            .env("NATS_URL", servers.nats.url())
-            .stdin(Stdio::piped())
-            .kill_on_drop(true)
-            .spawn()
-            .context("starting relay_process, which Cargo builds with the benchmarks")?;
-        let pid = relay.id().context("the relay has ended")?;
-        let memory = |field| memory_of(pid, field).map_or(0.0, |bytes| bytes as f64 / MEBIBYTE);
+        let relay = RelayProcess::start(&outbox, &servers.nats)?;
+        let memory = |field| relay.memory(field) as f64 / MEBIBYTE;
         let progress = Progress::watch(&mut stream, self.events, || memory("VmRSS")).await?;
         let peak = memory("VmHWM");
-        drop(relay.stdin.take());
-        ensure!(timeout(Duration::from_secs(20), relay.wait()).await??.success(), "it failed");
+        relay.stop().await?;
         let stored = stream.info().await?.state.messages;
         ensure!(stored == self.events, "{stored} messages are stored, of {} events", self.events);
         outbox.remove().await?;

@@ -26,7 +26,7 @@ use crate::unit::{Unit, count};
 
 const PAUSE: Duration = Duration::from_millis(5);
 /// Longer than the age of the rows, so nothing is removed.
-const LONG: u64 = 86_400;
+const LONG: Duration = Duration::from_secs(86_400);
 const PHASES: [&str; 3] = ["nothing to remove", "while removing", "afterwards"];
 const SHARES: [(&str, f64); 4] = [("p50", 0.5), ("p99", 0.99), ("p99.9", 0.999), ("max", 1.0)];
 
@@ -67,7 +67,7 @@ impl Subject for Retention {
         let before = self.writing(&outbox, &quiet).await?;
         relay.stop().await?;
 
-        let relay = start(&outbox, &servers.nats, 1)?;
+        let relay = start(&outbox, &servers.nats, Duration::from_secs(1))?;
         let begin = Instant::now();
         // Counted by position, so that the writers' rows do not matter.
         let rows = self.rows;
@@ -109,8 +109,8 @@ impl Subject for Retention {
     }
 }
 
-fn start(outbox: &Outbox, nats: &Nats, retention_s: u64) -> Result<Shipping> {
-    Shipping::start_with(RelayConfig { retention_s, ..config(outbox, nats) })
+fn start(outbox: &Outbox, nats: &Nats, retention: Duration) -> Result<Shipping> {
+    Shipping::start_with(RelayConfig { retention, ..config(outbox, nats) })
 }
 
 async fn wait_until(outbox: &Outbox, condition: &str) -> Result<()> {

@@ -1,11 +1,21 @@
 //! `pillarbox dead-letters`.
 
-use clap::{Args, Subcommand};
-use pillarbox_store::dead_letters::{DeadLetter, DeadLetters, Filter, Side, State};
+mod change;
+mod summary;
 
-use super::limit::{Limit, Unanswered};
-use super::settings::{Flags, Tables};
-use super::{Done, age, print, print_json};
+use clap::{Args, Subcommand};
+use pillarbox_store::SchemaError;
+use pillarbox_store::actions::{ActionFilter, Actions};
+use pillarbox_store::dead_letters::{DeadLetter, DeadLetters, Filter, LetterState, Side};
+use pillarbox_store::dead_letters::{Groups, brief};
+
+use self::change::{Content, Pace};
+use self::summary::Summary;
+use super::ages::seconds;
+use super::limit::Limit;
+use super::place::Place;
+use super::signature::Signature;
+use super::{Done, age, print, print_json_lines};
 use crate::terminal::harmless;
 
 /// Look at events that were given up, try them again, or discard them.
@@ -17,10 +27,17 @@ pub(crate) struct DeadLettersCommand {
 
 #[derive(Debug, Subcommand)]
 enum Action {
+    /// Count them by relay or consumer, event type, reason and kind of error. Begin here.
+    ///
+    /// Errors are of one kind if they differ only in numbers, ids and quoted values.
+    Summary(Summary),
     /// List them, oldest first.
     List {
         #[command(flatten)]
         which: Which,
+        /// Those in this state instead of the unresolved ones: dead, parked, discarded or retried.
+        #[arg(long, value_parser = state)]
+        state: Option<LetterState>,
         /// List at most this many.
         #[arg(long, default_value_t = 50)]
         limit: i64,
@@ -28,7 +45,7 @@ enum Action {
         #[arg(long)]
         json: bool,
     },
-    /// Show one completely, with its headers.
+    /// Show one completely, with its headers, what operators have done to it, and what it was before it was edited.
     Show {
         #[command(flatten)]
         which: Which,
@@ -37,6 +54,9 @@ enum Action {
         /// Write the payload, and only that, to standard output.
         #[arg(long)]
         payload: bool,
+        /// With --payload: the payload with which an edited event was published.
+        #[arg(long, requires = "payload")]
+        original: bool,
     },
     /// Try them again.
     Retry {
@@ -44,24 +64,49 @@ enum Action {
         which: Which,
         #[command(flatten)]
         chosen: Chosen,
+        #[command(flatten)]
+        pace: Pace,
     },
-    /// Discard them: they will not be shipped or handled.
+    /// Discard them: they will not be shipped or handled. `restore` undoes that until retention removes them.
     Discard {
         #[command(flatten)]
         which: Which,
         #[command(flatten)]
         chosen: Chosen,
     },
+    /// Make discarded ones dead again, so that they can be retried.
+    Restore {
+        #[command(flatten)]
+        which: Which,
+        #[command(flatten)]
+        chosen: Chosen,
+    },
+    /// Change the payload or headers of dead ones, before they are retried. The original content is kept.
+    ///
+    /// The event keeps its id, source, type, topic and key, so it is still handled once at most.
+    Edit {
+        #[command(flatten)]
+        which: Which,
+        #[command(flatten)]
+        chosen: Chosen,
+        #[command(flatten)]
+        content: Content,
+    },
 }
 
 #[derive(Debug, Args)]
 struct Which {
     #[command(flatten)]
-    flags: Flags<Tables>,
-    #[command(flatten)]
-    limit: Limit,
+    place: Place,
     #[command(flatten)]
     side: SideFlags,
+    #[command(flatten)]
+    only: Only,
+}
+
+/// The filters.
+#[derive(Debug, Args)]
+struct Only {
     /// Only those of this relay or consumer.
     #[arg(long, value_name = "NAME")]
     owner: Option<String>,
@@ -84,6 +129,18 @@ struct Which {
     /// dead letters.
     #[arg(long, value_name = "NUMBER")]
     letter: Option<i64>,
+    /// Only those of events of this type.
+    #[arg(long = "type", value_name = "TYPE")]
+    event_type: Option<String>,
+    /// Only those whose error contains this text, in upper or lower case. `%` stands for any text.
+    #[arg(long, value_name = "TEXT")]
+    error_like: Option<String>,
+    /// Only those of this group. `summary` shows the groups.
+    #[arg(long, value_name = "GROUP")]
+    group: Option<String>,
+    /// Only those given up at most this long ago: 90s, 15m, 1h or 2d. A number without a unit is in seconds.
+    #[arg(long, value_name = "AGE", value_parser = seconds)]
+    since: Option<i64>,
     /// Only those given up at least this long ago: 90s, 15m, 1h or 2d. A number without a unit is in seconds.
     #[arg(long, value_name = "AGE", default_value = "0", value_parser = seconds)]
     older_than: i64,
@@ -111,23 +168,54 @@ struct Chosen {
     /// Only say what would be done.
     #[arg(long)]
     dry_run: bool,
+    /// At most this many, the oldest first.
+    #[arg(long, value_name = "LETTERS", value_parser = clap::value_parser!(i64).range(1..))]
+    limit: Option<i64>,
+    /// Do it without asking, however many there are.
+    #[arg(long)]
+    yes: bool,
+    #[command(flatten)]
+    signature: Signature,
 }
 
-/// How many dead letters `--all` loads at a time, with their payloads.
-const PAGE: i64 = 50;
-/// How many dead letters `--dry-run` shows.
-const SHOWN: i64 = 20;
+/// How many characters of an error `list` shows.
+const ERROR: usize = 80;
 
 impl Which {
     async fn letters(&self) -> Result<Letters, Failed> {
-        let config = self.flags.outbox()?;
-        let database = self.limit.database(&config.database_url)?;
-        let pool = self.limit.ask("let this command in", database.pool(2)).await?;
         let side = if self.side.outbox { Side::Outbox } else { Side::Inbox };
-        Ok(Letters { letters: DeadLetters::new(pool, &config.schema, side)?, limit: self.limit })
+        Ok(Open::at(&self.place).await?.letters(side)?)
     }
 
-    fn filter(&self, event_id: Option<&String>, state: Option<State>) -> Filter {
+    fn filter(&self, event_id: Option<&String>, state: Option<LetterState>) -> Filter {
+        self.only.filter(event_id, state)
+    }
+}
+
+/// The database.
+struct Open {
+    pool: sqlx::PgPool,
+    schema: String,
+    limit: Limit,
+}
+
+impl Open {
+    async fn at(place: &Place) -> Result<Self, Failed> {
+        let (database, schema) = place.database()?;
+        let limit = place.limit;
+        let pool = limit.ask("let this command in", database.pool(2)).await?;
+        Ok(Self { pool, schema, limit })
+    }
+
+    fn letters(&self, side: Side) -> Result<Letters, SchemaError> {
+        let letters = DeadLetters::new(self.pool.clone(), &self.schema, side)?;
+        let (pool, schema) = (self.pool.clone(), self.schema.clone());
+        Ok(Letters { letters, side, limit: self.limit, pool, schema })
+    }
+}
+
+impl Only {
+    fn filter(&self, event_id: Option<&String>, state: Option<LetterState>) -> Filter {
         Filter {
             event_id: event_id.cloned(),
             reason: self.reason.clone(),
@@ -138,8 +226,39 @@ impl Which {
             state,
             position: self.position,
             source: self.source.clone(),
-            letter: self.letter,
+            letters: self.letter.map(|letter| vec![letter]),
+            event_type: self.event_type.clone(),
+            error_like: self.error_like.clone(),
+            since_s: self.since,
+            group: self.group.clone(),
         }
+    }
+
+    /// Each filter by itself: its flag and its value.
+    fn each_alone(&self) -> Vec<(&'static str, String, Filter)> {
+        let all = self.filter(None, None);
+        let any = Filter::default;
+        let number = |number: i64| number.to_string();
+        let filters = [
+            ("--owner", all.owner.clone(), Filter { owner: all.owner, ..any() }),
+            ("--type", all.event_type.clone(), Filter { event_type: all.event_type, ..any() }),
+            ("--reason", all.reason.clone(), Filter { reason: all.reason, ..any() }),
+            ("--topic", all.topic.clone(), Filter { topic: all.topic, ..any() }),
+            ("--key", all.key.clone(), Filter { key: all.key, ..any() }),
+            ("--source", all.source.clone(), Filter { source: all.source, ..any() }),
+            ("--position", all.position.map(number), Filter { position: all.position, ..any() }),
+            ("--letter", self.letter.map(number), Filter { letters: all.letters, ..any() }),
+            ("--group", all.group.clone(), Filter { group: all.group, ..any() }),
+            (
+                "--error-like",
+                all.error_like.clone(),
+                Filter { error_like: all.error_like, ..any() },
+            ),
+        ];
+        filters
+            .into_iter()
+            .filter_map(|(flag, value, filter)| Some((flag, value?, filter)))
+            .collect()
     }
 }
 
@@ -148,7 +267,10 @@ type Failed = Box<dyn std::error::Error>;
 /// The dead letters, with a time limit for every request.
 struct Letters {
     letters: DeadLetters,
+    side: Side,
     limit: Limit,
+    pool: sqlx::PgPool,
+    schema: String,
 }
 
 impl Letters {
@@ -164,132 +286,167 @@ impl Letters {
         self.limit.ask("count the dead letters", self.letters.count(filter)).await
     }
 
-    async fn retry(&self, letter: &DeadLetter) -> Result<bool, Failed> {
-        self.limit.ask("have a dead letter retried", self.letters.retry(letter)).await
+    async fn numbers(&self, filter: &Filter, most: i64) -> Result<Vec<i64>, Failed> {
+        self.limit.ask("list the dead letters", self.letters.numbers(filter, most)).await
     }
 
-    async fn discard(&self, letter: &DeadLetter) -> Result<bool, Failed> {
-        self.limit.ask("discard a dead letter", self.letters.discard(letter)).await
+    /// Says which of the filters match nothing even alone, because their values may be misspelt, and what would match.
+    async fn say_unknown(&self, only: &Only) -> Done {
+        let mut all = None;
+        for (flag, value, filter) in only.each_alone() {
+            if self.count(&filter).await? > 0 {
+                continue;
+            }
+            let groups = match &all {
+                Some(groups) => groups,
+                None => all.insert(self.groups(&Filter::default()).await?),
+            };
+            let known = known(flag, groups);
+            let side = name(self.side);
+            let known = match known.is_empty() {
+                true => "`pillarbox dead-letters summary` shows what there is".to_owned(),
+                false => format!("there are {}", known.join(", ")),
+            };
+            let said =
+                format!("no unresolved dead letter of the {side} matches {flag} {value}; {known}");
+            eprintln!("pillarbox: {}", harmless(&said));
+        }
+        Ok(())
+    }
+
+    async fn groups(&self, filter: &Filter) -> Result<Groups, Failed> {
+        self.limit.ask("read the errors of the dead letters", self.letters.groups(filter)).await
     }
 }
 
 impl DeadLettersCommand {
     pub(crate) async fn run(self) -> Done {
         match self.action {
-            Action::List { which, limit, json } => {
-                let found = which.letters().await?.list(&which.filter(None, None), limit).await?;
+            Action::Summary(command) => command.run().await,
+            Action::List { which, state, limit, json } => {
+                let (letters, filter) = (which.letters().await?, which.filter(None, state));
+                let found = letters.list(&filter, limit).await?;
+                if found.is_empty() {
+                    letters.say_unknown(&which.only).await?;
+                }
                 if json {
-                    let lines: Result<String, _> = found
-                        .iter()
-                        .map(|letter| serde_json::to_string(letter).map(|line| line + "\n"))
-                        .collect();
-                    return print_json(&lines?);
+                    return print_json_lines(&found);
                 }
                 let mut text = table(&found);
-                if found.len() as i64 == limit {
-                    text += &format!("(the first {limit}; there may be more)\n");
+                if !found.is_empty() {
+                    let (shown, total) = (found.len(), letters.count(&filter).await?);
+                    text += &match i64::try_from(shown) {
+                        Ok(shown) if shown < total => {
+                            format!("(the oldest {shown} of {total}; --limit shows more)\n")
+                        }
+                        _ => format!("({shown} in total)\n"),
+                    };
                 }
                 print(&text)
             }
-            Action::Show { which, event_id, payload } => {
-                let letters = which.letters().await?;
-                let filter = which.filter(Some(&event_id), None);
-                let found = letters.list(&filter, 100).await?;
-                if found.is_empty() {
-                    return Err(format!("no unresolved dead letter {event_id}").into());
-                }
-                match found.as_slice() {
-                    [letter] if payload => {
-                        let filter = Filter { letter: Some(letter.letter), ..filter };
-                        let whole = letters.first(&filter).await?;
-                        print(&whole.unwrap_or_else(|| letter.clone()).payload)
-                    }
-                    _ if payload => Err(ambiguous(&event_id, &found).into()),
-                    _ => print(&found.iter().map(whole).collect::<String>()),
-                }
+            Action::Show { which, event_id, payload, original } => {
+                show(&which, &event_id, payload, original).await
             }
-            Action::Retry { which, chosen } => {
-                let letters = which.letters().await?;
-                let dead = Some(State::Dead);
-                let retry = async |letter: &DeadLetter| letters.retry(letter).await;
-                each(&letters, &which, &chosen, dead, "retried", retry).await
-            }
-            Action::Discard { which, chosen } => {
-                let letters = which.letters().await?;
-                let discard = async |letter: &DeadLetter| letters.discard(letter).await;
-                each(&letters, &which, &chosen, None, "discarded", discard).await
-            }
+            Action::Retry { which, chosen, pace } => change::retry(which, chosen, pace).await,
+            Action::Discard { which, chosen } => change::discard(which, chosen).await,
+            Action::Restore { which, chosen } => change::restore(which, chosen).await,
+            Action::Edit { which, chosen, content } => change::edit(which, chosen, content).await,
         }
     }
 }
 
-/// Applies `act` to each chosen dead letter, page by page, and prints how many it was applied to. After a failure it
-/// continues with the others and returns an error at the end. If the database does not answer, it stops at once.
-async fn each(
-    letters: &Letters,
-    which: &Which,
-    chosen: &Chosen,
-    state: Option<State>,
-    done_word: &str,
-    act: impl AsyncFn(&DeadLetter) -> Result<bool, Failed>,
-) -> Done {
-    let filter = which.filter(chosen.event_id.as_ref(), state);
-    if let Some(event_id) = &chosen.event_id {
-        let mut found = letters.list(&filter, SHOWN).await?;
-        found.sort_by(|one, other| one.owner.cmp(&other.owner));
-        let of_one = |pair: &[DeadLetter]| pair[0].owner == pair[1].owner;
-        if found.windows(2).any(of_one) {
-            return Err(ambiguous(event_id, &found).into());
+async fn show(which: &Which, event_id: &String, payload: bool, original: bool) -> Done {
+    let letters = which.letters().await?;
+    let mut found = Vec::new();
+    for state in [None, Some(LetterState::Discarded), Some(LetterState::Retried)] {
+        if found.is_empty() {
+            found = letters.list(&which.filter(Some(event_id), state), 100).await?;
         }
     }
-    let started = std::time::Instant::now();
-    if chosen.dry_run {
-        let first = letters.list(&filter, SHOWN).await?;
-        let count = letters.count(&filter).await?;
-        let more = if count > SHOWN { format!("(the first {SHOWN})\n") } else { String::new() };
-        return print(&format!(
-            "{}{more}{count} would be {done_word}; nothing was done\n",
-            table(&first)
-        ));
+    if found.is_empty() {
+        return Err(format!("no dead letter {event_id}").into());
     }
-    let (mut done, mut failed) = (0_u64, 0_i64);
-    loop {
-        // Those that failed are still there, at the front.
-        let page = letters.list(&filter, PAGE + failed).await?;
-        let fresh: Vec<_> = page
-            .into_iter()
-            .skip(usize::try_from(failed).unwrap_or(usize::MAX))
-            // Leave out those that have failed again since this command started.
-            .filter(|letter| letter.age_seconds >= started.elapsed().as_secs_f64())
-            .collect();
-        if fresh.is_empty() {
-            break;
+    match found.as_slice() {
+        [letter] if original => match letters.original(letter).await? {
+            Some((_, payload)) => print(&payload),
+            None => Err(format!("dead letter {event_id} was not edited").into()),
+        },
+        [letter] if payload => {
+            let (letters_, state) = (Some(vec![letter.letter]), Some(letter.state));
+            let filter = Filter { letters: letters_, state, ..Filter::default() };
+            let whole = letters.first(&filter).await?;
+            print(&whole.unwrap_or_else(|| letter.clone()).payload)
         }
-        for letter in &fresh {
-            match act(letter).await {
-                Ok(true) => done += 1,
-                Ok(false) => {}
-                Err(error) if error.is::<Unanswered>() => {
-                    eprintln!("{done} {done_word} before that");
-                    return Err(error);
-                }
-                Err(error) => {
-                    failed += 1;
-                    eprintln!("pillarbox: {}", harmless(&pillarbox_store::full_text(&*error)));
-                }
+        _ if payload => Err(ambiguous(event_id, &found).into()),
+        _ => {
+            let mut text = String::new();
+            for letter in &found {
+                text += &whole(letter);
+                text += &letters.history(letter).await?;
             }
-        }
-        if fresh.len() as i64 == PAGE {
-            eprintln!("{done} {done_word} so far");
+            print(&text)
         }
     }
-    print(&format!("{done} {done_word}\n"))?;
-    match (failed, done, &chosen.event_id) {
-        (0, 0, Some(event_id)) => {
-            Err(format!("no dead letter {event_id} could be {done_word}").into())
+}
+
+impl Letters {
+    async fn original(
+        &self,
+        letter: &DeadLetter,
+    ) -> Result<Option<(std::collections::BTreeMap<String, String>, bytes::Bytes)>, Failed> {
+        let original = self.letters.original(letter.letter);
+        self.limit.ask("show what the letter was", original).await
+    }
+
+    /// What operators have done to a letter, and what it was before that.
+    async fn history(&self, letter: &DeadLetter) -> Result<String, Failed> {
+        let mut lines = Vec::new();
+        if let Some((headers, payload)) = self.original(letter).await? {
+            let what = "bytes (--payload --original writes it out)";
+            lines.push(("original", format!("{} {what}", payload.len())));
+            let changed =
+                headers.iter().filter(|(name, value)| letter.headers.get(*name) != Some(*value));
+            lines.extend(changed.map(|(name, value)| ("original", format!("{name}: {value}"))));
         }
-        (0, ..) => Ok(()),
-        (failed, ..) => Err(format!("{failed} failed").into()),
+        let kind = match self.side {
+            Side::Outbox => "outbox-letters",
+            Side::Inbox => "inbox-letters",
+        };
+        let mut filter = ActionFilter::default();
+        (filter.what, filter.letter) = (Some(kind.to_owned()), Some(letter.letter));
+        let actions = Actions::new(self.pool.clone(), &self.schema)?;
+        let found = self.limit.ask("list what was done", actions.list(&filter, 20)).await?;
+        lines.extend(found.iter().map(|action| {
+            let note = action.note.as_ref().map(|note| format!(": {note}")).unwrap_or_default();
+            let verb = action.what.rsplit('.').next().unwrap_or_default();
+            ("action", format!("{} {verb} by {} ({}){note}", action.at, action.who, action.role))
+        }));
+        Ok(lines.iter().map(|(name, value)| format!("{name:<8}  {}\n", harmless(value))).collect())
+    }
+}
+
+fn state(text: &str) -> Result<LetterState, String> {
+    LetterState::read(text)
+        .map_err(|_| "a state must be dead, parked, discarded or retried".to_owned())
+}
+
+/// The values of a flag that match something, at most ten.
+fn known(flag: &str, groups: &Groups) -> Vec<String> {
+    let of = |group: &pillarbox_store::dead_letters::Group| match flag {
+        "--owner" => Some(group.owner.clone()),
+        "--type" => group.event_type.clone(),
+        "--reason" => Some(group.reason.clone()),
+        "--group" => Some(group.group.clone()),
+        _ => None,
+    };
+    let values: std::collections::BTreeSet<String> = groups.groups.iter().filter_map(of).collect();
+    values.into_iter().take(10).collect()
+}
+
+fn name(side: Side) -> &'static str {
+    match side {
+        Side::Outbox => "outbox",
+        Side::Inbox => "inbox",
     }
 }
 
@@ -315,19 +472,20 @@ fn table(letters: &[DeadLetter]) -> String {
         return "no dead letters\n".to_owned();
     }
     let mut text = format!(
-        "{:<36}  {:<16}  {:<24}  {:<12}  {:<6}  {:>8}  error\n",
-        "event id", "owner", "topic", "reason", "state", "age"
+        "{:<36}  {:<16}  {:<24}  {:<24}  {:<12}  {:<6}  {:>8}  error\n",
+        "event id", "owner", "type", "topic", "reason", "state", "age"
     );
     for letter in letters {
         let line = format!(
-            "{:<36}  {:<16}  {:<24}  {:<12}  {:<6}  {:>8}  {}",
+            "{:<36}  {:<16}  {:<24}  {:<24}  {:<12}  {:<6}  {:>8}  {}",
             letter.event_id,
             letter.owner,
+            letter.event_type.as_deref().unwrap_or("(no event)"),
             letter.topic,
             letter.reason,
             letter.state,
             age(letter.age_seconds),
-            letter.error.chars().take(80).collect::<String>(),
+            brief(&letter.error, ERROR),
         );
         text += &harmless(&line);
         text.push('\n');
@@ -347,6 +505,7 @@ fn whole(letter: &DeadLetter) -> String {
         ("reason", letter.reason.clone()),
         ("error", letter.error.clone()),
         ("attempts", letter.attempts.to_string()),
+        ("edited", letter.edited_at.clone().unwrap_or("no".into())),
         ("age", age(letter.age_seconds)),
         ("payload", format!("{} bytes (--payload writes it out)", letter.payload_bytes)),
     ];
@@ -359,38 +518,4 @@ fn whole(letter: &DeadLetter) -> String {
     lines.push(("letter", letter.letter.to_string()));
     lines.extend(letter.headers.iter().map(|(name, value)| ("header", format!("{name}: {value}"))));
     lines.iter().map(|(name, value)| format!("{name:<8}  {}\n", harmless(value))).collect()
-}
-
-/// Reads an age such as `90s`, `15m`, `1h` or `2d`.
-fn seconds(text: &str) -> Result<i64, String> {
-    let (number, unit) = text.split_at(text.trim_end_matches(|c: char| !c.is_ascii_digit()).len());
-    let unit = match unit {
-        "" | "s" => 1,
-        "m" => 60,
-        "h" => 3_600,
-        "d" => 86_400,
-        _ => return Err("an age must be a number followed by s, m, h or d, such as 15m".into()),
-    };
-    if number.is_empty() || !number.bytes().all(|byte| byte.is_ascii_digit()) {
-        return Err("an age must begin with a number, such as 15m".into());
-    }
-    let number: Option<i64> = number.parse().ok();
-    number.and_then(|number| number.checked_mul(unit)).ok_or_else(|| "the age is too large".into())
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn an_age_has_a_unit_or_is_in_seconds() {
-        for (text, wanted) in
-            [("0", 0), ("90", 90), ("90s", 90), ("15m", 900), ("1h", 3_600), ("2d", 172_800)]
-        {
-            assert_eq!(seconds(text), Ok(wanted), "{text}");
-        }
-        for text in ["", "h", "1w", "1.5h", "-1h", "1hh", "9223372036854775807d"] {
-            assert!(seconds(text).is_err(), "{text}");
-        }
-    }
 }

@@ -12,7 +12,8 @@ use crate::terminal::harmless;
 
 /// Check the database, the outbox, the broker and its streams, and say what to fix.
 ///
-/// It only reads, and needs no more rights than the relay has: run it with the relay's DATABASE_URL and NATS_URL.
+/// It only reads, and needs no more rights than the relay has: run it with the relay's DATABASE_URL and NATS_URL. Of a
+/// database that only consumes, it checks the inbox and the broker.
 /// Each finding is ok, warn or fail, with a remedy where there is something to do.
 #[derive(Debug, Args)]
 pub(crate) struct DoctorCommand {

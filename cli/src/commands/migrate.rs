@@ -2,10 +2,10 @@
 
 mod watch;
 
-use crate::grants::{self, Duty, Roles, Tables};
 use clap::{Args, ValueEnum};
 use pillarbox_outbox::Migrated;
 use pillarbox_relay::Database;
+use pillarbox_store::grants::{self, Duty, Roles, Tables};
 
 use super::Done;
 use super::limit::Limit;
@@ -28,8 +28,8 @@ pub(crate) struct Migrate {
     /// The prefix of the roles' names, for --print-grants.
     #[arg(long, value_name = "PREFIX", default_value = "pillarbox", requires = "print_grants")]
     role_prefix: String,
-    /// The role for one duty, for --print-grants: writer, relay, consumer or operator. May be given several
-    /// times.
+    /// The role for one duty, for --print-grants: writer, relay, consumer, trail or operator. May be given
+    /// several times.
     #[arg(long, value_name = "DUTY=ROLE", value_parser = duty_and_role, requires = "print_grants")]
     role: Vec<(Duty, String)>,
     #[command(flatten)]
@@ -44,8 +44,20 @@ enum Set {
     Outbox,
     /// The consumer's: inbox, failures, dead letters.
     Inbox,
-    /// Both.
+    /// The trail's: what went through the streams, without payloads. Only where you want `pillarbox trail`.
+    Trail,
+    /// Outbox and inbox.
     All,
+}
+
+impl Set {
+    fn has_outbox(self) -> bool {
+        matches!(self, Self::Outbox | Self::All)
+    }
+
+    fn has_inbox(self) -> bool {
+        matches!(self, Self::Inbox | Self::All)
+    }
 }
 
 impl Migrate {
@@ -60,11 +72,14 @@ impl Migrate {
             return super::print(&self.grants(&config.schema)?);
         }
         if self.print {
-            if self.set != Set::Inbox {
+            if self.set.has_outbox() {
                 print(&pillarbox_outbox::migrations(&config.schema)?);
             }
-            if self.set != Set::Outbox {
+            if self.set.has_inbox() {
                 print(&inbox);
+            }
+            if self.set == Set::Trail {
+                print(&pillarbox_trail::migrations(&config.schema)?);
             }
             return Ok(());
         }
@@ -73,14 +88,19 @@ impl Migrate {
         let database = Database::new(&config.database_url, &name)?;
         let watch = Watch::new(&config.database_url, &name, self.limit)?;
         let pool = self.limit.ask("let this command in", database.pool(1)).await?;
-        if self.set != Set::Inbox {
+        if self.set.has_outbox() {
             let migrated = watch.over(outbox.migrate(&pool)).await?;
             super::print(&told("outbox", &config.schema, &migrated))?;
         }
-        if self.set != Set::Outbox {
+        if self.set.has_inbox() {
             let migrating = pillarbox_inbox::migrate_schema(&pool, &config.schema);
             let migrated = watch.over(migrating).await?;
             super::print(&told("inbox", &config.schema, &migrated))?;
+        }
+        if self.set == Set::Trail {
+            let migrating = pillarbox_trail::migrate_schema(&pool, &config.schema);
+            let migrated = watch.over(migrating).await?;
+            super::print(&told("trail", &config.schema, &migrated))?;
         }
         let closed = async {
             pool.close().await;
@@ -97,6 +117,7 @@ impl Migrate {
         let tables: &[Tables] = match self.set {
             Set::Outbox => &[Tables::Outbox],
             Set::Inbox => &[Tables::Inbox],
+            Set::Trail => &[Tables::Trail],
             Set::All => &[Tables::Outbox, Tables::Inbox],
         };
         Ok(grants::sql(schema, &roles, tables))
@@ -108,7 +129,7 @@ fn duty_and_role(text: &str) -> Result<(Duty, String), String> {
     let duty = Duty::ALL
         .into_iter()
         .find(|known| known.as_str() == duty)
-        .ok_or("the duty must be writer, relay, consumer or operator")?;
+        .ok_or("the duty must be writer, relay, consumer, trail or operator")?;
     Ok((duty, role.to_owned()))
 }
 

@@ -1,16 +1,29 @@
 //! The command line.
 
+mod actions;
+mod ages;
 mod completions;
 mod config;
+mod confirm;
+mod console;
+mod consumers;
 mod dead_letters;
 mod doctor;
+mod inbox_status;
 mod limit;
 mod man;
 mod migrate;
+mod place;
 mod relay;
+mod relays;
 mod replay;
+mod sagas;
+mod scheduled;
 mod settings;
+mod signature;
 mod status;
+mod trace;
+mod trail;
 
 use std::io::Write;
 use std::process::ExitCode;
@@ -21,6 +34,7 @@ use crate::{interrupt, logging, terminal};
 use clap::{CommandFactory, Parser, Subcommand};
 use pillarbox_store::full_text;
 use pillarbox_store::row_security;
+use pillarbox_store::shown::age;
 
 /// The exit codes of all commands. The man pages and docs/commands.md list them too.
 const EXIT_CODES: [(&str, &str); 4] = [
@@ -55,9 +69,25 @@ enum Command {
     /// Check the database, the outbox, the broker and its streams, and say what to fix.
     Doctor(doctor::DoctorCommand),
     /// Look at events that were given up, try them again, or discard them.
-    DeadLetters(dead_letters::DeadLettersCommand),
+    DeadLetters(Box<dead_letters::DeadLettersCommand>),
+    /// Look at consumers, pause and resume them, limit their rate, or remove those that are gone.
+    Consumers(consumers::ConsumersCommand),
+    /// List the relays that have run on an outbox, or remove one that is gone.
+    Relays(relays::RelaysCommand),
+    /// Look at what operators have done.
+    Actions(actions::ActionsCommand),
+    /// Look at events that are scheduled for later, or cancel them.
+    Scheduled(scheduled::ScheduledCommand),
+    /// Look at the instances of sagas, or end one by hand.
+    Sagas(sagas::SagasCommand),
+    /// Serve the operator's page: what is wrong, and what to do about it.
+    Console(console::ConsoleCommand),
     /// Send shipped events again.
     Replay(replay::Replay),
+    /// Record what goes through the streams, without payloads, until SIGTERM or SIGINT.
+    Trail(trail::TrailCommand),
+    /// Follow an event, a key or a correlation id through all services.
+    Trace(trace::TraceCommand),
     /// Print a shell's completions for this program.
     Completions(completions::Completions),
     /// Print this program's manual page, or write the pages of all commands to files.
@@ -82,8 +112,8 @@ pub(crate) fn run(cli: Cli) -> ExitCode {
         Err(error) => return failed(&error),
     };
     let done = runtime.block_on(async {
-        // The relay handles signals itself, to stop cleanly.
-        if !matches!(cli.command, Command::Relay(_)) {
+        // These handle signals themselves, to stop cleanly.
+        if !matches!(cli.command, Command::Relay(_) | Command::Trail(_) | Command::Console(_)) {
             interrupt::ends_the_process()?;
         }
         match cli.command {
@@ -93,7 +123,15 @@ pub(crate) fn run(cli: Cli) -> ExitCode {
             Command::Status(command) => command.run().await,
             Command::Doctor(command) => command.run().await,
             Command::DeadLetters(command) => command.run().await,
+            Command::Consumers(command) => command.run().await,
+            Command::Relays(command) => command.run().await,
+            Command::Actions(command) => command.run().await,
+            Command::Scheduled(command) => command.run().await,
+            Command::Sagas(command) => command.run().await,
+            Command::Console(command) => command.run().await,
             Command::Replay(command) => command.run().await,
+            Command::Trail(command) => command.run().await,
+            Command::Trace(command) => command.run().await,
             Command::Completions(command) => command.run(),
             Command::Man(command) => command.run(),
         }
@@ -124,14 +162,20 @@ fn print_json(json: &str) -> Done {
     print(&terminal::harmless_json(json))
 }
 
-/// An age for people, from seconds.
-fn age(seconds: f64) -> String {
-    match seconds {
-        s if s < 120.0 => format!("{s:.0} s"),
-        s if s < 7_200.0 => format!("{:.0} min", s / 60.0),
-        s if s < 172_800.0 => format!("{:.0} h", s / 3_600.0),
-        s => format!("{:.0} d", s / 86_400.0),
+/// Prints a JSON object on a line for each item.
+fn print_json_lines<T: serde::Serialize>(items: impl IntoIterator<Item = T>) -> Done {
+    let mut lines = String::new();
+    for item in items {
+        lines += &serde_json::to_string(&item)?;
+        lines.push('\n');
     }
+    print_json(&lines)
+}
+
+/// Whether the database refused because the role lacks a right.
+fn lacks_a_right(error: &(dyn std::error::Error + 'static)) -> bool {
+    let error = error.downcast_ref::<sqlx::Error>().and_then(sqlx::Error::as_database_error);
+    error.and_then(|error| error.code()).as_deref() == Some("42501")
 }
 
 type Done = Result<(), Box<dyn std::error::Error>>;

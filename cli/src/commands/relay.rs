@@ -8,7 +8,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::Done;
 use super::settings::{All, Flags};
-use crate::http::Http;
+use crate::http::{Http, Parts};
 
 /// Run a relay for each outbox in the settings.
 #[derive(Debug, Args)]
@@ -35,7 +35,7 @@ impl Relay {
         let mut serving = JoinSet::new();
         if let Some(http) = http {
             let states = relays.each().iter().map(OneRelay::state).collect();
-            serving.spawn(http.serve(states, relays.notice()));
+            serving.spawn(http.serve(Parts::Relays(states), relays.notice()));
         }
         let shutdown = CancellationToken::new();
         let running = relays.run(shutdown.clone());
@@ -45,9 +45,9 @@ impl Relay {
     }
 }
 
-/// Runs the relays. The first SIGTERM or SIGINT asks them to stop; the second ends the process.
-async fn running_until_signalled<T>(
-    running: impl Future<Output = Result<T, pillarbox_relay::RelayError>>,
+/// Runs what this process is for. The first SIGTERM or SIGINT asks them to stop; the second ends the process.
+pub(super) async fn running_until_signalled<T, E: Into<Box<dyn std::error::Error>>>(
+    running: impl Future<Output = Result<T, E>>,
     shutdown: &CancellationToken,
 ) -> Result<T, Box<dyn std::error::Error>> {
     let mut terminate = signal(SignalKind::terminate())?;
@@ -55,7 +55,7 @@ async fn running_until_signalled<T>(
     tokio::pin!(running);
     loop {
         tokio::select! {
-            ended = &mut running => return Ok(ended?),
+            ended = &mut running => return ended.map_err(Into::into),
             _ = terminate.recv() => {}
             _ = interrupt.recv() => {}
         }

@@ -1,6 +1,5 @@
 //! `pillarbox replay`.
 
-use std::io::IsTerminal;
 use std::num::NonZeroU32;
 use std::time::{Duration, Instant};
 
@@ -9,8 +8,10 @@ use pillarbox_relay::broker::Connection;
 use pillarbox_relay::replay::{self, Which};
 
 use super::Done;
+use super::confirm::confirm;
 use super::limit::Limit;
 use super::settings::{Flags, Shipped};
+use super::signature::Signature;
 use crate::terminal::harmless;
 
 /// Send shipped events again, to a stream that was lost or to consumers that start over.
@@ -45,6 +46,8 @@ pub(crate) struct Replay {
     /// Send at most this many events per second. By default, events are sent as fast as the broker takes them.
     #[arg(long, value_name = "EVENTS_PER_SECOND")]
     rate: Option<NonZeroU32>,
+    #[command(flatten)]
+    signature: Signature,
 }
 
 #[derive(Debug, Args)]
@@ -94,12 +97,13 @@ impl Replay {
             return Ok(());
         }
         if !self.yes {
-            confirm(extent.events)?;
+            ask(extent.events)?;
         }
         let shown = harmless(&generation);
         eprintln!("generation {shown}");
         let broker = Connection::open(&config.nats_url, &config.nats);
         let broker = limit.ask_broker("let this command in", broker).await?;
+        replay.record(&self.signature.operator(), &generation, extent.events).await?;
         if let Some(rate) = self.rate {
             replay = replay.at_most(rate);
         }
@@ -133,23 +137,10 @@ impl Replay {
 }
 
 /// Asks whether to send this many events. Returns an error unless the answer is yes.
-fn confirm(events: i64) -> Done {
-    let question = format!(
+fn ask(events: i64) -> Done {
+    let what = format!(
         "This sends {events} events again to every consumer of their topics. A consumer without an inbox, or under a new \
          name, handles them again."
     );
-    let input = std::io::stdin();
-    if !input.is_terminal() {
-        return Err(format!(
-            "{question} Nothing was sent: give --yes to send them, or --dry-run to count them"
-        )
-        .into());
-    }
-    eprint!("{question} Send them? [y/N] ");
-    let mut answer = String::new();
-    input.read_line(&mut answer)?;
-    match answer.trim().to_lowercase().as_str() {
-        "y" | "yes" => Ok(()),
-        _ => Err("nothing was sent".into()),
-    }
+    confirm(&what, "send", "sent")
 }

@@ -81,6 +81,16 @@ impl Which for Surroundings {
     }
 }
 
+/// Where the trail is, and what it reads.
+#[derive(Clone, Debug)]
+pub(crate) struct TrailKeys;
+
+impl Which for TrailKeys {
+    fn has(name: &str) -> bool {
+        Tables::has(name) || name == "http" || name.starts_with("nats")
+    }
+}
+
 impl<W: Which> Flags<W> {
     /// The settings of every outbox.
     pub(crate) fn settings(&self) -> Result<Settings, LoadError> {
@@ -94,7 +104,14 @@ impl<W: Which> Flags<W> {
         Ok(settings.outboxes.into_iter().next().unwrap_or_default())
     }
 
-    /// The same, where the database may be missing.
+    /// The settings, with one outbox only, the one that the command works on. Its database must be set.
+    pub(crate) fn settings_of_one(&self) -> Result<Settings, LoadError> {
+        let settings = Settings::load(&Sources { wanted: W::WANTED, ..self.sources() })?;
+        settings.require_database()?;
+        Ok(settings)
+    }
+
+    /// As [`outbox`](Self::outbox), where the database may be missing.
     pub(crate) fn outbox_without_database(&self) -> Result<RelayConfig, LoadError> {
         let settings = Settings::load(&Sources { wanted: W::WANTED, ..self.sources() })?;
         Ok(settings.outboxes.into_iter().next().unwrap_or_default())

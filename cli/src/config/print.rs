@@ -5,8 +5,8 @@ use pillarbox_relay::config::{MASK, masked};
 use toml::{Table, Value};
 
 use super::file::{Layer, Setting};
-use super::keys::{KEYS, Key, Kind, key};
-use super::layers::{ProgramConfig, Settings, of_outboxes};
+use super::keys::{KEYS, Key, Kind, Scope, key};
+use super::settings::{ProgramConfig, Settings};
 
 impl Settings {
     /// The settings as TOML that can be loaded again, except that secrets are `***`. A comment on each line says where
@@ -30,7 +30,8 @@ impl Settings {
         }
         for own in &self.own {
             text.push_str("\n[[outbox]]\n");
-            for key in of_outboxes().filter(|key| own.contains_key(key.name)) {
+            let of_outboxes = KEYS.iter().filter(|key| key.scope == Scope::Outbox);
+            for key in of_outboxes.filter(|key| own.contains_key(key.name)) {
                 text.push_str(&self.line(key, own, &defaults));
             }
         }

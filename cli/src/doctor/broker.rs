@@ -1,26 +1,22 @@
 //! The broker, and the streams that the outbox's topics go to.
 
 use std::collections::BTreeSet;
-use std::time::Duration;
 
 use pillarbox_event::Partition;
-use pillarbox_relay::broker::{AskError, Connection, Retention, StreamInfo};
+use pillarbox_relay::broker::{AskError, Connection};
 use pillarbox_relay::config::without_secrets;
-use pillarbox_relay::{Mark, Marks, RelayConfig};
+use pillarbox_relay::{RelayConfig, StreamMark, StreamMarks};
 use pillarbox_store::full_text;
 use pillarbox_store::limit::within;
 
 use super::outbox::Found;
-use super::{Report, said};
+use super::{Report, stream};
 
 /// What the error text calls the broker when it does not answer.
 const BROKER: &str = "the broker";
-/// A duplicate window shorter than this is reported. Within its window, a stream drops the messages that a takeover or a
-/// lost connection repeats.
-const SHORT_WINDOW: Duration = Duration::from_secs(30);
 
-/// Checks the broker, and the streams that take the events that the outbox holds or held.
-pub(super) async fn examine(config: &RelayConfig, outbox: &Found, report: &mut Report) {
+/// Checks the broker, and the streams that take the events that the outbox holds or held. `None`: there is no outbox.
+pub(super) async fn examine(config: &RelayConfig, outbox: Option<&Found>, report: &mut Report) {
     let Some(broker) = connect(config, report).await else {
         return;
     };
@@ -28,13 +24,16 @@ pub(super) async fn examine(config: &RelayConfig, outbox: &Found, report: &mut R
     if !jetstream(&broker, report).await {
         return;
     }
+    let Some(outbox) = outbox else {
+        return;
+    };
     let streams = streams(&broker, config, outbox, report).await;
     watched(&outbox.marks, report);
     let clustered = broker.server().is_clustered;
-    for stream in streams {
-        let failed = match within(report.limit, BROKER, broker.stream(&stream)).await {
+    for name in streams {
+        let failed = match within(report.limit, BROKER, broker.stream(&name)).await {
             Ok(Ok(found)) => {
-                settings(&stream, &found, config, clustered, report);
+                stream::report_settings(&name, &found, config, clustered, report);
                 continue;
             }
             Ok(Err(error)) => full_text(&error),
@@ -42,14 +41,14 @@ pub(super) async fn examine(config: &RelayConfig, outbox: &Found, report: &mut R
         };
         report.fail(
             "broker.stream",
-            format!("stream {stream} does not answer: {failed}"),
+            format!("stream {name} does not answer: {failed}"),
             "check its replicas with `nats stream info`, and that the user may publish to $JS.API.STREAM.INFO.*",
         );
     }
 }
 
 /// Checks whether the streams can be watched for loss.
-fn watched(marks: &Marks, report: &mut Report) {
+fn watched(marks: &StreamMarks, report: &mut Report) {
     const CHECK: &str = "broker.watched";
     let unseen: Vec<&str> =
         marks.iter().filter(|(_, mark)| !mark.shown).map(|(name, _)| name.as_str()).collect();
@@ -79,8 +78,8 @@ enum Told {
     Nothing,
 }
 
-fn told(marks: &Marks, subject: &str) -> Told {
-    let never_shown = |mark: &Mark| mark.created.is_none();
+fn told(marks: &StreamMarks, subject: &str) -> Told {
+    let never_shown = |mark: &StreamMark| mark.created.is_none();
     let taken =
         marks.iter().find(|(_, mark)| (mark.shown || never_shown(mark)) && mark.is_taken(subject));
     if let Some((name, _)) = taken {
@@ -164,6 +163,21 @@ fn subjects(config: &RelayConfig, topics: &[String]) -> Vec<String> {
     topics.iter().flat_map(|topic| ends.clone().map(|end| end.subject(topic))).collect()
 }
 
+/// Which streams take the subjects.
+#[derive(Default)]
+struct Takers<'s> {
+    /// Streams that the API shows.
+    streams: BTreeSet<String>,
+    /// Streams that only acknowledgements tell of.
+    unseen: BTreeSet<String>,
+    /// Subjects that no stream takes.
+    homeless: Vec<&'s str>,
+    /// Subjects that the stream beside them may take. The API has never shown that stream.
+    unclear: Vec<(&'s str, String)>,
+}
+
+const SUBJECTS: &str = "broker.subjects";
+
 /// The streams that take the topics, without repetitions.
 async fn streams(
     broker: &Connection,
@@ -171,40 +185,53 @@ async fn streams(
     outbox: &Found,
     report: &mut Report,
 ) -> BTreeSet<String> {
-    const CHECK: &str = "broker.subjects";
-    let (mut streams, mut unseen) = (BTreeSet::new(), BTreeSet::new());
-    let (mut homeless, mut unclear) = (Vec::new(), Vec::new());
     let subjects = subjects(config, &outbox.topics);
-    for subject in &subjects {
-        let asked = within(report.limit, BROKER, broker.stream_of(subject)).await;
-        let failed = match asked {
-            Ok(Ok(Some(stream))) => {
-                streams.insert(stream);
-                continue;
-            }
-            Ok(Ok(None)) => {
-                match told(&outbox.marks, subject) {
-                    Told::Taken(stream) => {
-                        let shown = outbox.marks.get(&stream).is_some_and(|mark| mark.shown);
-                        if shown {
-                            streams.insert(stream)
-                        } else {
-                            unseen.insert(stream)
-                        };
-                    }
-                    Told::Perhaps(stream) => unclear.push((subject.as_str(), stream)),
-                    Told::Nothing => homeless.push(subject.as_str()),
-                }
-                continue;
-            }
-            // The relay makes a dead letter of such a row.
-            Ok(Err(AskError::Subject { .. })) => continue,
-            Ok(Err(error)) => full_text(&error),
-            Err(late) => late.to_string(),
-        };
-        report.warn(CHECK, format!("not checked: {failed}"), "run doctor again");
-        return BTreeSet::new();
+    match takers(broker, &subjects, &outbox.marks, report).await {
+        Ok(takers) => {
+            report_takers(&takers, config, report);
+            takers.streams
+        }
+        Err(failed) => {
+            report.warn(SUBJECTS, format!("not checked: {failed}"), "run doctor again");
+            BTreeSet::new()
+        }
     }
+}
+
+/// Asks for each subject. Fails with what went wrong.
+async fn takers<'s>(
+    broker: &Connection,
+    subjects: &'s [String],
+    marks: &StreamMarks,
+    report: &Report,
+) -> Result<Takers<'s>, String> {
+    let mut takers = Takers::default();
+    for subject in subjects {
+        match within(report.limit, BROKER, broker.stream_of(subject)).await {
+            Ok(Ok(Some(stream))) => {
+                takers.streams.insert(stream);
+            }
+            Ok(Ok(None)) => match told(marks, subject) {
+                Told::Taken(stream) if marks.get(&stream).is_some_and(|mark| mark.shown) => {
+                    takers.streams.insert(stream);
+                }
+                Told::Taken(stream) => {
+                    takers.unseen.insert(stream);
+                }
+                Told::Perhaps(stream) => takers.unclear.push((subject, stream)),
+                Told::Nothing => takers.homeless.push(subject),
+            },
+            // The relay makes a dead letter of such a row.
+            Ok(Err(AskError::Subject { .. })) => {}
+            Ok(Err(error)) => return Err(full_text(&error)),
+            Err(late) => return Err(late.to_string()),
+        }
+    }
+    Ok(takers)
+}
+
+fn report_takers(takers: &Takers<'_>, config: &RelayConfig, report: &mut Report) {
+    let Takers { streams, unseen, homeless, unclear } = takers;
     if let Some(first) = homeless.first() {
         let mut remedy = format!(
             "add a stream with a subject such as {first:?} (`nats stream add`), or add the subject to a stream; the relay \
@@ -217,18 +244,14 @@ async fn streams(
                 config.partitions
             ));
         }
-        report.fail(
-            CHECK,
-            format!(
-                "no stream takes {}: the relay waits at the first such event",
-                homeless.join(", ")
-            ),
-            remedy,
-        );
+        let homeless = homeless.join(", ");
+        let message =
+            format!("no stream takes {homeless}: the relay waits at the first such event");
+        report.fail(SUBJECTS, message, remedy);
     } else if let Some((subject, stream)) = unclear.first() {
         let all: Vec<&str> = unclear.iter().map(|(subject, _)| *subject).collect();
         report.warn(
-            CHECK,
+            SUBJECTS,
             format!(
                 "it is not known whether a stream takes {}: the JetStream API shows no stream that does, and it does not \
                  show stream {stream} either, which acknowledged other events",
@@ -240,116 +263,10 @@ async fn streams(
             ),
         );
     } else if streams.is_empty() && unseen.is_empty() {
-        report.ok(CHECK, "the outbox holds no event, so there is no stream to look for");
+        report.ok(SUBJECTS, "the outbox holds no event, so there is no stream to look for");
     } else {
-        let names: Vec<&str> = streams.union(&unseen).map(String::as_str).collect();
-        report.ok(CHECK, format!("streams take all topics: {}", names.join(", ")));
-    }
-    streams
-}
-
-fn settings(
-    name: &str,
-    info: &StreamInfo,
-    config: &RelayConfig,
-    clustered: bool,
-    report: &mut Report,
-) {
-    let edit = format!("nats stream edit {name}");
-    let mut well = true;
-    let mut say = |bad: bool, fail: bool, message: String, remedy: String| {
-        if bad {
-            well = false;
-            match fail {
-                true => report.fail("broker.stream", format!("stream {name} {message}"), remedy),
-                false => report.warn("broker.stream", format!("stream {name} {message}"), remedy),
-            }
-        }
-    };
-    say(
-        !info.acknowledges,
-        true,
-        "acknowledges nothing, or is sealed: the relay waits forever".into(),
-        "create a stream that acknowledges (without no_ack)".into(),
-    );
-    say(
-        !info.has_leader,
-        true,
-        "has no leader: nothing can be stored".into(),
-        "start enough of its servers again; `nats stream info` shows which are missing".into(),
-    );
-    say(
-        !info.lagging_replicas.is_empty(),
-        false,
-        format!("has replicas that are offline or behind: {}", info.lagging_replicas.join(", ")),
-        "repair these servers before another one fails".into(),
-    );
-    let full =
-        |used: u64, most: Option<u64>| most.is_some_and(|most| used as f64 >= 0.9 * most as f64);
-    let limited = info.max_bytes.is_some() || info.max_messages.is_some();
-    say(
-        info.discards_new
-            && (full(info.bytes, info.max_bytes) || full(info.messages, info.max_messages)),
-        false,
-        "is at least nine tenths full: when it is full, the relay waits".into(),
-        format!("raise its limits (`{edit} --max-bytes …`), or find out why its consumers lag"),
-    );
-    say(
-        !info.discards_new && limited && info.retention == Retention::Limits,
-        false,
-        "drops its oldest events when it reaches its limit, handled or not".into(),
-        format!(
-            "run `{edit} --discard new`: the relay then waits, and the outbox keeps what does not fit"
-        ),
-    );
-    say(
-        info.retention == Retention::Interest && info.consumers == 0,
-        true,
-        "keeps events only for consumers (retention interest), and has none: events vanish".into(),
-        "create the consumers first, or use retention limits".into(),
-    );
-    say(
-        info.in_memory,
-        false,
-        "is in memory: a restart of its servers loses what it acknowledged".into(),
-        "create a stream with file storage".into(),
-    );
-    say(
-        !info.allows_batches,
-        false,
-        "does not take fast-ingest batches: each event of a key takes one round trip".into(),
-        "set allow_batched on it (nats-server 2.14 or newer)".into(),
-    );
-    let window = info.duplicate_window;
-    say(
-        window < SHORT_WINDOW.max(Duration::from_millis(2 * config.lease_ms)),
-        false,
-        format!(
-            "forgets message ids after {}: events that a takeover or a lost connection repeats may be stored twice \
-             (consumers with an inbox skip the second copy)",
-            said(window.as_secs_f64())
-        ),
-        format!("run `{edit} --dupe-window 2m`"),
-    );
-    let retention = Duration::from_secs(config.retention_s);
-    say(
-        info.max_age.is_some_and(|age| age < retention),
-        false,
-        format!(
-            "drops events after {}, sooner than the outbox ({}): a consumer that is down for longer misses them",
-            said(info.max_age.unwrap_or_default().as_secs_f64()),
-            said(retention.as_secs_f64())
-        ),
-        format!("run `{edit} --max-age …`, with a time longer than any consumer may be down"),
-    );
-    say(
-        clustered && info.replicas == 1,
-        false,
-        "has one replica on a cluster: it is unavailable when its server is".into(),
-        format!("run `{edit} --replicas 3`"),
-    );
-    if well {
-        report.ok("broker.stream", format!("stream {name} is set up for the relay"));
+        let names: Vec<&str> = streams.union(unseen).map(String::as_str).collect();
+        report.ok(SUBJECTS, format!("streams take all topics: {}", names.join(", ")));
     }
 }
 
@@ -357,7 +274,7 @@ fn settings(
 mod tests {
     use super::*;
 
-    fn marks(of: &[(&str, serde_json::Value)]) -> Marks {
+    fn marks(of: &[(&str, serde_json::Value)]) -> StreamMarks {
         let marks = of.iter().map(|(name, mark)| {
             let mark =
                 serde_json::from_value(mark.clone()).unwrap_or_else(|error| panic!("{error}"));
@@ -384,6 +301,6 @@ mod tests {
         // The API showed it before and does not now, so it is gone: no stream takes its subjects.
         let gone = marks(&[("ORDERS", mark(then, false, &["orders.>"]))]);
         assert_eq!(told(&gone, "orders.placed"), Told::Nothing);
-        assert_eq!(told(&Marks::new(), "orders.placed"), Told::Nothing);
+        assert_eq!(told(&StreamMarks::new(), "orders.placed"), Told::Nothing);
     }
 }

@@ -5,13 +5,20 @@
 //! | module | looks at |
 //! |---|---|
 //! | `database` | the server: reachable, a primary, its version, clock, open transactions, vacuum |
-//! | `outbox` | tables, rights, migrations, sequence, cursor, lease, backlog, dead letters |
+//! | `outbox` | tables, rights, sequence, cursor, lease, backlog |
+//! | `inbox` | the tables of a database that only consumes |
+//! | `trail` | whether the trail keeps up, where there is one |
+//! | `tables` | migrations and dead letters, of either side |
 //! | `broker` | reachable, its version, JetStream, the streams that take the outbox's events |
 
 mod broker;
 mod database;
+mod inbox;
 mod outbox;
 mod privileges;
+mod stream;
+mod tables;
+mod trail;
 
 use std::time::Duration;
 
@@ -19,6 +26,7 @@ use pillarbox_relay::RelayConfig;
 use pillarbox_store::full_text;
 use pillarbox_store::limit::limited;
 use pillarbox_store::row_security;
+use pillarbox_store::shown::age;
 use serde::Serialize;
 
 /// How bad a finding is.
@@ -47,7 +55,7 @@ pub struct Finding {
     pub remedy: Option<String>,
 }
 
-/// A check-up of one relay's surroundings.
+/// A check-up of one relay's surroundings, or of a database that only consumes.
 #[derive(Clone, Debug)]
 pub struct Doctor {
     /// The relay's settings.
@@ -81,15 +89,16 @@ impl Doctor {
             report.fail("config", error, "correct the setting");
             return report.findings;
         }
-        let mut outbox = outbox::Found::default();
+        let mut outbox = Some(outbox::Found::default());
         if let Some(mut connection) = database::examine(self, &mut report).await {
             outbox = outbox::examine(self, &mut connection, &mut report).await;
+            trail::examine(self, &mut connection, &mut report).await;
             // Everything has been read.
             if !report.lost {
                 let _ = limited(self.limit, sqlx::Connection::close(connection)).await;
             }
         }
-        broker::examine(&self.config, &outbox, &mut report).await;
+        broker::examine(&self.config, outbox.as_ref(), &mut report).await;
         report.findings
     }
 }
@@ -181,9 +190,6 @@ fn is_silence(error: &sqlx::Error) -> bool {
 fn said(seconds: f64) -> String {
     match seconds {
         s if s < 1.0 => format!("{:.0} ms", s * 1000.0),
-        s if s < 120.0 => format!("{s:.0} s"),
-        s if s < 7_200.0 => format!("{:.0} min", s / 60.0),
-        s if s < 172_800.0 => format!("{:.0} h", s / 3_600.0),
-        s => format!("{:.0} d", s / 86_400.0),
+        s => age(s),
     }
 }

@@ -1,13 +1,14 @@
 //! The outbox's tables, and the relay's place in them.
 
-use std::sync::Arc;
-
-use pillarbox_relay::status::{self, Status};
-use pillarbox_relay::{Marks, Relay};
-use pillarbox_store::{HiddenRows, Schema};
+use pillarbox_relay::status::{self, RelayStatus};
+use pillarbox_relay::{Relay, StreamMarks};
+use pillarbox_store::HiddenRows;
+use pillarbox_store::dead_letters::Side;
 use sqlx::postgres::PgRow;
-use sqlx::{AssertSqlSafe, PgConnection, Row, SqlSafeStr, SqlStr};
+use sqlx::{PgConnection, Row};
 
+use super::inbox;
+use super::tables::{dead_letters, migrations, missing, sql};
 use super::{Doctor, Report, privileges, said};
 
 /// A backlog whose oldest event is older than this is reported, in seconds.
@@ -19,141 +20,101 @@ pub(super) struct Found {
     /// The topics of waiting events and of the newest events.
     pub(super) topics: Vec<String>,
     /// What the streams have acknowledged, as of the newest checkpoint.
-    pub(super) marks: Marks,
+    pub(super) marks: StreamMarks,
 }
 
-/// Checks the tables.
+/// Checks the tables. `None`: there is no outbox, and none is needed, because the database only consumes.
 pub(super) async fn examine(
     doctor: &Doctor,
     connection: &mut PgConnection,
     report: &mut Report,
-) -> Found {
-    if !tables(doctor, connection, report).await {
-        return Found::default();
+) -> Option<Found> {
+    match tables(doctor, connection, report).await {
+        Tables::There => {}
+        Tables::Missing => return Some(Found::default()),
+        Tables::NotNeeded => {
+            inbox::examine(doctor, connection, report).await;
+            return None;
+        }
     }
     privileges::examine(doctor, connection, report).await;
     row_security(doctor, connection, report).await;
-    migrations(doctor, connection, report).await;
+    inbox::row_security(doctor, connection, report).await;
+    migrations(doctor, connection, report, Side::Outbox).await;
     sequence(doctor, connection, report).await;
+    triggers(doctor, connection, report).await;
     cursor(doctor, connection, report).await;
     lease(doctor, connection, report).await;
     others(doctor, connection, report).await;
     vacuum(doctor, connection, report).await;
-    dead_letters(doctor, connection, report).await;
-    Found {
+    dead_letters(doctor, connection, report, Side::Outbox).await;
+    dead_letters(doctor, connection, report, Side::Inbox).await;
+    Some(Found {
         topics: topics(doctor, connection, report).await,
         marks: marks(doctor, connection, report).await,
-    }
+    })
 }
 
-fn sql(doctor: &Doctor, text: &str) -> SqlStr {
-    // The schema was checked before the first statement.
-    let schema = Schema::parse(&doctor.config.schema).unwrap_or_default();
-    AssertSqlSafe(Arc::<str>::from(schema.statement(text))).into_sql_str()
+/// What there is of the outbox's tables.
+enum Tables {
+    There,
+    /// Some or all are missing, or nobody knows.
+    Missing,
+    /// All are missing, and the inbox's are there.
+    NotNeeded,
 }
 
-/// Whether the tables exist.
-async fn tables(doctor: &Doctor, connection: &mut PgConnection, report: &mut Report) -> bool {
+async fn tables(doctor: &Doctor, connection: &mut PgConnection, report: &mut Report) -> Tables {
     const CHECK: &str = "outbox.tables";
     let schema = &doctor.config.schema;
-    // Not with to_regclass, which also fails if the role lacks rights.
-    let missing = sqlx::query_scalar::<_, String>(
-        "select wanted from unnest($2::text[]) as wanted \
-         where not exists (select from pg_class where relname = wanted and relnamespace = \
-         (select oid from pg_namespace where nspname = $1))",
-    )
-    .bind(schema)
-    .bind(&Relay::TABLES[..])
-    .fetch_all(connection);
-    match report.got(CHECK, missing).await.as_deref() {
-        None => false,
-        Some([]) => {
-            report.ok(CHECK, format!("the tables are in schema {schema}"));
-            true
-        }
-        Some(missing) => {
-            report.fail(
-                CHECK,
-                format!("schema {schema} of this database has no table {}", missing.join(", ")),
-                "run `pillarbox migrate outbox` as the tables' owner, or give the right database or --schema",
-            );
-            false
-        }
-    }
-}
-
-async fn migrations(doctor: &Doctor, connection: &mut PgConnection, report: &mut Report) {
-    const CHECK: &str = "outbox.migrations";
-    let recorded = sqlx::query_scalar(
-        "select exists (select from pg_class where relname = 'outbox_migration' \
-         and relnamespace = (select oid from pg_namespace where nspname = $1))",
-    )
-    .bind(&doctor.config.schema)
-    .fetch_one(&mut *connection);
-    match report.got(CHECK, recorded).await {
-        None => return,
-        Some(false) => {
-            report.ok(
-                CHECK,
-                "another tool applied the migrations: there is no record to compare with",
-            );
-            return;
-        }
-        Some(true) => {}
-    }
-    let applied = sqlx::query_as::<_, (i64, bool)>(sql(
-        doctor,
-        "select version, success from pillarbox.outbox_migration order by version",
-    ))
-    .fetch_all(connection);
-    let Some(applied) = report.got(CHECK, applied).await else {
-        return;
+    let absent = missing(doctor, connection, &Relay::TABLES);
+    let Some(absent) = report.got(CHECK, absent).await else {
+        return Tables::Missing;
     };
-    let known = known_migrations(&doctor.config.schema);
-    let newest = known.iter().max().copied().unwrap_or_default();
-    let missing: Vec<String> = known
-        .iter()
-        .filter(|version| !applied.contains(&(**version, true)))
-        .map(ToString::to_string)
-        .collect();
-    let newer =
-        applied.iter().map(|(version, _)| *version).filter(|version| *version > newest).max();
-    if !missing.is_empty() {
-        report.fail(
-            CHECK,
-            format!(
-                "the tables are older than this program: they lack migrations {}",
-                missing.join(", ")
-            ),
-            "run `pillarbox migrate outbox` as the tables' owner",
-        );
-    } else if let Some(newer) = newer {
-        report.warn(
-            CHECK,
-            format!(
-                "the tables are newer than this program: they are at migration {newer}, and it knows {newest}"
-            ),
-            format!("install a newer pillarbox than {}", env!("CARGO_PKG_VERSION")),
-        );
-    } else {
-        report.ok(CHECK, format!("all migrations up to {newest} are applied"));
+    if absent.is_empty() {
+        report.ok(CHECK, format!("the tables are in schema {schema}"));
+        return Tables::There;
     }
-}
-
-fn known_migrations(schema: &str) -> Vec<i64> {
-    pillarbox_outbox::migrations(schema)
-        .unwrap_or_default()
-        .iter()
-        .filter_map(|(name, _)| name.split('_').next()?.parse().ok())
-        .collect()
+    let has_inbox = async {
+        let absent = missing(doctor, connection, &inbox::TABLES).await;
+        absent.map(|absent| absent.is_empty())
+    };
+    if absent.len() == Relay::TABLES.len() && report.got(CHECK, has_inbox).await == Some(true) {
+        report.ok(
+            CHECK,
+            format!(
+                "schema {schema} of this database has an inbox and no outbox: it only consumes, and needs no relay"
+            ),
+        );
+        return Tables::NotNeeded;
+    }
+    report.fail(
+        CHECK,
+        format!("schema {schema} of this database has no table {}", absent.join(", ")),
+        "run `pillarbox migrate outbox` as the tables' owner (`pillarbox migrate inbox` if the service only consumes), \
+         or give the right database or --schema",
+    );
+    Tables::Missing
 }
 
 /// New positions must be greater than all that were ever given out: the relay does not look at lower ones.
 async fn sequence(doctor: &Doctor, connection: &mut PgConnection, report: &mut Report) {
     const CHECK: &str = "outbox.sequence";
-    let row = sqlx::query(sql(doctor, include_str!("sequence.sql")))
-        .bind(&doctor.config.schema)
-        .fetch_one(connection);
+    let schema = &doctor.config.schema;
+    let name = status::sequence_name(&mut *connection, schema);
+    let Some(name) = report.got(CHECK, name).await else {
+        return;
+    };
+    let Some(name) = name else {
+        report.fail(
+            CHECK,
+            "no sequence gives out the positions: the relay looks through more and more of the table with each page",
+            format!("make the table {schema}.outbox as `pillarbox migrate outbox --print` shows it"),
+        );
+        return;
+    };
+    let text = include_str!("sequence.sql").replace("{sequence}", &name);
+    let row = sqlx::query(sql(doctor, &text)).fetch_one(connection);
     let read = |row: PgRow| -> Result<_, sqlx::Error> {
         let shape: Option<bool> = row.try_get("shape")?;
         Ok((shape, row.try_get::<i64, _>("next")?, row.try_get::<i64, _>("used")?))
@@ -162,13 +123,12 @@ async fn sequence(doctor: &Doctor, connection: &mut PgConnection, report: &mut R
     else {
         return;
     };
-    let schema = &doctor.config.schema;
     if shape != Some(true) {
         report.fail(
             CHECK,
             "the sequence of `position` has a cache, counts down or cycles, or the column `position` comes before `txid`",
             format!(
-                "make the table as `pillarbox migrate outbox --print` shows it; for the sequence: alter sequence {schema}.outbox_position_seq cache 1 increment 1 no cycle;"
+                "make the table as `pillarbox migrate outbox --print` shows it; for the sequence: alter sequence {name} cache 1 increment 1 no cycle;"
             ),
         );
     } else if next <= used {
@@ -178,10 +138,51 @@ async fn sequence(doctor: &Doctor, connection: &mut PgConnection, report: &mut R
                 "the next event gets position {next}, but {used} was given out already: new events fail, or the relay never \
                  sees them (logical replication, for example, does not copy sequences)"
             ),
-            format!("alter sequence {schema}.outbox_position_seq restart with {};", used + 1),
+            format!("alter sequence {name} restart with {};", used + 1),
         );
     } else {
         report.ok(CHECK, format!("the next position is {next}"));
+    }
+}
+
+/// A copy of the table, made to be swapped in, has no triggers: `like … including all` leaves them out.
+async fn triggers(doctor: &Doctor, connection: &mut PgConnection, report: &mut Report) {
+    const CHECK: &str = "outbox.triggers";
+    let schema = &doctor.config.schema;
+    let missing = sqlx::query_as::<_, (String, String)>(sql(
+        doctor,
+        "select wanted.name, wanted.event \
+         from (values ('outbox_replicated', 'insert'), ('outbox_kept', 'update or delete')) as wanted (name, event) \
+         where not exists (select from pg_trigger where tgrelid = 'pillarbox.outbox'::regclass \
+         and tgname = wanted.name and tgenabled in ('R', 'A'))",
+    ))
+    .fetch_all(connection);
+    match report.got(CHECK, missing).await.as_deref() {
+        None => {}
+        Some([]) => report.ok(CHECK, "the table has its triggers for logical replication"),
+        Some(missing) => {
+            let names: Vec<&str> = missing.iter().map(|(name, _)| name.as_str()).collect();
+            let remedy: Vec<String> = missing
+                .iter()
+                .map(|(name, event)| {
+                    format!(
+                        "drop trigger if exists {name} on {schema}.outbox; create trigger {name} before {event} on \
+                         {schema}.outbox for each row execute function {schema}.{name}(); alter table {schema}.outbox \
+                         enable replica trigger {name};"
+                    )
+                })
+                .collect();
+            report.warn(
+                CHECK,
+                format!(
+                    "the table outbox lacks {}: rows that a subscription brings keep the publisher's transaction ids and \
+                     positions, and its deletions remove rows here (`create table … (like … including all)` copies no \
+                     triggers and no grants)",
+                    names.join(" and ")
+                ),
+                remedy.join(" "),
+            );
+        }
     }
 }
 
@@ -194,26 +195,6 @@ async fn row_security(doctor: &Doctor, connection: &mut PgConnection, report: &m
         None => {}
         Some(None) => report.ok(CHECK, "no policy hides rows of the outbox's tables"),
         Some(Some(hidden)) => report.fail(CHECK, hidden.finding(), hidden.remedy()),
-    }
-    // The consumers' roles are not known here.
-    const INBOX: &str = "inbox.row_security";
-    let tables = sqlx::query_scalar::<_, String>(
-        "select relname::text from pg_class join pg_namespace on pg_namespace.oid = relnamespace \
-         where nspname = $1 and starts_with(relname::text, 'inbox') and relkind = 'r' and relrowsecurity order by 1",
-    )
-    .bind(schema)
-    .fetch_all(&mut *connection);
-    if let Some(tables) = report.got(INBOX, tables).await
-        && let Some(first) = tables.first()
-    {
-        report.warn(
-            INBOX,
-            format!("row-level security is enabled on {}", tables.join(", ")),
-            format!(
-                "a consumer refuses to run unless its role sees all rows; if its role does not: \
-                 alter table {schema}.{first} disable row level security; for each table, or alter role … bypassrls"
-            ),
-        );
     }
 }
 
@@ -248,7 +229,7 @@ async fn cursor(doctor: &Doctor, connection: &mut PgConnection, report: &mut Rep
 async fn lease(doctor: &Doctor, connection: &mut PgConnection, report: &mut Report) {
     const CHECK: &str = "outbox.lease";
     let (name, schema) = (&doctor.config.name, &doctor.config.schema);
-    let status = Status::read(&mut *connection, schema, name);
+    let status = RelayStatus::read(&mut *connection, schema, name);
     let Some(status) = report.got(CHECK, status).await else {
         return;
     };
@@ -296,11 +277,33 @@ async fn lease(doctor: &Doctor, connection: &mut PgConnection, report: &mut Repo
     } else {
         report.ok("outbox.backlog", waiting);
     }
+    if status.held_events > 0 {
+        report.fail(
+            "outbox.held",
+            format!(
+                "the table {schema}.outbox_dead_letter does not take the dead letters of {} events that can never be shipped",
+                status.held_events
+            ),
+            "drop the trigger, rule or constraint on that table that refuses or drops rows; the relay's log and /readyz \
+             name it, and the relay then writes the letters by itself",
+        );
+    }
+    if let Some(table) = &status.left_table {
+        report.warn(
+            "outbox.table",
+            format!("{table} was the outbox until another table took its name: its events are not shipped any more"),
+            format!(
+                "copy the events that had not been shipped: insert into {schema}.outbox (event_id, event_type, topic, key, \
+                 headers, payload, created_at) select event_id, event_type, topic, key, headers, payload, created_at from \
+                 {table} where … order by position; then drop table {table};"
+            ),
+        );
+    }
     processes(&status, report);
 }
 
 /// What the relay's processes report about themselves.
-fn processes(status: &Status, report: &mut Report) {
+fn processes(status: &RelayStatus, report: &mut Report) {
     const CHECK: &str = "outbox.processes";
     if status.notices.is_empty() {
         report.ok(CHECK, "no process of the relay reports a problem");
@@ -324,7 +327,7 @@ async fn others(doctor: &Doctor, connection: &mut PgConnection, report: &mut Rep
          where name <> $1 and heartbeat < clock_timestamp() - greatest($2, 60)::float8 * interval '1 second' order by heartbeat",
     ))
     .bind(&doctor.config.name)
-    .bind(i64::try_from(doctor.config.retention_s).unwrap_or(i64::MAX))
+    .bind(i64::try_from(doctor.config.retention.as_secs()).unwrap_or(i64::MAX))
     .fetch_all(connection);
     match report.got(CHECK, gone).await.as_deref() {
         None => {}
@@ -367,47 +370,6 @@ async fn vacuum(doctor: &Doctor, connection: &mut PgConnection, report: &mut Rep
     }
 }
 
-async fn dead_letters(doctor: &Doctor, connection: &mut PgConnection, report: &mut Report) {
-    for (check, table, side) in [
-        ("outbox.dead_letters", "outbox_dead_letter", "--outbox"),
-        ("inbox.dead_letters", "inbox_dead_letter", "--inbox"),
-    ] {
-        // The relay's role has no rights on the inbox; the operator's has.
-        let readable = sqlx::query_scalar(
-            "select coalesce(bool_or(has_table_privilege(oid, 'select')), false) from pg_class \
-             where relname = $2 and relnamespace = (select oid from pg_namespace where nspname = $1)",
-        )
-        .bind(&doctor.config.schema)
-        .bind(table)
-        .fetch_one(&mut *connection);
-        if report.got(check, readable).await != Some(true) {
-            continue;
-        }
-        let reasons = sqlx::query_as::<_, (String, i64)>(sql(
-            doctor,
-            &format!(
-                "select reason, count(*) from pillarbox.{table} where state in ('dead', 'parked') \
-                 group by reason order by 2 desc, 1"
-            ),
-        ))
-        .fetch_all(&mut *connection);
-        match report.got(check, reasons).await.as_deref() {
-            None => {}
-            Some([]) => report.ok(check, "no dead letter is unresolved"),
-            Some(reasons) => {
-                let total: i64 = reasons.iter().map(|(_, count)| count).sum();
-                let reasons: Vec<String> =
-                    reasons.iter().map(|(reason, count)| format!("{count} {reason}")).collect();
-                report.warn(
-                    check,
-                    format!("{total} unresolved: {}", reasons.join(", ")),
-                    format!("list them with `pillarbox dead-letters list {side}`, then retry or discard them"),
-                );
-            }
-        }
-    }
-}
-
 async fn topics(
     doctor: &Doctor,
     connection: &mut PgConnection,
@@ -420,7 +382,7 @@ async fn topics(
 }
 
 /// What the relay knew of the streams at its newest checkpoint.
-async fn marks(doctor: &Doctor, connection: &mut PgConnection, report: &mut Report) -> Marks {
+async fn marks(doctor: &Doctor, connection: &mut PgConnection, report: &mut Report) -> StreamMarks {
     let newest = sqlx::query_scalar::<_, String>(sql(
         doctor,
         "select streams::text from pillarbox.relay_checkpoint where relay = $1 order by taken_at desc limit 1",

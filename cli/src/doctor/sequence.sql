@@ -1,22 +1,22 @@
 -- The next position, the highest position known to have been used, and whether the sequence and the order of the
--- columns are as the relay's cursor needs them: $1 schema.
+-- columns are as the relay's cursor needs them. `{sequence}` is the name of the sequence that gives out the positions.
 select
-    (
-        select seqcache = 1 and seqincrement > 0 and not seqcycle
-        from pg_sequence
-        join pg_class on pg_class.oid = seqrelid
-        join pg_namespace on pg_namespace.oid = relnamespace
-        where relname = 'outbox_position_seq' and nspname = $1
-    )
+    (select seqcache = 1 and seqincrement > 0 and not seqcycle from pg_sequence where seqrelid = '{sequence}'::regclass)
     and (
         select max(attnum) filter (where attname = 'txid') < max(attnum) filter (where attname = 'position')
         from pg_attribute
         where attrelid = 'pillarbox.outbox'::regclass
     ) as shape,
-    (select last_value + is_called::integer from pillarbox.outbox_position_seq) as next,
+    (select last_value + is_called::integer from {sequence}) as next,
     greatest(
         (select max(position) from pillarbox.outbox),
         (select max(position) from pillarbox.outbox_dead_letter),
-        (select max((cursor ->> 'high'::text)::bigint) from pillarbox.relay),
+        -- Not of another table, which was the outbox before.
+        (
+            select max((cursor ->> 'high'::text)::bigint)
+            from pillarbox.relay
+            where
+                coalesce((cursor #>> '{table,relation}'::text[])::bigint = 'pillarbox.outbox'::regclass::oid::bigint, true)
+        ),
         0
     ) as used

@@ -6,6 +6,7 @@ use hyper::header::{ALLOW, CACHE_CONTROL, CONTENT_TYPE, HeaderValue};
 use hyper::{Method, Response, StatusCode};
 use metrics_exporter_prometheus::PrometheusHandle;
 use pillarbox_relay::RelayState;
+use pillarbox_trail::TrailState;
 use serde::Serialize;
 use tokio::sync::{Mutex, watch};
 
@@ -17,12 +18,18 @@ const TEXT: &str = "text/plain; charset=utf-8";
 pub(super) struct Pages {
     /// Only one page of metrics is made at a time, so that many requests for metrics do not delay the health checks.
     metrics: Mutex<PrometheusHandle>,
-    relays: Vec<watch::Receiver<RelayState>>,
+    parts: Parts,
+}
+
+/// What runs in this process, and how it stands.
+pub(crate) enum Parts {
+    Relays(Vec<watch::Receiver<RelayState>>),
+    Trail(watch::Receiver<TrailState>),
 }
 
 impl Pages {
-    pub(super) fn new(metrics: PrometheusHandle, relays: Vec<watch::Receiver<RelayState>>) -> Self {
-        Self { metrics: Mutex::new(metrics), relays }
+    pub(super) fn new(metrics: PrometheusHandle, parts: Parts) -> Self {
+        Self { metrics: Mutex::new(metrics), parts }
     }
 
     pub(super) async fn answer(&self, method: &Method, path: &str) -> Response<Full<Bytes>> {
@@ -53,27 +60,52 @@ impl Pages {
     }
 
     fn readiness(&self) -> Response<Full<Bytes>> {
-        let outboxes: Vec<Outbox> = self
-            .relays
-            .iter()
-            .map(|state| {
-                let state = state.borrow().clone();
-                Outbox { ready: state.is_ready(), state }
-            })
-            .collect();
-        let reason = outboxes.iter().find_map(|outbox| {
-            let reason = outbox.state.not_ready()?;
-            let RelayState { relay, outbox, .. } = &outbox.state;
-            Some(format!("relay {relay} of {outbox}: {reason}"))
-        });
+        let (reason, json) = match &self.parts {
+            Parts::Relays(relays) => of_relays(relays),
+            Parts::Trail(trail) => {
+                let trail = trail.borrow().clone();
+                let reason = trail.not_ready();
+                let ready = reason.is_none();
+                let json = serde_json::to_string(&OfTrail { ready, reason: reason.clone(), trail });
+                (reason, json)
+            }
+        };
         let status =
             if reason.is_none() { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
-        let readiness = Readiness { ready: reason.is_none(), reason, outboxes };
         // The text may hold names that others chose, and a terminal may show it.
-        let mut text = harmless_json(&serde_json::to_string(&readiness).unwrap_or_default());
+        let mut text = harmless_json(&json.unwrap_or_default());
         text.push('\n');
         page(status, "application/json", text)
     }
+}
+
+/// Why one of the relays is not ready, and all of them as JSON.
+fn of_relays(
+    relays: &[watch::Receiver<RelayState>],
+) -> (Option<String>, serde_json::Result<String>) {
+    let outboxes: Vec<Outbox> = relays
+        .iter()
+        .map(|state| {
+            let state = state.borrow().clone();
+            Outbox { ready: state.is_ready(), state }
+        })
+        .collect();
+    let reason = outboxes.iter().find_map(|outbox| {
+        let reason = outbox.state.not_ready()?;
+        let RelayState { relay, outbox, .. } = &outbox.state;
+        Some(format!("relay {relay} of {outbox}: {reason}"))
+    });
+    let readiness = Readiness { ready: reason.is_none(), reason: reason.clone(), outboxes };
+    (reason, serde_json::to_string(&readiness))
+}
+
+#[derive(Serialize)]
+struct OfTrail {
+    ready: bool,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    reason: Option<String>,
+    #[serde(flatten)]
+    trail: TrailState,
 }
 
 #[derive(Serialize)]

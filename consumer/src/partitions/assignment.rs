@@ -1,27 +1,25 @@
 //! What this process reads: everything, or its share of the partitions.
 //!
-//! A partition that is beyond the share is handed over: nothing more of it is read or begun, what runs is let
-//! finish, the server is told and unpinned, and only then is the partition free for another process.
+//! A partition that is beyond the share is handed over. Nothing more of it is read or begun, running handlers finish,
+//! and the server is told and unpinned. Only then is the partition free for another process.
 
 use std::collections::BTreeSet;
 
-use pillarbox_event::Partition;
 use pillarbox_inbox::source::Store;
 use tokio::task::JoinSet;
 
 use crate::config::ConsumerConfig;
 use crate::durable::Durable;
 use crate::error::ConsumerError;
-use crate::partitions::membership::{Change, Membership};
-use crate::partitions::messages::{Fed, Feeds, Opener};
-use crate::subscription::Arrival;
+use crate::partitions::membership::{Membership, MembershipChange};
+use crate::partitions::messages::{Feeds, Opener, Step};
 
 /// What a consumer's process reads.
 pub(crate) struct Assignment {
     opener: Opener,
     feeds: Feeds,
     durables: Vec<Durable>,
-    /// With partitions.
+    /// Set if there are several partitions.
     several: Option<Several>,
 }
 
@@ -31,23 +29,9 @@ struct Several {
     reading: BTreeSet<u32>,
     /// No longer read, and not yet given up.
     leaving: BTreeSet<u32>,
-    /// Those of them of which nothing is in work any more.
+    /// Those of the leaving partitions of which nothing is in work any longer.
     done: BTreeSet<u32>,
     handing_over: JoinSet<u32>,
-}
-
-/// What happened.
-pub(crate) enum Step {
-    /// A message.
-    Arrived(Option<Partition>, Box<Arrival>),
-    /// Partitions are read now, and others are not any more.
-    Moved { taken: Vec<u32>, dropped: Vec<u32> },
-    /// The messages of a partition, or of the only durable, were interrupted.
-    Interrupted(Option<Partition>),
-    /// The database does not answer, and why.
-    Failing(String),
-    /// Nothing to be done about.
-    Other,
 }
 
 impl Assignment {
@@ -69,41 +53,40 @@ impl Assignment {
         Self { opener, feeds, durables, several }
     }
 
-    /// What happens next; messages only while there is room for one. Safe to cancel.
+    /// Waits for what happens next. Messages come only while there is room for one. Safe to cancel.
     pub(crate) async fn next(&mut self, room: bool) -> Result<Step, ConsumerError> {
         let Some(several) = &mut self.several else {
             return match room {
-                true => Ok(arrived(self.feeds.next().await?)),
+                true => self.feeds.next().await,
                 false => std::future::pending().await,
             };
         };
         tokio::select! {
-            fed = self.feeds.next(), if room => {
-                let fed = fed?;
-                if matches!(fed, Fed::Prepared) {
+            step = self.feeds.next(), if room => {
+                if matches!(step, Ok(Step::Prepared)) {
                     several.membership.prepared();
                 }
-                Ok(arrived(fed))
+                step
             }
             change = several.membership.changed() => Ok(self.changed(change)),
             Some(Ok(partition)) = several.handing_over.join_next() => {
                 several.done.remove(&partition);
-                // Unless others have taken it already.
+                // Other processes may have taken it already.
                 if several.leaving.remove(&partition) {
                     several.membership.give_up(partition);
                     tracing::debug!(consumer = self.opener.config.name, partition, "handed over");
                 }
-                Ok(Step::Other)
+                Ok(Step::HandedOver)
             }
         }
     }
 
-    fn changed(&mut self, change: Change) -> Step {
+    fn changed(&mut self, change: MembershipChange) -> Step {
         let Some(several) = &mut self.several else {
-            return Step::Other;
+            return Step::HandedOver;
         };
         let (held, size) = match change {
-            Change::Share { held, size, reaches_broker } => {
+            MembershipChange::Share { held, size, reaches_broker } => {
                 self.feeds.others(None);
                 self.feeds.database(None);
                 self.feeds.broker(reaches_broker);
@@ -112,15 +95,15 @@ impl Assignment {
                 }
                 (held, size)
             }
-            Change::Others(partitions) => {
+            MembershipChange::Others(partitions) => {
                 self.feeds.others(Some(format!(
                     "other processes of this consumer run with partitions = {partitions}; waiting until they have \
                     stopped"
                 )));
                 (BTreeSet::new(), 0)
             }
-            Change::Lost => (BTreeSet::new(), 0),
-            Change::Failing(error) => {
+            MembershipChange::Lost => (BTreeSet::new(), 0),
+            MembershipChange::Failing(error) => {
                 self.feeds.database(Some(&error));
                 return Step::Failing(error);
             }
@@ -166,7 +149,7 @@ impl Assignment {
         self.several.as_ref().is_some_and(|several| several.leaving.len() > several.done.len())
     }
 
-    /// Hands those partitions over of which nothing is in work any more.
+    /// Hands over those partitions of which nothing is in work any longer.
     pub(crate) fn hand_over(&mut self, in_work: impl Fn(u32) -> bool) {
         let Some(several) = &mut self.several else { return };
         let leaving: Vec<u32> = several.leaving.difference(&several.done).copied().collect();
@@ -181,7 +164,7 @@ impl Assignment {
         }
     }
 
-    /// Reads nothing more, and lets other processes have it at once. Nothing may be in work any more.
+    /// Reads nothing more, and lets other processes continue at once. Nothing may be in work any longer.
     pub(crate) async fn close(self) {
         let Self { opener, feeds, durables, several } = self;
         drop(feeds);
@@ -196,13 +179,5 @@ impl Assignment {
                 several.membership.leave().await;
             }
         }
-    }
-}
-
-fn arrived(fed: Fed) -> Step {
-    match fed {
-        Fed::Arrived(partition, arrival) => Step::Arrived(partition, arrival),
-        Fed::Interrupted(partition) => Step::Interrupted(partition),
-        Fed::Prepared => Step::Other,
     }
 }

@@ -1,13 +1,15 @@
-//! Which partitions this process reads: its share, agreed upon with the other processes through the database.
+//! Decides which partitions this process reads: its share, agreed upon with the other processes through the database.
 //!
-//! About once a second each process writes a row that says that it lives and what it has, reads what the others
-//! have, and takes of what nobody has up to its share (`claim_partitions.sql`). There is no coordinator and no plan:
+//! About once a second, each process writes a row that says that it lives and which partitions it has, reads the rows
+//! of the others, and takes free partitions up to its share (`claim_partitions.sql`). There is no coordinator and no
+//! plan:
 //!
-//! - a process that joins makes the shares of the others smaller, and they give up what is beyond theirs;
-//! - a process that stops gives up all;
-//! - one that has died, or does not reach the database, is no longer counted after `takeover_ms`, and what it had is
-//!   free. It stops reading by its own clock before that;
-//! - one that does not reach the broker for so long gives up all, and takes its share again when it does.
+//! - A process that joins makes the shares of the others smaller, and they give up what is beyond theirs.
+//! - A process that stops gives up all of its partitions.
+//! - A process that has died, or does not reach the database, is no longer counted after `takeover`, and its
+//!   partitions are free. It stops reading before that, by its own clock.
+//! - A process that does not reach the broker for that long gives up all, and takes its share again when it reaches the
+//!   broker.
 //!
 //! ```text
 //!                  admitted            prepared
@@ -22,6 +24,7 @@ use std::time::Duration;
 use async_nats::connection::State;
 use pillarbox_inbox::source::Store;
 use pillarbox_store::full_text;
+use pillarbox_store::limit::milliseconds;
 use sqlx::{AssertSqlSafe, Connection, PgConnection, Row};
 use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep_until, timeout};
@@ -46,11 +49,11 @@ pub(crate) struct Membership {
     client: async_nats::Client,
     store: Store,
     consumer: String,
-    /// A name for this run. They sort by their starts.
+    /// A name for this run. Names sort by the time of the start.
     process: String,
     partitions: i32,
     takeover: Duration,
-    /// Not the pool's, which handlers may use up.
+    /// A connection of its own, because handlers may use up those of the pool.
     connection: Option<PgConnection>,
     beating: JoinSet<(Option<PgConnection>, Result<Beat, sqlx::Error>)>,
     beat_at: Instant,
@@ -59,7 +62,7 @@ pub(crate) struct Membership {
     connected_at: Instant,
     phase: Phase,
     held: BTreeSet<u32>,
-    /// Given up while a beat was on its way that says otherwise.
+    /// Given up while a beat was on its way that still lists them.
     given_up: BTreeSet<u32>,
     failing: bool,
 }
@@ -82,14 +85,14 @@ struct Beat {
 }
 
 /// What follows.
-pub(crate) enum Change {
+pub(crate) enum MembershipChange {
     /// Other processes run with another number of partitions.
     Others(u32),
-    /// These are all that this process has, and so many it should have: none while it does not reach the broker.
+    /// This process has these partitions, and should have this many: none while it does not reach the broker.
     Share { held: BTreeSet<u32>, size: usize, reaches_broker: bool },
     /// The database does not answer, and why.
     Failing(String),
-    /// It has not for so long that this process has nothing any more.
+    /// The database has not answered for so long that this process has no partitions any longer.
     Lost,
 }
 
@@ -107,7 +110,7 @@ impl Membership {
             consumer: config.name.clone(),
             process: pillarbox_event::EventId::generate().as_str().to_owned(),
             partitions: i32::try_from(partitions).unwrap_or(i32::MAX),
-            takeover: config.takeover(),
+            takeover: config.takeover,
             connection: None,
             beating: JoinSet::new(),
             beat_at: now,
@@ -120,7 +123,8 @@ impl Membership {
         }
     }
 
-    /// No process runs with another number of partitions. Whether that is news: then the durables are to be prepared.
+    /// No process runs with another number of partitions. Returns whether that is news. If so, the durables must be
+    /// prepared.
     pub(crate) fn admitted(&mut self) -> bool {
         let news = self.phase == Phase::Announced;
         if news {
@@ -129,13 +133,13 @@ impl Membership {
         news
     }
 
-    /// The durables are there, and may be read.
+    /// The durables exist, and may be read.
     pub(crate) fn prepared(&mut self) {
         self.phase = Phase::Sharing;
         self.beat_at = Instant::now();
     }
 
-    /// Nothing of this partition is in work any more: another process may have it.
+    /// Nothing of this partition is in work any longer, so another process may have it.
     pub(crate) fn give_up(&mut self, partition: u32) {
         self.held.remove(&partition);
         self.given_up.insert(partition);
@@ -143,9 +147,9 @@ impl Membership {
     }
 
     /// The next change. Safe to cancel.
-    pub(crate) async fn changed(&mut self) -> Change {
+    pub(crate) async fn changed(&mut self) -> MembershipChange {
         loop {
-            // By its own clock, before the others count it out.
+            // By this process's own clock, before the others stop counting it.
             let expires_at = match self.held.is_empty() {
                 true => Instant::now() + Duration::from_secs(3600),
                 false => self.seen_at + self.takeover,
@@ -158,7 +162,7 @@ impl Membership {
                         Ok(beat) => return self.beaten(beat),
                         Err(error) => {
                             if !std::mem::replace(&mut self.failing, true) {
-                                return Change::Failing(full_text(&error));
+                                return MembershipChange::Failing(full_text(&error));
                             }
                         }
                     }
@@ -170,7 +174,7 @@ impl Membership {
                         "this process gives up its partitions, because it cannot tell the database that it is alive"
                     );
                     self.held.clear();
-                    return Change::Lost;
+                    return MembershipChange::Lost;
                 }
             }
         }
@@ -209,16 +213,16 @@ impl Membership {
         });
     }
 
-    fn beaten(&mut self, beat: Beat) -> Change {
+    fn beaten(&mut self, beat: Beat) -> MembershipChange {
         self.failing = false;
         self.seen_at = beat.began;
         if let Some(stranger) = beat.stranger {
             self.held.clear();
             self.phase = Phase::Announced;
-            return Change::Others(stranger.unsigned_abs());
+            return MembershipChange::Others(stranger.unsigned_abs());
         }
         self.held = &beat.held - &self.given_up;
-        Change::Share {
+        MembershipChange::Share {
             held: self.held.clone(),
             size: beat.size,
             reaches_broker: beat.reaches_broker,
@@ -229,9 +233,9 @@ impl Membership {
     pub(crate) async fn leave(mut self) {
         self.beating.shutdown().await;
         let leave = async {
-            let left = sqlx::query(self.store.statement(LEAVE));
-            let left = left.bind(&self.consumer).bind(&self.process);
-            self.store.lend().await?.execute(left).await
+            let leave = self.store.statement(LEAVE);
+            let leave = self.store.query(&leave).bind(&self.process);
+            self.store.lend().await?.execute(leave).await
         };
         if !matches!(timeout(LEAVE_TIMEOUT, leave).await, Ok(Ok(_))) {
             tracing::debug!(
@@ -266,7 +270,7 @@ impl Announcement {
         };
         let held: Vec<i32> =
             self.held.iter().filter_map(|held| i32::try_from(*held).ok()).collect();
-        // A process that is stopped as it stands lets go of the lock before the others count out one another.
+        // A process that was paused in the middle loses the lock before the others stop counting one another.
         let begin = format!(
             "begin; set local idle_in_transaction_session_timeout = {}",
             (self.takeover / 4).as_millis()
@@ -279,11 +283,11 @@ impl Announcement {
         .bind(&self.consumer)
         .execute(&mut *tx)
         .await?;
-        let row = sqlx::query(store.statement(CLAIM))
-            .bind(&self.consumer)
+        let row = store
+            .query(&store.statement(CLAIM))
             .bind(&self.process)
             .bind(self.partitions)
-            .bind(i64::try_from(self.takeover.as_millis()).unwrap_or(i64::MAX))
+            .bind(milliseconds(self.takeover))
             .bind(held)
             .bind(self.sharing)
             .fetch_one(&mut *tx)

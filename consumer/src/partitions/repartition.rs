@@ -1,10 +1,10 @@
-//! From one number of partitions to another: nothing unread is left behind, and no key's later events are read
-//! before its earlier ones.
+//! Moves a consumer from one number of partitions to another. Nothing unread is left behind, and no later event of a
+//! key is read before an earlier one.
 //!
-//! With another number a key's events lie in another partition. So the durables of a new number are made only when
-//! those of the old one have been read to the end and nobody reads them any more; then the old ones go. The new ones
-//! begin at the stream's beginning, or as far back as the inbox remembers (see `beginning.rs`): what was handled is
-//! skipped.
+//! With another number of partitions, a key's events are in another partition. So the durables of the new number are
+//! created only when those of the old number have been read to the end and nobody reads them any longer. Then the old
+//! ones are removed. The new ones begin at the stream's beginning, or as far back as the inbox remembers (see
+//! `beginning.rs`); what was handled is skipped.
 //!
 //! ```text
 //!   old durables ── in use ──► wait
@@ -13,24 +13,22 @@
 //!        └ none ──► make the new ones
 //! ```
 //!
-//! Where the relay has begun with the new number, the old filters take events of that, too. A durable is read to the
-//! end if the first event that it has left was sent with the new number.
+//! If the relay already uses the new number, the old filters also take events that were sent with it. A durable counts
+//! as read to the end if the first event that it has left was sent with the new number.
 
 use async_nats::jetstream::consumer::Info;
 use async_nats::jetstream::context::ConsumerInfoErrorKind;
-use async_nats::jetstream::message::StreamMessage;
-use async_nats::jetstream::stream::{RawMessageErrorKind, RetentionPolicy, Stream};
+use async_nats::jetstream::stream::{RetentionPolicy, Stream};
 use futures::TryStreamExt;
 use pillarbox_event::{Partition, header};
 use pillarbox_inbox::source::Store;
-use pillarbox_store::full_text;
 
-use crate::beginning::begin;
+use crate::beginning::{begin, first_of};
 use crate::config::ConsumerConfig;
 use crate::durable::{Durable, NotNow, partitions_of};
 use crate::error::ConsumerError;
 
-/// Sees to it that the consumer's durables are there, and none of another number of partitions.
+/// Creates the consumer's durables that are missing, and removes those of another number of partitions.
 pub(crate) async fn prepare(
     stream: &Stream,
     config: &ConsumerConfig,
@@ -43,13 +41,13 @@ pub(crate) async fn prepare(
             missing.push(durable);
         }
     }
-    // The only durable is there before it has partitions to be told from.
+    // Without partitions, the only durable exists, and there is nothing else to do.
     if missing.is_empty() && config.several().is_none() {
         return Ok(());
     }
     let old = match old_ones(stream, config).await {
         Ok(old) => old,
-        // It may lack the right, and never have had partitions.
+        // The user may lack the right to list them, and the consumer may never have had partitions.
         Err(NotNow::Later(reason)) if config.several().is_none() => {
             tracing::warn!(
                 consumer = config.name,
@@ -64,7 +62,7 @@ pub(crate) async fn prepare(
     for name in &old {
         check_old(stream, config, name, missing.is_empty()).await?;
     }
-    // A work queue has no two durables for one subject, and nothing that was handled.
+    // A work queue allows one durable per subject, and keeps nothing that was handled.
     let is_work_queue = stream.cached_info().config.retention == RetentionPolicy::WorkQueue;
     if is_work_queue {
         remove(stream, config, &old).await?;
@@ -81,9 +79,7 @@ async fn old_ones(stream: &Stream, config: &ConsumerConfig) -> Result<Vec<String
     let now = config.several().unwrap_or(1);
     let mut names = stream.consumer_names();
     let mut old = Vec::new();
-    while let Some(name) =
-        names.try_next().await.map_err(|error| NotNow::Later(full_text(&error)))?
-    {
+    while let Some(name) = names.try_next().await? {
         if partitions_of(&name, &config.name).is_some_and(|partitions| partitions != now) {
             old.push(name);
         }
@@ -91,7 +87,7 @@ async fn old_ones(stream: &Stream, config: &ConsumerConfig) -> Result<Vec<String
     Ok(old)
 }
 
-/// `replaced` if all new ones are there already: they were made when this one had been read to the end.
+/// `replaced`: all new durables exist already, and they were created when this one had been read to the end.
 async fn check_old(
     stream: &Stream,
     config: &ConsumerConfig,
@@ -102,7 +98,7 @@ async fn check_old(
         Ok(info) => info,
         // Another process was faster.
         Err(error) if error.kind() == ConsumerInfoErrorKind::NotFound => return Ok(()),
-        Err(error) => return Err(NotNow::Later(full_text(&error))),
+        Err(error) => return Err(error.into()),
     };
     if info.num_waiting > 0 {
         return Err(NotNow::Later(format!(
@@ -124,25 +120,16 @@ async fn check_old(
     Ok(())
 }
 
-/// Whether the first event that a durable has left was sent with the new number. `false` if that cannot be said.
+/// Whether the first event that a durable has left was sent with the new number. `false` if that is not known.
 async fn goes_on_with(stream: &Stream, old: &Info, number: Option<u32>) -> bool {
     let mut filters = old.config.filter_subjects.clone();
     filters.extend(Some(old.config.filter_subject.clone()).filter(|filter| !filter.is_empty()));
     if filters.is_empty() {
         filters.push(">".into());
     }
-    let mut first: Option<StreamMessage> = None;
-    for filter in filters {
-        let from = old.ack_floor.stream_sequence + 1;
-        match stream.raw_message_builder().sequence(from).next_by_subject(filter).send().await {
-            Ok(next) if first.as_ref().is_none_or(|first| next.sequence < first.sequence) => {
-                first = Some(next);
-            }
-            Ok(_) => {}
-            Err(error) if error.kind() == RawMessageErrorKind::NoMessageFound => {}
-            Err(_) => return false,
-        }
-    }
+    let Ok(first) = first_of(stream, old.ack_floor.stream_sequence + 1, filters).await else {
+        return false;
+    };
     let said = first.as_ref().and_then(|first| first.headers.get(header::PARTITION));
     let sent_with = said.and_then(|said| said.as_str().parse::<Partition>().ok());
     number.is_some() && sent_with.map(Partition::of) == number
@@ -158,7 +145,7 @@ async fn remove(stream: &Stream, config: &ConsumerConfig, old: &[String]) -> Res
             ),
             Err(error) => match stream.consumer_info(name).await {
                 Err(gone) if gone.kind() == ConsumerInfoErrorKind::NotFound => {}
-                _ => return Err(NotNow::Later(full_text(&error))),
+                _ => return Err(error.into()),
             },
         }
     }

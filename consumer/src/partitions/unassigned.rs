@@ -1,7 +1,7 @@
-//! Looks out for events that the consumer's filters take and that are in none of its partitions: nobody reads them.
+//! Looks for events that the consumer's filters take but that are in none of its partitions, so that nobody reads them.
 //!
-//! They come from a relay with another number of partitions, or with none, or from somebody who published by hand.
-//! They are named in the status and the log, and nothing is done about them: only who sent them knows.
+//! They come from a relay with another number of partitions or with none, or from somebody who published by hand. The
+//! status and the log name their subjects. The consumer does nothing else about them, because only the sender can.
 
 use std::time::{Duration, SystemTime};
 
@@ -9,6 +9,7 @@ use async_nats::jetstream;
 use async_nats::jetstream::stream::Stream;
 use futures::TryStreamExt;
 use pillarbox_event::{Partition, RawEvent};
+use pillarbox_inbox::error::BoxError;
 use pillarbox_inbox::source::Store;
 use pillarbox_store::full_text;
 use tokio::time::{sleep, timeout};
@@ -21,12 +22,10 @@ const INTERVAL: Duration = Duration::from_secs(30);
 /// How long one look may take.
 const PATIENCE: Duration = Duration::from_secs(20);
 
-/// So many subjects are looked at, and named.
+/// At most this many subjects are looked at, and named.
 const MOST: usize = 16;
 
-type Error = Box<dyn std::error::Error + Send + Sync>;
-
-/// Looks again and again, if there are partitions.
+/// Looks again and again. Without partitions, it does nothing.
 pub(crate) async fn look_out(
     jetstream: &jetstream::Context,
     store: &Store,
@@ -81,7 +80,7 @@ async fn look(
     store: &Store,
     config: &ConsumerConfig,
     of: u32,
-) -> Result<Vec<String>, Error> {
+) -> Result<Vec<String>, BoxError> {
     let stream = jetstream.get_stream_no_info(&config.stream).await?;
     let mut outside = Vec::new();
     for filter in config.filters() {
@@ -102,16 +101,16 @@ async fn look(
     Ok(strays)
 }
 
-/// Whether the last event of a subject is handled, or so old that nobody remembers.
+/// Whether the last event of a subject is handled, or older than the inbox remembers.
 async fn is_done_with(
     stream: &Stream<()>,
     store: &Store,
     config: &ConsumerConfig,
     subject: &str,
-) -> Result<bool, Error> {
+) -> Result<bool, BoxError> {
     let message = stream.get_last_raw_message_by_subject(subject).await?;
     let stored = SystemTime::from(message.time);
-    if stored.elapsed().unwrap_or_default() >= config.retention() {
+    if stored.elapsed().unwrap_or_default() >= config.retention {
         return Ok(true);
     }
     let headers = message.headers.iter().flat_map(|(name, values)| {
@@ -123,7 +122,7 @@ async fn is_done_with(
     }
 }
 
-/// Whether a subject is in one of so many partitions.
+/// Whether a subject is in one of this many partitions.
 fn is_in_one(subject: &str, of: u32) -> bool {
     let number = subject.split('.').nth(1).and_then(|word| word.parse().ok());
     let partition = number.and_then(|number| Partition::new(number, of).ok());

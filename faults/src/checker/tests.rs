@@ -2,7 +2,9 @@
 
 use super::*;
 use crate::event::Drawn;
-use crate::history::{Committed, CursorWrite, Dead, Foreign, Loss, Stored, Written};
+use crate::history::{
+    Cancel, Committed, CursorWrite, Dead, Foreign, Loss, Scheduled, Stored, Written,
+};
 
 const LEDGER: &str = "ledger";
 
@@ -73,6 +75,32 @@ fn an_event_without_an_effect_is_lost() {
     let mut history = well();
     history.effects.pop();
     assert_eq!(check(&history), [Violation::Lost { id: id("a4"), consumer: Some(id(LEDGER)) }]);
+}
+
+#[test]
+fn a_scheduled_event_comes_once_and_not_too_early_unless_it_was_cancelled() {
+    let after = |cancels: &[bool], released: &[i64]| {
+        let mut history = well();
+        // `a1` comes from the outbox like any other event.
+        let (id, released) = (id("a1"), released.to_vec());
+        history.scheduled.push(Scheduled { id: id.clone(), due: 100, released });
+        let answer = |cancelled: &bool| Cancel { id: id.clone(), cancelled: *cancelled };
+        history.cancels = cancels.iter().map(answer).collect();
+        check(&history)
+    };
+    let wrong = |what| [Violation::WronglyReleased { id: id("a1"), what }];
+    assert_eq!(after(&[], &[100]), []);
+    assert_eq!(after(&[false, false], &[101]), []);
+    assert_eq!(after(&[true, false], &[]), []);
+    assert_eq!(after(&[], &[99]), wrong("it came before it was due"));
+    assert_eq!(after(&[], &[]), wrong("it was not cancelled, and never came"));
+    assert_eq!(after(&[false], &[]), wrong("it was not cancelled, and never came"));
+    assert_eq!(after(&[], &[100, 101]), wrong("it came more than once"));
+    assert_eq!(after(&[true], &[100]), wrong("it was cancelled, and came"));
+    assert_eq!(after(&[true, true], &[]), wrong("it was cancelled more than once"));
+    let mut history = well();
+    history.cancels.push(Cancel { id: id("a1"), cancelled: true });
+    assert_eq!(check(&history), wrong("it was cancelled, and never scheduled"));
 }
 
 #[test]

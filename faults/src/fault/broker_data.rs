@@ -33,6 +33,8 @@ pub(super) async fn wipe(world: &World) -> anyhow::Result<String> {
 
 /// Restores an older state of the broker's store.
 pub(super) async fn put_back(world: &World, age: Duration) -> anyhow::Result<String> {
+    // A copy of a full stream would be full for ever.
+    let limits = world.limits.lock().await;
     let backup = {
         let mut nats = world.nats.lock().await;
         let (store, backup) = nats.store()?;
@@ -54,6 +56,7 @@ pub(super) async fn put_back(world: &World, age: Duration) -> anyhow::Result<Str
         copy(&backup, &store)?;
         nats.restart().await?;
     }
+    drop(limits);
     // The time counts too, because a foreign message may be at its sequence by now.
     let held = world.places().await?;
     let shipped = world.record().stored.iter().any(|stored| {
@@ -73,13 +76,16 @@ pub(super) async fn put_back(world: &World, age: Duration) -> anyhow::Result<Str
 
 /// Makes the stream full for a while, and then removes the messages that every consumer has read.
 pub(super) async fn fill(world: &World, full: Duration) -> anyhow::Result<String> {
+    // Of two at a time, the second would take the first one's limit for the stream's own, and put it back.
+    let _limits = world.limits.lock().await;
     let jetstream = world.jetstream().await?;
     let stream = jetstream.get_stream(STREAM).await?;
     let info = stream.cached_info();
     let held = i64::try_from(info.state.messages)?.max(1);
     let room = Config { max_messages: held, discard: DiscardPolicy::New, ..info.config.clone() };
     let before = info.config.clone();
-    jetstream.update_stream(&room).await?;
+    // If only the answer is lost, the limit is there all the same.
+    let limited = jetstream.update_stream(&room).await;
     sleep(full).await;
     // Whatever happens to the broker meanwhile, the limit must be removed.
     let lifted = eventually("the stream to take more", Duration::from_secs(30), async || {
@@ -95,6 +101,7 @@ pub(super) async fn fill(world: &World, full: Duration) -> anyhow::Result<String
         anyhow::Ok(Some(()))
     });
     lifted.await?;
+    limited?;
     Ok(format!("at {held} messages"))
 }
 

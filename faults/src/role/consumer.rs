@@ -3,8 +3,8 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use pillarbox_consumer::{Consumer, ConsumerConfig, Order};
-use pillarbox_inbox::{BatchHandler, Handler, HandlerError, Received, Router, Tx};
+use pillarbox_consumer::{Consumer, ConsumerConfig, HandlingOrder};
+use pillarbox_inbox::{BatchHandler, Handler, HandlerError, Received, Tx};
 use serde::{Deserialize, Serialize};
 use sqlx::postgres::{PgConnectOptions, PgPoolOptions};
 use tokio::time::{interval, sleep};
@@ -68,25 +68,30 @@ impl Group {
     }
 
     fn config(self, role: &ConsumerRole) -> ConsumerConfig {
+        let shares = self == Self::Ledger;
         ConsumerConfig {
-            stream: role.stream.clone(),
-            name: self.name().to_owned(),
             order: match (self.keeps_order(), role.strict) {
-                (true, true) => Order::Strict,
-                (true, false) => Order::Key,
-                (false, _) => Order::None,
+                (true, true) => HandlingOrder::Strict,
+                (true, false) => HandlingOrder::Key,
+                (false, _) => HandlingOrder::None,
             },
-            partitions: if self == Self::Ledger { role.partitions } else { 1 },
+            partitions: if shares { role.partitions } else { 1 },
+            // Without partitions of its own, a consumer names the subjects that contain their numbers.
+            filter_subjects: if role.partitions > 1 && !shares {
+                vec!["faults.*.drawn".into()]
+            } else {
+                Vec::new()
+            },
             concurrency: 4,
             prefetch: 64,
             batch_size: 25,
             max_attempts: 4,
-            backoff_ms: 10,
-            max_backoff_ms: 100,
-            handler_timeout_ms: 2_000 * role.slow,
-            ack_wait_ms: 3_000 * role.slow,
-            takeover_ms: 1_500 * role.slow,
-            ..ConsumerConfig::default()
+            backoff: Duration::from_millis(10),
+            max_backoff: Duration::from_millis(100),
+            handler_timeout: Duration::from_millis(2_000 * role.slow),
+            ack_wait: Duration::from_millis(3_000 * role.slow),
+            takeover: Duration::from_millis(1_500 * role.slow),
+            ..ConsumerConfig::new(role.stream.clone(), self.name())
         }
     }
 }
@@ -127,12 +132,12 @@ impl ConsumerRole {
         let journal = Arc::new(journal);
         let enter =
             Enter { group: self.group, process: process.to_owned(), journal: journal.clone() };
-        let consumer = Consumer::new(client, pool, self.group.config(&self))?;
+        let consumer = Consumer::with_config(client, pool, self.group.config(&self))?;
         let status = consumer.status();
         let running = async {
             match self.group {
-                Group::Import => consumer.run_batches(enter, stop).await,
-                Group::Ledger | Group::Audit => consumer.run(Router::new().on(enter), stop).await,
+                Group::Import => consumer.on_batch(enter).run(stop).await,
+                Group::Ledger | Group::Audit => consumer.on(enter).run(stop).await,
             }
         };
         let noting = async {

@@ -16,6 +16,7 @@ pub(crate) use writer::key_name;
 pub use writer::{WriterNote, WriterRole};
 
 use crate::journal::Journal;
+use crate::trips::TripRole;
 
 /// How long a process may take to stop.
 pub const STOP_DEADLINE: Duration = Duration::from_secs(8);
@@ -41,6 +42,8 @@ pub enum Role {
     Relay(RelayRole),
     /// Handles them.
     Consumer(ConsumerRole),
+    /// Books trips.
+    Trip(TripRole),
 }
 
 /// Plays the role until the standard input ends, which happens when the process that started it ends.
@@ -54,5 +57,6 @@ pub async fn play(told: &str) -> anyhow::Result<()> {
         Role::Writer(role) => role.play(journal, stop).await,
         Role::Relay(role) => role.play(stop).await,
         Role::Consumer(role) => role.play(&name, journal, stop).await,
+        Role::Trip(role) => role.play(stop).await,
     }
 }

@@ -1,7 +1,9 @@
 //! A writer. It commits events, and records what it did and what it was told.
 
+use std::collections::VecDeque;
 use std::time::Duration;
 
+use pillarbox_event::EventId;
 use rand::rngs::StdRng;
 use rand::{RngExt, SeedableRng};
 use serde::{Deserialize, Serialize};
@@ -10,9 +12,11 @@ use sqlx::{Connection, PgConnection};
 use tokio::task::JoinSet;
 use tokio::time::sleep;
 use tokio_util::sync::CancellationToken;
+use uuid::Uuid;
 
-use crate::event::{Drawn, Kind, draw};
+use crate::event::{Drawn, Kind, cancel, draw, draw_later};
 use crate::journal::Journal;
+use crate::trips::events::Requested;
 
 /// The settings of a writer.
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -29,6 +33,8 @@ pub struct WriterRole {
     pub pause_ms: u64,
     /// Whether the database is behind a pooler in transaction mode.
     pub pooled: bool,
+    /// Whether it also asks for trips.
+    pub saga: bool,
 }
 
 /// What a writer records.
@@ -68,6 +74,8 @@ pub enum WriterNote {
 
 /// The longest pause within a transaction, in milliseconds.
 const HOLD_MS: u64 = 15;
+/// The longest time ahead for which an event is scheduled, in milliseconds.
+const LONGEST_AHEAD_MS: u64 = 1_500;
 /// How long the database may take to answer before the writer tries another connection.
 const PATIENCE: Duration = Duration::from_secs(5);
 
@@ -86,6 +94,7 @@ impl WriterRole {
                 journal: journal.clone(),
                 number,
                 transactions: 0,
+                scheduled: VecDeque::new(),
             };
             sessions.spawn(session.run(stop.clone()));
         }
@@ -102,6 +111,8 @@ struct Session {
     journal: std::sync::Arc<Journal>,
     number: u64,
     transactions: u64,
+    /// Events that it has scheduled, and may cancel.
+    scheduled: VecDeque<EventId>,
 }
 
 impl Session {
@@ -186,6 +197,25 @@ impl Session {
             events.extend(draw(&mut tx, None, &[Kind::Plain]).await?);
         }
         self.journal.note(WriterNote::Drew { tx: name.to_owned(), events })?;
+        let mut scheduled = None;
+        if self.random.random_bool(0.2) {
+            let ahead = Duration::from_millis(self.random.random_range(0..LONGEST_AHEAD_MS));
+            let event = draw_later(&mut tx, ahead).await?;
+            scheduled = Some(EventId::parse(event.id)?);
+        }
+        // Some of them have left by now.
+        if self.random.random_bool(0.1)
+            && let Some(id) = self.scheduled.pop_front()
+        {
+            cancel(&mut tx, &id).await?;
+        }
+        if self.role.saga && self.random.random_bool(0.15) {
+            let trip = Requested { trip: Uuid::now_v7().to_string() };
+            // Some are asked for twice.
+            for _ in 0..=usize::from(self.random.random_bool(0.1)) {
+                pillarbox_outbox::publish(&mut tx, &trip).await?;
+            }
+        }
         if self.random.random_bool(0.2) {
             self.pause(HOLD_MS).await;
         }
@@ -194,7 +224,13 @@ impl Session {
             return Ok(End::RolledBack);
         }
         Ok(match tx.commit().await {
-            Ok(()) => End::Committed,
+            Ok(()) => {
+                self.scheduled.extend(scheduled);
+                while self.scheduled.len() > 5 {
+                    self.scheduled.pop_front();
+                }
+                End::Committed
+            }
             Err(error) => End::Unknown(error.to_string()),
         })
     }

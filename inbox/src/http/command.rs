@@ -1,8 +1,10 @@
-//! What the handler gets: the transaction.
+//! What the handler gets: the request's transaction.
 
 use std::ops::{Deref, DerefMut};
 use std::sync::Arc;
 
+use pillarbox_store::InTransaction;
+use sqlx::PgConnection;
 use tokio::sync::{MappedMutexGuard, MutexGuard};
 
 use crate::delivery::Slot;
@@ -10,8 +12,8 @@ use crate::tx::Tx;
 
 /// A request and its open transaction, in the request's extensions: `Extension<Command>` under axum.
 ///
-/// It is there for every request that the layer takes, also for one without a key where none is required: that
-/// one runs in a transaction too, but its answer is not stored.
+/// The layer sets it for every request that it handles. If no key is required, a request without a key also runs in a
+/// transaction, but its answer is not stored.
 #[derive(Clone, Debug)]
 pub struct Command {
     pub(crate) key: Option<Arc<str>>,
@@ -19,21 +21,20 @@ pub struct Command {
 }
 
 impl Command {
-    /// The request's key. Good to pass on, with the tenant in front, as the idempotency key of effects outside
-    /// the database, which cannot join the transaction.
+    /// The request's key. With the tenant in front of it, it can serve as the idempotency key for effects outside the
+    /// database, which cannot join the transaction.
     pub fn key(&self) -> Option<&str> {
         self.key.as_deref()
     }
 
-    /// The transaction. The layer commits it after the handler's response, depending on its
-    /// [`Verdict`](crate::http::Verdict); the handler does not. To be let go before the handler responds, as any
-    /// local variable of it is.
+    /// The transaction. The layer commits it after the handler's response, depending on the
+    /// [`Verdict`](crate::http::Verdict); the handler does not. Drop it before the handler responds, as happens with
+    /// any local variable.
     ///
     /// # Errors
-    /// [`CommandOver`] if the response has been given, or the request was cancelled: this is a clone in another
-    /// task.
+    /// [`CommandOver`] if the response was given or the request was cancelled. Then this is a clone in another task.
     pub async fn transaction(&self) -> Result<CommandTransaction<'_>, CommandOver> {
-        // Made first, so that it is dropped after the guard.
+        // This is created first, so that it is dropped after the guard.
         let let_go = LetGo(&self.slot);
         let tx = self.slot.hold().await;
         if self.slot.is_over() {
@@ -45,17 +46,17 @@ impl Command {
     }
 }
 
-/// The request is over; its transaction was committed or rolled back.
+/// The request is over, and its transaction was committed or rolled back.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("the request is over, and so is its transaction: use it before the handler responds")]
 pub struct CommandOver;
 
-/// The transaction of a [`Command`], held. `&mut **tx` is its connection, `&mut tx` goes to
-/// `pillarbox_outbox::publish`.
+/// Access to the transaction of a [`Command`], for as long as it lives. `&mut **tx` is its connection; pass `&mut tx`
+/// to `pillarbox_outbox::publish`.
 #[derive(Debug)]
 pub struct CommandTransaction<'a> {
     tx: MappedMutexGuard<'a, Tx>,
-    // After `tx`: fields are dropped in order.
+    // This comes after `tx`, because fields are dropped in order.
     _let_go: LetGo<'a>,
 }
 
@@ -70,6 +71,16 @@ impl Deref for CommandTransaction<'_> {
 impl DerefMut for CommandTransaction<'_> {
     fn deref_mut(&mut self) -> &mut Tx {
         &mut self.tx
+    }
+}
+
+impl InTransaction for CommandTransaction<'_> {
+    fn connection(&mut self) -> &mut PgConnection {
+        &mut self.tx
+    }
+
+    fn collects(&mut self) -> Option<&mut Tx> {
+        Some(&mut self.tx)
     }
 }
 

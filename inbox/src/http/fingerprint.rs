@@ -1,14 +1,14 @@
-//! What makes two requests the same.
+//! The fingerprint that tells whether two requests are the same.
 
 use http::request::Parts;
 use sha2::{Digest, Sha256};
 
 use crate::http::multipart;
 
-/// SHA-256 of method, path with query, and body. Each with its length, so that what moves from one into the
-/// next makes a difference. They are taken as they were sent: other white space in a JSON body, or another order of a
-/// query, is another request. Headers make no difference, but for the [boundary](multipart::parts) of a multipart
-/// body, which clients draw anew for each attempt: such a body is its parts.
+/// SHA-256 of method, path with query, and body, each with its length, so that moving text from one to the next changes
+/// it. They are taken as they were sent: other white space in a JSON body, or another order of a query, makes another
+/// request. Headers do not matter, except the [boundary](multipart::parts) of a multipart body. Clients choose a new
+/// boundary for each attempt, so such a body is compared by its parts.
 pub(crate) fn of_request(parts: &Parts, body: &[u8]) -> [u8; 32] {
     let path = parts.uri.path_and_query().map_or("/", |path| path.as_str());
     let mut all = vec![parts.method.as_str().as_bytes(), path.as_bytes()];
@@ -25,8 +25,8 @@ pub(crate) fn of_request(parts: &Parts, body: &[u8]) -> [u8; 32] {
     digest(&all)
 }
 
-/// The advisory lock of a key: 64 bits of the SHA-256 of all that it belongs to. That two keys share a lock is
-/// next to impossible, and would cost one of them a 409.
+/// The advisory lock of a key: 64 bits of the SHA-256 of the key and everything that it belongs to. It is extremely
+/// unlikely that two keys share a lock; one of them would then get a 409.
 pub(crate) fn lock_of(schema: &str, scope: &str, key: &str) -> i64 {
     let parts = ["pillarbox.inbox_request", schema, scope, key];
     let [a, b, c, d, e, f, g, h, ..] = digest(&parts.map(str::as_bytes));

@@ -7,7 +7,7 @@ pub(crate) const MAX_KEY_BYTES: usize = 255;
 
 const NAME: &str = "idempotency-key";
 
-/// Why a header is no key.
+/// Why a header is not a valid key.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum BadKey {
     #[error("there is more than one Idempotency-Key header")]
@@ -20,10 +20,10 @@ pub enum BadKey {
     Form,
 }
 
-/// The key of a request. `None` if it has no such header.
+/// The key of a request. `None`: it has no such header.
 ///
-/// The draft wants a structured-field string (RFC 9651), in quotes: `"8e03978e-40d5"`. Most clients send the
-/// bare word. Both are taken, and are the same key. Parameters behind the string are passed over.
+/// The draft demands a structured-field string (RFC 9651) in quotes: `"8e03978e-40d5"`. Most clients send the word
+/// without quotes. Both are accepted, and are the same key. Parameters after the string are ignored.
 pub fn key_of(headers: &HeaderMap) -> Result<Option<String>, BadKey> {
     let mut values = headers.get_all(NAME).iter();
     let Some(value) = values.next() else { return Ok(None) };
@@ -42,7 +42,7 @@ pub fn key_of(headers: &HeaderMap) -> Result<Option<String>, BadKey> {
     }
 }
 
-/// What is behind an opening quote.
+/// The text after an opening quote.
 fn quoted(text: &str) -> Result<String, BadKey> {
     let mut key = String::new();
     let mut chars = text.chars();
@@ -61,7 +61,7 @@ fn quoted(text: &str) -> Result<String, BadKey> {
     if parameters.is_empty() || parameters.starts_with(';') { Ok(key) } else { Err(BadKey::Form) }
 }
 
-/// A comma is what a proxy puts between two headers that it joins.
+/// Refuses a comma, because a proxy puts one between two headers that it joins.
 fn bare(text: &str) -> Result<String, BadKey> {
     let word = text.bytes().all(|byte| byte.is_ascii_graphic() && byte != b'"' && byte != b',');
     if word { Ok(text.to_owned()) } else { Err(BadKey::Form) }

@@ -18,15 +18,13 @@ use sqlx::PgPool;
 use tower_layer::Layer;
 use tower_service::Service;
 
-use crate::error::InboxError;
-use crate::http::once;
+use crate::error::{BoxError, InboxError};
 use crate::http::requests::StoredRequests;
 use crate::http::settings::Settings;
 use crate::http::verdict::Verdict;
+use crate::http::{metrics, once};
 
-type BoxError = Box<dyn std::error::Error + Send + Sync>;
-
-/// The headers of answers that are not stored unless told. `content-length` is made anew of the body.
+/// The headers of answers that are not stored by default. `content-length` is computed from the body.
 const DROPPED: [HeaderName; 11] = [
     CONNECTION,
     CONTENT_LENGTH,
@@ -44,33 +42,32 @@ const DROPPED: [HeaderName; 11] = [
 /// Wraps a service of HTTP requests into one that answers each `Idempotency-Key` once. See the
 /// [module](crate::http) for an example and for what it answers.
 ///
-/// Requests with a safe method (`GET`, `HEAD`, `OPTIONS`, `TRACE`) pass through untouched. `POST` and `PATCH`
-/// need a key, unless [`key_optional`](Self::key_optional); other methods may have one. The handler finds a
-/// [`Command`](crate::http::Command) in the request's extensions, with the transaction.
+/// Requests with a safe method (`GET`, `HEAD`, `OPTIONS`, `TRACE`) pass through unchanged. `POST` and `PATCH` need a
+/// key, unless [`key_optional`](Self::key_optional) is set; other methods may have one. The handler finds a
+/// [`Command`](crate::http::Command) with the transaction in the request's extensions.
 ///
-/// - The first request holds a connection of the pool while its handler runs. A handler that takes a second one
-///   from the same pool can starve others, and itself.
-/// - Its body is read before the transaction begins; its answer is read before the transaction ends, so a
-///   streamed one is sent when it is complete.
-/// - What lies outside of this layer sees every request (authentication, tracing, compression, rate limits);
-///   what lies inside of it sees each request once, with its transaction. A timeout outside or inside rolls
-///   back.
-/// - A dropped future rolls back: the client has gone, a timeout outside has struck. If that is while it
-///   commits, a repeat finds out.
+/// - The first request holds a connection of the pool while its handler runs. A handler that takes a second one from
+///   the same pool can make itself and others wait for ever.
+/// - The request's body is read before the transaction begins, and the answer's body before the transaction ends. So a
+///   streamed answer is sent when it is complete.
+/// - Layers outside of this layer see every request (authentication, tracing, compression, rate limits). Layers inside
+///   of it see each request once, with its transaction. A timeout outside or inside rolls back.
+/// - A dropped future rolls back, because the client is gone or a timeout outside has expired. If this happens during
+///   the commit, a repeated request finds out whether it succeeded.
 ///
-/// The bodies of request and response are rebuilt from bytes, as `axum::body::Body` and
-/// `http_body_util::Full<Bytes>` can be.
+/// The bodies of request and response are rebuilt from bytes, so their types must allow that, as `axum::body::Body` and
+/// `http_body_util::Full<Bytes>` do.
 #[derive(Clone)]
 pub struct IdempotencyLayer {
     settings: Settings,
 }
 
 impl IdempotencyLayer {
-    /// With the answers in schema `pillarbox` of this database.
+    /// A layer that stores answers in schema `pillarbox` of this database.
     ///
-    /// `scope` says to whom a request's key belongs, see [`scope`](crate::http::scope): two requests with the
-    /// same key are the same only in the same scope. A request for which it returns `None` is answered with
-    /// 403. [`everybody`](crate::http::scope::everybody) is for a service with one client.
+    /// `scope` says whom a request's key belongs to; see [`scope`](crate::http::scope). Two requests with the same key
+    /// are the same only in the same scope. A request without a scope (`None`) is answered with 403.
+    /// [`everybody`](crate::http::scope::everybody) is for a service with one client.
     pub fn new(
         pool: PgPool,
         scope: impl Fn(&Parts) -> Option<String> + Send + Sync + 'static,
@@ -78,7 +75,7 @@ impl IdempotencyLayer {
         Self::over(StoredRequests::new(pool), scope)
     }
 
-    /// The same in another schema.
+    /// A layer that stores answers in another schema.
     ///
     /// # Errors
     /// [`InboxError::Schema`].
@@ -94,6 +91,7 @@ impl IdempotencyLayer {
         requests: StoredRequests,
         scope: impl Fn(&Parts) -> Option<String> + Send + Sync + 'static,
     ) -> Self {
+        metrics::describe();
         let settings = Settings {
             requests,
             scope: Arc::new(scope),
@@ -108,43 +106,43 @@ impl IdempotencyLayer {
         Self { settings }
     }
 
-    /// Lets `POST` and `PATCH` come without a key. Such a request runs in a transaction like any other, and its
-    /// answer is not stored.
+    /// Allows `POST` and `PATCH` without a key. Such a request runs in a transaction like any other, but its answer is
+    /// not stored.
     pub fn key_optional(mut self) -> Self {
         self.settings.key_required = false;
         self
     }
 
-    /// How many bytes the body of a request with a key may have; 2 MiB unless told. It is held in memory.
-    /// A longer one is answered with 413.
+    /// The largest body of a request with a key, in bytes. Default: 2 MiB. It is held in memory. A larger one is
+    /// answered with 413.
     pub fn max_request_bytes(mut self, bytes: usize) -> Self {
         self.settings.max_request_bytes = bytes;
         self
     }
 
-    /// How many bytes the body of an answer that is to be stored may have; 1 MiB unless told. It is held in
-    /// memory. A longer one undoes the request: it is answered with 500, and the log says why.
+    /// The largest body of an answer that is stored, in bytes. Default: 1 MiB. It is held in memory. A larger one
+    /// undoes the request, which is answered with 500; the log says why.
     pub fn max_response_bytes(mut self, bytes: usize) -> Self {
         self.settings.max_response_bytes = bytes;
         self
     }
 
-    /// Stores these headers of answers too. Stored unless told are all but those that are about one connection
-    /// (hop-by-hop headers, and what `connection` names), one moment (`date`) or one session (`set-cookie`):
-    /// a repeat may come from somebody to whom the session does not belong.
+    /// Also stores these headers of answers. By default, all headers are stored except those that concern one
+    /// connection (hop-by-hop headers, and those that `connection` names), one moment (`date`) or one session
+    /// (`set-cookie`, because somebody else may repeat the request).
     pub fn keep_headers(mut self, names: impl IntoIterator<Item = HeaderName>) -> Self {
         let kept: Vec<HeaderName> = names.into_iter().collect();
         self.settings.dropped_headers.retain(|name| !kept.contains(name));
         self
     }
 
-    /// Does not store these headers of answers: a repeat goes without them.
+    /// Does not store these headers of answers, so a repeated request gets an answer without them.
     pub fn drop_headers(mut self, names: impl IntoIterator<Item = HeaderName>) -> Self {
         self.settings.dropped_headers.extend(names);
         self
     }
 
-    /// Judges responses otherwise than by [`Verdict::of_status`].
+    /// Judges responses with this function. Default: [`Verdict::of_status`].
     pub fn verdict(
         mut self,
         verdict: impl Fn(&response::Parts) -> Verdict + Send + Sync + 'static,
@@ -153,16 +151,16 @@ impl IdempotencyLayer {
         self
     }
 
-    /// Where the API documents its keys, and how long they are remembered: the `type` of the problem details,
-    /// and their `link`.
+    /// The URL where the API documents its keys and how long they are remembered. It becomes the `type` of the problem
+    /// details and their `link`. Default: none.
     pub fn documentation(mut self, url: impl Into<String>) -> Self {
         self.settings.documentation = Some(url.into());
         self
     }
 
-    /// How long a handler may leave its transaction idle, while it waits for another service perhaps; 5 minutes
-    /// unless told. After that the database ends it, and the handler's next statement fails. Until then a
-    /// process whose machine is gone keeps its keys answered with 409.
+    /// How long a handler may leave its transaction idle, for example while it waits for another service. Default: 5
+    /// minutes. After that the database ends the transaction, and the handler's next statement fails. If a process's
+    /// machine is lost, its keys are answered with 409 until then.
     pub fn longest_idle(mut self, longest: Duration) -> Self {
         self.settings.longest_idle = longest;
         self
@@ -183,7 +181,7 @@ impl<S> Layer<S> for IdempotencyLayer {
     }
 }
 
-/// See [`IdempotencyLayer`].
+/// The service that [`IdempotencyLayer`] makes.
 #[derive(Clone)]
 pub struct Idempotency<S> {
     inner: S,
@@ -198,7 +196,7 @@ impl<S: fmt::Debug> fmt::Debug for Idempotency<S> {
 
 impl<S, B, R> Service<Request<B>> for Idempotency<S>
 where
-    // Cloned so that the future owns the instance that was ready, and can call it once the transaction is open.
+    // The future must own the instance that was ready, because it calls it once the transaction is open.
     S: Service<Request<B>, Response = Response<R>, Error: Send, Future: Send>
         + Clone
         + Send

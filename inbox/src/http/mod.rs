@@ -1,10 +1,9 @@
-//! Commands as well as events: HTTP requests that take effect once (feature `http`).
+//! HTTP requests that take effect once (feature `http`).
 //!
-//! A client that got no answer to a `POST` cannot know whether it took effect. With [`IdempotencyLayer`] it
-//! sends the request again under the same `Idempotency-Key`: the first request runs in a Postgres transaction
-//! which the handler writes to, and its answer is stored in that transaction; the repeat gets the stored
-//! answer. This follows the IETF draft *The Idempotency-Key HTTP Header Field*
-//! (draft-ietf-httpapi-idempotency-key-header).
+//! A client that got no answer to a `POST` cannot know whether it took effect. With [`IdempotencyLayer`], the client
+//! sends the request again under the same `Idempotency-Key`. The first request runs in a Postgres transaction that the
+//! handler writes in, and its answer is stored in that transaction. A repeated request gets the stored answer. This
+//! follows the IETF draft *The Idempotency-Key HTTP Header Field* (draft-ietf-httpapi-idempotency-key-header).
 //!
 //! ```no_run
 //! use axum::routing::post;
@@ -42,31 +41,33 @@
 //! | again, while the first one runs | 409 at once, with `retry-after` |
 //! | same key, other method, path, query or body | 422 |
 //! | no key, where one is required | 400 |
-//! | a key that is none, or longer than 255 bytes, or two of them | 400 |
+//! | an invalid key, one longer than 255 bytes, or two keys | 400 |
 //! | a body above the limit | 413 |
-//! | no scope for it | 403 |
-//! | the database is away | 503, with `retry-after` |
+//! | no scope for the request | 403 |
+//! | the database is not available | 503, with `retry-after` |
 //!
-//! Answers of the layer itself are `application/problem+json` (RFC 9457), with a `code` that is also the header
-//! `idempotency-problem`: a 409 with `in-progress` is the layer's, one without is the handler's.
+//! Answers of the layer itself are `application/problem+json` (RFC 9457), with a `code` that is also in the header
+//! `idempotency-problem`. So a 409 with `in-progress` comes from the layer, and one without it from the handler.
 //!
-//! What becomes of the transaction follows from the response, see [`Verdict`]: success is kept, an error of the
-//! server, a panic or a client that has gone rolls back and leaves nothing, so that a repeat runs again.
+//! The response decides what becomes of the transaction; see [`Verdict`]. Success is kept. A server error, a panic or a
+//! client that is gone rolls back and leaves nothing, so a repeated request runs again.
 //!
 //! | module | concept |
 //! |---|---|
 //! | [`layer`] | [`IdempotencyLayer`] and its settings |
 //! | [`command`] | [`Command`]: the transaction, for the handler |
 //! | [`verdict`] | [`Verdict`]: what a response means for the transaction |
-//! | [`scope`] | to whom a key belongs |
+//! | [`scope`] | whom a key belongs to |
+//! | [`metrics`] | how many requests came, and what came of them |
 //! | [`requests`] | [`StoredRequests`]: removing old ones |
-//! | `key`, `fingerprint`, `multipart` | what makes a request the same |
+//! | `key`, `fingerprint`, `multipart` | which requests are the same |
 //! | `problem` | the layer's own answers |
 
 pub mod command;
 mod fingerprint;
 mod key;
 pub mod layer;
+pub mod metrics;
 mod multipart;
 mod once;
 mod problem;
@@ -75,7 +76,7 @@ pub mod scope;
 mod settings;
 pub mod verdict;
 
-// For the fuzz target; no part of the interface.
+// For the fuzz target. It is not part of the interface.
 #[doc(hidden)]
 pub use key::key_of;
 

@@ -3,7 +3,7 @@
 use http::HeaderMap;
 use http::header::CONTENT_TYPE;
 
-/// The boundary of a multipart body, if these are the headers of one.
+/// The boundary of a multipart body. `None`: the headers are not those of a multipart body.
 pub(crate) fn boundary(headers: &HeaderMap) -> Option<String> {
     let value = headers.get(CONTENT_TYPE)?.to_str().ok()?;
     let (media_type, mut rest) = value.split_once(';')?;
@@ -20,7 +20,7 @@ pub(crate) fn boundary(headers: &HeaderMap) -> Option<String> {
     }
 }
 
-/// The value that a text begins with, and what is behind it.
+/// The value that a text begins with, and the text after it.
 fn parameter(text: &str) -> Option<(String, &str)> {
     let Some(quoted) = text.strip_prefix('"') else {
         let end = text.find(';').unwrap_or(text.len());
@@ -36,19 +36,19 @@ fn parameter(text: &str) -> Option<(String, &str)> {
     }
 }
 
-/// The parts of a body, each with its headers. `None` if it is not well-formed: then it is compared as it is.
+/// The parts of a body, each with its headers. `None`: the body is not well-formed, and is compared as it is.
 ///
-/// What is before the first delimiter and behind the last one is no part of the content, and is passed over.
+/// Text before the first delimiter and after the last one does not belong to the content, and is ignored.
 pub(crate) fn parts<'a>(body: &'a [u8], boundary: &[u8]) -> Option<Vec<&'a [u8]>> {
     let delimiter = [b"--", boundary].concat();
     let mut parts = Vec::new();
-    // Where the part in hand begins; `None` in front of the first.
+    // Where the current part begins. `None` before the first part.
     let mut begin = None;
     let mut from = 0;
     loop {
         let at = from + find(&body[from..], &delimiter)?;
         from = at + 1;
-        // At the beginning of a line.
+        // A delimiter is at the beginning of a line.
         let line = match at {
             0 => 0,
             _ if body[..at].ends_with(b"\r\n") => at - 2,
@@ -61,7 +61,7 @@ pub(crate) fn parts<'a>(body: &'a [u8], boundary: &[u8]) -> Option<Vec<&'a [u8]>
         let end = at + delimiter.len() + padding + if closes { 2 } else { 0 };
         let line_ends = body[end..].starts_with(b"\r\n") || (closes && end == body.len());
         if !line_ends {
-            // The boundary is the beginning of a longer line of the content.
+            // This is a longer line of the content that begins like the boundary.
             continue;
         }
         if let Some(begin) = begin {
@@ -71,7 +71,7 @@ pub(crate) fn parts<'a>(body: &'a [u8], boundary: &[u8]) -> Option<Vec<&'a [u8]>
             return Some(parts);
         }
         begin = Some(end + 2);
-        // The line break of this delimiter may be that in front of the next.
+        // The line break after this delimiter may also be the one before the next delimiter.
         from = end;
     }
 }

@@ -13,10 +13,10 @@ use pillarbox_store::limit::{limited, within};
 use tower_service::Service;
 
 use crate::delivery::{EndOnDrop, Slot};
-use crate::error::InboxError;
-use crate::error::fault_of;
+use crate::error::{BoxError, InboxError, fault_of};
 use crate::fault::Fault;
 use crate::http::command::Command;
+use crate::http::metrics::{Count, outcome};
 use crate::http::problem::Refusal;
 use crate::http::requests::{Answer, Identity, Known};
 use crate::http::settings::Settings;
@@ -24,11 +24,9 @@ use crate::http::verdict::Verdict;
 use crate::http::{fingerprint, key, scope};
 use crate::store::{Begun, Fate, LONGEST};
 
-type BoxError = Box<dyn std::error::Error + Send + Sync>;
-
 const REPLAYED: HeaderName = HeaderName::from_static("idempotent-replayed");
 
-/// Answers a request: as it was answered before, or by the inner service.
+/// Answers a request as it was answered before, or by the inner service.
 pub(crate) async fn answer<S, B, R>(
     settings: Arc<Settings>,
     mut inner: S,
@@ -42,70 +40,108 @@ where
     if request.method().is_safe() {
         return inner.call(request).await;
     }
-    let refuse = |refusal: Refusal| Ok(refusal.response(settings.documentation.as_deref()));
-    let (mut request, identity) = match identify(&settings, request).await {
-        Ok(identified) => identified,
-        Err(refusal) => return refuse(refusal),
-    };
-    let begun = match open(&settings, identity.as_ref()).await {
-        Ok(Opened::First(begun)) => begun,
-        Ok(Opened::Answered(answer)) => return Ok(replay(answer)),
-        Err(refusal) => return refuse(refusal),
+    let mut count = Count::begin();
+    match course(&settings, inner, request, &mut count).await {
+        Ok((outcome, response)) => {
+            count.end(outcome);
+            Ok(response)
+        }
+        Err(Ended::Refused(refusal)) => {
+            count.end(refusal.code());
+            Ok(refusal.response(settings.documentation.as_deref()))
+        }
+        Err(Ended::Failed(error)) => {
+            count.end(outcome::UNDONE);
+            Err(error)
+        }
+    }
+}
+
+/// Why there is no answer of the handler.
+enum Ended<E> {
+    /// The layer answers for itself.
+    Refused(Refusal),
+    /// The inner service failed.
+    Failed(E),
+}
+
+impl<E> From<Refusal> for Ended<E> {
+    fn from(refusal: Refusal) -> Self {
+        Self::Refused(refusal)
+    }
+}
+
+/// The course of a request, with what came of it.
+async fn course<S, B, R>(
+    settings: &Settings,
+    mut inner: S,
+    request: Request<B>,
+    count: &mut Count,
+) -> Result<(&'static str, Response<R>), Ended<S::Error>>
+where
+    S: Service<Request<B>, Response = Response<R>>,
+    B: Body<Error: Into<BoxError>> + From<Bytes>,
+    R: Body<Error: Into<BoxError>> + From<Bytes>,
+{
+    let (mut request, identity) = identify(settings, request).await?;
+    let begun = match open(settings, identity.as_ref()).await? {
+        Opened::First(begun) => begun,
+        Opened::Answered(answer) => return Ok((outcome::REPLAYED, replay(answer))),
     };
     let slot = Slot::new(begun);
     let _end = EndOnDrop(slot.clone());
     let key = identity.as_ref().map(|identity| identity.key.clone());
     request.extensions_mut().insert(Command { key, slot: slot.clone() });
+    count.handles();
     let responded = inner.call(request).await;
-    // Taken out, so that whoever still holds the command cannot write any more.
+    // The transaction is taken out, so that a task that still holds the command can no longer write.
     let begun = slot.end();
     let (parts, body) = match responded {
         Ok(response) => response.into_parts(),
         Err(error) => {
-            let _ = roll_back(&settings, begun, identity.as_ref()).await;
-            return Err(error);
+            let _ = roll_back(settings, begun, identity.as_ref()).await;
+            return Err(Ended::Failed(error));
         }
     };
     let verdict = (settings.verdict)(&parts);
     match (verdict, identity) {
         (Verdict::Forget, identity) | (Verdict::Refuse, identity @ None) => {
-            match roll_back(&settings, begun, identity.as_ref()).await {
-                Ok(()) => Ok(Response::from_parts(parts, body)),
-                Err(refusal) => refuse(refusal),
-            }
+            roll_back(settings, begun, identity.as_ref()).await?;
+            Ok((outcome::UNDONE, Response::from_parts(parts, body)))
         }
         (Verdict::Commit, None) => {
-            match conclude(begun, async |begun| begun.commit("", false).await.map(drop)).await {
-                Ok(()) => Ok(Response::from_parts(parts, body)),
-                Err(refusal) => refuse(refusal),
-            }
+            conclude(begun, async |begun| begun.commit("", false).await.map(drop)).await?;
+            Ok((outcome::COMMITTED, Response::from_parts(parts, body)))
         }
         (Verdict::Commit | Verdict::Refuse, Some(identity)) => {
             let body = match collect(body, settings.max_response_bytes).await {
                 Ok(body) => body,
                 Err(unread) => {
-                    let _ = roll_back(&settings, begun, Some(&identity)).await;
+                    let _ = roll_back(settings, begun, Some(&identity)).await;
                     tracing::error!(
                         error = full_text(&unread),
                         limit = settings.max_response_bytes,
                         "the body of a response could not be stored, and the request was rolled back; the \
                          limit is set by max_response_bytes",
                     );
-                    return refuse(Refusal::Failed);
+                    return Err(Refusal::Failed.into());
                 }
             };
             let answer = settings.answer(&parts, &body);
             let undo = verdict == Verdict::Refuse;
             let kept = conclude(begun, async |begun| {
-                keep(&settings, begun, &identity, &answer, undo).await
+                keep(settings, begun, &identity, &answer, undo).await
             });
             match kept.await {
-                Ok(()) => Ok(Response::from_parts(parts, R::from(body))),
-                Err(Refusal::Ended) => {
-                    keep_ended(&settings, &identity).await;
-                    refuse(Refusal::Ended)
+                Ok(()) => {
+                    let outcome = if undo { outcome::REFUSED } else { outcome::COMMITTED };
+                    Ok((outcome, Response::from_parts(parts, R::from(body))))
                 }
-                Err(refusal) => refuse(refusal),
+                Err(Refusal::Ended) => {
+                    keep_ended(settings, &identity).await;
+                    Err(Refusal::Ended.into())
+                }
+                Err(refusal) => Err(refusal.into()),
             }
         }
     }
@@ -133,7 +169,7 @@ impl Settings {
     }
 }
 
-/// Finds out which request this is, which takes reading its body. One without a key is left as it is.
+/// Reads the request's body and finds out which request it is. A request without a key is left as it is.
 async fn identify<B>(
     settings: &Settings,
     request: Request<B>,
@@ -163,9 +199,9 @@ where
 
 #[allow(clippy::large_enum_variant)]
 enum Opened {
-    /// The request is to be run, in this transaction.
+    /// The request must run, in this transaction.
     First(Begun),
-    /// It was.
+    /// It was answered before.
     Answered(Answer),
 }
 
@@ -193,7 +229,7 @@ async fn open(settings: &Settings, identity: Option<&Identity>) -> Result<Opened
     }
 }
 
-/// Looks what is known of a request. The transaction, unless it is over.
+/// Looks up what is known of a request. Returns the transaction, unless it is over.
 async fn look(
     settings: &Settings,
     mut begun: Begun,
@@ -208,7 +244,7 @@ async fn look(
     match looked.await {
         Ok(Ok(Known::New)) => Ok((Some(begun), Known::New)),
         Ok(Ok(known)) => {
-            // Not left to be done behind the answer: others wait for the connection, and for the lock.
+            // This is done before the answer, because others wait for the connection and for the lock.
             begun.roll_back().await;
             Ok((None, known))
         }
@@ -220,7 +256,7 @@ async fn look(
     }
 }
 
-/// Stores the answer and commits; `undo`: without what the handler wrote.
+/// Stores the answer and commits. `undo`: without what the handler wrote.
 async fn keep(
     settings: &Settings,
     mut begun: Begun,
@@ -246,7 +282,8 @@ async fn keep(
     }
 }
 
-/// The handler ended the transaction: a repeat gets this answer, and is not run, since what it did may be there.
+/// Stores an answer for a handler that ended the transaction. A repeated request gets it and does not run, because what
+/// the handler wrote may have been kept.
 async fn keep_ended(settings: &Settings, identity: &Identity) {
     let response: Response<Bytes> = Refusal::Ended.response(settings.documentation.as_deref());
     let (parts, body) = response.into_parts();
@@ -269,7 +306,7 @@ async fn keep_ended(settings: &Settings, identity: &Identity) {
     }
 }
 
-/// Stores and commits, or says what to answer instead.
+/// Stores and commits, or returns what to answer instead.
 async fn conclude<F>(begun: Option<Begun>, keep: impl FnOnce(Begun) -> F) -> Result<(), Refusal>
 where
     F: Future<Output = Result<(), InboxError>>,
@@ -279,7 +316,7 @@ where
         return Err(Refusal::Failed);
     };
     let Err(error) = keep(begun).await else { return Ok(()) };
-    // The answer's row is there already: another one has run meanwhile. See save.sql.
+    // The answer's row exists, so another request has run meanwhile. See save.sql.
     if let InboxError::Commit(error) = &error
         && error.as_database_error().is_some_and(|error| error.table() == Some("inbox_request"))
     {
@@ -294,8 +331,8 @@ where
     })
 }
 
-/// At once, so that a repeat that comes right after the answer is not told that this one still runs. Fails if the
-/// handler has ended the transaction, since what it did may be there.
+/// Rolls back before the answer is given, so that a repeated request right after the answer is not told that this one
+/// still runs. Fails if the handler ended the transaction, because what it wrote may have been kept.
 async fn roll_back(
     settings: &Settings,
     begun: Option<Begun>,
@@ -331,7 +368,7 @@ async fn collect<B>(body: B, limit: usize) -> Result<Bytes, Unread>
 where
     B: Body<Error: Into<BoxError>>,
 {
-    // Before the first byte of one that says how long it is.
+    // A body that announces its length is refused before its first byte.
     if body.size_hint().lower() > limit as u64 {
         return Err(Unread::TooLarge);
     }
@@ -345,7 +382,7 @@ where
 fn replay<R: From<Bytes>>(answer: Answer) -> Response<R> {
     let mut headers = HeaderMap::new();
     for (name, value) in answer.headers {
-        // They were headers once.
+        // They were valid headers when they were stored.
         if let (Ok(name), Ok(value)) = (HeaderName::try_from(name), HeaderValue::try_from(value)) {
             headers.append(name, value);
         }

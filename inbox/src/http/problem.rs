@@ -7,10 +7,10 @@ use serde_json::json;
 
 use crate::http::key::BadKey;
 
-/// On answers of the layer itself, and on no others: what it is, in a word.
+/// Only answers of the layer itself have this header. It names the problem in a word.
 const PROBLEM: HeaderName = HeaderName::from_static("idempotency-problem");
 
-/// Why the layer answers for itself.
+/// Why the layer itself answers a request.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) enum Refusal {
     Missing,
@@ -22,9 +22,9 @@ pub(crate) enum Refusal {
     BodyUnreadable,
     Outstanding,
     Reused,
-    /// The database is away, or has rolled the transaction back for no fault of the request.
+    /// The database is not available, or has rolled the transaction back through no fault of the request.
     Unavailable,
-    /// The commit's answer was lost.
+    /// The answer to the commit was lost.
     Unknown,
     /// What the handler did could not be kept. The log says why.
     Failed,
@@ -45,8 +45,8 @@ impl Refusal {
         }
     }
 
-    /// What it is, for programs.
-    fn code(&self) -> &'static str {
+    /// The code of the problem, for programs.
+    pub(crate) fn code(&self) -> &'static str {
         match self {
             Self::Missing => "key-missing",
             Self::Malformed(_) => "key-malformed",
@@ -101,12 +101,12 @@ impl Refusal {
         }
     }
 
-    /// Worth trying again with the same key, at once or nearly so.
+    /// Whether the client should try again soon with the same key.
     fn is_passing(&self) -> bool {
         matches!(self, Self::Outstanding | Self::Unavailable | Self::Unknown)
     }
 
-    /// As a response. `documentation` is where the API says how its keys are to be used.
+    /// The response. `documentation` is the URL where the API documents its keys.
     pub(crate) fn response<B: From<Bytes>>(&self, documentation: Option<&str>) -> Response<B> {
         let status = self.status();
         let code = self.code();

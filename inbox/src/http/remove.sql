@@ -1,5 +1,5 @@
--- Removes up to $2 requests that were answered more than $1 seconds ago, the oldest first. Rows that another
--- one is removing are passed over.
+-- Removes up to $2 requests that were answered more than $1 seconds ago, the oldest first. Skips rows that another
+-- process is removing.
 delete from pillarbox.inbox_request
 where ctid operator(pg_catalog.=) any (array(
     select ctid

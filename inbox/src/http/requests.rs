@@ -1,34 +1,32 @@
-//! The answers that are stored, and their statements.
+//! The stored answers, and their statements.
 
 use std::sync::Arc;
 use std::time::Duration;
 
 use pillarbox_store::Schema;
 use pillarbox_store::limit::limited;
+use pillarbox_store::retention;
 use sqlx::postgres::PgRow;
 use sqlx::{AssertSqlSafe, PgPool, Row, SqlSafeStr, SqlStr};
 
 use crate::error::InboxError;
 use crate::http::fingerprint;
-use crate::migrations::DEFAULT_SCHEMA;
 use crate::pooler::PoolCheck;
-use crate::retention::LONGEST_AGE;
 use crate::store::session::Sessions;
 use crate::store::{BEGIN_TIMEOUT, Begun, Lent};
 use crate::tx::Tx;
 
-/// How many rows go at once.
+/// How many rows are removed at a time.
 const BATCH: i64 = 1_000;
 
-/// Which transaction this is, and on which backend.
+/// Returns the transaction's id and its backend.
 const WHO: &str =
     "select pg_catalog.pg_current_xact_id()::pg_catalog.text, pg_catalog.pg_backend_pid()";
 
-/// The stored requests of a schema: what [`IdempotencyLayer`](crate::http::IdempotencyLayer) writes, and what
-/// is to be removed in time. Cheap to clone.
+/// The stored requests of a schema, which [`IdempotencyLayer`](crate::http::IdempotencyLayer) writes. Cheap to clone.
 ///
-/// A key is remembered until its row is removed. How long that is belongs into the API's documentation (the
-/// draft demands it); a day is usual. Nothing is removed by itself: call this once in a while.
+/// A key is remembered until its row is removed. The API's documentation should say how long that is, as the draft
+/// demands; a day is usual. Nothing is removed by itself, so call this regularly:
 ///
 /// ```no_run
 /// use std::time::Duration;
@@ -54,7 +52,7 @@ struct Statements {
     remove: SqlStr,
 }
 
-/// One request, as the table knows it.
+/// A request, as the table identifies it.
 #[derive(Clone, Debug)]
 pub(crate) struct Identity {
     pub(crate) scope: String,
@@ -73,53 +71,49 @@ pub(crate) struct Answer {
 /// What is known of a key.
 #[derive(Debug)]
 pub(crate) enum Known {
-    /// Nothing. Its lock is held by the transaction, and behind it is a savepoint.
+    /// Nothing. The transaction now holds the key's lock, and has set a savepoint after taking it.
     New,
     /// Another transaction holds the lock.
     Outstanding,
-    /// It has been answered.
+    /// The request was answered.
     Answered(Answer),
-    /// It was another request that has been answered.
+    /// Another request with this key was answered.
     Reused,
 }
 
 impl StoredRequests {
-    /// In schema `pillarbox`.
+    /// The stored requests in schema `pillarbox`.
     pub fn new(pool: PgPool) -> Self {
-        Self::with(pool, DEFAULT_SCHEMA)
+        Self::with(pool, &Schema::default())
     }
 
-    /// In another schema.
+    /// The stored requests in another schema.
     ///
     /// # Errors
     /// [`InboxError::Schema`].
     pub fn in_schema(pool: PgPool, schema: &str) -> Result<Self, InboxError> {
-        Schema::parse(schema)?;
-        Ok(Self::with(pool, schema))
+        Ok(Self::with(pool, &Schema::parse(schema)?))
     }
 
-    fn with(pool: PgPool, schema: &str) -> Self {
-        let sql = |text: &str| {
-            let text = text.replace("pillarbox.", &format!("{schema}."));
-            AssertSqlSafe(Arc::<str>::from(text)).into_sql_str()
-        };
+    fn with(pool: PgPool, schema: &Schema) -> Self {
         let statements = Statements {
-            find: sql(include_str!("find.sql")),
-            save: sql(include_str!("save.sql")),
-            remove: sql(include_str!("remove.sql")),
+            find: schema.statement(include_str!("find.sql")),
+            save: schema.statement(include_str!("save.sql")),
+            remove: schema.statement(include_str!("remove.sql")),
         };
         Self {
             pool,
-            schema: schema.into(),
+            schema: schema.as_str().into(),
             sessions: Arc::default(),
-            pool_check: PoolCheck::new(schema, &["inbox_request"]),
+            pool_check: PoolCheck::new(schema.as_str(), &["inbox_request"]),
             statements: Arc::new(statements),
         }
     }
 
-    /// Removes the requests that were answered longer ago than `age`, and says how many. A repeat that comes
-    /// later still is run as a new request. In batches of 1,000, each a transaction of its own; new requests
-    /// are not held up, and several processes may do it at once. Cancelled, what is removed stays removed.
+    /// Removes requests that were answered longer ago than `age`, and returns how many. If such a request is repeated
+    /// later, it runs as a new request. Rows are removed in batches of 1,000, each in a transaction of its own. New
+    /// requests do not wait for it, and several processes may do it at once. If the future is dropped, removed rows
+    /// stay removed.
     ///
     /// # Errors
     /// [`InboxError::Database`], and [`InboxError::Pooled`] behind a pooler in transaction mode.
@@ -129,7 +123,7 @@ impl StoredRequests {
         let mut all = 0;
         loop {
             let remove = sqlx::query(self.statements.remove.clone())
-                .bind(age.min(LONGEST_AGE).as_secs_f64())
+                .bind(age.min(retention::LONGEST_AGE).as_secs_f64())
                 .bind(BATCH);
             let removed = async { Lent::from(&self.pool).await?.execute(remove).await };
             let removed =
@@ -141,31 +135,32 @@ impl StoredRequests {
         }
     }
 
-    /// Opens a transaction that the database ends when it is idle for too long: a process whose machine is
-    /// gone holds its keys' locks until then.
+    /// Opens a transaction that the database ends if it is idle for too long. If a process's machine is lost, its keys
+    /// stay locked until then.
     pub(crate) async fn begin(&self, longest_idle: Duration) -> Result<Begun, sqlx::Error> {
         let longest = longest_idle.as_millis().clamp(1, i32::MAX as u128);
         let begin = format!("begin; set local idle_in_transaction_session_timeout = {longest}");
         self.pool_check.are_own(&self.pool).await?;
-        let tx = limited(BEGIN_TIMEOUT, self.pool.begin_with(AssertSqlSafe(begin))).await?;
-        Ok(Begun::new(tx, self.pool.connect_options()))
+        let begin = AssertSqlSafe(begin).into_sql_str();
+        let tx = limited(BEGIN_TIMEOUT, Tx::begin(&self.pool, begin)).await?;
+        Ok(Begun::new(tx))
     }
 
-    /// Takes the lock of the key without waiting, and then looks what is known of it.
+    /// Takes the lock of the key without waiting, and then looks up what is known of the key.
     pub(crate) async fn look(
         &self,
         begun: &mut Begun,
         of: &Identity,
     ) -> Result<Known, sqlx::Error> {
         let key = fingerprint::lock_of(&self.schema, &of.scope, &of.key);
-        // The savepoint lies behind the lock, so that going back to it keeps the lock. One round trip.
+        // The savepoint comes after the lock, so that rolling back to it keeps the lock. All in one round trip.
         let lock = format!(
             "{WHO}, pg_catalog.pg_try_advisory_xact_lock('{key}'::bigint); savepoint pillarbox_request"
         );
         let rows = sqlx::raw_sql(AssertSqlSafe(lock)).fetch_all(&mut *begun.tx).await?;
         let row = self.mark_by(begun, &rows, Some(key)).await?;
         let locked: bool = row.try_get(2)?;
-        // Looked up in either case: who holds the lock may be another repeat, at the same point as this one.
+        // This is looked up in either case, because the lock may be held by another repeated request at the same point.
         let find = sqlx::query(self.statements.find.clone()).bind(&of.scope).bind(&*of.key);
         let Some(row) = find.fetch_optional(&mut *begun.tx).await? else {
             return Ok(if locked { Known::New } else { Known::Outstanding });
@@ -182,13 +177,13 @@ impl StoredRequests {
         }))
     }
 
-    /// Marks the transaction of a request without a key.
+    /// Remembers the transaction of a request without a key.
     pub(crate) async fn mark(&self, begun: &mut Begun) -> Result<(), sqlx::Error> {
         let rows = sqlx::raw_sql(WHO).fetch_all(&mut *begun.tx).await?;
         self.mark_by(begun, &rows, None).await.map(drop)
     }
 
-    /// Marks the transaction by the answer to [`WHO`], which is the first row.
+    /// Remembers the transaction by the answer to [`WHO`], which is the first row.
     async fn mark_by<'a>(
         &self,
         begun: &mut Begun,

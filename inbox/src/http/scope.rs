@@ -1,11 +1,10 @@
-//! To whom a key belongs.
+//! Whom a key belongs to.
 //!
-//! A key is unique for its client, not for the world. Under the same scope, the same key is the same request,
-//! and whoever sends it again reads the stored answer: two tenants must never share a scope. The scope is
-//! stored as it is, so it should be a name and not a credential. A good one is the principal that the service's
-//! own authentication has found (a layer outside of this one puts it into the request's extensions), with the
-//! route in front where routes that look alike from inside (`/v1/orders` and `/v2/orders`, both nested) are to
-//! have keys of their own.
+//! A key is unique only for its client. In one scope, the same key means the same request, and whoever sends it again
+//! reads the stored answer. So two tenants must never share a scope. The scope is stored as it is, so it should be a
+//! name and not a credential. A good scope is the principal that the service's own authentication has found; a layer
+//! outside of this one puts it into the request's extensions. Add the route in front of it if routes that look the same
+//! from inside (`/v1/orders` and `/v2/orders`, both nested) must have keys of their own.
 
 use hmac::{Hmac, KeyInit, Mac};
 use http::header::AUTHORIZATION;
@@ -14,31 +13,32 @@ use sha2::Sha256;
 
 use crate::http::fingerprint;
 
-/// Longer scopes are kept as their digest.
+/// The longest scope that is stored as it is, in bytes. Of a longer one, the digest is stored.
 const MAX_SCOPE_BYTES: usize = 255;
 
-/// One scope for everybody: for a service with one client, or whose clients may read each other's answers.
+/// One scope for everybody. For a service with one client, or whose clients may read each other's answers.
 pub fn everybody(_: &Parts) -> Option<String> {
     Some(String::new())
 }
 
-/// The SHA-256 of the `Authorization` header; no scope without one. For credentials that stay the same: a
-/// client that repeats a request with a renewed token is somebody else, and its request runs again.
+/// The SHA-256 of the `Authorization` header. A request without one has no scope. It is for credentials that stay the
+/// same: a client that repeats a request with a renewed token is somebody else, and its request runs again.
 ///
-/// There is no secret in it, because several processes and later versions of a service must find the same scope. So
-/// it is only for random tokens: who reads the table can try out passwords against the digest. `Basic` credentials
-/// have no scope here, and their requests are answered with 403: use [`keyed_authorization`] for them.
+/// It contains no secret, because several processes and later versions of a service must find the same scope. So it is
+/// only for random tokens: somebody who can read the table can test passwords against the digest. `Basic` credentials
+/// have no scope here, and their requests are answered with 403; use [`keyed_authorization`] for them.
 pub fn authorization(request: &Parts) -> Option<String> {
     let value = request.headers.get(AUTHORIZATION)?.as_bytes();
     let is_basic = value.get(..5).is_some_and(|scheme| scheme.eq_ignore_ascii_case(b"basic"));
     (!is_basic).then(|| format!("authorization:{}", fingerprint::hex(value)))
 }
 
-/// The HMAC-SHA-256 of the `Authorization` header under a secret of the service; no scope without one. Good for
-/// passwords too: who reads the table, and does not have the secret, learns nothing of the credentials.
+/// The HMAC-SHA-256 of the `Authorization` header under a secret of the service. A request without the header has no
+/// scope. It is also for passwords: somebody who can read the table, but does not have the secret, learns nothing about
+/// the credentials.
 ///
-/// The secret is the same in all processes of the service, and stays: under another one every key is new. At least 16
-/// random bytes are wanted.
+/// The secret must be the same in all processes of the service, and must not change: under another secret, every key is
+/// new. It should have at least 16 random bytes.
 ///
 /// ```no_run
 /// # use pillarbox_inbox::http::{IdempotencyLayer, scope};
@@ -52,14 +52,14 @@ pub fn keyed_authorization(
     let keyed = Hmac::<Sha256>::new_from_slice(secret.as_ref());
     move |request| {
         let value = request.headers.get(AUTHORIZATION)?;
-        // HMAC takes a key of any length.
+        // HMAC accepts a key of any length.
         let mut keyed = keyed.as_ref().ok()?.clone();
         keyed.update(value.as_bytes());
         Some(format!("authorization-keyed:{}", fingerprint::in_hex(&keyed.finalize().into_bytes())))
     }
 }
 
-/// As it is stored: of bounded length, and without NUL, which Postgres text does not hold.
+/// The scope as it is stored: of limited length, and without NUL, which Postgres cannot store in a text.
 pub(crate) fn storable(scope: String) -> String {
     if scope.len() <= MAX_SCOPE_BYTES && !scope.contains('\0') {
         return scope;

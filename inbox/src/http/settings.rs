@@ -1,4 +1,4 @@
-//! What an [`IdempotencyLayer`](crate::http::IdempotencyLayer) is told.
+//! The settings of an [`IdempotencyLayer`](crate::http::IdempotencyLayer).
 
 use std::sync::Arc;
 use std::time::Duration;

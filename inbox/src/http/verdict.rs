@@ -2,33 +2,33 @@
 
 use http::StatusCode;
 
-/// What becomes of the handler's writes, and of its answer.
+/// What becomes of the handler's writes and of its answer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Verdict {
     /// The writes are committed, and the answer is stored with them.
     Commit,
-    /// The writes are undone, but the answer is stored: a repeat gets the same refusal.
+    /// The writes are undone, but the answer is stored, so a repeated request gets the same refusal.
     Refuse,
-    /// The writes are undone and nothing is stored: a repeat runs again.
+    /// The writes are undone and nothing is stored, so a repeated request runs again.
     Forget,
 }
 
 impl Verdict {
-    /// The usual one.
+    /// The default verdict.
     ///
-    /// - 2xx, and 3xx but for 307 and 308: [`Commit`](Self::Commit).
+    /// - 2xx, and 3xx except 307 and 308: [`Commit`](Self::Commit).
     /// - 4xx that judge the request itself, such as 400, 402, 413, 415 and 422: [`Refuse`](Self::Refuse). The answer
-    ///   was given, and stays given: were it forgotten, a copy of the request that a proxy had held back could succeed
+    ///   was given and must stay the same. Otherwise a copy of the request that a proxy had held back could succeed
     ///   after the client was told that it had failed. A client that corrects its request sends a new key.
-    /// - 4xx that speak of the caller, of the moment, or of the state of things: [`Forget`](Self::Forget). The same
-    ///   request may be welcome later: somebody logs in (401, 403, 407), the route is deployed (404, 405), a conflict
-    ///   is resolved (409, 412, 423, 424), time passes (408, 421, 425, 426, 428, 429).
+    /// - 4xx that concern the caller, the moment or the state of other things: [`Forget`](Self::Forget). The same
+    ///   request may succeed later: somebody logs in (401, 403, 407), the route is deployed (404, 405), a conflict is
+    ///   resolved (409, 412, 423, 424), time passes (408, 421, 425, 426, 428, 429).
     /// - 307 and 308 send the client elsewhere with the same request, so nothing was done here:
     ///   [`Forget`](Self::Forget).
     /// - 5xx: [`Forget`](Self::Forget).
     ///
-    /// [`IdempotencyLayer::verdict`](crate::http::IdempotencyLayer::verdict) takes another one, which can fall back on
-    /// this.
+    /// [`IdempotencyLayer::verdict`](crate::http::IdempotencyLayer::verdict) takes another function, which can fall
+    /// back on this one.
     pub fn of_status(status: StatusCode) -> Self {
         match status.as_u16() {
             307 | 308 => Self::Forget,

@@ -1,11 +1,11 @@
-//! The begin of a transaction and the claim of an event in it, in one round trip.
+//! Begins a transaction and claims an event in it, in one round trip.
 //!
-//! Both go in one simple query, since sqlx waits for the answer to each statement that it prepares. Unprepared, the
-//! claim would be parsed and planned for each event, which costs nearly as much as to execute it. So a connection that
-//! is kept prepares it by SQL, with the first event that begins there, and finds out how long its statements may take.
-//! What was prepared stays on the connection when it goes back to the pool, under a name that is made of the text.
+//! Both are sent in one simple query, because sqlx waits for the answer to each statement that it prepares. Without
+//! preparation, the claim would be parsed and planned for each event, which costs nearly as much as executing it. So
+//! the first event on a kept connection prepares the claim by SQL, and finds out how long statements may take there.
+//! The prepared statement stays on the connection when it returns to the pool. Its name is a hash of its text.
 //!
-//! A simple query has no parameters: names and ids travel as digits, see [`literal`](pillarbox_store::literal).
+//! A simple query has no parameters, so names and ids are sent as digits; see [`literal`](pillarbox_store::literal).
 
 use std::hash::{DefaultHasher, Hasher};
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -14,18 +14,18 @@ use pillarbox_store::literal::hex_text;
 
 use crate::store::text::without_comments;
 
-/// See the [module](self).
+/// Builds the texts; see the [module](self).
 #[derive(Debug)]
 pub(super) struct BeginAndClaim {
-    /// Begins, and finds out the longest time of a statement.
+    /// Begins a transaction, and finds out how long a statement may take.
     find_out: String,
-    /// Begins where it is known; it goes behind this.
+    /// Begins a transaction if that is known. The time limit follows this text.
     known: String,
     claim: Prepared,
     release: Prepared,
-    /// As an expression.
+    /// The consumer's name, as an SQL expression.
     consumer: String,
-    /// A connection forgot what it had prepared, as some proxies do that share connections.
+    /// Whether a connection lost its prepared statements. Some proxies that share connections cause this.
     forgetful: AtomicBool,
 }
 
@@ -38,15 +38,15 @@ struct Prepared {
     text: String,
 }
 
-/// What to claim.
+/// The event to claim.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Event<'a> {
     pub(super) id: &'a str,
-    /// Where what waits of the key matters.
+    /// The key, if it matters whether events of the key wait.
     pub(super) key: Option<&'a str>,
-    /// Or an empty text.
+    /// The stream, or an empty text.
     pub(super) stream: &'a str,
-    /// It is taken from the dead letters, and released first; whether the order is strict.
+    /// Set if the event is taken from the dead letters, so that it is released first: whether the order is strict.
     pub(super) release: Option<bool>,
 }
 
@@ -55,7 +55,7 @@ impl Prepared {
         let text = without_comments(text);
         let mut hasher = DefaultHasher::new();
         hasher.write(text.as_bytes());
-        // What begins so is known to be the inbox's own: see session.rs.
+        // session.rs recognises the inbox's own statements by this beginning.
         Self { name: format!("pillarbox_claim_{:016x}", hasher.finish()), types, text }
     }
 
@@ -67,7 +67,7 @@ impl Prepared {
         )
     }
 
-    /// Executes it with these expressions: as it was prepared, or from its text.
+    /// Executes it with these expressions, prepared or from its text.
     fn execute(&self, prepared: bool, values: &[&str]) -> String {
         if prepared {
             return format!("execute {} ({})", self.name, values.join(", "));
@@ -81,7 +81,7 @@ impl Prepared {
 }
 
 impl BeginAndClaim {
-    /// `find_out` and `known` begin, `claim` and `release` are the statements with their parameters.
+    /// `find_out` and `known` begin a transaction. `claim` and `release` are the statements with their parameters.
     pub(super) fn new(
         find_out: String,
         known: String,
@@ -100,8 +100,9 @@ impl BeginAndClaim {
         }
     }
 
-    /// What to send. `limit`: the longest time of a statement, once this connection has found it out. The answer has
-    /// that time, if it had to be found out, what the release says, if it is asked for, and what the claim says.
+    /// The text to send. `limit`: how long a statement may take, if this connection has found that out. The answer
+    /// contains that limit if it was not known, the answer of the release if there was one, and the answer of the
+    /// claim.
     pub(super) fn text(&self, limit: Option<u64>, event: Event<'_>) -> String {
         let (id, stream) = (hex_text(event.id), hex_text(event.stream));
         let key = event.key.map_or_else(|| "null".to_owned(), hex_text);
@@ -123,7 +124,7 @@ impl BeginAndClaim {
         format!("{text};\n{claim}")
     }
 
-    /// Nothing is prepared from now on, if that is what went wrong.
+    /// Prepares nothing from now on, if a lost prepared statement caused this error.
     pub(super) fn failed(&self, error: &sqlx::Error) {
         const INVALID_STATEMENT_NAME: &str = "26000";
         let code = error.as_database_error().and_then(|error| error.code());

@@ -1,85 +1,80 @@
-//! The inbox's transactions: begun, proved to be the same at their end, and left as they were found.
+//! The inbox's transactions. At its end, each one is proved to be the one that was begun, and its session is left as it
+//! was found.
 //!
-//! A handler has a whole connection in its hands, and may end the transaction that it was given: by `rollback`, by
-//! `commit and chain`, by `prepare transaction`. If the inbox then committed, the event would be acknowledged without
-//! its row, or with half of its effects. So the claim says which transaction it is (`pg_current_xact_id()`), and the
-//! commit goes in one message behind a statement that fails in any other one, and outside of all. A savepoint of the
-//! inbox's own would prove the same, and cost each event a transaction id more.
+//! A handler has the whole connection, and may end the transaction that it was given: by `rollback`, by `commit and
+//! chain`, by `prepare transaction`. If the inbox then committed, it would acknowledge the event without its row, or
+//! with half of its effects. So the claim returns the transaction's id (`pg_current_xact_id()`). The commit is sent in
+//! one message after a statement that fails in any other transaction, and outside of transactions. A savepoint of the
+//! inbox would prove the same, but would cost each event one more transaction id.
 //!
-//! A handler that has ended its transaction may also fail. What it wrote before is undone then, or committed; what it
-//! wrote behind a rollback, outside of any transaction or in one of its own, is there for good, and would be written
-//! again with every try. So a rollback asks first which transaction it ends. Where a statement has failed, nothing can be
-//! asked: such a transaction is taken for the one that was begun, since a failed statement is what failed handlers
-//! mostly have. What is missed are handlers that rolled back, wrote, began another one and failed in that: they are
-//! tried `max_attempts` times. (No mark outlives a failed statement: settings are reset with it, `rollback and chain`
-//! included. A savepoint would, for a transaction id more with each event.)
+//! A handler that ended its transaction may also fail. What it wrote before the end is undone or committed. What it
+//! wrote after a rollback, outside of a transaction or in one of its own, stays, and would be written again with every
+//! attempt. So a rollback first asks which transaction it ends. If a statement has failed, the transaction cannot be
+//! asked. It is then assumed to be the one that was begun, because handlers mostly fail by a failed statement. This
+//! misses handlers that rolled back, wrote, began another transaction and failed in it: they are tried `max_attempts`
+//! times. (No mark survives a failed statement, because settings are reset with it, even after `rollback and chain`. A
+//! savepoint would survive, for one more transaction id with each event.)
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use pillarbox_store::limit::{limited, within};
-use sqlx::postgres::{PgConnectOptions, PgRow};
+use sqlx::postgres::PgRow;
 use sqlx::{AssertSqlSafe, Row};
 use tokio::time::timeout;
 
 use crate::error::{ENDED, InboxError};
-use crate::store::lent::{LONGEST, let_go};
+use crate::store::lent::LONGEST;
 use crate::store::session::{Session, Sessions};
 use crate::tx::Tx;
 
-/// How long it may take to get a connection from the pool and open a transaction. A pool that is shared with others may
-/// have none for a while.
+/// The time limit for getting a connection from the pool and opening a transaction. A shared pool may have no free
+/// connection for a while.
 pub(crate) const BEGIN_TIMEOUT: Duration = Duration::from_secs(30);
 
-/// How long the undoing of a transaction may take. The statement that a dropped handler has left running is waited
-/// for; beyond this its connection is closed.
-const UNDO_TIMEOUT: Duration = Duration::from_secs(30);
-
-/// What Postgres says outside of any transaction.
+/// Postgres's error code for a statement that needs a transaction, outside of one.
 const NO_TRANSACTION: &str = "25P01";
 
-/// What it says in one in which a statement has failed.
+/// Postgres's error code in a transaction in which a statement has failed.
 const ABORTED: &str = "25P02";
 
-/// How long an event's failure waits to hear what became of its transaction.
+/// How long an event's failure waits until it is known what became of its transaction.
 const FATE_TIMEOUT: Duration = Duration::from_secs(1);
 
-/// An open transaction, and since when its connection has been away from the pool.
+/// An open transaction, and the time since its connection left the pool.
 #[derive(Debug)]
 pub(crate) struct Begun {
     pub(crate) tx: Tx,
     pub(crate) taken_at: Instant,
-    /// The statement_timeout of this connection's transactions in milliseconds, once it has been found out: asking for
-    /// it in each of them would cost as much as the claim.
+    /// The statement_timeout of this connection's transactions in milliseconds, if known. Asking for it in each
+    /// transaction would cost as much as the claim.
     pub(crate) limit: Option<u64>,
     /// Set before a handler gets the transaction.
-    pub(crate) mark: Option<Mark>,
-    /// How to reach the same database.
-    options: Arc<PgConnectOptions>,
+    pub(crate) mark: Option<TransactionMark>,
 }
 
-/// What tells a transaction from others, and what its session was like before.
+/// Identifies a transaction, and holds what its session was like before.
 #[derive(Clone, Debug)]
-pub(crate) struct Mark {
+pub(crate) struct TransactionMark {
     transaction: u64,
     session: Arc<Session>,
 }
 
-/// What became of a transaction that was to be undone.
+/// What became of a transaction that should be undone.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Fate {
-    /// Nothing of it is left; or, if the connection was lost, nobody says otherwise.
+    /// Nothing of it is left. If the connection was lost, this is assumed.
     Undone,
     /// The handler had committed it.
     Committed,
-    /// The handler had rolled it back, and what it wrote afterwards may be there.
+    /// The handler had rolled it back. What it wrote afterwards may have been kept.
     RolledBack,
-    /// The handler had prepared it. It has been rolled back.
+    /// The handler had prepared it for two-phase commit. The inbox has rolled it back.
     Prepared,
 }
 
 impl Fate {
-    /// The failure that this is, whatever the handler said, if the handler had ended the transaction.
+    /// The error for the event if the handler had ended the transaction. It replaces the handler's own error.
     pub(crate) fn ended(self) -> Option<InboxError> {
         match self {
             Self::Undone => None,
@@ -89,11 +84,11 @@ impl Fate {
     }
 }
 
-impl Mark {
+impl TransactionMark {
     /// A statement that fails in any other transaction than this one.
     ///
-    /// It also fails in an aborted one, in which a plain `commit` rolls back and *succeeds*: a handler that passes over
-    /// a failed insert would have its event acknowledged and nothing written.
+    /// It also fails in an aborted transaction. There, a plain `commit` would roll back and *succeed*, so the event of
+    /// a handler that ignores a failed insert would be acknowledged although nothing was written.
     fn proof(&self) -> String {
         let same = self.is_same();
         format!(
@@ -101,7 +96,7 @@ impl Mark {
         )
     }
 
-    /// Whether a statement runs in this transaction; null outside of all.
+    /// An expression: whether a statement runs in this transaction. Null outside of transactions.
     fn is_same(&self) -> String {
         format!(
             "pg_catalog.pg_current_xact_id_if_assigned() operator(pg_catalog.=) '{}'::pg_catalog.xid8",
@@ -111,32 +106,31 @@ impl Mark {
 }
 
 impl Begun {
-    /// `options`: those of the pool that the transaction's connection is from.
-    pub(crate) fn new(tx: Tx, options: Arc<PgConnectOptions>) -> Self {
-        Self { tx, taken_at: Instant::now(), limit: None, mark: None, options }
+    pub(crate) fn new(tx: Tx) -> Self {
+        Self { tx, taken_at: Instant::now(), limit: None, mark: None }
     }
 
-    /// Its connection did not answer in time, and is closed. What became of the transaction is not known.
+    /// Closes the connection, because it did not answer in time. What became of the transaction is not known.
     pub(crate) fn abandon(self) {
-        let_go(self.tx, self.options);
+        self.tx.abandon();
     }
 
-    /// Rolls back, where no handler had the transaction.
+    /// Rolls back a transaction that no handler had.
     #[cfg(feature = "http")]
     pub(crate) async fn roll_back(mut self) {
-        // With a begin behind it, for sqlx.
+        // A begin follows, because sqlx believes that a transaction is open.
         if let Err(error) = self.ask("rollback; begin".into()).await {
             tracing::debug!(%error, "a transaction was not rolled back by its owner");
             self.abandon();
         }
     }
 
-    /// Sends statements of the inbox's own, within the [limit](LONGEST).
+    /// Sends statements of the inbox itself, within the [limit](LONGEST).
     async fn ask(&mut self, text: String) -> Result<Vec<PgRow>, sqlx::Error> {
         limited(LONGEST, sqlx::raw_sql(AssertSqlSafe(text)).fetch_all(&mut *self.tx)).await
     }
 
-    /// Marks the transaction: its id and its backend's, as the database says them.
+    /// Remembers the transaction's id and its backend, as the database reported them.
     pub(crate) async fn mark(
         &mut self,
         sessions: &Sessions,
@@ -146,33 +140,35 @@ impl Begun {
     ) -> Result<(), sqlx::Error> {
         let transaction = transaction.parse().map_err(|_| unexpected("the id of a transaction"))?;
         let session = sessions.of(backend, &mut self.tx, own_lock).await?;
-        self.mark = Some(Mark { transaction, session });
+        self.mark = Some(TransactionMark { transaction, session });
         Ok(())
     }
 
-    /// Runs a statement of the inbox's own behind the handler, if the transaction is the one that was begun: with the
-    /// role and the settings of before.
+    /// Runs a statement of the inbox itself after the handler, if the transaction is the one that was begun. It runs
+    /// with the role and the settings from before the handler. What the transaction has collected is sent with it.
     pub(crate) async fn settle(&mut self) -> Result<(), sqlx::Error> {
-        let Some(mark) = &self.mark else { return Ok(()) };
-        let text = format!("{}{}", mark.proof(), mark.session.settle());
+        let Some(mark) = &self.mark else { return self.tx.send_collected().await };
+        let collected = self.tx.take_collected();
+        let text = format!("{}{}{collected}", mark.proof(), mark.session.settle());
         self.ask(text).await.map(drop)
     }
 
-    /// Runs `sql` behind the handler, if the transaction is the one that was begun.
+    /// Runs `sql` after the handler, if the transaction is the one that was begun.
     pub(crate) async fn prove_and(&mut self, sql: &str) -> Result<(), sqlx::Error> {
-        let proof = self.mark.as_ref().map(Mark::proof).unwrap_or_default();
+        let proof = self.mark.as_ref().map(TransactionMark::proof).unwrap_or_default();
         self.ask(format!("{proof}{sql}")).await.map(drop)
     }
 
-    /// Rolls back to a savepoint, and releases it.
+    /// Rolls back to a savepoint, and releases it. What was collected since is forgotten.
     pub(crate) async fn undo_part(&mut self, savepoint: &str) -> Result<(), InboxError> {
-        let proof = self.mark.as_ref().map(Mark::proof).unwrap_or_default();
+        self.tx.take_collected();
+        let proof = self.mark.as_ref().map(TransactionMark::proof).unwrap_or_default();
         let text =
             format!("rollback to savepoint {savepoint}; {proof}release savepoint {savepoint}");
         self.ask(text).await.map(drop).map_err(|error| {
             let code = error.as_database_error().and_then(|error| error.code());
             match code.as_deref() {
-                // There is no transaction, or no such savepoint in it.
+                // There is no transaction, or it has no such savepoint.
                 Some(NO_TRANSACTION | "3B001") => InboxError::Ended { committed: false },
                 Some("42704") => InboxError::commit(error),
                 _ => InboxError::database("roll back to a savepoint")(error),
@@ -180,19 +176,20 @@ impl Begun {
         })
     }
 
-    /// Commits the transaction that was begun, or says that it did not; all in one round trip, with `last` before the
-    /// commit (ends with a semicolon, or is empty).
+    /// Commits the transaction that was begun, or returns that it did not. All in one round trip, with what the
+    /// transaction has collected and `last` before the commit. `last` ends with a semicolon or is empty.
     ///
-    /// `stays`: the connection is used again without a look at it. Otherwise a `begin` goes behind, for sqlx, which does
-    /// not know of the commit and sends a rollback as the connection goes back to the pool.
+    /// `stays`: the connection is used again without going through the pool. Otherwise a `begin` follows for sqlx,
+    /// which does not know of the commit and sends a rollback when the connection returns to the pool.
     ///
-    /// Nothing is left of it if the connection was silent behind the commit. If it was silent before, whether the
-    /// transaction is committed is not known.
+    /// If the connection is silent after the commit, it is closed. If it is silent before the answer to the commit, it
+    /// is not known whether the transaction is committed.
     pub(crate) async fn commit(
         mut self,
         last: &str,
         stays: bool,
     ) -> Result<Option<Self>, InboxError> {
+        let last = format!("{}{last}", self.tx.take_collected());
         let text = match &self.mark {
             Some(mark) => {
                 let (proof, session) = (mark.proof(), &mark.session);
@@ -227,8 +224,8 @@ impl Begun {
         }
     }
 
-    /// Forgets what the handler prepared by SQL. Names come with the answer to the commit.
-    /// `false` if the connection did not do that.
+    /// Deallocates what the handler prepared by SQL. The names come with the answer to the commit. Returns `false` if
+    /// the connection did not do it.
     async fn deallocate(&mut self, rows: &[PgRow], stays: bool) -> bool {
         let Some(mark) = &self.mark else { return true };
         let text: String = rows
@@ -247,14 +244,14 @@ impl Begun {
         true
     }
 
-    /// The handler ended the transaction: takes back what can be, and says how that stands.
+    /// For a handler that ended the transaction: undoes what can be undone, and returns what became of the transaction.
     pub(crate) async fn ended(self) -> InboxError {
         let committed = matches!(self.undo().await, Some(Fate::Committed));
         InboxError::Ended { committed }
     }
 
-    /// Rolls back, leaves the session as it was found, and says what became of the transaction. `None` if that takes
-    /// too long: it is done in the background then.
+    /// Rolls back, leaves the session as it was found, and returns what became of the transaction. `None`: it takes too
+    /// long, and continues in the background.
     pub(crate) async fn undo(mut self) -> Option<Fate> {
         match timeout(FATE_TIMEOUT, undo(&mut self)).await {
             Ok(fate) => Some(fate),
@@ -265,12 +262,13 @@ impl Begun {
         }
     }
 
-    /// Rolls back and leaves the session as it was found, without waiting for it. The pool would roll back, too, and
-    /// leave the locks that a session has.
+    /// Rolls back and leaves the session as it was found, without waiting for it. The pool would also roll back, but
+    /// would leave the session's locks. A statement that a dropped handler left running must end first. If all that takes
+    /// longer than [any other statement](LONGEST), the connection is closed, and its place in the pool is free.
     pub(crate) fn undo_behind(mut self) {
         if let (Some(_), Ok(runtime)) = (&self.mark, tokio::runtime::Handle::try_current()) {
             runtime.spawn(async move {
-                if timeout(UNDO_TIMEOUT, undo(&mut self)).await.is_err() {
+                if timeout(LONGEST, undo(&mut self)).await.is_err() {
                     self.abandon();
                 }
             });
@@ -280,7 +278,7 @@ impl Begun {
 
 async fn undo(begun: &mut Begun) -> Fate {
     let Some(mark) = &begun.mark else { return Fate::Undone };
-    let Mark { transaction, session } = mark;
+    let TransactionMark { transaction, session } = mark;
     let clean = format!(
         "rollback; begin; select pg_catalog.pg_xact_status('{transaction}'::pg_catalog.xid8) as fate; {}{}commit; begin",
         session.settle(),
@@ -322,18 +320,18 @@ async fn undo(begun: &mut Begun) -> Fate {
     fate
 }
 
-/// Rolls back what a handler prepared: nobody else knows of it, and it holds the event's row.
+/// Rolls back a transaction that a handler prepared. Nobody else knows of it, and it holds the event's row.
 async fn roll_back_prepared(begun: &mut Begun, transaction: u64) -> Result<(), sqlx::Error> {
     let find = format!(
         "select pg_catalog.quote_literal(gid) from pg_catalog.pg_prepared_xacts \
          where transaction operator(pg_catalog.=) '{}'::pg_catalog.xid",
-        // Without its epoch, as that view has it.
+        // That view shows ids without their epoch.
         transaction & u64::from(u32::MAX)
     );
     let found = sqlx::raw_sql(AssertSqlSafe(find)).fetch_all(&mut *begun.tx).await?;
     for row in found {
         let gid: &str = row.try_get(0)?;
-        // Not inside of a transaction; behind each its end, for sqlx.
+        // `rollback prepared` must run outside of a transaction. The begin at the end is for sqlx.
         for sql in ["rollback".to_owned(), format!("rollback prepared {gid}"), "begin".to_owned()] {
             sqlx::raw_sql(AssertSqlSafe(sql)).execute(&mut *begun.tx).await?;
         }
@@ -341,7 +339,7 @@ async fn roll_back_prepared(begun: &mut Begun, transaction: u64) -> Result<(), s
     Ok(())
 }
 
-/// An answer that is none to the statement that was sent.
+/// The error for an answer that does not belong to the statement that was sent.
 pub(super) fn unexpected(said: &str) -> sqlx::Error {
     sqlx::Error::Protocol(format!(
         "the database said {said}; did another statement run instead, behind a pooler in transaction mode?"

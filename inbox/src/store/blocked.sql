@@ -1,8 +1,8 @@
--- Of which of these keys something earlier is to be handled first: $1 consumer, $2 keys, $3 the stream that they are of,
--- $4 whether the order is strict. With a strict order any unresolved dead letter is; else what waits behind a failing
--- event, and that event.
+-- Which of these keys have earlier events that must be handled first: $1 consumer, $2 keys, $3 their stream, $4 whether
+-- the order is strict. With a strict order, these are all unresolved dead letters. Otherwise they are failing events
+-- that others wait behind, and the waiting events.
 --
--- A key is one within its stream.
+-- A key is unique only within its stream.
 select distinct key
 from pillarbox.inbox_dead_letter
 where

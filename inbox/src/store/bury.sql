@@ -1,11 +1,12 @@
--- Gives an event up, in one statement: the dead letter, the event as handled, and no failure any more.
+-- Gives an event up, in one statement: writes the dead letter, records the event as handled, and removes what is known
+-- of failed attempts.
 --
 --   $1 consumer   $2 identity   $3 event id   $4 stream   $5 type   $6 topic   $7 key   $8 headers   $9 payload
---   $10 reason    $11 error     $12 attempts  $13 whether its own handler has recorded it, by a commit of its own
+--   $10 reason    $11 error     $12 attempts  $13 whether the event's handler has already recorded it, by a commit
 --
--- Says whether the letter was stored, and whether the event was handled already, by another delivery: then it is no
--- dead letter, and nothing is written. If neither is so, nothing is known, and all of it must be rolled back. An event
--- that was parked counts as handled, too, and is dead again.
+-- Returns whether the letter was stored, and whether another delivery had already handled the event; then nothing is
+-- written. If neither is true, nothing is known, and everything must be rolled back. A parked event also counts as
+-- handled, and becomes dead again.
 with claimed as (
     insert into pillarbox.inbox (consumer, event_id)
     values ($1, $2)

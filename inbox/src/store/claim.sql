@@ -1,15 +1,15 @@
--- Records an event as handled: $1 consumer, $2 event id, $3 key, or null if the key is of no matter, $4 stream, or ''.
--- One row that says so, with what is known of failed attempts at it, this transaction, the backend, and whether earlier
--- events of the key wait among the dead letters; or none, which says nothing: recorded.sql is asked then.
+-- Records an event as handled: $1 consumer, $2 event id, $3 key, or null if the key does not matter, $4 stream, or ''.
+-- Returns one row if it is recorded, with what is known of failed attempts, this transaction's id, the backend, and
+-- whether earlier events of the key wait among the dead letters. No row says nothing; recorded.sql is asked then.
 --
--- That something of the key waits is seen by every process: it was committed before the server was told that the
--- event is done, and only then does the next one of the key come without it.
+-- Every process sees that events of the key wait. That was committed before the server was told that the event is done,
+-- and the server delivers the next event of the key only after that.
 --
--- The row names consumer and event, so that no other statement's answer is taken for this one's.
+-- The row names consumer and event, so that the answer to another statement is not taken for this one's.
 --
--- The insert is the lock. While another transaction is handling the event, it waits for that one's end; if that
--- one commits, nothing is inserted here. The failure stays until the handler has succeeded, so that recording another
--- one never waits for this transaction.
+-- The insert is the lock. While another transaction handles the event, this one waits for its end; if it commits,
+-- nothing is inserted here. What is known of failures stays until the handler has succeeded, so that recording another
+-- failure never waits for this transaction.
 insert into pillarbox.inbox (consumer, event_id)
 values ($1, $2)
 on conflict do nothing

@@ -1,7 +1,8 @@
--- Records many events as handled: $1 consumer, $2 event ids. A row for each that is recorded, as of claim.sql; none for
--- the others, of which recorded.sql says more.
+-- Records many events as handled: $1 consumer, $2 event ids. Returns a row for each event that is recorded, as
+-- claim.sql does. About the others, recorded.sql is asked.
 --
--- In the order of their ids, so that two batches with the same events wait for one another, and do not deadlock.
+-- The rows are inserted in the order of the ids, so that two batches with the same events wait for each other and do
+-- not deadlock.
 with claimed as (
     insert into pillarbox.inbox (consumer, event_id)
     select $1, id

@@ -1,6 +1,6 @@
-//! The beginning and the end of an event's transaction: it is recorded as handled, and committed.
+//! Begins and ends an event's transaction: records the event as handled, and commits.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 
 use pillarbox_store::limit::{limited, within};
 use sqlx::postgres::PgRow;
@@ -11,15 +11,16 @@ use crate::store::begin_and_claim::Event;
 use crate::store::begun::{BEGIN_TIMEOUT, Begun, unexpected};
 use crate::store::lent::LONGEST;
 use crate::store::statements::Store;
+use crate::tx::Tx;
 
 /// What a claim found.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Claim {
-    /// The event is handled already: its row is there.
+    /// The event was handled before, as its row shows.
     Duplicate,
-    /// It is claimed. So many attempts failed; `None` if nothing is known of it.
+    /// It is claimed. The number of failed attempts; `None`: nothing is known of it.
     Claimed(Option<u32>),
-    /// It is claimed, and earlier events of its key wait among the dead letters: it must be parked behind them.
+    /// It is claimed, but earlier events of its key wait among the dead letters, so it must be parked behind them.
     Behind,
 }
 
@@ -27,19 +28,20 @@ impl Store {
     /// Opens a transaction.
     pub(crate) async fn begin(&self) -> Result<Begun, sqlx::Error> {
         let pool = self.pool().await?;
-        let tx = limited(BEGIN_TIMEOUT, pool.begin_with(self.statements.begin.clone())).await?;
-        Ok(Begun::new(tx, pool.connect_options()))
+        let tx = limited(BEGIN_TIMEOUT, Tx::begin(pool, self.statements.begin.clone())).await?;
+        Ok(Begun::new(tx))
     }
 
-    /// Fails if the pool's sessions are shared with others, or rows may be hidden from them. Asks until all is well.
+    /// Fails if the pool's sessions are shared with other clients, or if rows may be hidden from them. Checks until
+    /// both are excluded.
     pub(crate) async fn has_own_sessions(&self) -> Result<(), sqlx::Error> {
         self.pool_check.are_own(&self.pool).await
     }
 
-    /// Opens a transaction on a connection that was kept, and records the event in it, in [one trip](super::begin_and_claim).
-    /// `parked`: it was taken from the dead letters, and is released first. `None` if there is no such connection, or it
-    /// is not well; no claim if the event was not released. An error if it is silent: another transaction may have the
-    /// event.
+    /// Opens a transaction on a kept connection, and records the event in it, in [one round
+    /// trip](super::begin_and_claim). `parked`: the event was taken from the dead letters, and is released first.
+    /// `None`: there is no such connection, or it failed. There is no claim if the event was not released. If the
+    /// connection is silent, this is an error, because another transaction may have the event.
     pub(crate) async fn begin_and_claim(
         &self,
         event_id: &str,
@@ -97,8 +99,8 @@ impl Store {
         }
     }
 
-    /// [Commits](Begun::commit), and keeps the connection if that is wanted. `recovered`: the event of which failed
-    /// attempts are known, which are forgotten with it.
+    /// [Commits](Begun::commit), and keeps the connection if this store keeps connections. `recovered`: the event that
+    /// failed before; what is known of its failed attempts is removed in the same transaction.
     pub(crate) async fn commit(
         &self,
         begun: Begun,
@@ -116,16 +118,16 @@ impl Store {
         Ok(())
     }
 
-    /// Records the event as handled. Waits for another transaction that is handling it. Given a key, it says whether
-    /// earlier events of that key wait among the dead letters.
+    /// Records the event as handled. Waits for another transaction that is handling it. With a key, it also returns
+    /// whether earlier events of that key wait among the dead letters.
     pub(crate) async fn claim(
         &self,
         begun: &mut Begun,
         event_id: &str,
         key: Option<&str>,
     ) -> Result<Claim, sqlx::Error> {
-        let row = sqlx::query(self.statements.claim.clone())
-            .bind(&*self.consumer)
+        let row = self
+            .query(&self.statements.claim)
             .bind(event_id)
             .bind(key.filter(|_| self.keeps_keys))
             .bind(self.stream_or_none())
@@ -134,7 +136,7 @@ impl Store {
         self.claimed(begun, event_id, row.as_ref()).await
     }
 
-    /// What the answer to a claim says. No row is no answer: another look tells.
+    /// Reads the answer to a claim. If there is no row, another statement asks whether the event was recorded before.
     async fn claimed(
         &self,
         begun: &mut Begun,
@@ -142,11 +144,9 @@ impl Store {
         row: Option<&PgRow>,
     ) -> Result<Claim, sqlx::Error> {
         let Some(row) = row else {
-            let recorded = self.recorded(begun, &[event_id]).await?;
-            return if recorded.iter().any(|recorded| recorded == event_id) {
-                Ok(Claim::Duplicate)
-            } else {
-                Err(unexpected("neither that the event is recorded now, nor that it was"))
+            return match self.are_recorded(begun, &[event_id]).await? {
+                true => Ok(Claim::Duplicate),
+                false => Err(unexpected("neither that the event is recorded now, nor that it was")),
             };
         };
         let (id, failed) = self.read_claim(row)?;
@@ -158,7 +158,7 @@ impl Store {
         Ok(if row.try_get(5)? { Claim::Behind } else { Claim::Claimed(failed) })
     }
 
-    /// The event that a row of a claim is about, and what is known of failed attempts.
+    /// Reads the event and what is known of failed attempts from a row of a claim.
     fn read_claim(&self, row: &PgRow) -> Result<(String, Option<u32>), sqlx::Error> {
         if row.try_get::<&str, _>(0)? != &*self.consumer {
             return Err(unexpected("that an event of another consumer is recorded"));
@@ -167,31 +167,37 @@ impl Store {
         Ok((row.try_get(1)?, failed.map(i32::unsigned_abs)))
     }
 
-    /// Which of these events are recorded as handled.
-    pub(super) async fn recorded(
+    /// Whether all of these events are recorded as handled.
+    pub(super) async fn are_recorded(
         &self,
         begun: &mut Begun,
         event_ids: &[&str],
-    ) -> Result<Vec<String>, sqlx::Error> {
-        let recorded = sqlx::query(self.statements.recorded.clone());
-        let rows = recorded.bind(&*self.consumer).bind(event_ids).fetch_all(&mut *begun.tx).await?;
-        rows.iter()
-            .map(|row| match row.try_get::<&str, _>(0)? == &*self.consumer {
-                true => row.try_get(1),
-                false => Err(unexpected("that an event of another consumer is recorded")),
-            })
-            .collect()
+    ) -> Result<bool, sqlx::Error> {
+        if event_ids.is_empty() {
+            return Ok(true);
+        }
+        let rows =
+            self.query(&self.statements.recorded).bind(event_ids).fetch_all(&mut *begun.tx).await?;
+        let recorded = rows.iter().map(|row| match row.try_get::<&str, _>(0)? == &*self.consumer {
+            true => row.try_get(1),
+            false => Err(unexpected("that an event of another consumer is recorded")),
+        });
+        let recorded = recorded.collect::<Result<HashSet<&str>, _>>()?;
+        Ok(event_ids.iter().all(|id| recorded.contains(id)))
     }
 
-    /// Records many events as handled. Those that are recorded, with what is known of failed attempts; the
-    /// others are duplicates: their rows are there. Waits as [`claim`](Self::claim) does.
+    /// Records many events as handled. Returns the recorded ones, with what is known of failed attempts. The others
+    /// were recorded before. Waits as [`claim`](Self::claim) does.
     pub(crate) async fn claim_all(
         &self,
         begun: &mut Begun,
         event_ids: &[&str],
     ) -> Result<HashMap<String, Option<u32>>, sqlx::Error> {
-        let claim = sqlx::query(self.statements.claim_all.clone());
-        let rows = claim.bind(&*self.consumer).bind(event_ids).fetch_all(&mut *begun.tx).await?;
+        let rows = self
+            .query(&self.statements.claim_all)
+            .bind(event_ids)
+            .fetch_all(&mut *begun.tx)
+            .await?;
         let claimed: HashMap<_, _> =
             rows.iter().map(|row| self.read_claim(row)).collect::<Result<_, _>>()?;
         if let Some(row) = rows.first() {
@@ -200,12 +206,9 @@ impl Store {
         }
         let others: Vec<&str> =
             event_ids.iter().copied().filter(|id| !claimed.contains_key(*id)).collect();
-        if !others.is_empty() {
-            let recorded = self.recorded(begun, &others).await?;
-            if others.iter().any(|id| !recorded.iter().any(|recorded| recorded == id)) {
-                return Err(unexpected("neither that an event is recorded now, nor that it was"));
-            }
+        match self.are_recorded(begun, &others).await? {
+            true => Ok(claimed),
+            false => Err(unexpected("neither that an event is recorded now, nor that it was")),
         }
-        Ok(claimed)
     }
 }

@@ -6,30 +6,31 @@ use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use pillarbox_event::{Identity, RawEvent};
-use pillarbox_store::limit::{limited, within};
+use pillarbox_store::limit::{limited, milliseconds, within};
 use sqlx::postgres::PgRow;
 use sqlx::{Connection, PgExecutor, Row};
 use time::OffsetDateTime;
 
 use crate::error::{BEGIN, InboxError};
-use crate::fault::is_of_data;
+use crate::store::begun::Begun;
 use crate::store::lent::LONGEST;
 use crate::store::letter::{DeadLetter, WhichLetter, read};
 use crate::store::statements::Store;
 use crate::store::text::{in_ascii, storable, without_nul};
+use pillarbox_store::bad_data::is_refused_value;
 
-/// What is written about an event that is given up.
+/// An event to give up, and what its dead letter says.
 #[derive(Debug)]
 pub struct Burial<'a> {
     /// The event.
     pub event: &'a RawEvent,
-    /// Why, in a word.
+    /// Why the event is given up, in a word.
     pub reason: &'a str,
     /// The last error, with its sources.
     pub error: &'a str,
     /// How many attempts failed.
     pub attempts: u32,
-    /// The event's own handler has recorded it as handled, by a commit of its own.
+    /// Whether the event is already recorded as handled, because its handler committed the transaction.
     pub recorded: bool,
 }
 
@@ -40,52 +41,53 @@ pub struct Unreadable<'a> {
     pub stream: &'a str,
     /// Its sequence there.
     pub sequence: u64,
-    /// When the stream stored it. Together they name it, also if the stream is made anew.
+    /// When the stream stored it. With stream and sequence, this identifies the message even if the stream is created
+    /// anew.
     pub stored: SystemTime,
     /// The topic.
     pub topic: &'a str,
-    /// The headers, as far as they could be read.
+    /// The headers, as far as they can be read.
     pub headers: &'a [(String, String)],
     /// The payload.
     pub payload: &'a [u8],
-    /// Why it is no event.
+    /// Why the message is no event.
     pub error: &'a str,
 }
 
-/// What became of events of a key that were to be parked.
+/// What became of the events of a key that should be parked.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum ParkedAll {
-    /// Each is parked, or was handled or parked before.
+    /// Each event is parked, or was handled or parked before.
     Yes,
-    /// Nothing of the key waits among the dead letters: nothing was parked.
+    /// Nothing was parked, because no event of the key waits among the dead letters.
     NotBehind,
-    /// As many wait as may: nothing was parked.
+    /// Nothing was parked, because too many events wait already.
     Full,
 }
 
 /// Parked events that were taken.
 #[derive(Debug)]
 pub struct Taken {
-    /// Each with whether it may have been begun before. Those of one key follow one another in their order.
+    /// Each event, and whether it may have been begun before. Events of one key follow one another in their order.
     pub letters: Vec<(DeadLetter, bool)>,
-    /// After which key, and which position without a key, to look next.
+    /// Where to look next: after this key, and after this position among events without a key.
     pub after: (String, i64),
-    /// Since when the longest of the keys that were looked at waits behind an event that fails.
+    /// How long the keys that were examined wait behind a failing event: the time since which the first one waits.
     pub waiting_since: Option<SystemTime>,
 }
 
-/// What became of a letter that was to be stored.
+/// What became of a letter that should be stored.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Stored {
+pub enum LetterStored {
     /// It is stored.
     Now,
-    /// It need not be: the database says that the event is handled, or the letter there.
+    /// It need not be stored: the database shows that the event is handled, or that the letter exists.
     Before,
-    /// Neither. The message must not be acknowledged.
+    /// Neither is shown. The message must not be acknowledged.
     Not,
 }
 
-impl Stored {
+impl LetterStored {
     fn read(row: &PgRow) -> Result<Self, sqlx::Error> {
         Ok(match (row.try_get("stored")?, row.try_get("there")?) {
             (true, _) => Self::Now,
@@ -94,7 +96,7 @@ impl Stored {
         })
     }
 
-    /// The error of who cannot go on without.
+    /// The error for a caller that cannot continue without the letter.
     pub fn not_stored() -> sqlx::Error {
         sqlx::Error::Protocol(
             "the letter was not stored, and the database does not say that it is there: does a trigger or a rule \
@@ -105,14 +107,14 @@ impl Stored {
 }
 
 impl Store {
-    /// Unresolved ones behind this position, in order.
+    /// Unresolved letters after this position, in order.
     pub(crate) async fn letters(
         &self,
         after: i64,
         limit: i64,
     ) -> Result<Vec<DeadLetter>, sqlx::Error> {
-        let letters = sqlx::query(self.statements.letters.clone());
-        let letters = letters.bind(&*self.consumer).bind(after).bind(limit).bind(self.stream());
+        let letters =
+            self.query(&self.statements.letters).bind(after).bind(limit).bind(self.stream());
         self.lend().await?.fetch_all(letters).await?.iter().map(read).collect()
     }
 
@@ -125,43 +127,64 @@ impl Store {
         self.stream().unwrap_or_default()
     }
 
-    /// Those that may be meant, resolved or not.
+    /// The letters that have this id or position, resolved or not.
     pub(crate) async fn find(&self, which: &WhichLetter) -> Result<Vec<DeadLetter>, sqlx::Error> {
         let (id, position) = match which {
             WhichLetter::Id(id) => (Some(without_nul(id)), None),
             WhichLetter::Position(position) => (None, Some(*position)),
         };
-        let found = sqlx::query(self.statements.find.clone()).bind(&*self.consumer);
+        let found = self.query(&self.statements.find);
         let found = found.bind(id).bind(position).bind(self.stream());
         self.lend().await?.fetch_all(found).await?.iter().map(read).collect()
     }
 
-    /// Parks a dead one, or all of them, for the consumer to handle. How many that is.
+    /// Parks a dead letter, or all of them, so that the consumer handles them. Returns how many it parked.
     pub(crate) async fn retry(&self, position: Option<i64>) -> Result<u64, sqlx::Error> {
-        let retry = sqlx::query(self.statements.retry.clone());
-        let retry = retry.bind(&*self.consumer).bind(position).bind(self.stream());
+        let retry = self.query(&self.statements.retry).bind(position).bind(self.stream());
         Ok(self.lend().await?.execute(retry).await?.rows_affected())
     }
 
-    /// Marks one as not to be handled. `false` if it is not unresolved.
+    /// Discards a letter. Returns `false` if it is not unresolved.
     pub(crate) async fn discard(&self, position: i64) -> Result<bool, sqlx::Error> {
-        let discard = sqlx::query(self.statements.discard.clone());
-        let discard = discard.bind(&*self.consumer).bind(position);
+        let discard = self.query(&self.statements.discard).bind(position);
         Ok(self.lend().await?.execute(discard).await?.rows_affected() == 1)
     }
 
-    /// Lets a dead letter be handled again. `false` if it is none, or none any more.
+    /// Releases a dead letter, so that it is handled again. Returns `false` if there is no such dead letter.
     pub(crate) async fn release(
         &self,
         executor: impl PgExecutor<'_>,
         identity: &str,
     ) -> Result<bool, sqlx::Error> {
-        let release = sqlx::query(self.statements.release.clone());
-        let release = release.bind(&*self.consumer).bind(identity).bind(self.strict);
+        let release = self.query(&self.statements.release).bind(identity).bind(self.strict);
         release.fetch_one(executor).await?.try_get(0)
     }
 
-    /// Of which of these keys something earlier is to be handled first, from among the dead letters.
+    /// Releases parked events, so that they are handled again in one transaction. Returns those that are released.
+    pub(crate) async fn release_all(
+        &self,
+        executor: impl PgExecutor<'_>,
+        identities: &[&str],
+    ) -> Result<Vec<String>, sqlx::Error> {
+        let release = self.query(&self.statements.release_all).bind(identities).bind(self.strict);
+        release.fetch_all(executor).await?.iter().map(|row| row.try_get(0)).collect()
+    }
+
+    /// Parks events that were released, because they are not handled after all.
+    pub(crate) async fn park_again(
+        &self,
+        executor: impl PgExecutor<'_>,
+        identities: &[&str],
+    ) -> Result<(), sqlx::Error> {
+        let park = self.query(&self.statements.park_again).bind(identities);
+        let parked = park.execute(executor).await?;
+        match usize::try_from(parked.rows_affected()) {
+            Ok(parked) if parked == identities.len() => Ok(()),
+            _ => Err(LetterStored::not_stored()),
+        }
+    }
+
+    /// Which of these keys have earlier events among the dead letters that must be handled first.
     pub(crate) async fn blocked(
         &self,
         executor: impl PgExecutor<'_>,
@@ -170,13 +193,25 @@ impl Store {
         if !self.keeps_keys || keys.is_empty() {
             return Ok(HashSet::new());
         }
-        let blocked = sqlx::query(self.statements.blocked.clone());
         let blocked =
-            blocked.bind(&*self.consumer).bind(keys).bind(self.stream()).bind(self.strict);
+            self.query(&self.statements.blocked).bind(keys).bind(self.stream()).bind(self.strict);
         blocked.fetch_all(executor).await?.iter().map(|row| row.try_get(0)).collect()
     }
 
-    /// Parks an event behind the dead one of its key, or what waits of it, unless it is handled or parked already.
+    /// Parks an event that this transaction has claimed, and takes the claim back.
+    pub(crate) async fn park_claimed(
+        &self,
+        begun: &mut Begun,
+        event: &RawEvent,
+    ) -> Result<(), InboxError> {
+        let parked = async {
+            self.unclaim(&mut *begun.tx, &[event.identity().as_str()]).await?;
+            self.park(&mut *begun.tx, event).await
+        };
+        parked.await.map_err(InboxError::database("park the event"))
+    }
+
+    /// Parks an event behind the dead or waiting events of its key, unless it is already handled or parked.
     pub(crate) async fn park(
         &self,
         executor: impl PgExecutor<'_>,
@@ -184,8 +219,8 @@ impl Store {
     ) -> Result<(), sqlx::Error> {
         let headers = serde_json::to_string(event.headers())
             .map_err(|error| sqlx::Error::Encode(Box::new(error)))?;
-        let row = sqlx::query(self.statements.park.clone())
-            .bind(&*self.consumer)
+        let row = self
+            .query(&self.statements.park)
             .bind(event.identity().as_str())
             .bind(event.id().as_str())
             .bind(self.stream())
@@ -197,20 +232,22 @@ impl Store {
             .bind(self.strict)
             .fetch_one(executor)
             .await?;
-        match Stored::read(&row)? {
-            Stored::Not => Err(Stored::not_stored()),
+        match LetterStored::read(&row)? {
+            LetterStored::Not => Err(LetterStored::not_stored()),
             _ => Ok(()),
         }
     }
 
-    /// Parks events of this key, in their order, all or none; `again`: which of them may have been begun before; `wait`:
-    /// how long the first of them waits. Without that, only behind what waits already.
+    /// Parks events of this key in their order, all or none. `again`: which of them may have been begun before. `wait`:
+    /// how long the first of them waits; `None`: they are parked only behind events that already wait. `paused`: the
+    /// first of them has not failed, but an operator has paused its type.
     pub async fn park_all(
         &self,
-        key: &str,
+        key: Option<&str>,
         events: &[Arc<RawEvent>],
         again: &[bool],
         wait: Option<Duration>,
+        paused: bool,
     ) -> Result<ParkedAll, InboxError> {
         let database = InboxError::database("park events");
         let identities: Vec<_> = events.iter().map(|event| event.identity()).collect();
@@ -227,8 +264,8 @@ impl Store {
         let payloads: Vec<&[u8]> = events.iter().map(|event| &event.payload()[..]).collect();
         let mut begun = self.begin().await.map_err(InboxError::database(BEGIN))?;
         let parked = async {
-            let row = sqlx::query(self.statements.park_all.clone())
-                .bind(&*self.consumer)
+            let row = self
+                .query(&self.statements.park_all)
                 .bind(&ids)
                 .bind(each(|event| event.id().as_str()))
                 .bind(self.stream_or_none())
@@ -239,8 +276,9 @@ impl Store {
                 .bind(payloads)
                 .bind(wait.is_none())
                 .bind(self.strict)
-                .bind(wait.map(|wait| i64::try_from(wait.as_millis()).unwrap_or(i64::MAX)))
+                .bind(wait.map(milliseconds))
                 .bind(again)
+                .bind(paused)
                 .fetch_one(&mut *begun.tx)
                 .await?;
             if wait.is_none() && !row.try_get::<bool, _>("behind")? {
@@ -253,17 +291,14 @@ impl Store {
             let claimed: HashSet<String> = claimed.into_iter().collect();
             let stored: i64 = row.try_get("stored")?;
             if usize::try_from(stored).ok() != Some(claimed.len()) {
-                return Err(Stored::not_stored());
+                return Err(LetterStored::not_stored());
             }
             let others: Vec<&str> =
                 ids.iter().copied().filter(|id| !claimed.contains(*id)).collect();
-            if !others.is_empty() {
-                let recorded = self.recorded(&mut begun, &others).await?;
-                if others.iter().any(|id| !recorded.iter().any(|recorded| recorded == id)) {
-                    return Err(Stored::not_stored());
-                }
+            match self.are_recorded(&mut begun, &others).await? {
+                true => Ok(ParkedAll::Yes),
+                false => Err(LetterStored::not_stored()),
             }
-            Ok(ParkedAll::Yes)
         };
         let Ok(parked) = within(LONGEST, "the database", parked).await else {
             begun.abandon();
@@ -274,8 +309,8 @@ impl Store {
         Ok(parked)
     }
 
-    /// Takes parked events that may be handled now, for so long: of this stream, or of none (`""`); of so many keys at
-    /// the most, and as many without a key.
+    /// Takes parked events that may be handled now, for this long: of this stream, or of none (`""`), and of at most
+    /// this many keys, and as many events without a key.
     pub async fn take_due(
         &self,
         stream: &str,
@@ -283,16 +318,16 @@ impl Store {
         most: usize,
         after: &(String, i64),
     ) -> Result<Taken, sqlx::Error> {
-        let due = sqlx::query(self.statements.due.clone())
-            .bind(&*self.consumer)
+        let due = self
+            .query(&self.statements.due)
             .bind(self.strict)
-            .bind(i64::try_from(lease.as_millis()).unwrap_or(i64::MAX))
+            .bind(milliseconds(lease))
             .bind(i64::try_from(most).unwrap_or(i64::MAX))
             .bind(stream)
             .bind(&after.0)
             .bind(after.1);
         let rows = self.lend().await?.fetch_all(due).await?;
-        // There is one, whatever is parked.
+        // There is always at least one row.
         let look = rows.first().ok_or(sqlx::Error::RowNotFound)?;
         let after = (look.try_get("after_key")?, look.try_get("after_position")?);
         let waiting_since: Option<OffsetDateTime> = look.try_get("waiting_since")?;
@@ -302,30 +337,27 @@ impl Store {
         Ok(Taken { letters: letters.collect::<Result<_, sqlx::Error>>()?, after, waiting_since })
     }
 
-    /// Parked events that were taken, and not begun, may be taken by anybody.
-    /// Each with whether it may have been begun before that.
+    /// Gives back parked events that were taken and not begun, so that any process may take them. Each comes with
+    /// whether it may have been begun before that.
     pub async fn give_back_letters(&self, letters: &[(i64, bool)]) -> Result<(), sqlx::Error> {
         let positions: Vec<i64> = letters.iter().map(|(position, _)| *position).collect();
         let again: Vec<i64> =
             letters.iter().filter(|(_, again)| *again).map(|(position, _)| *position).collect();
-        let give_back = sqlx::query(self.statements.give_back.clone());
-        let give_back = give_back.bind(&*self.consumer).bind(positions).bind(again);
+        let give_back = self.query(&self.statements.give_back).bind(positions).bind(again);
         self.lend().await?.execute(give_back).await.map(drop)
     }
 
-    /// A parked event that was taken may be taken again after this long.
+    /// Lets a parked event that was taken be taken again after this long.
     pub async fn rest(&self, identity: &str, wait: Duration) -> Result<(), sqlx::Error> {
-        let wait = i64::try_from(wait.as_millis()).unwrap_or(i64::MAX);
-        let rest = sqlx::query(self.statements.rest.clone());
-        let rest = rest.bind(&*self.consumer).bind(identity).bind(wait);
+        let rest = self.query(&self.statements.rest).bind(identity).bind(milliseconds(wait));
         self.lend().await?.execute(rest).await.map(drop)
     }
 
-    /// Gives the event up: a dead letter, and the event counts as handled.
-    pub async fn bury(&self, burial: Burial<'_>) -> Result<Stored, sqlx::Error> {
+    /// Gives the event up: writes a dead letter, and records the event as handled.
+    pub async fn bury(&self, burial: Burial<'_>) -> Result<LetterStored, sqlx::Error> {
         match self.bury_as(&burial, |text| text.into()).await {
-            // What the database has no characters for is kept in another form rather than not at all.
-            Err(refused) if is_of_data(&refused) => self.bury_as(&burial, in_ascii).await,
+            // Characters that the database's encoding does not have are kept in another form.
+            Err(refused) if is_refused_value(&refused) => self.bury_as(&burial, in_ascii).await,
             buried => buried,
         }
     }
@@ -334,12 +366,12 @@ impl Store {
         &self,
         burial: &Burial<'_>,
         text: fn(&str) -> Cow<'_, str>,
-    ) -> Result<Stored, sqlx::Error> {
+    ) -> Result<LetterStored, sqlx::Error> {
         let event = burial.event;
         let identity = event.identity();
         let headers = event.headers().iter().map(|(name, value)| (&**name, &**value));
-        let bury = sqlx::query(self.statements.bury.clone())
-            .bind(&*self.consumer)
+        let bury = self
+            .query(&self.statements.bury)
             .bind(text(identity.as_str()))
             .bind(text(event.id().as_str()))
             .bind(self.stream())
@@ -354,12 +386,12 @@ impl Store {
             .bind(burial.recorded);
         let mut lent = self.lend().await?;
         let stored = limited(LONGEST, async {
-            // Without its letter the event does not count as handled.
+            // Without its letter, the event must not count as handled.
             let mut tx = lent.begin().await?;
-            let stored = Stored::read(&bury.fetch_one(&mut *tx).await?)?;
+            let stored = LetterStored::read(&bury.fetch_one(&mut *tx).await?)?;
             match stored {
-                Stored::Not => tx.rollback().await?,
-                Stored::Now | Stored::Before => tx.commit().await?,
+                LetterStored::Not => tx.rollback().await?,
+                LetterStored::Now | LetterStored::Before => tx.commit().await?,
             }
             Ok(stored)
         });
@@ -367,10 +399,12 @@ impl Store {
         lent.give_back(stored)
     }
 
-    /// Sets a message aside that is no event: a dead letter.
-    pub async fn set_aside(&self, message: &Unreadable<'_>) -> Result<Stored, sqlx::Error> {
+    /// Sets aside a message that is no event, as a dead letter.
+    pub async fn set_aside(&self, message: &Unreadable<'_>) -> Result<LetterStored, sqlx::Error> {
         match self.set_aside_as(message, |text| text.into()).await {
-            Err(refused) if is_of_data(&refused) => self.set_aside_as(message, in_ascii).await,
+            Err(refused) if is_refused_value(&refused) => {
+                self.set_aside_as(message, in_ascii).await
+            }
             set_aside => set_aside,
         }
     }
@@ -379,11 +413,11 @@ impl Store {
         &self,
         message: &Unreadable<'_>,
         text: fn(&str) -> Cow<'_, str>,
-    ) -> Result<Stored, sqlx::Error> {
+    ) -> Result<LetterStored, sqlx::Error> {
         let Unreadable { stream, sequence, stored, topic, headers, payload, error } = message;
         let headers = headers.iter().map(|(name, value)| (&**name, &**value));
-        let set_aside = sqlx::query(self.statements.set_aside.clone())
-            .bind(&*self.consumer)
+        let set_aside = self
+            .query(&self.statements.set_aside)
             .bind(format!("{stream}:{sequence}"))
             .bind(stream)
             .bind(i64::try_from(*sequence).unwrap_or(i64::MAX))
@@ -392,18 +426,18 @@ impl Store {
             .bind(written(headers, text)?)
             .bind(payload)
             .bind(text(&storable(error)));
-        Stored::read(&self.lend().await?.fetch_one(set_aside).await?)
+        LetterStored::read(&self.lend().await?.fetch_one(set_aside).await?)
     }
 
-    /// A parked letter turned out to be no event: it is dead again.
+    /// Makes a parked letter dead again, because it turned out to be no event.
     pub async fn spoil(&self, position: i64, error: &str) -> Result<(), sqlx::Error> {
-        let spoil = sqlx::query(self.statements.spoil.clone()).bind(&*self.consumer);
+        let spoil = self.query(&self.statements.spoil);
         let spoil = spoil.bind(position).bind(storable(error));
         self.lend().await?.execute(spoil).await.map(drop)
     }
 }
 
-/// Headers as they are kept. A name that comes again keeps all its values.
+/// The headers as the table holds them. A repeated name keeps all its values.
 fn written<'a>(
     headers: impl Iterator<Item = (&'a str, &'a str)>,
     text: fn(&str) -> Cow<'_, str>,

@@ -1,21 +1,21 @@
 -- Takes parked events that may be handled now: $1 consumer, $2 whether the order is strict, $3 for how many
--- milliseconds, $4 of how many keys, and how many without a key, $5 of which stream, or '' for those that came from
--- none, $6 and $7 after which key, and which position without a key.
+-- milliseconds, $4 of at most this many keys, and this many events without a key, $5 of which stream, or '' for events
+-- that came from none, $6 and $7 after which key, and after which position without a key.
 --
--- Of each key the first ones, as many as run one behind another in a short time: 200 events or 4 MiB, and at least one.
--- With a strict order none behind one that is dead, and never one behind which it was parked. Nobody else takes them
--- before `due_at`; a process that dies leaves them until then. Whoever takes the first of a key has locked it, so that
--- two processes do not part the events of a key between them.
+-- It takes the first events of each key, as many as can run one after another in a short time: 200 events or 4 MiB, and
+-- at least one. With a strict order, it takes none after a dead one, and never one that was parked behind an event that
+-- is dead. No other process takes them before `due_at`; if a process dies, its events stay until then. Whoever takes
+-- the first event of a key has locked it, so two processes do not split the events of a key between them.
 --
--- A look costs the same whatever is parked: it jumps from key to key in the index, over at most 256 of them, and the
--- next look goes on from there. To read all parked rows takes a fifth of a second where 100,000 wait.
+-- The cost does not depend on how many events are parked: the query jumps from key to key in the index, over at most
+-- 256 keys, and the next one continues from there. Reading all parked rows takes a fifth of a second if 100,000 wait.
 --
--- `again` says whether an event may have been begun before: what stands behind another one has not, unless it was taken.
+-- `again` says whether an event may have been begun before. An event behind another one has not, unless it was taken.
 --
--- `waiting_since` is since when the longest of these keys waits behind an event that fails, if any does.
+-- `waiting_since` is the time since which these keys wait behind a failing event, of the one that waits longest.
 --
--- The answer has a row for each event, or one row without an event, and each says after which key and which position to
--- look next: '' and 0 when the round is complete.
+-- The answer has a row for each event, or one row without an event. Each row says after which key and position to look
+-- next: '' and 0 once the round is complete.
 with recursive keyed as (
     (
         select key, position, due_at, reason, first_failed_at, 1 as number

@@ -1,5 +1,5 @@
--- Counts a failed attempt, and says how many there were: $1 consumer, $2 identity, $3 error, $4 and $5 id and
--- source in clear.
+-- Counts a failed attempt, and returns how many there were: $1 consumer, $2 identity, $3 error, $4 and $5 id and source
+-- as plain texts.
 insert into pillarbox.inbox_failure as failure (consumer, event_id, attempts, last_error, id, source)
 values ($1, $2, 1, $3, $4, $5)
 on conflict (consumer, event_id) do update

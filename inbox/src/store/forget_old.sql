@@ -1,4 +1,4 @@
--- Removes what is known of failed attempts at events that never came again: $1 consumer, $2 retention in seconds.
+-- Removes what is known of failed attempts at events that did not come again: $1 consumer, $2 retention in seconds.
 delete from pillarbox.inbox_failure
 where
     consumer operator(pg_catalog.=) $1

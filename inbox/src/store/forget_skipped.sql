@@ -1,7 +1,8 @@
--- Removes what is known of failed attempts at an event that came again and was handled already: $1 consumer,
--- $2 identity. A process that was slow to see it may have left that behind.
+-- Removes what is known of failed attempts at an event that came again and had already been handled: $1 consumer, $2
+-- identity. A process that noticed that late may have left it.
 --
--- Not of one that is parked: it also counts as handled, and is to be handled yet, with the attempts that it has left.
+-- Events that are parked are left out. They also count as handled, but are still to be handled, with the attempts that
+-- they have left.
 delete from pillarbox.inbox_failure
 where
     consumer operator(pg_catalog.=) $1

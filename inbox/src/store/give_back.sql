@@ -1,5 +1,5 @@
--- Parked events that were taken, and not begun, may be taken by anybody: $1 consumer, $2 their positions, $3 which of
--- them may have been begun before that: whoever takes them is told so by `due_at`.
+-- Gives back parked events that were taken and not begun, so that any process may take them: $1 consumer, $2 their
+-- positions, $3 which of them may have been begun before. `due_at` shows that to the process that takes them.
 update pillarbox.inbox_dead_letter
 set due_at = case when position operator(pg_catalog.=) any ($3) then pg_catalog.clock_timestamp() end
 where

@@ -1,10 +1,10 @@
-//! A dead letter, as it is kept.
+//! A dead letter of a consumer.
 
 use std::collections::BTreeMap;
 
 use bytes::Bytes;
 use pillarbox_event::{EventId, Identity, RawEvent, header};
-use pillarbox_store::dead_letters::State;
+use pillarbox_store::dead_letters::LetterState;
 use sqlx::Row;
 use sqlx::postgres::PgRow;
 use time::OffsetDateTime;
@@ -12,13 +12,13 @@ use time::OffsetDateTime;
 /// An event that a consumer gave up. `Debug` shows neither payload nor header values.
 #[derive(Clone)]
 pub struct DeadLetter {
-    /// The consumer that gave it up.
+    /// The consumer that gave the event up.
     pub consumer: String,
-    /// Its position among the dead letters, which names it whatever ids there are.
+    /// The letter's position, which identifies it even if ids are ambiguous.
     pub position: i64,
-    /// The event's id, which is one within its source only; `STREAM:sequence` of a message that could not be read.
+    /// The event's id, which is unique only within its source. `STREAM:sequence` if the message could not be read.
     pub event_id: String,
-    /// The event's type, if the message was an event.
+    /// The event's type. `None`: the message is no event.
     pub event_type: Option<String>,
     /// The topic.
     pub topic: String,
@@ -28,21 +28,21 @@ pub struct DeadLetter {
     pub headers: BTreeMap<String, String>,
     /// The payload.
     pub payload: Bytes,
-    /// `dead`: given up. `parked`: waits for the consumer to handle it, because it was retried, stands behind a dead
-    /// event of its key where the order is strict, or is of a key that fails and has many events waiting. `retried` and
-    /// `discarded`: resolved.
-    pub state: State,
-    /// Why, in a word: `undecodable`, `permanent`, `attempts`, `kills`, `parked`, `waiting`.
+    /// `dead`: given up. `parked`: the consumer is to handle it, because it was retried, waits behind a dead event of
+    /// its key in a strict order, or belongs to a failing key with many waiting events. `retried` and `discarded`:
+    /// resolved.
+    pub state: LetterState,
+    /// Why it is here, in a word: `undecodable`, `permanent`, `attempts`, `kills`, `parked`, `waiting`.
     pub reason: String,
     /// The last error, with its sources.
     pub error: String,
     /// How many attempts failed.
     pub attempts: i32,
-    /// When it failed first, counted or not.
+    /// When it first failed, counted or not.
     pub first_failed_at: OffsetDateTime,
-    /// When it was given up.
+    /// When the event was given up.
     pub dead_at: OffsetDateTime,
-    /// What the inbox knows the event by, if that is another text than its id.
+    /// The event's identity in the inbox, if it differs from the id.
     identity: Option<String>,
 }
 
@@ -68,7 +68,7 @@ impl DeadLetter {
         self.headers.get(header::SOURCE).map(String::as_str)
     }
 
-    /// The event, if the message was one.
+    /// The event. `None`: the message is no event.
     pub fn event(&self) -> Option<RawEvent> {
         let id = EventId::parse(self.event_id.clone()).ok()?;
         let (event_type, key) = (self.event_type.clone()?, self.key.clone());
@@ -86,16 +86,16 @@ impl DeadLetter {
     }
 }
 
-/// Which dead letter: made of an id or a position where one is asked for.
+/// Selects a dead letter by id or position. Functions that take it also take an id or a position.
 ///
-/// An id is found as operators see it: the event's own, or, of a message that could not be read, `STREAM:sequence` or
-/// the id that it claims. Two sources may give one id, and several unreadable messages claim it; a
-/// [position](DeadLetter::position) names one letter.
+/// The id is the event's own or, for a message that could not be read, `STREAM:sequence` or the id that it claims. Two
+/// sources may use the same id, and several unreadable messages may claim it. A [position](DeadLetter::position)
+/// identifies one letter.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum WhichLetter {
-    /// The one of this id.
+    /// The letter with this id.
     Id(String),
-    /// The one at this position.
+    /// The letter at this position.
     Position(i64),
 }
 
@@ -140,7 +140,7 @@ pub(super) fn read(row: &PgRow) -> Result<DeadLetter, sqlx::Error> {
         key: row.try_get("key")?,
         headers,
         payload: row.try_get::<Vec<u8>, _>("payload")?.into(),
-        state: State::read(row.try_get("state")?)?,
+        state: LetterState::read(row.try_get("state")?)?,
         reason: row.try_get("reason")?,
         error: row.try_get("error")?,
         attempts: row.try_get("attempts")?,

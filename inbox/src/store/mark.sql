@@ -1,15 +1,15 @@
--- Marks an event that was delivered before as begun, and says what was known of it: $1 consumer, $2 identity,
--- $3 whether it runs alone, $4 and $5 id and source in clear, $6 whether it is taken from the dead letters.
+-- Marks an event that was delivered before as begun, and returns what was known of it: $1 consumer, $2 identity, $3
+-- whether it runs alone, $4 and $5 id and source as plain texts, $6 whether it is taken from the dead letters.
 --
--- `started` is how far it is under suspicion; see suspects.rs, which draws the steps. Of what was held back when its
--- process died (3 and 5, unless this process did so and goes on to run it alone) that death was the process's own.
+-- `started` is the step of suspicion; killers.rs draws the steps. If a process died while it held the event back (steps
+-- 3 and 5), the process died for reasons of its own, unless this process itself did so and now runs the event alone.
 with handled as (
     select
     from pillarbox.inbox
     where
         consumer operator(pg_catalog.=) $1
         and event_id operator(pg_catalog.=) $2
-        -- What is parked is to be handled yet, from there.
+        -- A parked event is still to be handled, from the table.
         and not ($6 and exists (
             select
             from pillarbox.inbox_dead_letter
@@ -29,7 +29,11 @@ own_death as (
     insert into pillarbox.inbox_own_death (consumer, died_at)
     select $1, pg_catalog.clock_timestamp()
     from known
-    where started operator(pg_catalog.=) any ('{3,5}') and not $3
+    where
+        started operator(pg_catalog.=) any ('{3,5}')
+        and not $3
+        -- Another process has handled it since, so nobody died of or beside it.
+        and not exists (select from handled)
     on conflict (consumer) do update
     set died_at = excluded.died_at
 ),

@@ -1,4 +1,4 @@
-//! Whether the database lets anybody in, and can do its work.
+//! Checks whether the database accepts connections and can do its work.
 
 use std::time::Duration;
 
@@ -7,15 +7,16 @@ use sqlx::{ConnectOptions, Connection, Row};
 
 use crate::store::statements::Store;
 
-/// How long one that is there may take to let somebody in, and answer.
+/// The time limit for opening a connection and getting an answer.
 const LET_IN_TIMEOUT: Duration = Duration::from_secs(2);
 
-/// One run of a database server: another one has started since if they differ.
+/// One run of a database server. If two differ, the server has been restarted in between.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ServerRun(String);
 
 impl Store {
-    /// Why the database lets nobody in, if it does not: asked over a connection that is not the pool's.
+    /// Why the database accepts no connection. `None`: it accepts one. Checked with a connection of its own, not the
+    /// pool's.
     pub async fn unreachable(&self) -> Option<String> {
         let options = self.pool.connect_options();
         let asked = async {
@@ -27,7 +28,7 @@ impl Store {
             Ok(Ok(())) => None,
             Ok(Err(error)) => {
                 let code = error.as_database_error().map(|error| error.code().unwrap_or_default());
-                // It is there, though it has no connection to spare for this, unless it starts or stops.
+                // The database runs, even if it has no connection left for this, unless it starts or stops.
                 let there = code.is_some_and(|code| !code.starts_with("57P"));
                 (!there).then(|| full_text(&error))
             }
@@ -35,8 +36,8 @@ impl Store {
         }
     }
 
-    /// Proof that the database is well: it lets somebody in, over a connection that is not the pool's, and writes.
-    /// `None` without proof.
+    /// Proof that the database works: it accepts a connection of its own, not the pool's, and writes. `None`: there is
+    /// no proof.
     pub async fn well(&self) -> Option<ServerRun> {
         let options = self.pool.connect_options();
         let asked = async {

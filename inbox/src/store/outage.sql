@@ -1,5 +1,5 @@
--- Notes that somebody was away whom the event needs, and says how often that was and for how many seconds it has
--- lasted: $1 consumer, $2 identity, $3 error, $4 and $5 id and source in clear. No attempt is counted.
+-- Records an outage of another party that the event needs. Returns how often that happened and for how many seconds it
+-- has lasted: $1 consumer, $2 identity, $3 error, $4 and $5 id and source as plain texts. Counts no attempt.
 insert into pillarbox.inbox_failure as failure
     (consumer, event_id, attempts, outages, outage_since, last_error, id, source)
 values ($1, $2, 0, 1, pg_catalog.clock_timestamp(), $3, $4, $5)

@@ -1,11 +1,11 @@
--- Parks an event behind the dead one of its key, or what waits of it: it counts as handled, so that a repeat is
--- skipped.
+-- Parks an event behind the dead or waiting events of its key. It then counts as handled, so that a repeated delivery
+-- is skipped.
 --
 --   $1 consumer   $2 identity   $3 event id   $4 stream   $5 type   $6 topic   $7 key   $8 headers   $9 payload
 --   $10 whether the order is strict
 --
--- Says whether it was parked, and whether it was handled or parked already. If neither is so, nothing is known,
--- and all of it must be rolled back.
+-- Returns whether it was parked, and whether it was already handled or parked. If neither is true, nothing is known,
+-- and everything must be rolled back.
 with claimed as (
     insert into pillarbox.inbox (consumer, event_id)
     values ($1, $2)
@@ -25,7 +25,7 @@ parked as (
         end,
         0, pg_catalog.clock_timestamp(), 'parked'
     from claimed
-    -- A letter of old that was resolved so long ago that the event was forgotten.
+    -- A letter that was resolved so long ago that the event was forgotten.
     on conflict (consumer, coalesce(identity, event_id)) where event_type is not null do update
     set
         position = default,

@@ -1,16 +1,17 @@
--- Parks events of one key, in their order: they count as handled, so that a repeat is skipped.
+-- Parks events of one key, in their order. They then count as handled, so that repeated deliveries are skipped.
 --
 --   $1 consumer   $2 identities   $3 event ids   $4 stream, or ''   $5 types   $6 topics   $7 key   $8 headers
 --   $9 payloads   $10 whether only behind another one of the key that waits here   $11 whether the order is strict
---   $12 for how many milliseconds the first of them waits, or null   $13 which may have been begun before
+--   $12 how many milliseconds the first of them waits, or null   $13 which of them may have been begun before
+--   $14 whether the first of them has not failed, but its type is paused
 --
--- Either all of them are parked that are not handled or parked yet, or none. None if there is nothing to stand behind
--- ($10); and none while 10,000 events or 256 MiB wait in the table behind failing ones. (What a strict order parks
--- behind a dead letter has no bound.)
+-- Either all events that are not yet handled or parked are parked, or none. None is parked if there is nothing to wait
+-- behind ($10), or if 10,000 events or 256 MiB already wait in the table behind failing events. Events that a strict
+-- order parks behind a dead letter have no such limit.
 --
--- The claims are made in the order of the identities, so that two processes wait for one another, and do not deadlock.
--- Says whether there was something to stand behind, whether there was room, which were claimed, and how many letters
--- were stored. What was not claimed is asked for by recorded.sql.
+-- The claims are made in the order of the identities, so that two processes wait for each other and do not deadlock.
+-- Returns whether there was something to wait behind, whether there was room, which events were claimed, and how many
+-- letters were stored. About events that were not claimed, recorded.sql is asked.
 with event as (
     select *
     from
@@ -91,6 +92,7 @@ parked as (
         case when $11 then 'parked' else 'waiting' end,
         case
             when $10 or event.number operator(pg_catalog.>) 1 then 'it waits behind an earlier event of its key'
+            when $14 then 'events of its type are paused'
             else 'it failed and is tried again, with later events of its key behind it'
         end,
         0,
@@ -99,13 +101,13 @@ parked as (
         case
             when event.number operator(pg_catalog.=) 1 and $12 is not null
                 then pg_catalog.clock_timestamp() operator(pg_catalog.+) ($12::bigint::double precision operator(pg_catalog.*) interval '1 millisecond')
-            -- Whoever takes it is told by this.
+            -- This tells the process that takes the event.
             when event.again then pg_catalog.clock_timestamp()
         end
     from event
     inner join claimed on claimed.event_id operator(pg_catalog.=) event.identity
     order by event.number
-    -- A letter of old that was resolved so long ago that the event was forgotten.
+    -- A letter that was resolved so long ago that the event was forgotten.
     on conflict (consumer, coalesce(identity, event_id)) where event_type is not null do update
     set
         position = default,

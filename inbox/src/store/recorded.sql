@@ -1,7 +1,8 @@
--- Which of these events are recorded as handled: $1 consumer, $2 event ids. A row for each that is.
+-- Which of these events are recorded as handled: $1 consumer, $2 event ids. Returns a row for each recorded event.
 --
--- A statement of its own, behind the claim: one that waited for another transaction cannot see in its own snapshot what
--- that one committed. The row names consumer and event, so that no other statement's answer is taken for this one's.
+-- This is a statement of its own after the claim, because a claim that waited for another transaction cannot see in its
+-- own snapshot what that transaction committed. The row names consumer and event, so that the answer to another
+-- statement is not taken for this one's.
 select consumer, event_id
 from pillarbox.inbox
 where consumer operator(pg_catalog.=) $1 and event_id operator(pg_catalog.=) any ($2::pg_catalog.text[])

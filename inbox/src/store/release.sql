@@ -1,7 +1,8 @@
--- Lets an event that was given up be handled again: $1 consumer, $2 identity, $3 whether the order is strict.
+-- Releases an event that was given up, so that it is handled again: $1 consumer, $2 identity, $3 whether the order is
+-- strict.
 --
--- Not while an earlier one of its key is parked, or, in a strict order, dead; nor, whoever asks, while one is dead
--- behind which it was parked.
+-- Does nothing while an earlier event of its key is parked or, in a strict order, dead, or while an event that it was
+-- parked behind is dead.
 with released as (
     update pillarbox.inbox_dead_letter as letter
     set state = 'retried', resolved_at = pg_catalog.clock_timestamp()

@@ -1,10 +1,10 @@
--- Removes old rows of a consumer from a piece of the table.
+-- Removes old rows of a consumer from a part of the table.
 --
---   $1 consumer   $2 retention in seconds   $3 first block   $4 the block behind the last
+--   $1 consumer   $2 retention in seconds   $3 first block   $4 the block after the last
 --
--- The piece is read by its place on disk, so that the work is bounded whatever is found, and the table needs no
--- index by age, for which every insert would pay. Nobody is waited for: a row that is in use is left for the next
--- time. One process at a time removes; it says so, with how many rows went and how large the table is.
+-- The part is read by its place on disk. So the work is bounded whatever is found, and the table needs no index by age,
+-- which every insert would pay for. It never waits: rows in use are left for the next time. Only one process removes at
+-- a time. Returns whether this one did, how many rows it removed, and how large the table is.
 with turn as materialized (
     select
         pg_catalog.pg_try_advisory_xact_lock(
@@ -30,7 +30,7 @@ removed as (
     where ctid operator(pg_catalog.=) any (array(select ctid from old))
     returning processed_at
 ),
--- What a durable that is made anew must not read again: see beginning.rs.
+-- What a durable consumer that is created anew must not read again: see beginning.rs.
 forgotten as (
     insert into pillarbox.inbox_forgotten as known (consumer, handled_at)
     select $1, pg_catalog.max(processed_at)

@@ -1,4 +1,4 @@
--- Removes dead letters that were resolved long ago: $1 consumer, $2 retention in seconds.
+-- Removes dead letters that were resolved longer ago than the retention: $1 consumer, $2 retention in seconds.
 delete from pillarbox.inbox_dead_letter
 where
     consumer operator(pg_catalog.=) $1

@@ -1,16 +1,15 @@
-//! What a handler may leave behind in its session, and how it is taken away.
+//! What a handler may leave behind in its session, and how it is undone.
 //!
-//! A handler runs in a transaction on a connection that others use next: the next event, or the service's own code.
-//! `set role`, `set search_path`, a temporary table, a session's advisory lock and the like outlive a commit, and
-//! some of them a rollback, too. Two texts undo that, and cost no round trip of their own since they travel with the
-//! commit:
+//! A handler runs in a transaction on a connection that is used again, by the next event or by the service's own code.
+//! `set role`, `set search_path`, a temporary table or a session's advisory lock survive a commit, and some of them
+//! also a rollback. Two texts undo that. They cost no round trip of their own, because they are sent with the commit:
 //!
-//! - [`settle`](Session::settle), before the inbox's own last statements: role and settings are those that the
+//! - [`settle`](Session::settle), before the inbox's own last statements, restores the role and the settings that the
 //!   session had before the handler.
-//! - [`clear`](Session::clear), behind the commit: locks, temporary tables, cursors and listening end.
+//! - [`clear`](Session::clear), after the commit, ends locks, temporary tables, cursors and listening.
 //!
-//! What the session had *before* the handler is the service's own (an `after_connect` that sets a role or a
-//! search_path, for instance), and stays. So it is read once for each backend, before a handler uses it.
+//! What the session had *before* the handler belongs to the service, for example an `after_connect` that sets a role or
+//! a search_path, and stays. So it is read once for each backend, before a handler uses it.
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -19,25 +18,25 @@ use pillarbox_store::literal::hex_text;
 use sqlx::postgres::PgRow;
 use sqlx::{AssertSqlSafe, PgConnection, Row};
 
-/// Backends that are remembered. Beyond it everything is forgotten, and read again.
+/// At most this many backends are remembered. If there are more, all of them are forgotten and read again.
 const MOST: usize = 1024;
 
-/// What was prepared by SQL; the inbox's own is left out.
+/// Finds what was prepared by SQL, except by the inbox.
 const FIND_PREPARED: &str = "select pg_catalog.quote_ident(name) as prepared_by_sql \
      from pg_catalog.pg_prepared_statements \
      where from_sql and not pg_catalog.starts_with(name, 'pillarbox_claim_'); ";
 
 const READ: &str = include_str!("session.sql");
 
-/// What a backend's session had before a handler used it.
+/// What the session of a backend had before a handler used it.
 #[derive(Debug, Default)]
 pub(crate) struct Session {
-    /// Sets again what `reset` takes away; empty, or ends with a semicolon.
+    /// Restores the settings that `reset` removes. Empty, or ends with a semicolon.
     restore: String,
     locks: bool,
     temporary: bool,
     listens: bool,
-    /// The names of what was prepared by SQL.
+    /// The names of statements that were prepared by SQL.
     prepared: Vec<String>,
 }
 
@@ -47,7 +46,7 @@ impl Session {
         own_lock: Option<i64>,
     ) -> Result<Self, sqlx::Error> {
         let own_lock = own_lock.map_or_else(|| "null".to_owned(), |lock| format!("'{lock}'"));
-        // A simple query: it leaves nothing prepared behind, also where sessions are shared.
+        // A simple query leaves no prepared statement behind, even if sessions are shared.
         let read = AssertSqlSafe(READ.replace("$1", &own_lock));
         let rows = sqlx::raw_sql(read).fetch_all(connection).await?;
         let mut session = Self::default();
@@ -77,12 +76,12 @@ impl Session {
         Ok(())
     }
 
-    /// Role and settings as they were.
+    /// The text that restores the role and the settings.
     pub(crate) fn settle(&self) -> String {
         format!("reset session authorization; reset role; reset all; {}", self.restore)
     }
 
-    /// Ends what outlives a transaction. For behind its end.
+    /// The text that ends what survives a transaction. To be sent after its end.
     pub(crate) fn clear(&self) -> String {
         let mut text = String::from("close all; ");
         if !self.listens {
@@ -98,7 +97,8 @@ impl Session {
         text
     }
 
-    /// The column of [`clear`](Self::clear)'s answer that names what was prepared by SQL, quoted.
+    /// The column in the answer to [`clear`](Self::clear) that contains the quoted names of statements that were
+    /// prepared by SQL.
     pub(crate) const PREPARED: &str = "prepared_by_sql";
 
     /// Whether this was prepared before.
@@ -112,8 +112,8 @@ impl Session {
 pub(crate) struct Sessions(Mutex<HashMap<i32, Arc<Session>>>);
 
 impl Sessions {
-    /// The session of the backend that `connection` has, in an open transaction that no handler has used yet.
-    /// `own_lock`: the advisory lock that the inbox has taken in it.
+    /// The session of the backend of `connection`, in an open transaction that no handler has used yet. `own_lock`: the
+    /// advisory lock that the inbox has taken in it.
     pub(crate) async fn of(
         &self,
         backend: i32,

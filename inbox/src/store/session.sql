@@ -1,9 +1,9 @@
--- What the service has set in this session by itself, before a handler uses it. A handler's own are told from these
--- when its transaction ends.
+-- What the service itself has set in this session, read before a handler uses it. At the end of the transaction, the
+-- handler's own settings are told from these.
 --
--- $1 is the advisory lock that the inbox has taken in this transaction by itself, or null.
+-- $1 is the advisory lock that the inbox itself has taken in this transaction, or null.
 --
--- Roles come last: what was set before by a stronger role is set again before that role is given up.
+-- Roles come last, because settings that only a stronger role may set must be restored before that role is given up.
 select kind, name, value
 from (
     select 1 as place, 'setting' as kind, name, setting as value

@@ -1,10 +1,11 @@
--- Sets a message aside that is no event: it is a dead letter, and no event counts as handled by it.
+-- Sets aside a message that is no event: writes a dead letter, and records no event as handled.
 --
---   $1 consumer   $2 what to call it   $3 stream   $4 its sequence there   $5 when it was stored there
+--   $1 consumer   $2 the letter's id   $3 stream   $4 its sequence there   $5 when it was stored there
 --   $6 topic      $7 headers           $8 payload  $9 error
 --
--- Its identity is its place: what it says of an id is as unreadable as the rest, and the id's own event may still
--- come. Says whether the letter was stored, and whether it was there already, from another delivery of this message.
+-- Its identity is its place in the stream. An id that it claims is as unreliable as the rest, and the event that really
+-- has this id may still come. Returns whether the letter was stored, and whether another delivery of this message had
+-- already stored it.
 with stored as (
     insert into pillarbox.inbox_dead_letter
         (consumer, event_id, stream, stream_sequence, stored_at, topic, headers, payload,

@@ -1,21 +1,21 @@
-//! Texts as they are sent, and as they are kept.
+//! Prepares texts for sending and for storing.
 
 use std::borrow::Cow;
 
-/// How much of an error's text is kept.
+/// At most this much of an error's text is stored, in bytes.
 const MAX_ERROR_CHARS: usize = 8_000;
 
-/// The text of a statement that is sent unprepared, and so each time.
+/// The statement without comments. For statements that are not prepared, whose text is sent each time.
 pub(super) fn without_comments(sql: &str) -> String {
     sql.lines().filter(|line| !line.starts_with("--")).collect::<Vec<_>>().join("\n")
 }
 
-/// Postgres text holds no NUL.
+/// The text without NUL, which Postgres cannot store in a text.
 pub(super) fn without_nul(text: &str) -> String {
     text.replace('\0', "\u{fffd}")
 }
 
-/// A text that every encoding of a database has: other characters as `\u{…}`.
+/// The text in ASCII, which every database encoding has. Other characters become `\u{…}`.
 pub(super) fn in_ascii(text: &str) -> Cow<'_, str> {
     if text.is_ascii() {
         return text.into();
@@ -27,7 +27,7 @@ pub(super) fn in_ascii(text: &str) -> Cow<'_, str> {
     escaped.collect::<String>().into()
 }
 
-/// An error's text as it is kept: without NUL, and not without end.
+/// An error's text as it is stored: without NUL, and cut off at the limit.
 pub(super) fn storable(error: &str) -> String {
     without_nul(&error.chars().take(MAX_ERROR_CHARS).collect::<String>())
 }

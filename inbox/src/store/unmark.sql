@@ -1,6 +1,6 @@
--- The events that were marked as begun have ended: $1 consumer, $2 event ids.
+-- Removes the marks of events that have ended: $1 consumer, $2 event ids.
 --
--- What is held back has not been begun: whoever sees it next holds it back anew.
+-- An event that is held back has not begun: whoever sees it next holds it back again.
 with ended as (
     update pillarbox.inbox_failure
     set started = case

@@ -1,8 +1,8 @@
--- Shows that this database can do a consumer's work, and says since when its server runs. Sent as it is, over a
+-- Shows that this database can do a consumer's work, and returns when its server started. Sent as a simple query over a
 -- connection of its own, in a transaction that is rolled back.
 --
--- A standby, and a server without space or memory, fails at the insert: the text is random, so that it is not
--- compressed to nothing and takes pages of its own.
+-- A standby fails at the insert, and so does a server without disk space or memory. The text is random, so that
+-- compression cannot shrink it and it takes pages of its own.
 insert into pillarbox.inbox_failure (consumer, event_id, attempts, last_error)
 select 'pillarbox probe', pg_catalog.gen_random_uuid()::pg_catalog.text, 0, pg_catalog.string_agg(part.uuid, '')
 from (

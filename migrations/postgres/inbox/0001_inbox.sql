@@ -84,6 +84,9 @@ create table if not exists pillarbox.inbox_own_death (
 -- in the stream (a stream that is created again counts from one again). Its `event_id` is a name for it,
 -- `STREAM:sequence`. `stream` is where the event came from. After a retry, only a consumer that reads this stream
 -- handles it.
+--
+-- An operator may edit headers and payload of a dead letter. `edited_at` says when that was last done. The content with
+-- which the event was published stays in `original_headers` and `original_payload`.
 create table if not exists pillarbox.inbox_dead_letter (
     position        bigint      not null generated always as identity primary key,
     consumer        text        not null,
@@ -104,7 +107,10 @@ create table if not exists pillarbox.inbox_dead_letter (
     dead_at         timestamptz not null default clock_timestamp(),
     state           text        not null default 'dead' check (state in ('dead', 'parked', 'retried', 'discarded')),
     due_at          timestamptz null,
-    resolved_at     timestamptz null
+    resolved_at     timestamptz null,
+    edited_at        timestamptz null,
+    original_headers jsonb       null,
+    original_payload bytea       null
 );
 
 -- There is at most one letter for an event, and at most one for a place.
@@ -141,3 +147,25 @@ create table if not exists pillarbox.inbox_request (
 
 -- Old rows are removed in batches, in the order of their age.
 create index if not exists inbox_request_answered_at on pillarbox.inbox_request (answered_at);
+
+-- What operators have done: one row for each change, written in the transaction that made it. A command that touches many
+-- rows in several transactions writes a row for each, and they have the same `run`. `role` is the database's own answer to
+-- who was connected, and nobody may set it. `who` is what the operator's program says: the account of its machine, or a
+-- name that was given. `letters` are the dead letters that were touched. Rows are only added; the relay and the consumers
+-- remove those that are older than a year.
+--
+-- The outbox and the inbox use the same table, so both create it.
+create table if not exists pillarbox.operator_action (
+    id      bigint      not null generated always as identity primary key,
+    at      timestamptz not null default clock_timestamp(),
+    role    text        not null default session_user,
+    who     text        not null,
+    what    text        not null check (what <> ''),
+    target  text        not null,
+    count   bigint      not null,
+    note    text        null,
+    run     text        not null,
+    letters bigint[]    null
+);
+
+create index if not exists operator_action_at on pillarbox.operator_action (at);

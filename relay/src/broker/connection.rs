@@ -1,4 +1,5 @@
-//! A connection to the broker beside a relay's: for looking at streams, and for a [replay](crate::replay).
+//! A connection to the broker that does not belong to a running relay: for looking at streams, and for a
+//! [replay](crate::replay).
 
 use std::time::Duration;
 
@@ -13,63 +14,63 @@ use crate::streams::Api;
 /// How long one answer of the JetStream API may take.
 const ANSWER: Duration = Duration::from_secs(5);
 
-/// A connection to the broker with the login and the JetStream domain of a relay. It connects again by itself. Dropping
-/// the last clone closes it.
+/// A connection to the broker with the login and the JetStream domain of a relay. It reconnects by itself. Dropping the
+/// last clone closes it.
 #[derive(Clone, Debug)]
 pub struct Connection {
     context: Context,
     api: Api,
 }
 
-/// What a server says of itself.
+/// What a server reports about itself.
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Server {
-    /// Its version, such as `2.14.0`.
+    /// The server's version, for example `2.14.0`.
     pub version: String,
-    /// Whether it has fast ingest, that is whether it is nats-server 2.14 or newer.
+    /// Whether the server supports fast ingest, which nats-server does from version 2.14 on.
     pub has_fast_ingest: bool,
-    /// Whether it is a part of a cluster.
+    /// Whether the server is part of a cluster.
     pub is_clustered: bool,
 }
 
-/// How a stream is set up, and how it stands.
+/// The configuration and the state of a stream.
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct StreamInfo {
-    /// Whether it acknowledges what it stores. A sealed stream stores nothing.
+    /// Whether the stream acknowledges what it stores. A sealed stream stores nothing.
     pub acknowledges: bool,
-    /// Whether it has a leader; without one nothing can be stored.
+    /// Whether the stream has a leader. Without one it stores nothing.
     pub has_leader: bool,
     /// The servers whose replicas are offline or behind.
     pub lagging_replicas: Vec<String>,
-    /// How many replicas it has.
+    /// How many replicas the stream has.
     pub replicas: usize,
-    /// Whether it refuses new messages at its limits. If not, it drops its oldest.
+    /// Whether the stream refuses new messages at its limits. If not, it drops its oldest messages.
     pub discards_new: bool,
-    /// What its messages are kept for.
+    /// How long messages are kept.
     pub retention: Retention,
-    /// The most bytes that it keeps; `None`: it has no such limit.
+    /// The limit in bytes. `None`: no limit.
     pub max_bytes: Option<u64>,
-    /// The most messages that it keeps; `None`: it has no such limit.
+    /// The limit in messages. `None`: no limit.
     pub max_messages: Option<u64>,
-    /// How long messages are kept; `None`: they do not expire.
+    /// The age at which messages expire. `None`: they do not expire.
     pub max_age: Option<Duration>,
-    /// For how long it drops messages whose id it has stored.
+    /// How long the stream drops messages whose id it has stored.
     pub duplicate_window: Duration,
-    /// Whether it is in memory, so that a restart of its servers loses it.
+    /// Whether the stream is in memory, so that a restart of its servers loses its messages.
     pub in_memory: bool,
-    /// Whether it takes fast-ingest batches.
+    /// Whether the stream takes fast-ingest batches.
     pub allows_batches: bool,
-    /// How many bytes it holds.
+    /// How many bytes the stream holds.
     pub bytes: u64,
-    /// How many messages it holds.
+    /// How many messages the stream holds.
     pub messages: u64,
-    /// How many consumers it has.
+    /// How many consumers the stream has.
     pub consumers: usize,
 }
 
-/// What a stream keeps its messages for.
+/// How long a stream keeps its messages.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Retention {
@@ -85,22 +86,22 @@ pub enum Retention {
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum AskError {
-    /// No stream can take such a subject.
+    /// The text is not a valid subject, so no stream can take it.
     #[error("{subject:?} is no subject")]
     Subject {
         /// The subject.
         subject: String,
     },
-    /// It refused, failed or was silent.
+    /// The API refused, failed, or did not answer.
     #[error(transparent)]
     Failed(Box<dyn std::error::Error + Send + Sync>),
 }
 
 impl Connection {
-    /// Connects, as a relay with these settings does. Each server has five seconds to let the client in.
+    /// Connects as a relay with these settings does. Each server has five seconds to accept the client.
     ///
     /// # Errors
-    /// [`BrokerError`].
+    /// [`BrokerError`] if no server accepted the client.
     pub async fn open(nats_url: &str, config: &NatsConfig) -> Result<Self, BrokerError> {
         let (url, servers) = servers(nats_url)?;
         let (options, login) = login::options(config, &servers).await?;
@@ -114,7 +115,7 @@ impl Connection {
         Ok(Self { api: Api::new(context.clone()), context })
     }
 
-    /// What the connected server says of itself.
+    /// What the connected server reports about itself.
     pub fn server(&self) -> Server {
         let client = self.context.client();
         let info = client.server_info();
@@ -125,7 +126,7 @@ impl Connection {
         }
     }
 
-    /// The stream that takes this subject. `None`: the server says that none does, in the domain of these settings.
+    /// The stream that takes this subject. `None`: the server answered that none does, in the configured domain.
     ///
     /// # Errors
     /// [`AskError`].
@@ -142,11 +143,11 @@ impl Connection {
         }
     }
 
-    /// How a stream is set up, and how it stands. One of another domain has the domain and a dot before its name, as in
-    /// [`Marks`](crate::Marks).
+    /// The configuration and the state of a stream. The name of a stream in another domain begins with the domain and a
+    /// dot, as in [`StreamMarks`](crate::StreamMarks).
     ///
     /// # Errors
-    /// [`AskError::Failed`], also where there is no such stream.
+    /// [`AskError::Failed`], also if there is no such stream.
     pub async fn stream(&self, name: &str) -> Result<StreamInfo, AskError> {
         match self.api.stream(name).await {
             Ok(stream) => Ok(StreamInfo::of(stream.cached_info())),
@@ -154,7 +155,7 @@ impl Connection {
         }
     }
 
-    /// What messages are sent through.
+    /// The context for sending messages.
     pub(crate) fn context(&self) -> Context {
         self.context.clone()
     }

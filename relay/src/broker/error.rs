@@ -1,4 +1,4 @@
-//! Why there is no connection to the broker, and what to mend.
+//! Why there is no connection to the broker, and what to do about it.
 
 use std::path::PathBuf;
 
@@ -8,36 +8,36 @@ use super::login::Login;
 use crate::config::NatsConfig;
 use crate::tls::{self, Remedies};
 
-/// Why the broker could not be connected to.
+/// Why the relay could not connect to the broker.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum BrokerError {
-    /// `nats_url` is not one.
+    /// `nats_url` is not a valid URL.
     #[error("nats_url = {url:?} cannot be used")]
     Url {
         /// The URL, without secrets.
         url: String,
-        /// What is wrong with it.
+        /// What is wrong with the URL.
         #[source]
         source: std::io::Error,
     },
-    /// A file of the configuration cannot be used.
+    /// A file that the configuration names cannot be used.
     #[error("{key} = {file:?} cannot be used")]
     File {
-        /// The setting that names it.
+        /// The setting that names the file.
         key: &'static str,
         /// The file.
         file: PathBuf,
-        /// What is wrong with it.
+        /// What is wrong with the file.
         #[source]
         source: std::io::Error,
     },
-    /// The broker let nobody in with this login.
+    /// The broker refused the login.
     #[error("the broker at {url} refused {login}; {remedy}")]
     Refused {
         /// The URL, without secrets.
         url: String,
-        /// Who was refused, without secrets.
+        /// The login that was refused, without secrets.
         login: String,
         /// What to change.
         remedy: &'static str,
@@ -45,7 +45,7 @@ pub enum BrokerError {
         #[source]
         source: Box<dyn std::error::Error + Send + Sync>,
     },
-    /// The two could not agree on TLS.
+    /// The TLS handshake failed.
     #[error("no TLS connection to the broker at {url}; {remedy}")]
     Tls {
         /// The URL, without secrets.
@@ -56,7 +56,7 @@ pub enum BrokerError {
         #[source]
         source: Box<dyn std::error::Error + Send + Sync>,
     },
-    /// It took the connection, and said nothing.
+    /// The broker accepted the connection and then sent nothing.
     #[error("no connection to the broker at {url}; {remedy}")]
     Silent {
         /// The URL, without secrets.
@@ -67,7 +67,7 @@ pub enum BrokerError {
         #[source]
         source: Box<dyn std::error::Error + Send + Sync>,
     },
-    /// No connection.
+    /// There is no connection for another reason.
     #[error("no connection to the broker at {url}")]
     Connect {
         /// The URL, without secrets.

@@ -1,4 +1,4 @@
-//! From the configuration to a client's options: files are read here, anew for each new connection.
+//! Turns the configuration into the client's options. Files are read again for each new connection.
 
 use std::fmt;
 use std::path::{Path, PathBuf};
@@ -13,7 +13,7 @@ use percent_encoding::percent_decode_str;
 use super::BrokerError;
 use crate::config::NatsConfig;
 
-/// Who the client says it is, in words that may be shown.
+/// The login that the client uses, in words without secrets.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum Login {
     None,
@@ -40,7 +40,7 @@ impl fmt::Display for Login {
 }
 
 impl Login {
-    /// What to do when it is refused.
+    /// What to do if the login is refused.
     pub(super) fn remedy(&self) -> &'static str {
         match self {
             Self::None => {
@@ -58,12 +58,12 @@ impl Login {
     }
 }
 
-/// How often the broker is asked for a sign of life. A connection that swallows what is sent, as after a cable was pulled,
-/// counts as lost when two questions have had no answer; the client's own interval of a minute would keep the relay
-/// waiting for three.
+/// How often the client pings the broker. A connection that loses everything without an error counts as lost after two
+/// pings without an answer. With the client's default interval of a minute, the relay would notice that after three
+/// minutes.
 const PING_INTERVAL: Duration = Duration::from_secs(4);
 
-/// Options with login and TLS, and who will log in.
+/// The options with login and TLS, and the login that they use.
 pub(super) async fn options(
     config: &NatsConfig,
     servers: &[ServerAddr],
@@ -94,7 +94,7 @@ async fn login(
     if let Some(file) = &config.creds {
         let text = read("nats.creds", file).await?;
         let options = options.credentials(&text).map_err(|_| {
-            // What the parser says may quote the file.
+            // The parser's error may quote the file.
             unusable("nats.creds", file, "it holds no user's JWT and nkey seed")
         })?;
         return Ok((options, Login::Credentials(file.clone())));
@@ -123,13 +123,13 @@ async fn login(
             (None, Some(file)) => {
                 ("nats.password_file", read_line("nats.password_file", file).await?)
             }
-            // Refused by `NatsConfig::validate`.
+            // `NatsConfig::validate` refuses this.
             (None, None) => ("no password", String::new()),
         };
         let login = Login::User { user: user.clone(), password: key };
         return Ok((options.user_and_password(user.clone(), password), login));
     }
-    // The client takes no login from URLs by itself.
+    // The client does not take a login from a URL by itself.
     let plain = |text: &str| percent_decode_str(text).decode_utf8_lossy().into_owned();
     let named = servers.iter().find_map(|server| Some((server.username()?, server.password())));
     Ok(match named {
@@ -141,7 +141,7 @@ async fn login(
     })
 }
 
-/// Says which file is at fault, as the client would not.
+/// Checks the files for TLS, because the client's error would not name the file at fault.
 async fn check_certificates(config: &NatsConfig) -> Result<(), BrokerError> {
     for (key, file) in [("nats.ca", &config.ca), ("nats.cert", &config.cert)] {
         let Some(file) = file else { continue };
@@ -169,7 +169,7 @@ async fn read(key: &'static str, file: &Path) -> Result<String, BrokerError> {
     })
 }
 
-/// A secret that is alone in its file, without the line's end.
+/// The secret in a file that contains nothing else, without the line's end.
 async fn read_line(key: &'static str, file: &Path) -> Result<String, BrokerError> {
     let text = read(key, file).await?;
     let line = text.trim_end_matches(['\n', '\r']);

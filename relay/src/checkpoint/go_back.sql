@@ -1,6 +1,6 @@
--- Moves the cursor back, and forgets the checkpoints after it, which tell of messages that are lost.
+-- Moves the cursor back, and removes the checkpoints after it, whose messages are lost.
 --
---   $1 relay name      $2 epoch      $3 cursor      $4 when the checkpoint was taken; null for the very start
+--   $1 relay name      $2 epoch      $3 cursor      $4 when the checkpoint was taken; null for the start of the outbox
 with moved as (
     update pillarbox.relay
     set cursor = $3::text::jsonb

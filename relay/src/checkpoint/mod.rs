@@ -1,39 +1,55 @@
-//! Going back when the broker has forgotten what it had acknowledged.
+//! Goes back when the broker has lost messages that it had acknowledged.
 //!
-//! An acknowledgement is not an fsync: nats-server syncs its files every two minutes by default, so a power
-//! loss can take messages that were acknowledged, and a stream can be deleted, or put back from a backup. The
-//! outbox still has the events. So every few seconds the relay remembers a **checkpoint**: its cursor, and for
-//! each stream it has stored to a [`Mark`], asked for *after* the cursor was reached, so that everything
-//! before the cursor lies at or below the mark.
+//! An acknowledgement is not an fsync. By default, nats-server syncs its files every two minutes, so a power loss can
+//! lose acknowledged messages. A stream can also be deleted, or restored from a backup. The outbox still has the
+//! events. So every few seconds the relay saves a **checkpoint**: its cursor, and a [`StreamMark`] for each stream that
+//! it has stored to. The mark is read *after* the cursor was reached, so everything before the cursor is at or below
+//! the mark. A stream has lost something if it was created anew, if it is shorter than its mark, if the message at the
+//! mark is another one, if an acknowledgement has a lower sequence than one before, if another message lies where it
+//! acknowledged an event, or if it is gone and another stream takes its subjects. The relay checks this with every
+//! checkpoint, and before it ships anything after a start, a
+//! takeover, a failure, or a new connection. If something was lost, it goes back to the newest checkpoint that every
+//! stream still covers, or to the first row that the outbox holds, and ships again from there. Going back is cheap,
+//! because a cursor is only a snapshot. The cursor then says until when events are shipped again: so long, in a strict
+//! order, [parked](crate::parking) events wait for the earlier ones. Streams drop what they still have as duplicates
+//! within their duplicate window, and the inbox drops the rest.
 //!
-//! A stream has forgotten something if it was created anew, if it is shorter than its mark, if the message at the
-//! mark is another one, if an acknowledgement tells a lower sequence than one before, or if it is gone and another
-//! stream takes its subjects. This is looked for with every checkpoint, and before anything is shipped after a start,
-//! a takeover, a failure, or a new connection. Then the relay goes back to the newest checkpoint that
-//! every stream still covers, or to the first row that the outbox holds, and ships again from there. Going
-//! back is free, a cursor is only a snapshot. What the streams have kept they drop as repeats within their
-//! duplicate window; the inbox drops the rest.
-//!
-//! That the API does not show a stream is no evidence. It may be gone, or lie in another domain or account. What it
-//! has acknowledged stays remembered, in the checkpoints too, and the status says that nobody watches it for loss.
+//! If the API does not show a stream, that proves nothing: the stream may be gone, or in another domain or account.
+//! What it has acknowledged stays remembered, also in the checkpoints, and the status says that a loss there would go
+//! unnoticed.
 //!
 //! | what happened | a loss? |
 //! |---|---|
-//! | subjects move from one stream to another, and both live | no: each still holds what it acknowledged |
+//! | subjects move from one stream to another, and both exist | no: each still holds what it acknowledged |
 //! | the first of the two is deleted afterwards | yes: the other one gets again what the outbox holds |
 //! | a stream is deleted, and none takes its subjects | not yet: events for it are held; the next stream that takes them gets again what the outbox holds |
 //! | a stream is deleted and made anew, with whatever sequence | yes |
 //! | a stream is purged, or its messages are consumed or too old | no |
 //!
-//! Not noticed is the loss of messages that were acknowledged after the last checkpoint by a leader that ended
-//! before the broker did. Not kept is the order between what is shipped again and what was stored in the
-//! moments between the loss and its discovery.
+//! Other producers may fill a stream up before the relay looks, so that it is as long as before the loss. So the relay
+//! also remembers [places](crate::places): which event lies at a sequence that was acknowledged after the last
+//! checkpoint. An acknowledgement of a single message names its place. So does the end of a fast-ingest batch, which
+//! names the place of the last message that the batch added to the stream, so any of its messages may lie there; and
+//! after a second, or 65,536 messages, a batch is ended. If another message lies at a place, the stream has lost
+//! something; if none does, nothing is proven. If a stream is looked at the first time and has something else at a
+//! place, somebody else stores the events there in another form, and its places prove nothing.
+//!
+//! The relay does not notice the loss of messages that were acknowledged after the last checkpoint of a leader that
+//! ended before the broker did, because places are not saved. Nor does it if other producers have filled up the stream,
+//! and nothing else is lost than a part of a batch that the loss itself interrupted, messages that were consumed or
+//! purged since, or messages over 1 MiB. The order is not kept between events that are shipped again and events that were stored
+//! between the loss and its discovery.
 
+mod compared;
 mod saved;
+#[cfg(test)]
+mod tests;
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
+use async_nats::jetstream::stream::Stream;
 use time::OffsetDateTime;
 use tokio::time::{Instant, sleep};
 
@@ -43,32 +59,34 @@ use crate::cursor::Cursor;
 use crate::health::Observer;
 use crate::interrupted::{Forgotten, Interrupted};
 use crate::lease::Lease;
-use crate::streams::{Api, Mark, Marks, lost, shorter};
+use crate::streams::{Api, StreamMark, StreamMarks, lost, shorter};
 
-/// A stream just after an election may answer before it has applied all that it holds, or not be known yet: so often,
-/// and for so long, it is asked again before it is called shorter, or gone.
+use self::compared::compare;
+
+/// How often, and after which pause, a stream is asked again before it counts as shorter or gone. Just after an
+/// election it may answer before it has applied all its messages, or may not be known yet.
 const ASK_AGAIN: (u32, Duration) = (5, Duration::from_millis(500));
-/// How long a stream that is gone is remembered past the retention.
+/// How much longer than the retention a stream that is gone is remembered.
 const MARGIN: Duration = Duration::from_secs(60);
 
-/// A place to go back to.
+/// A place that the relay can go back to.
 #[derive(Clone, Debug)]
 pub(crate) struct Checkpoint {
-    /// As the database prints it.
+    /// When it was taken, as the database prints it.
     pub(crate) taken_at: String,
     pub(crate) cursor: Cursor,
-    pub(crate) marks: Marks,
+    pub(crate) marks: StreamMarks,
 }
 
-/// Takes checkpoints, and looks whether the streams still hold what they acknowledged.
+/// Takes checkpoints, and checks whether the streams still hold what they acknowledged.
 pub(crate) struct Checkpoints {
     api: Api,
     lease: Arc<Lease>,
     acknowledged: Acknowledged,
     observer: Observer,
     /// What the streams must still hold.
-    marks: Marks,
-    /// The last checkpoint's cursor, and which streams were shown then.
+    marks: StreamMarks,
+    /// The last checkpoint's cursor, and which streams the API showed then.
     taken: Option<(Cursor, Vec<(String, bool)>)>,
     interval: Duration,
     retention: Duration,
@@ -76,7 +94,7 @@ pub(crate) struct Checkpoints {
 }
 
 impl Checkpoints {
-    /// Looks at the streams first.
+    /// Checks the streams first.
     pub(crate) async fn open(
         config: &RelayConfig,
         lease: &Arc<Lease>,
@@ -91,7 +109,7 @@ impl Checkpoints {
                 let shown = shown(&checkpoint.marks);
                 (Some((checkpoint.cursor, shown)), checkpoint.marks)
             }
-            None => (None, Marks::new()),
+            None => (None, StreamMarks::new()),
         };
         for (name, mark) in marks.iter().filter(|(_, mark)| mark.created.is_none()) {
             acknowledged.looked(name, Some(mark.last_sequence), &mark.subjects, false);
@@ -105,7 +123,7 @@ impl Checkpoints {
             marks,
             taken,
             interval,
-            retention: Duration::from_secs(config.retention_s),
+            retention: config.retention,
             due_at: Instant::now() + interval,
         };
         checkpoints.look().await?;
@@ -116,26 +134,31 @@ impl Checkpoints {
         self.due_at
     }
 
-    /// Also when a stream has acknowledged for the first time: from then on it must be watched.
+    /// Whether a checkpoint is due: by time, or because a stream has acknowledged for the first time and must be
+    /// watched.
     pub(crate) fn is_due(&self) -> bool {
         self.due_at <= Instant::now() || self.acknowledged.has_new()
     }
 
-    /// Looks at the streams, and remembers this cursor. Everything before it must have been stored.
+    /// Checks the streams, and saves this cursor. Everything before it must be stored.
     pub(crate) async fn take(&mut self, cursor: &Cursor) -> Result<(), Interrupted> {
         self.due_at = Instant::now() + self.interval;
         self.look().await?;
         let taken = (cursor.clone(), shown(&self.marks));
         if self.taken.as_ref() != Some(&taken) {
-            // Before it is written: the answer may get lost.
+            // This comes before writing, because the answer to the write may be lost.
             self.acknowledged.takes(cursor);
             self.lease.remember(cursor, &self.marks, self.retention).await?;
             self.taken = Some(taken);
+            // Not earlier: a mark that was not saved is gone when shipping starts again.
+            for (name, mark) in self.marks.iter().filter(|(_, mark)| mark.shown) {
+                self.acknowledged.covered(name, mark.last_sequence);
+            }
         }
         Ok(())
     }
 
-    /// Looks whether each stream still holds what it should, and moves its mark.
+    /// Checks that each stream still holds what it should, and moves its mark.
     async fn look(&mut self) -> Result<(), Interrupted> {
         let acknowledged = self.acknowledged.look();
         let mut names: Vec<String> =
@@ -144,7 +167,7 @@ impl Checkpoints {
         names.dedup();
         for name in &names {
             let acks = acknowledged.get(name).cloned().unwrap_or_default();
-            let mut mark = match self.look_at(name, acks.last).await? {
+            let mut mark = match self.look_at(name, &acks).await? {
                 Some(mark) => mark,
                 None => match self.out_of_sight(name, &acks, &acknowledged).await? {
                     Some(mark) => mark,
@@ -169,9 +192,9 @@ impl Checkpoints {
         Ok(())
     }
 
-    /// The mark of a stream, moved to where it stands now. `None` if the API does not show it.
-    async fn look_at(&self, name: &str, least: u64) -> Result<Option<Mark>, Interrupted> {
-        let mut asked = 0;
+    /// The mark of a stream, moved to its present state. `None`: the API does not show the stream.
+    async fn look_at(&self, name: &str, acks: &Acks) -> Result<Option<StreamMark>, Interrupted> {
+        let (mut asked, mut naming) = (0, acks.naming);
         let before = self.marks.get(name);
         loop {
             let stands = self.api.stand(name).await?;
@@ -181,13 +204,17 @@ impl Checkpoints {
                         Some(before) => lost(stream, mark, before).await?,
                         None => None,
                     };
-                    how.or_else(|| shorter(mark, least))
+                    match how.or_else(|| shorter(mark, acks.last)) {
+                        Some(how) => Some(how),
+                        None => compare(name, stream, acks, &mut naming).await?,
+                    }
                 }
                 None => None,
             };
             asked += 1;
             match (stands, how) {
                 (Some((_, mut mark)), None) => {
+                    self.acknowledged.compared(name, naming);
                     if let Some(before) = before {
                         mark.takes(&before.subjects);
                         mark.acknowledged_at = before.acknowledged_at;
@@ -198,7 +225,7 @@ impl Checkpoints {
                     let stream = name.to_owned();
                     return Err(Interrupted::Forgotten(Forgotten { stream, how, now_at: None }));
                 }
-                // It is not shown, and that is not new.
+                // It was not shown before either.
                 (None, _) if before.is_none_or(|before| !before.shown) => return Ok(None),
                 (None, _) if asked == ASK_AGAIN.0 => return Ok(None),
                 _ => sleep(ASK_AGAIN.1).await,
@@ -206,16 +233,16 @@ impl Checkpoints {
         }
     }
 
-    /// The mark of a stream that the API does not show. `None` if there is no need to remember it any more: the
-    /// outbox holds nothing that it had acknowledged.
+    /// The mark of a stream that the API does not show. `None`: it need not be remembered any more, because the outbox
+    /// holds nothing that it acknowledged.
     async fn out_of_sight(
         &self,
         name: &str,
         acks: &Acks,
-        all: &std::collections::BTreeMap<String, Acks>,
-    ) -> Result<Option<Mark>, Interrupted> {
+        all: &BTreeMap<String, Acks>,
+    ) -> Result<Option<StreamMark>, Interrupted> {
         let before = self.marks.get(name);
-        let mut mark = before.cloned().unwrap_or_else(Mark::of_acknowledgements);
+        let mut mark = before.cloned().unwrap_or_else(StreamMark::of_acknowledgements);
         mark.shown = false;
         mark.last_sequence = mark.last_sequence.max(acks.last);
         mark.takes(&acks.subjects);
@@ -226,7 +253,7 @@ impl Checkpoints {
                  another domain or account (nats.jetstream_domain, nats.api_prefix); a loss there may go unnoticed"
             );
         }
-        // It lives.
+        // It still acknowledges, so it exists.
         if acks.fresh {
             return Ok(Some(mark));
         }
@@ -237,7 +264,7 @@ impl Checkpoints {
         if let Some(successor) = successor {
             let how = format!("it is gone, and stream {successor} takes its subjects");
             let stream = name.to_owned();
-            // Nothing of it is left.
+            // Nothing is left of it.
             return Err(Interrupted::Forgotten(Forgotten { stream, how, now_at: Some(0) }));
         }
         let age = mark.acknowledged_at.map(|at| OffsetDateTime::now_utc() - at);
@@ -245,12 +272,12 @@ impl Checkpoints {
         Ok(kept.then_some(mark))
     }
 
-    /// Another stream that acknowledges subjects of this one, where the API shows neither.
+    /// Another stream that acknowledges subjects of this one, if the API shows neither.
     fn successor_of(
         &self,
         name: &str,
-        mark: &Mark,
-        all: &std::collections::BTreeMap<String, Acks>,
+        mark: &StreamMark,
+        all: &BTreeMap<String, Acks>,
     ) -> Option<String> {
         let full = mark.subjects.len() >= crate::acknowledged::SUBJECTS;
         let others = all.iter().filter(|(other, acks)| *other != name && acks.fresh);
@@ -264,15 +291,33 @@ impl Checkpoints {
     }
 }
 
-/// Which streams there are, and whether the API shows them.
-fn shown(marks: &Marks) -> Vec<(String, bool)> {
+/// The streams, and whether the API shows them.
+fn shown(marks: &StreamMarks) -> Vec<(String, bool)> {
     marks.iter().map(|(name, mark)| (name.clone(), mark.shown)).collect()
+}
+
+/// How a stream stands. One that the API is expected to show, and does not, is asked for again.
+async fn stand(
+    api: &Api,
+    name: &str,
+    is_expected: bool,
+) -> Result<Option<(Stream, StreamMark)>, Interrupted> {
+    let mut asked = 0;
+    loop {
+        let found = api.stand(name).await?;
+        asked += 1;
+        if found.is_some() || !is_expected || asked == ASK_AGAIN.0 {
+            return Ok(found);
+        }
+        sleep(ASK_AGAIN.1).await;
+    }
 }
 
 /// Goes back to where every stream still holds what was shipped. Returns the cursor to ship from.
 ///
-/// What an acknowledgement has told counts also where the API does not show the stream: then nobody can say how much
-/// is left, and no checkpoint is covered.
+/// What is known of the loss counts also where the API does not show the stream any more: then nobody can say how much
+/// is left, and no checkpoint with the stream is covered. Called covered, the newest checkpoint would be gone back to,
+/// and the loss would be found a second time as soon as the stream is shown again.
 pub(crate) async fn go_back(
     api: &Api,
     lease: &Lease,
@@ -282,21 +327,28 @@ pub(crate) async fn go_back(
 ) -> Result<(Cursor, Option<String>), Interrupted> {
     let checkpoints = lease.checkpoints(i64::MAX).await?;
     let mut chosen = None;
+    let mut stands = BTreeMap::new();
     for checkpoint in checkpoints {
-        // One without the stream is from before its first acknowledgement.
+        // A checkpoint without the stream is from before its first acknowledgement.
         let mut covered = true;
         for (name, mark) in &checkpoint.marks {
             if !covered {
                 break;
             }
+            if !stands.contains_key(name) {
+                let is_expected = mark.shown || *name == what.stream;
+                stands.insert(name.clone(), stand(api, name, is_expected).await?);
+            }
             let now_at = what.now_at.filter(|_| *name == what.stream);
-            covered = match api.stand(name).await? {
+            covered = match stands.get(name).and_then(Option::as_ref) {
                 Some((stream, found)) => {
                     now_at.is_none_or(|now_at| mark.last_sequence < now_at)
-                        && lost(&stream, &found, mark).await?.is_none()
+                        && lost(stream, found, mark).await?.is_none()
                 }
-                None if now_at.is_some() => false,
-                // Nothing can be shipped to it now. If it comes back, that is noticed in its turn.
+                // It has lost something, and nobody can say how much is left.
+                None if *name == what.stream => false,
+                // That it is not shown says nothing of a loss, and nothing can be shipped to it now. If it comes back
+                // and has lost something, that is noticed in its turn.
                 None => true,
             };
         }
@@ -305,9 +357,11 @@ pub(crate) async fn go_back(
             break;
         }
     }
+    let again_until = Some(lease.snapshot().await?);
     acknowledged.forget();
-    Ok(match chosen {
+    let (cursor, taken_at) = match chosen {
         Some(checkpoint) => (checkpoint.cursor, Some(checkpoint.taken_at)),
         None => (Cursor::start(now.system_identifier.clone()), None),
-    })
+    };
+    Ok((Cursor { again_until, ..cursor }, taken_at))
 }

@@ -1,4 +1,4 @@
-//! Checkpoints as the database keeps them.
+//! Reads and writes checkpoints in the database.
 
 use std::time::Duration;
 
@@ -8,10 +8,10 @@ use sqlx::{PgConnection, Row};
 use super::Checkpoint;
 use crate::cursor::Cursor;
 use crate::lease::{Lease, LeaseError};
-use crate::streams::Marks;
+use crate::streams::StreamMarks;
 
 impl Lease {
-    /// The newest checkpoints, at most so many, newest first.
+    /// The newest checkpoints, at most `most`, newest first.
     pub(super) async fn checkpoints(&self, most: i64) -> Result<Vec<Checkpoint>, LeaseError> {
         let text = "select taken_at::text, cursor::text, streams::text from pillarbox.relay_checkpoint \
                     where relay = $1 order by relay_checkpoint.taken_at desc limit $2";
@@ -20,11 +20,11 @@ impl Lease {
         Ok(rows.iter().map(read).collect::<Result<_, _>>()?)
     }
 
-    /// Remembers a checkpoint, and forgets those that are older than the retention.
+    /// Saves a checkpoint, and removes those that the retention no longer needs.
     pub(super) async fn remember(
         &self,
         cursor: &Cursor,
-        marks: &Marks,
+        marks: &StreamMarks,
         retention: Duration,
     ) -> Result<(), LeaseError> {
         let query = self
@@ -35,7 +35,7 @@ impl Lease {
         self.fenced(query).await
     }
 
-    /// Moves the cursor back to this one, of the checkpoint taken then, or of the very start.
+    /// Moves the cursor back to this one, which is that of the checkpoint taken then. `None`: the start of the outbox.
     pub(crate) async fn go_back(
         &self,
         cursor: &Cursor,

@@ -1,5 +1,5 @@
--- Remembers a place to go back to, unless this leader has lost the lease, and forgets those that are no longer
--- needed: all older than the newest one that is past the retention.
+-- Saves a checkpoint, unless this leader has lost the lease, and removes those that are no longer needed: all that are
+-- older than the newest one past the retention.
 --
 --   $1 relay name      $2 epoch      $3 cursor      $4 streams      $5 retention in seconds
 with taken as (

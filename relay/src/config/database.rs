@@ -98,59 +98,15 @@ pub(crate) fn servers(url: &str) -> Result<Vec<PgConnectOptions>, ConfigError> {
         Some((user, hosts)) => (format!("{user}@"), hosts),
         None => (String::new(), authority),
     };
-    let mut hosts = Vec::new();
-    let mut ports = Vec::new();
-    for place in authority.split(',') {
-        let (host, port) = host_and_port(place).map_err(fail)?;
-        hosts.push(host);
-        ports.push(port);
-    }
-    let mut kept = Vec::new();
-    for parameter in parameters.split('&').filter(|parameter| !parameter.is_empty()) {
-        let (name, value) = parameter.split_once('=').unwrap_or((parameter, ""));
-        let value = || percent_decode_str(value).decode_utf8_lossy().into_owned();
-        match name {
-            "host" | "hostaddr" => hosts = value().split(',').map(str::to_owned).collect(),
-            "port" => ports = value().split(',').map(str::to_owned).collect(),
-            // The relay always connects to a primary, because it needs a session that can write.
-            "target_session_attrs" => {
-                let wanted = value();
-                if !["any", "read-write", "primary"].contains(&wanted.as_str()) {
-                    return Err(fail(format!(
-                        "target_session_attrs must be any, read-write or primary, since a relay needs a primary; \
-                         it is {wanted:?}"
-                    )));
-                }
-            }
-            name if IGNORED.contains(&name) => {}
-            _ => kept.push(parameter),
-        }
-    }
-    if ports.len() == 1 {
-        ports = vec![ports[0].clone(); hosts.len()];
-    }
-    if ports.len() != hosts.len() {
-        return Err(fail(format!(
-            "{} hosts and {} ports: give one port for all of them, or one for each",
-            hosts.len(),
-            ports.len()
-        )));
-    }
+    let Places { hosts, ports, kept } = places(authority, parameters).map_err(fail)?;
     let servers = hosts.iter().zip(&ports).map(|(host, port)| {
-        let mut parameters: Vec<String> = kept.iter().map(|&kept| kept.to_owned()).collect();
+        let mut parameters = kept.clone();
         if !host.is_empty() {
             let host = host.strip_prefix('[').and_then(|h| h.strip_suffix(']')).unwrap_or(host);
             parameters.push(format!("host={}", utf8_percent_encode(host, NON_ALPHANUMERIC)));
         }
         if !port.is_empty() {
-            let number: Option<u16> = port.parse().ok().filter(|port| *port != 0);
-            let number = number.ok_or_else(|| {
-                fail(
-                    "a port must be a number between 1 and 65535; an IPv6 address needs brackets"
-                        .to_owned(),
-                )
-            })?;
-            parameters.push(format!("port={number}"));
+            parameters.push(format!("port={}", port_number(port).map_err(fail)?));
         }
         let local = if user.is_empty() && host.is_empty() { "" } else { "localhost" };
         let alone = format!("{scheme}://{user}{local}/{database}?{}", parameters.join("&"));
@@ -170,6 +126,56 @@ pub(crate) fn servers(url: &str) -> Result<Vec<PgConnectOptions>, ConfigError> {
         })
     });
     servers.collect()
+}
+
+/// The servers that a URL names, each by host and port, and the parameters that are the same for all of them.
+struct Places {
+    hosts: Vec<String>,
+    ports: Vec<String>,
+    kept: Vec<String>,
+}
+
+fn places(authority: &str, parameters: &str) -> Result<Places, String> {
+    let each = authority.split(',').map(host_and_port).collect::<Result<Vec<_>, _>>()?;
+    let (mut hosts, mut ports): (Vec<String>, Vec<String>) = each.into_iter().unzip();
+    let mut kept = Vec::new();
+    for parameter in parameters.split('&').filter(|parameter| !parameter.is_empty()) {
+        let (name, value) = parameter.split_once('=').unwrap_or((parameter, ""));
+        let value = || percent_decode_str(value).decode_utf8_lossy().into_owned();
+        match name {
+            "host" | "hostaddr" => hosts = value().split(',').map(str::to_owned).collect(),
+            "port" => ports = value().split(',').map(str::to_owned).collect(),
+            // The relay always connects to a primary, because it needs a session that can write.
+            "target_session_attrs" => {
+                let wanted = value();
+                if !["any", "read-write", "primary"].contains(&wanted.as_str()) {
+                    return Err(format!(
+                        "target_session_attrs must be any, read-write or primary, since a relay needs a primary; \
+                         it is {wanted:?}"
+                    ));
+                }
+            }
+            name if IGNORED.contains(&name) => {}
+            _ => kept.push(parameter.to_owned()),
+        }
+    }
+    if ports.len() == 1 {
+        ports = vec![ports[0].clone(); hosts.len()];
+    }
+    if ports.len() != hosts.len() {
+        return Err(format!(
+            "{} hosts and {} ports: give one port for all of them, or one for each",
+            hosts.len(),
+            ports.len()
+        ));
+    }
+    Ok(Places { hosts, ports, kept })
+}
+
+fn port_number(port: &str) -> Result<u16, String> {
+    port.parse().ok().filter(|port| *port != 0).ok_or_else(|| {
+        "a port must be a number between 1 and 65535; an IPv6 address needs brackets".to_owned()
+    })
 }
 
 /// The parts of `host`, `host:port`, `[address]` or `[address]:port`; each may be empty.

@@ -2,30 +2,34 @@
 
 use sqlx::postgres::PgRow;
 use sqlx::{PgConnection, Row as _};
+use uuid::Uuid;
 
+use super::held::{MOST, refusal};
 use crate::lease::{Lease, LeaseError};
-use crate::refused::Refused;
+use crate::refused::{Reason, Refused};
 use crate::rows::{BadRow, is_of_data};
 
 /// An event that is to be set aside.
 #[derive(Clone, Debug)]
 pub(crate) struct Aside {
-    position: i64,
-    is_dead: bool,
-    reason: String,
-    error: String,
+    pub(super) position: i64,
+    pub(super) event_id: Uuid,
+    pub(super) is_dead: bool,
+    pub(super) reason: String,
+    pub(super) error: String,
     /// Columns that cannot be copied.
-    lost: Vec<&'static str>,
+    pub(super) lost: Vec<&'static str>,
 }
 
 /// The columns that a letter can do without.
-const CONTENT: [&str; 5] = ["event_type", "topic", "key", "headers", "payload"];
+pub(super) const CONTENT: [&str; 5] = ["event_type", "topic", "key", "headers", "payload"];
 
 impl Aside {
     /// One that can never be stored.
     pub(crate) fn dead(refused: Refused) -> Self {
-        let Refused { position, reason, error, .. } = refused;
-        Self { position, is_dead: true, reason: reason.to_string(), error, lost: Vec::new() }
+        let Refused { position, event_id, reason, error } = refused;
+        let reason = reason.to_string();
+        Self { position, event_id, is_dead: true, reason, error, lost: Vec::new() }
     }
 
     /// One that cannot be sent at all.
@@ -33,10 +37,11 @@ impl Aside {
         Self { lost: bad.lost, ..Self::dead(bad.refused) }
     }
 
-    /// One that waits behind a dead event of its key.
-    pub(crate) fn parked(position: i64) -> Self {
+    /// An event that waits behind a dead event of its key.
+    pub(crate) fn parked(position: i64, event_id: Uuid) -> Self {
         Self {
             position,
+            event_id,
             is_dead: false,
             reason: "parked".to_owned(),
             error: "an earlier event of its key is a dead letter".to_owned(),
@@ -44,52 +49,87 @@ impl Aside {
         }
     }
 
-    /// The least that can be kept: its place, and why it is there.
+    /// Why it is dead.
+    pub(super) fn refused(&self) -> Option<Refused> {
+        let reason = Reason::ALL.into_iter().find(|reason| reason.to_string() == self.reason)?;
+        let (position, event_id, error) = (self.position, self.event_id, self.error.clone());
+        Some(Refused { position, event_id, reason, error })
+    }
+
+    pub(super) fn is_same(&self, other: &Self) -> bool {
+        (self.position, self.event_id) == (other.position, other.event_id)
+    }
+
+    /// The minimum that can always be kept: the position, and why the event is set aside.
     fn least(self) -> Self {
         Self { error: ascii(&self.error), lost: CONTENT.to_vec(), ..self }
     }
 }
 
 impl Lease {
-    /// Sets events aside, and then moves the cursor if there is one. If a copy cannot be made of one of them, each is
-    /// copied by itself, and of that one only what can be. Returns the positions of those that were not aside already.
+    /// Sets events aside, and then moves the cursor if there is one. What the table does not take is [held](super::held).
     ///
     /// The cursor moves last: if this leader ends in between, its successor meets the events again, and finds their letters.
     pub(super) async fn set_aside(
         &self,
         cursor: Option<String>,
         events: Vec<Aside>,
-    ) -> Result<Vec<i64>, LeaseError> {
-        let new = match self.write_letters(None, &events).await {
-            Err(LeaseError::Database(error)) if is_of_data(&error) => {
-                self.set_each_aside(events).await?
-            }
-            done => done?,
-        };
+    ) -> Result<Written, LeaseError> {
+        let written = self.try_letters(&events).await?;
+        if !written.refused.is_empty() {
+            self.hold(&written.refused).await?;
+        }
         if cursor.is_some() {
             self.write_letters(cursor, &[]).await?;
         }
-        Ok(new)
+        Ok(written)
     }
 
-    async fn set_each_aside(&self, events: Vec<Aside>) -> Result<Vec<i64>, LeaseError> {
-        let mut new = Vec::new();
-        for event in events {
-            new.extend(match self.write_letters(None, std::slice::from_ref(&event)).await {
-                Err(LeaseError::Database(error)) if is_of_data(&error) => {
-                    self.write_letters(None, &[event.least()]).await?
-                }
-                done => done?,
-            });
+    /// Writes letters. If that fails, each is written by itself; and if a copy cannot be made of an event, only what can
+    /// be of it.
+    pub(super) async fn try_letters(&self, events: &[Aside]) -> Result<Written, LeaseError> {
+        match self.write_letters(None, events).await {
+            Ok(written) if written.refused.is_empty() => return Ok(written),
+            Err(LeaseError::Database(error)) if refusal(&error).is_none() => {
+                return Err(LeaseError::Database(error));
+            }
+            Err(LeaseError::Database(_)) | Ok(_) => {}
+            Err(error) => return Err(error),
         }
-        Ok(new)
+        let mut all = Written::default();
+        for event in events {
+            let written = match self.write_letters(None, std::slice::from_ref(event)).await {
+                Err(LeaseError::Database(error)) if is_of_data(&error) => {
+                    self.write_letters(None, &[event.clone().least()]).await
+                }
+                written => written,
+            };
+            match written {
+                Ok(written) => {
+                    all.new.extend(written.new);
+                    all.refused.extend(written.refused);
+                }
+                Err(LeaseError::Database(error)) => match refusal(&error) {
+                    Some(why) => {
+                        all.why = Some(why);
+                        all.refused.push(event.clone());
+                    }
+                    None => return Err(LeaseError::Database(error)),
+                },
+                Err(error) => return Err(error),
+            }
+            if all.refused.len() > MOST {
+                break;
+            }
+        }
+        Ok(all)
     }
 
     async fn write_letters(
         &self,
         cursor: Option<String>,
         events: &[Aside],
-    ) -> Result<Vec<i64>, LeaseError> {
+    ) -> Result<Written, LeaseError> {
         let all = |read: fn(&Aside) -> String| events.iter().map(read).collect::<Vec<_>>();
         let query = self
             .query(include_str!("set_aside.sql"))
@@ -106,17 +146,31 @@ impl Lease {
         }
         let gone: Vec<i64> = row.try_get(1)?;
         if !gone.is_empty() {
-            tracing::warn!(
-                positions = ?gone,
-                "these events were to be set aside, and are not in the outbox any more: somebody deleted them"
-            );
+            say_gone(&gone);
         }
         let left_out: Vec<i64> = row.try_get(2)?;
-        if let Some(position) = left_out.first().copied() {
-            return Err(LeaseError::LeftOut { position, events: left_out.len() });
-        }
-        Ok(row.try_get(3)?)
+        let refused = events.iter().filter(|event| left_out.contains(&event.position));
+        Ok(Written { new: row.try_get(3)?, refused: refused.cloned().collect(), why: None })
     }
+}
+
+/// Reports events that were to be set aside, and whose rows are not there.
+pub(super) fn say_gone(positions: &[i64]) {
+    tracing::warn!(
+        ?positions,
+        "these events were to be set aside, and are not in the outbox: somebody deleted them, or another table took its name"
+    );
+}
+
+/// What came of letters that were to be written.
+#[derive(Debug, Default)]
+pub(crate) struct Written {
+    /// The positions of the events that were not aside already.
+    pub(crate) new: Vec<i64>,
+    /// The events whose letters the table refused, or left out.
+    pub(crate) refused: Vec<Aside>,
+    /// What it said.
+    pub(super) why: Option<String>,
 }
 
 pub(super) fn ascii(text: &str) -> String {
@@ -129,7 +183,7 @@ mod tests {
 
     #[test]
     fn the_least_of_an_event_is_its_place_and_an_error_that_any_encoding_has() {
-        let least = Aside { error: "größe\0".to_owned(), ..Aside::parked(7) }.least();
+        let least = Aside { error: "größe\0".to_owned(), ..Aside::parked(7, Uuid::nil()) }.least();
         assert_eq!((least.position, least.error.as_str()), (7, "gr??e?"));
         assert_eq!(least.lost.join(","), "event_type,topic,key,headers,payload");
     }

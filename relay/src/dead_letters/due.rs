@@ -1,4 +1,4 @@
-//! Reading what waits among the letters.
+//! Reads parked events that are due, and the keys that are blocked.
 
 use std::collections::HashSet;
 
@@ -9,20 +9,30 @@ use super::{Due, Parked};
 use crate::lease::{Lease, LeaseError};
 use crate::rows::{Compression, PAGE_BYTES, Reading, Room, Select, Table, is_of_data, read_entry};
 
-/// How many parked events are shipped at a time.
+/// At most this many parked events are shipped at a time.
 const DUE: i64 = 200;
-/// What one of them may weigh to be read with the others.
+/// The largest one that is read together with the others, in bytes.
 const EACH: i64 = 2 * PAGE_BYTES as i64 / DUE;
 
 impl Lease {
-    /// The next parked events, as many as fit a page. `largest`: the largest payload that the broker takes.
-    pub(crate) async fn due(&self, is_strict: bool, largest: usize) -> Result<Due, LeaseError> {
+    /// The next parked events up to this position, without those of these letters, as many as fit a page. `largest`: the
+    /// largest payload that the broker takes.
+    pub(crate) async fn due(
+        &self,
+        is_strict: bool,
+        left_out: &[i64],
+        up_to: i64,
+        largest: usize,
+    ) -> Result<Due, LeaseError> {
         let compression = self.within(Compression::of).await?;
         let text = Select::text(include_str!("due.sql"), Table::Letters, compression, "$4");
-        let page = |most: i64| self.read(&text).bind(is_strict).bind(DUE).bind(most);
+        let page = |most: i64| {
+            let query = self.read(&text).bind(is_strict).bind(DUE).bind(most);
+            query.bind(left_out.to_vec()).bind(up_to)
+        };
         let (whole, bare) = (page(EACH), page(-1));
         let rows = match self.within(async |c: &mut PgConnection| whole.fetch_all(c).await).await {
-            // One of them cannot be read: find out which.
+            // One of them cannot be read. Find out which.
             Err(LeaseError::Database(error)) if is_of_data(&error) => {
                 self.within(async |c: &mut PgConnection| bare.fetch_all(c).await).await?
             }
@@ -46,8 +56,8 @@ impl Lease {
         Ok(Due { events, bad: filled.bad })
     }
 
-    /// The keys that wait behind an unresolved letter. One that cannot be read is left out: an event with such a key
-    /// cannot be read either, and is set aside by itself.
+    /// The keys with an unresolved letter. A key that cannot be read is left out: an event with such a key cannot be
+    /// read either, and is set aside by itself.
     pub(crate) async fn blocked(&self) -> Result<HashSet<String>, LeaseError> {
         let read = |row: &PgRow| row.try_get::<String, _>(0).ok();
         let query = self.read(include_str!("blocked.sql"));
@@ -55,7 +65,7 @@ impl Lease {
             Err(LeaseError::Database(error)) if is_of_data(&error) => {}
             rows => return Ok(rows?.iter().filter_map(read).collect()),
         }
-        // The database cannot put one of them into UTF-8: ask for each by itself.
+        // The database cannot convert one of them to UTF-8. Ask for each by itself.
         let text = include_str!("blocked.sql")
             .replace("distinct key", "distinct convert_to(key, getdatabaseencoding())");
         let query = self.read(&text);

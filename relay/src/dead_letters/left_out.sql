@@ -1,8 +1,8 @@
--- Which of these letters are parked still, although the relay has just written that they are not, and what on their
--- table may have left the update out: $1 relay name, $2 epoch, $3 letters.
+-- Which of these letters are still parked, although the relay has just updated them, and which triggers and rules on
+-- the table may be the cause: $1 relay name, $2 epoch, $3 letters.
 --
--- The update itself cannot tell. A trigger may leave a row out or set its state back, and a rule may do nothing at all;
--- neither is an error, and a rule also hides how many rows there were.
+-- The update itself cannot tell. A trigger may leave a row out or reset its state, and a rule may do nothing at all.
+-- Neither is an error, and a rule also hides the number of rows.
 select
     (select count(*) from pillarbox.relay where name = $1 and epoch = $2) as held,
     array(

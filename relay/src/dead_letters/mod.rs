@@ -1,4 +1,4 @@
-//! Dead and parked events, as the shipper meets them.
+//! Dead and parked events, as the shipper handles them.
 //!
 //! ```text
 //!            the broker can never store it               retried by an operator
@@ -9,12 +9,14 @@
 //!      └── order = "strict", and an unresolved event of its key is here ─────────────┘
 //! ```
 //!
-//! They are written on the lease's connection: so these rows, like the cursor, have one writer, whose epoch fences it.
-//! Parked events are shipped by the shipper itself, between
-//! two pages; in a strict order that is the moment at which their key goes on.
+//! If the table does not take a letter, its event is [held]: noted in the relay's own row, which the cursor may then pass.
+//!
+//! They are written on the lease's connection. So these rows have one writer, like the cursor, and the epoch fences it.
+//! The shipper itself ships parked events, between two pages. In a strict order, that is also when their key continues.
 
 mod aside;
 mod due;
+mod held;
 mod noted;
 
 use crate::cursor::Cursor;
@@ -23,14 +25,15 @@ use crate::message::Row;
 use crate::refused::Refused;
 use crate::rows::BadRow;
 
-pub(crate) use aside::Aside;
+pub(crate) use aside::{Aside, Written};
+pub(crate) use held::Held;
 pub(crate) use noted::Unnoted;
 
-/// Parked events, in the order in which they are to be shipped.
+/// Parked events, in the order in which they must be shipped.
 #[derive(Debug, Default)]
 pub(crate) struct Due {
     pub(crate) events: Vec<Parked>,
-    /// Those among them that cannot be sent.
+    /// Those of them that cannot be sent.
     pub(crate) bad: Vec<BadRow>,
 }
 
@@ -39,24 +42,24 @@ pub(crate) struct Due {
 pub(crate) struct Parked {
     pub(crate) letter: i64,
     pub(crate) row: Row,
-    /// How often it has been tried before.
+    /// How many attempts failed before.
     pub(crate) attempts: i32,
 }
 
 impl Lease {
-    /// Writes this cursor, and a dead letter for the event before it. Answers whether the letter is a new one.
+    /// Writes a dead letter for an event, and then this cursor, which passes the event. Returns whether the letter is
+    /// new.
     pub(crate) async fn give_up(
         &self,
         cursor: &Cursor,
         refused: Refused,
     ) -> Result<bool, LeaseError> {
-        let new = self.set_aside(Some(self.json(cursor)?), vec![Aside::dead(refused)]).await?;
-        Ok(!new.is_empty())
+        let written = self.set_aside(Some(self.json(cursor)?), vec![Aside::dead(refused)]).await?;
+        Ok(!written.new.is_empty())
     }
 
-    /// Sets these events aside, and leaves the cursor where it is. Answers the positions of those that were not aside
-    /// already.
-    pub(crate) async fn keep(&self, events: Vec<Aside>) -> Result<Vec<i64>, LeaseError> {
+    /// Sets these events aside, and leaves the cursor where it is.
+    pub(crate) async fn keep(&self, events: Vec<Aside>) -> Result<Written, LeaseError> {
         self.set_aside(None, events).await
     }
 }

@@ -1,28 +1,28 @@
--- Sets copies of events aside, and may move the cursor in the same statement: all of it or nothing, and nothing
--- unless this leader still holds the lease.
+-- Sets copies of events aside, and may move the cursor in the same statement. It does all of this or nothing, and
+-- nothing unless this leader still holds the lease.
 --
 --   $1 relay name   $2 epoch   $3 cursor, or null to leave it
 --   $4 positions    $5 states: dead, or parked behind a dead event of their key
 --   $6 reasons      $7 errors  $8 attempts
 --   $9 the columns of each that cannot be copied, with commas between them
 --
--- The cursor passes these events in this statement or later. If this leader ends before, its successor meets them
--- again. So an event that has a letter gets no second one. The letter of the same event is one of this relay that has
--- the same place *and* the same content: positions and even ids come again when a table is emptied, and a letter of
--- an earlier event must not stand for a later one.
+-- The cursor passes these events in this statement or later. If this leader ends before that, its successor reads them
+-- again. So an event that has a letter gets no second one. A letter belongs to the same event if it is of this relay
+-- and has the same place *and* the same content. Positions and even ids are used again when a table is emptied, and a
+-- letter of an earlier event must not stand for a later one.
 --
 -- What becomes of an event that has a letter:
 --
---   dead, parked   it stays so
---   discarded      it stays so: somebody decided that it is not to be shipped
---   retried        it was shipped once, and the relay has gone back behind it, for instance because the broker lost it:
---                  it is dead or parked again
+--   dead, parked   it stays as it is
+--   discarded      it stays discarded, as an operator decided
+--   retried        it was shipped, and the relay has gone back since, for example because the broker lost it:
+--                  it becomes dead or parked again
 --
--- A trigger that somebody put on the letters may leave a row out without an error. The answer says which events that
--- happened to: they are neither shipped nor set aside, so the cursor must not pass them.
+-- A trigger on the table may leave out a row without an error. The answer names these events. They are neither shipped
+-- nor set aside, so the cursor must not pass them.
 --
--- A null in a column of the outbox, whose constraint somebody dropped, becomes the nearest thing that the letter may
--- hold. Columns that are passed on unchanged are copied as they are stored, without being unpacked.
+-- If somebody dropped a constraint of the outbox, a null in a column becomes the nearest value that the letter may
+-- hold. Columns that are copied unchanged are copied in their stored form, without decompression.
 with held as (
     update pillarbox.relay
     set cursor = coalesce($3::text::jsonb, cursor)
@@ -70,14 +70,14 @@ known as (
     where
         case
             when letter.created_at <> event.created_at then false
-            -- Of one of the two there is only a part.
+            -- One of the two is not whole.
             when not (letter.whole and event.whole) then true
             when
                 letter.event_type = event.event_type
                 and letter.topic = event.topic
                 and letter.key is not distinct from event.key
                 and letter.payload = event.payload
-                -- Larger ones are not unpacked to be compared.
+                -- Larger ones are not decompressed for the comparison.
                 then pg_column_size(event.headers) > 131072 or letter.headers = event.headers
             else false
         end

@@ -1,4 +1,4 @@
--- Parked events that have been shipped: $1 relay name, $2 epoch, $3 letters.
+-- Marks parked events as shipped: $1 relay name, $2 epoch, $3 letters.
 update pillarbox.outbox_dead_letter
 set state = 'retried', resolved_at = clock_timestamp()
 where

@@ -1,10 +1,10 @@
--- Takes the lease of a relay name, if nobody holds it or its holder let it expire, and reads the cursor.
+-- Takes the lease of a relay name if nobody holds it or it has expired, and reads the cursor.
 --
 --   $1 relay name      $2 holder      $3 the lease's length in milliseconds
 --   $4 the cursor of a relay that has never run
 --
--- The epoch grows with every taking, also by the same holder, so that whatever an earlier leader still has
--- under way changes nothing. All times are the database's.
+-- The epoch grows each time, also for the same holder, so that statements of an earlier leader that are still under way
+-- change nothing. All times are the database's.
 insert into pillarbox.relay as relay (name, cursor, holder, epoch, expires_at, heartbeat)
 values (
     $1,

@@ -1,10 +1,10 @@
--- Says that this process is there, how many outboxes it leads, whether it reaches the broker, and what is wrong with it
--- beside shipping. Answers the least that a living other leads which reaches the broker; null if there is none.
+-- Reports this process: how many outboxes it leads, whether it reaches the broker, and what else is wrong with it.
+-- Returns the fewest outboxes that any other living process leads that reaches the broker; null if there is none.
 --
 --   $1 relay name      $2 holder      $3 outboxes it leads      $4 the lease's length in milliseconds
 --   $5 what is wrong with the process, or null      $6 whether it reaches the broker
 --
--- Who has not been seen for a lease is not counted, and for ten is forgotten.
+-- A process that has not reported for the length of a lease does not count. After ten lengths it is removed.
 with here as (
     insert into pillarbox.relay_member (relay, holder, leads, notice, reaches_broker, seen_at)
     values ($1, $2, $3, $5, $6, clock_timestamp())

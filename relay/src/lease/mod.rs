@@ -1,4 +1,4 @@
-//! The lease: one relay of a name moves its cursor, any number stand by.
+//! The lease: of the relays with one name, one moves the cursor, and any number stand by.
 //!
 //! ```text
 //!              expired, or released, or never held
@@ -8,24 +8,25 @@
 //!                    or the epoch is another's
 //! ```
 //!
-//! Every write names the epoch and changes nothing if it is no longer the newest, so a leader that was
-//! paused and wakes cannot move the cursor. It stops shipping when the lease has expired by its own monotonic
-//! clock, counted from *before* the renewal was sent, which is earlier than the database thinks. What it may
-//! have sent just before that, its successor sends too, under the same message ids.
+//! Every write names the epoch, and changes nothing if the epoch is not the newest. So a leader that was paused and
+//! wakes up cannot move the cursor. It stops shipping when the lease has expired by its own monotonic clock. That clock
+//! counts from *before* the renewal was sent, which is earlier than the database's time. What the leader sent just
+//! before that, its successor sends again, under the same message ids.
 
 use std::sync::Arc;
 use std::time::Duration;
 
-use pillarbox_store::limit::limited;
+use pillarbox_store::limit::{limited, milliseconds};
 use serde::Serialize;
 use sqlx::postgres::{PgArguments, PgQueryResult, Postgres};
 use sqlx::query::Query;
-use sqlx::{AssertSqlSafe, PgConnection, Row, SqlSafeStr, SqlStr};
+use sqlx::{PgConnection, Row, SqlStr};
 use tokio::sync::{Mutex, watch};
 use tokio::time::{Instant, timeout_at};
 
-use crate::cursor::Cursor;
-use crate::schema::in_schema;
+use crate::cursor::{Cursor, Snapshot};
+use crate::table;
+use pillarbox_store::schema::in_schema;
 
 #[cfg(test)]
 mod tests;
@@ -33,17 +34,17 @@ mod tests;
 const SHORTEST_LIMIT: Duration = Duration::from_secs(2);
 const LONGEST_LIMIT: Duration = Duration::from_secs(10);
 
-/// A statement with the relay's name bound first.
+/// A statement whose first parameter, the relay's name, is bound.
 pub(crate) type Statement = Query<'static, Postgres, PgArguments>;
 
-/// The connection that the lease and the cursor are written on, and only they.
+/// A process that stands by, with the connection on which it will write the lease and the cursor.
 #[derive(Debug)]
 pub(crate) struct Registry {
     connection: PgConnection,
     row: RelayRow,
 }
 
-/// The relay's row, and who asks for it.
+/// The relay's row, and the process that uses it.
 #[derive(Debug)]
 struct RelayRow {
     schema: String,
@@ -52,30 +53,24 @@ struct RelayRow {
     length: Duration,
 }
 
-/// What a process tells each of its outboxes about itself.
+/// What a process reports to each of its outboxes about itself.
 #[derive(Debug)]
 pub(crate) struct Presence {
-    /// How many outboxes it leads.
+    /// How many outboxes the process leads.
     pub(crate) leads: i32,
-    /// Whether it could ship to the broker of this outbox.
+    /// Whether it reaches the broker of this outbox.
     pub(crate) reaches_broker: bool,
-    /// What is wrong with it.
+    /// What is wrong with the process. `None`: nothing.
     pub(crate) notice: Option<String>,
 }
 
-/// What came of asking for the lease.
+/// The lease, as the database granted it to [`Registry::ask`].
 #[derive(Debug)]
-pub(crate) enum Acquired {
-    Leader {
-        lease: Arc<Lease>,
-        cursor: Box<Cursor>,
-    },
-    /// `free_in`: when the lease will have expired, unless it is renewed.
-    Standby {
-        registry: Registry,
-        holder: Option<String>,
-        free_in: Duration,
-    },
+pub(crate) struct Grant {
+    epoch: i64,
+    cursor: Cursor,
+    valid_until: Instant,
+    system_identifier: String,
 }
 
 /// A held lease.
@@ -104,11 +99,9 @@ pub(crate) enum LeaseError {
         #[source]
         source: serde_json::Error,
     },
-    #[error(
-        "the event at position {position} can never be shipped, and the table outbox_dead_letter did not keep it ({events} \
-         such events in this page): a trigger on that table leaves rows out; drop it, and shipping goes on by itself"
-    )]
-    LeftOut { position: i64, events: usize },
+    /// The table of the dead letters takes no more, and why.
+    #[error("{0}")]
+    Refusing(String),
     #[error(transparent)]
     Database(#[from] sqlx::Error),
 }
@@ -130,24 +123,20 @@ impl Registry {
         Self { connection, row }
     }
 
-    /// Says that this process is there, and what it says of itself. Answers the least number of outboxes that another
-    /// process leads which reaches the broker.
+    /// Reports this process. Returns the fewest outboxes that any other process leads that reaches the broker. `None`:
+    /// there is no such process.
     pub(crate) async fn attend(&mut self, presence: Presence) -> Result<Option<i32>, LeaseError> {
         Ok(self.row.attend(&mut self.connection, presence).await?)
     }
 
-    /// Says that this process is not there any more.
+    /// Removes this process from the outbox's list of processes.
     pub(crate) async fn leave(&mut self) -> Result<(), LeaseError> {
         Ok(self.row.leave(&mut self.connection).await?)
     }
 
-    /// Asks for the lease. With it comes the cursor; one of another cluster is rebased first.
-    pub(crate) async fn acquire(mut self) -> Result<Acquired, LeaseError> {
+    /// Asks for the lease. `None`: another relay holds it.
+    pub(crate) async fn ask(&mut self) -> Result<Option<Grant>, LeaseError> {
         let system_identifier = self.system_identifier().await?;
-        if let Some(holder) = self.held_by_another().await? {
-            let (holder, free_in) = (Some(holder.0), holder.1);
-            return Ok(Acquired::Standby { registry: self, holder, free_in });
-        }
         let asked = Instant::now();
         let query = sqlx::query(self.row.sql(include_str!("acquire.sql")))
             .bind(&self.row.relay)
@@ -156,26 +145,31 @@ impl Registry {
             .bind(json(&Cursor::start(&system_identifier), &self.row.relay)?);
         let row = limited(self.row.limit(), query.fetch_optional(&mut self.connection)).await?;
         let Some(row) = row else {
-            // Somebody else was faster.
-            let free_in = self.row.length;
-            return Ok(Acquired::Standby { registry: self, holder: None, free_in });
+            return Ok(None);
         };
-        let epoch: i64 = row.try_get(0)?;
         let cursor: String = row.try_get(1)?;
-        let mut cursor: Cursor = serde_json::from_str(&cursor)
+        let cursor = serde_json::from_str(&cursor)
             .map_err(|source| LeaseError::Cursor { relay: self.row.relay.clone(), source })?;
-        let (valid_until, _) = watch::channel(asked + self.row.length);
+        let (epoch, valid_until) = (row.try_get(0)?, asked + self.row.length);
+        Ok(Some(Grant { epoch, cursor, valid_until, system_identifier }))
+    }
+
+    /// Begins to lead: gives the connection to the lease, and returns the cursor. If the cursor is another cluster's, it
+    /// is rebased first.
+    pub(crate) async fn lead(self, grant: Grant) -> Result<(Arc<Lease>, Cursor), LeaseError> {
+        let Grant { epoch, mut cursor, valid_until, system_identifier } = grant;
         let Self { connection, row } = self;
         let connection = Mutex::new(connection);
+        let (valid_until, _) = watch::channel(valid_until);
         let lease = Lease { connection, row, epoch, valid_until, system_identifier };
         if cursor.system_identifier != lease.system_identifier {
             cursor = lease.rebase(&cursor).await?;
         }
-        Ok(Acquired::Leader { lease: Arc::new(lease), cursor: Box::new(cursor) })
+        Ok((Arc::new(lease), cursor))
     }
 
-    /// The holder of a lease in force, if it is not this relay, and for how long it still is. Only reads, so that
-    /// standbys leave few traces.
+    /// The other process that holds the lease, and how long the lease is still valid. `None`: no other process holds
+    /// it. This only reads, so that standbys leave few traces in the database.
     pub(crate) async fn held_by_another(
         &mut self,
     ) -> Result<Option<(String, Duration)>, sqlx::Error> {
@@ -221,19 +215,18 @@ impl RelayRow {
         limited(self.limit(), query.execute(connection)).await.map(drop)
     }
 
-    /// How long a statement may take: none of them has anything to wait for, except where somebody locks the relay's
-    /// tables.
+    /// The time limit for a statement. No statement waits for anything, unless somebody locks the relay's tables.
     fn limit(&self) -> Duration {
         self.length.clamp(SHORTEST_LIMIT, LONGEST_LIMIT)
     }
 
     fn sql(&self, text: &str) -> SqlStr {
-        AssertSqlSafe(Arc::<str>::from(in_schema(text, &self.schema))).into_sql_str()
+        in_schema(text, &self.schema)
     }
 }
 
 impl Lease {
-    /// Until when this relay may ship.
+    /// Until when this leader may ship.
     pub(crate) fn valid_until(&self) -> Instant {
         *self.valid_until.borrow()
     }
@@ -269,8 +262,8 @@ impl Lease {
 
     /// Writes the newest cursor that the relay has reached.
     ///
-    /// It is looked up once it is this statement's turn. One that was looked up before might be written after somebody
-    /// else has moved the cursor [back](crate::checkpoint).
+    /// It reads the cursor only when it is this statement's turn. A cursor that was read earlier might be written after
+    /// the cursor was moved [back](crate::checkpoint).
     pub(crate) async fn save(
         &self,
         reached: &mut watch::Receiver<Cursor>,
@@ -285,8 +278,8 @@ impl Lease {
         self.written(self.within(write).await?)
     }
 
-    /// Gives the lease up, so that a standby need not wait for it to expire. `for_good`: this process is not there
-    /// for it any more.
+    /// Releases the lease, so that a standby need not wait until it expires. `for_good`: this process ends, so it is
+    /// also removed from the list of processes.
     pub(crate) async fn release(&self, for_good: bool) -> Result<(), LeaseError> {
         if for_good {
             self.within(async |c: &mut PgConnection| self.row.leave(c).await).await?;
@@ -295,19 +288,15 @@ impl Lease {
         self.write(query).await
     }
 
-    /// Starts again in this cluster, which is not the cursor's: see [`cursor`](crate::cursor). Touches no row of the
-    /// outbox, so it takes a moment however large that is, and disturbs no other relay of it.
+    /// Rebases a cursor of another cluster, as [`cursor`](crate::cursor) explains. It changes no row of the outbox, so
+    /// it is fast whatever the outbox's size, and does not disturb other relays.
     async fn rebase(&self, old: &Cursor) -> Result<Cursor, LeaseError> {
-        let query = self.read(include_str!("found.sql"));
-        let row = self.within(async |c: &mut PgConnection| query.fetch_one(c).await).await?;
-        let found: String = row.try_get(0)?;
-        let found = found
-            .parse()
-            .map_err(|error| LeaseError::Database(sqlx::Error::Decode(Box::new(error))))?;
-        let sequence: i64 = row.try_get(1)?;
+        let here = async |c: &mut PgConnection| table::find(c, &self.row.schema).await;
+        let here = self.within(here).await?;
+        let found = self.snapshot().await?;
         let mut cursor = old.moved_to(&self.system_identifier, found);
-        if sequence < old.high {
-            // What is written here may lie among the old cluster's positions, so these say nothing of a row.
+        if here.reached.is_none_or(|reached| reached < old.high) {
+            // New rows may get positions that the old cluster has used, so those positions say nothing about a row.
             cursor.before = None;
         }
         let query = self.query(include_str!("rebase.sql")).bind(json(&cursor, &self.row.relay)?);
@@ -322,18 +311,26 @@ impl Lease {
         Ok(cursor)
     }
 
-    /// A statement about this relay, `$1`, under this epoch, `$2`.
+    /// What is committed now.
+    pub(crate) async fn snapshot(&self) -> Result<Snapshot, LeaseError> {
+        let query = sqlx::query("select pg_current_snapshot()::text");
+        let row = self.within(async |c: &mut PgConnection| query.fetch_one(c).await).await?;
+        let now: String = row.try_get(0)?;
+        now.parse().map_err(|error| LeaseError::Database(sqlx::Error::Decode(Box::new(error))))
+    }
+
+    /// A statement with this relay's name as `$1` and the epoch as `$2`.
     pub(crate) fn query(&self, text: &str) -> Statement {
         self.read(text).bind(self.epoch)
     }
 
-    /// A statement about this relay, `$1`.
+    /// A statement with this relay's name as `$1`.
     pub(crate) fn read(&self, text: &str) -> Statement {
         sqlx::query(self.row.sql(text)).bind(self.row.relay.clone())
     }
 
-    /// Runs an update that names the epoch.
-    async fn write(&self, query: Statement) -> Result<(), LeaseError> {
+    /// Runs an update that names the epoch. Fails if it changed nothing.
+    pub(crate) async fn write(&self, query: Statement) -> Result<(), LeaseError> {
         self.written(self.within(async |c: &mut PgConnection| query.execute(c).await).await?)
     }
 
@@ -341,13 +338,13 @@ impl Lease {
         if done.rows_affected() == 1 { Ok(()) } else { Err(LeaseError::Lost) }
     }
 
-    /// Runs a statement that answers 1 if the lease was this leader's, and does nothing otherwise.
+    /// Runs a statement that returns 1 if this leader holds the lease, and does nothing otherwise.
     pub(crate) async fn fenced(&self, query: Statement) -> Result<(), LeaseError> {
         let row = self.within(async |c: &mut PgConnection| query.fetch_one(c).await).await?;
         if row.try_get::<i64, _>(0)? == 1 { Ok(()) } else { Err(LeaseError::Lost) }
     }
 
-    /// Runs a statement on the lease's connection when it is its turn, for as long as the lease is valid.
+    /// Runs a statement on the lease's connection once it is its turn. Ends when the lease expires.
     pub(crate) async fn within<T>(
         &self,
         run: impl AsyncFnOnce(&mut PgConnection) -> Result<T, sqlx::Error>,
@@ -370,8 +367,4 @@ impl Lease {
 fn json(value: &impl Serialize, relay: &str) -> Result<String, LeaseError> {
     serde_json::to_string(value)
         .map_err(|source| LeaseError::Cursor { relay: relay.to_owned(), source })
-}
-
-fn milliseconds(duration: Duration) -> i64 {
-    i64::try_from(duration.as_millis()).unwrap_or(i64::MAX)
 }

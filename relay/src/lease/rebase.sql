@@ -1,6 +1,7 @@
--- Starts again in a new cluster: $1 relay name, $2 epoch, $3 the cursor that Cursor::moved_to makes.
+-- Starts in a new cluster: $1 relay name, $2 epoch, $3 the cursor that Cursor::moved_to makes.
 --
--- The checkpoints tell of the old cluster's transactions, too, so a relay that must go back goes back to the start.
+-- The checkpoints contain transaction ids of the old cluster, so they are deleted. A relay that must go back then goes
+-- back to the start.
 with moved as (
     update pillarbox.relay
     set cursor = $3::text::jsonb

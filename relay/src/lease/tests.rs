@@ -11,11 +11,10 @@ async fn led() -> (Scope, Arc<Lease>, Cursor) {
     pillarbox_outbox::migrate(scope.pool()).await.unwrap();
     let connection = scope.pool().acquire().await.unwrap().detach();
     let length = Duration::from_secs(20);
-    let registry = Registry::new(connection, "pillarbox", "default", "test", length);
-    match registry.acquire().await.unwrap() {
-        Acquired::Leader { lease, cursor } => (scope, lease, *cursor),
-        Acquired::Standby { .. } => panic!("nobody else is there"),
-    }
+    let mut registry = Registry::new(connection, "pillarbox", "default", "test", length);
+    let grant = registry.ask().await.unwrap().expect("nobody else is there");
+    let (lease, cursor) = registry.lead(grant).await.unwrap();
+    (scope, lease, cursor)
 }
 
 async fn number(lease: &Lease, sql: &'static str) -> i64 {

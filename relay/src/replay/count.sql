@@ -1,6 +1,6 @@
 -- How many events a replay would send: the same rows as page.sql.
 --
---   $1 the relay's snapshot      $2 behind this position   $3 up to this one      $4 since when
+--   $1 the relay's snapshot      $2 after this position    $3 up to this one      $4 since when
 --   $5 topic, $6 key: each null for any      $7 the relay's name
 select count(*), min(position), max(position)
 from pillarbox.outbox

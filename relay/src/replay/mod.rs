@@ -1,20 +1,22 @@
-//! Sending shipped events again, on purpose: to a stream that was lost, or to consumers that start anew.
+//! Sends shipped events again, on an operator's request: to a stream that was lost, or for consumers that start from
+//! the beginning.
 //!
-//! The events are read from the outbox, so only those within its retention can be had. They go out in the order
-//! of their positions under their own ids, and under `Nats-Msg-Id = <event id>#<generation>`, or the broker's
-//! duplicate window would swallow them. The relay is not disturbed, and its cursor does not move: what it ships
-//! meanwhile lies between the repeats. A consumer with an inbox skips what it has handled; to handle an event
-//! again takes another consumer name.
+//! The events are read from the outbox, so only events within its retention can be sent. They are sent in the order of
+//! their positions under their own ids, with `Nats-Msg-Id = <event id>#<generation>`. Under the event id alone, the
+//! broker would drop them within its duplicate window. The relay is not disturbed, and its cursor does not move; events
+//! that it ships meanwhile come between the repeated ones. A consumer with an inbox skips events that it has handled.
+//! To handle an event again, use another consumer name.
 
 use std::num::NonZeroU32;
-use std::sync::Arc;
 use std::time::Duration;
 
+use pillarbox_store::actions::{Deed, record};
 use pillarbox_store::full_text;
 use pillarbox_store::limit::limited;
+use pillarbox_store::{Operator, Schema};
 use sqlx::postgres::{PgArguments, PgRow, Postgres};
 use sqlx::query::Query;
-use sqlx::{AssertSqlSafe, PgConnection, Row as _, SqlSafeStr, SqlStr};
+use sqlx::{PgConnection, Row as _, SqlStr};
 use tokio::time::Instant;
 
 use crate::acknowledged::Acknowledged;
@@ -23,22 +25,23 @@ use crate::config::RelayConfig;
 use crate::message::{Form, Message};
 use crate::refused::Refused;
 use crate::rows::{Compression, PAGE_BYTES, Reading, Room, Select, Table, is_of_data, read_entry};
-use crate::schema::in_schema;
 use crate::sink::{KeyedWindow, Sink, SinkFailure};
 use crate::source::visibility::spliced;
+use pillarbox_store::schema::in_schema;
 
 const PAGE_ROWS: i64 = 500;
-/// How long the database may take for one answer, unless said.
+/// The default time limit for one answer of the database.
 const ANSWER: Duration = Duration::from_secs(30);
-/// What a row may weigh to come with its page.
+/// The largest row that is read with its page, in bytes.
 const EACH: i64 = 2 * PAGE_BYTES as i64 / PAGE_ROWS;
 
-/// Which events. What is `None` matches all.
+/// Which events to replay. A field that is `None` matches all.
 #[derive(Clone, Debug, Default)]
 pub struct Which {
-    /// Written since then: a time as Postgres reads it, or `90s`, `15m`, `2h`, `1d` ago.
+    /// Only events that were written since then: a time as Postgres reads it, or an age such as `90s`, `15m`, `2h` or
+    /// `1d`.
     pub since: Option<String>,
-    /// From this position on.
+    /// Only events at this position or later.
     pub from_position: Option<i64>,
     /// The topic, in full.
     pub topic: Option<String>,
@@ -46,14 +49,14 @@ pub struct Which {
     pub key: Option<String>,
 }
 
-/// Why a replay did not start, or did not come to its end.
+/// Why a replay did not start, or stopped.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum ReplayError {
-    /// There is no relay of this name, so nothing has been shipped.
+    /// The relay has never run, so it has shipped nothing.
     #[error("relay {relay:?} has never run: nothing has been shipped that could be replayed")]
     NeverRun {
-        /// Its name.
+        /// The relay's name.
         relay: String,
     },
     /// The database failed.
@@ -61,7 +64,7 @@ pub enum ReplayError {
     Database {
         /// All chosen events up to this position have been sent.
         after: i64,
-        /// What sqlx said.
+        /// The error of sqlx.
         #[source]
         source: sqlx::Error,
     },
@@ -70,14 +73,14 @@ pub enum ReplayError {
     Broker {
         /// All chosen events up to this position have been sent.
         after: i64,
-        /// What happened.
+        /// The broker's error.
         #[source]
         source: Box<dyn std::error::Error + Send + Sync>,
     },
 }
 
 impl ReplayError {
-    /// Behind which position to go on, if something has been sent.
+    /// After which position to continue. `None`: nothing was sent.
     pub fn after(&self) -> Option<i64> {
         match self {
             Self::NeverRun { .. } => None,
@@ -98,24 +101,24 @@ fn stopped(after: i64) -> String {
 /// What a replay would send.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Extent {
-    /// How many events.
+    /// How many events it would send.
     pub events: i64,
-    /// The first and the last position, if there is any.
+    /// The first and the last position. `None`: there are no such events.
     pub positions: Option<(i64, i64)>,
 }
 
-/// How far a replay has come.
+/// The progress of a replay.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Progress {
-    /// Events sent.
+    /// How many events were sent.
     pub sent: u64,
-    /// Rows that are no events, and were skipped.
+    /// How many rows were skipped because they are no valid events.
     pub skipped: u64,
     /// All chosen events up to this position have been sent.
     pub after: i64,
 }
 
-/// A replay of what one relay had shipped when it was opened.
+/// A replay of what a relay had shipped when the replay was opened.
 #[derive(Debug)]
 pub struct Replay {
     connection: PgConnection,
@@ -135,20 +138,20 @@ pub struct Replay {
 }
 
 /// A page of a replay.
-struct Sendable {
+struct ReplayPage {
     messages: Vec<Message>,
-    /// The position of its last row.
+    /// The position of the page's last row.
     last: i64,
-    /// Rows that cannot be sent.
+    /// How many rows cannot be sent.
     skipped: u64,
 }
 
 impl Replay {
-    /// Finds out what there is, over a connection to the outbox's database, for the relay with these settings. That may
-    /// take 30 seconds, and so may every later answer, unless [`limit`](Self::limit) says otherwise.
+    /// Finds out what the relay with these settings has shipped, over a connection to the outbox's database. This and
+    /// every later answer may take 30 seconds, unless [`limit`](Self::limit) says otherwise.
     ///
     /// # Errors
-    /// [`ReplayError::NeverRun`]; [`ReplayError::Database`], also for a `since` that is no time.
+    /// [`ReplayError::NeverRun`]. [`ReplayError::Database`], also if `since` is not a time.
     pub async fn open(
         mut connection: PgConnection,
         config: &RelayConfig,
@@ -156,9 +159,7 @@ impl Replay {
     ) -> Result<Self, ReplayError> {
         let failed = |source| ReplayError::Database { after: 0, source };
         let (schema, relay) = (&config.schema, &config.name);
-        let sql = |text: &str| {
-            AssertSqlSafe(Arc::<str>::from(in_schema(&spliced(text), schema))).into_sql_str()
-        };
+        let sql = |text: &str| in_schema(&spliced(text), schema);
         let range = sqlx::query(sql(include_str!("range.sql"))).bind(relay).bind(&which.since);
         let row = limited(ANSWER, range.fetch_optional(&mut connection)).await.map_err(failed)?;
         let row = row.ok_or_else(|| ReplayError::NeverRun { relay: relay.clone() })?;
@@ -182,20 +183,40 @@ impl Replay {
         })
     }
 
-    /// Sends at most so many events per second, so that consumers keep up with it beside what is new. Without
-    /// this, as fast as the broker takes them.
+    /// Sends at most this many events per second, so that consumers keep up with these and with new events. Default: as
+    /// fast as the broker accepts them.
     #[must_use]
     pub fn at_most(self, per_second: NonZeroU32) -> Self {
         Self { rate: Some(per_second), ..self }
     }
 
-    /// Waits for each answer of the database for this long at the most.
+    /// The time limit for each answer of the database. Default: 30 seconds.
     #[must_use]
     pub fn limit(self, limit: Duration) -> Self {
         Self { limit, ..self }
     }
 
-    /// Counts what it would send.
+    /// Records that an operator is about to send this many events in this generation. It fails if the role may not record
+    /// actions; then nothing should be sent.
+    ///
+    /// # Errors
+    /// [`ReplayError::Database`].
+    pub async fn record(
+        &mut self,
+        operator: &Operator,
+        generation: &str,
+        events: i64,
+    ) -> Result<(), ReplayError> {
+        let failed = |source| ReplayError::Database { after: 0, source };
+        let schema = Schema::parse(&self.schema)
+            .map_err(|error| failed(sqlx::Error::Configuration(Box::new(error))))?;
+        let target = format!("{}, generation {generation}", self.relay);
+        let deed = Deed { what: "replay", target: &target, count: events, letters: &[] };
+        let recorded = record(&mut self.connection, &schema, operator, &deed);
+        limited(self.limit, recorded).await.map_err(failed)
+    }
+
+    /// Counts the events that the replay would send.
     ///
     /// # Errors
     /// [`ReplayError::Database`].
@@ -209,13 +230,14 @@ impl Replay {
         row.and_then(read).map_err(|source| ReplayError::Database { after: 0, source })
     }
 
-    /// Sends them, each acknowledged before the next of its key, and tells of the progress after each page. Two
-    /// runs with the same generation are one for the broker, within its duplicate window.
+    /// Sends the events and reports the progress after each page. Each event is acknowledged before the next event of
+    /// its key is sent. Within its duplicate window, the broker drops what another run with the same generation has
+    /// sent.
     ///
-    /// Dropping the future stops it; what `progress` was last told has been sent, and some more may have been.
+    /// Dropping the future stops the replay. Everything up to the last progress has been sent, and possibly some more.
     ///
     /// # Errors
-    /// [`ReplayError`], with the position to go on behind.
+    /// [`ReplayError`], with the position after which to continue.
     pub async fn run(
         mut self,
         broker: &Connection,
@@ -224,7 +246,7 @@ impl Replay {
     ) -> Result<Progress, ReplayError> {
         let mut done = Progress { sent: 0, skipped: 0, after: self.first };
         let begun = Instant::now();
-        // At least ten pages a second, so that a low rate is no series of bursts.
+        // At least ten pages a second, so that a low rate does not become a series of bursts.
         let page_rows =
             self.rate.map_or(PAGE_ROWS, |rate| (i64::from(rate.get()) / 10).clamp(1, PAGE_ROWS));
         let broker = broker.context();
@@ -236,7 +258,7 @@ impl Replay {
             let limit = self.limit;
             let page = limited(limit, self.read(&reading, done.after, page_rows, generation)).await;
             let page = page.map_err(database)?;
-            let Some(Sendable { messages, last, skipped }) = page else {
+            let Some(ReplayPage { messages, last, skipped }) = page else {
                 return Ok(done);
             };
             let positions: Vec<i64> = messages.iter().map(|message| message.position).collect();
@@ -266,14 +288,14 @@ impl Replay {
         }
     }
 
-    /// The next page, and what of it can be sent. `None` behind the last one.
+    /// The next page, with the messages that can be sent. `None`: there are no more pages.
     async fn read(
         &mut self,
         reading: &Reading,
         after: i64,
         page_rows: i64,
         generation: &str,
-    ) -> Result<Option<Sendable>, sqlx::Error> {
+    ) -> Result<Option<ReplayPage>, sqlx::Error> {
         let page = |most: i64| {
             self.rows(&self.page, after).bind(page_rows).bind(most).bind(self.relay.clone())
         };
@@ -286,7 +308,7 @@ impl Replay {
         drop(rows);
         let filled = reading.fill(&mut self.connection, entries, &mut Room::default()).await?;
         let Some(last) = filled.last else { return Ok(None) };
-        let mut sendable = Sendable { messages: Vec::new(), last, skipped: 0 };
+        let mut sendable = ReplayPage { messages: Vec::new(), last, skipped: 0 };
         for bad in filled.bad {
             let Refused { position, event_id, error, .. } = bad.refused;
             tracing::warn!(%event_id, position, error, "skipped: this row cannot be sent");

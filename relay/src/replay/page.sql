@@ -1,11 +1,11 @@
 -- A page of events to send again, in the order of position.
 --
---   $1 the relay's snapshot      $2 behind this position   $3 up to this one      $4 since when
+--   $1 the relay's snapshot      $2 after this position    $3 up to this one      $4 since when
 --   $5 topic, $6 key: each null for any      $7 page size
---   $8 what a row may weigh to come whole; for the words in braces see rows/select.rs
+--   $8 the largest row that is read whole, in bytes; rows/select.rs explains the words in braces
 --   $9 the relay's name
 --
--- What lies in the dead letters is left to `pillarbox dead-letters`.
+-- Events that were set aside are left out; `pillarbox dead-letters` retries them.
 select {columns}
 from (
     select *, {bytes} as bytes

@@ -1,7 +1,7 @@
--- What a replay goes through: $1 relay name, $2 since when, as text, or null.
+-- The range of a replay: $1 relay name, $2 since when, as text, or null.
 --
--- The snapshot is what the relay had shipped by now; the rest is the relay's to ship. `since` is a time, or a
--- number of seconds, minutes, hours or days ago as in 90s, 15m, 2h, 1d.
+-- The snapshot shows what the relay has shipped by now. The relay itself ships the rest. `since` is a time, or an age
+-- in seconds, minutes, hours or days such as 90s, 15m, 2h, 1d.
 select
     relay.cursor ->> 'snapshot'::text as snapshot,
     (select max(position) from pillarbox.outbox) as last,

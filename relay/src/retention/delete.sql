@@ -1,34 +1,39 @@
--- Removes a batch of rows that every relay of this outbox shipped long enough ago: the oldest ones behind a
--- position.
+-- Removes a batch of rows that every relay of this outbox shipped longer ago than the retention: the oldest ones after
+-- a position.
 --
 --   $1 the position      $2 retention in seconds      $3 rows to look at
 --
--- Shipped that long ago is what the newest checkpoint of that age sees; a relay without one has shipped
--- nothing yet. So a row is kept for its retention after it was shipped, however long it had waited, and a relay
--- that goes back to a checkpoint finds every row after it. Only so many rows are looked at, so that a statement
--- takes a bounded time whatever it finds. A writer is never waited for, and never waits: nobody else touches a
--- row that has been committed.
+-- What the newest checkpoint of that age sees was shipped that long ago. A relay without such a checkpoint counts as
+-- having shipped nothing. So a row is kept for its retention after it was shipped, however long it had waited, and a
+-- relay that goes back to a checkpoint finds every row after it. A statement looks at a limited number of rows, so it
+-- takes a bounded time whatever it finds. It never waits for a writer, and writers never wait for it, because nobody
+-- else changes a committed row.
 --
--- A row that came to a position behind the cursor is shipped by a sweep. So a row must also be seen by the marks that
--- sweeps compare with: what they do not see, a sweep has not looked at yet. A cursor or checkpoint of another cluster
--- says nothing of what is here. Where the rules may be mistaken, a row is kept.
+-- A row that appeared at a position that the cursor had passed is shipped by a sweep. So the marks that sweeps compare
+-- with must also see a row before it is removed; what they do not see, a sweep has not looked at yet. A cursor or
+-- checkpoint of another cluster says nothing about rows here. Where the rules may be wrong, a row is kept.
 with here as materialized (
-    select system_identifier::text as system_identifier from pg_control_system()
+    select system_identifier::text as system_identifier, 'pillarbox.outbox'::regclass::oid::bigint as relation
+    from pg_control_system()
 ),
 horizon as materialized (
     select
         case
-            -- A relay that has not run for so long reached its cursor before that.
+            -- A relay that has not run for that long reached its cursor before that.
             when relay.heartbeat < clock_timestamp() - $2::bigint::float8 * interval '1 second'
                 then (
                     select (relay.cursor ->> 'snapshot'::text)::pg_snapshot
                     from here
-                    where here.system_identifier = relay.cursor ->> 'system_identifier'::text
+                    where
+                        here.system_identifier = relay.cursor ->> 'system_identifier'::text
+                        and here.relation = (relay.cursor #>> '{table,relation}'::text[])::bigint
                 )
             else (
                 select (checkpoint.cursor ->> 'snapshot'::text)::pg_snapshot
                 from pillarbox.relay_checkpoint as checkpoint
-                join here on here.system_identifier = checkpoint.cursor ->> 'system_identifier'::text
+                join here
+                    on here.system_identifier = checkpoint.cursor ->> 'system_identifier'::text
+                    and here.relation = (checkpoint.cursor #>> '{table,relation}'::text[])::bigint
                 where
                     checkpoint.relay = relay.name
                     and checkpoint.taken_at < clock_timestamp() - $2::bigint::float8 * interval '1 second'
@@ -42,6 +47,11 @@ horizon as materialized (
     select (mark ->> 'snapshot'::text)::pg_snapshot, (mark ->> 'floor'::text)::bigint
     from pillarbox.relay
     cross join lateral jsonb_array_elements(relay.cursor -> 'marks'::text) as mark
+),
+held as materialized (
+    select (noted ->> 'position'::text)::bigint as position
+    from pillarbox.relay
+    cross join lateral jsonb_array_elements(relay.held) as noted
 ),
 oldest as (
     select position, txid, xmin
@@ -58,7 +68,9 @@ shipped as (
         from horizon
         where horizon.upto >= outbox.position and (horizon.snapshot is null or not :surely_seen(horizon.snapshot))
     )
-    -- A letter that holds only a part of its event: the rest is here.
+    -- An event whose letter the table did not take: this is all there is of it.
+    and not exists (select from held where held.position = outbox.position)
+    -- The letter holds only a part of its event. The rest is in this row.
     and not exists (
         select
         from pillarbox.outbox_dead_letter as letter

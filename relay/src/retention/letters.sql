@@ -1,6 +1,7 @@
--- Removes dead letters that were resolved long ago: $1 relay name, $2 retention in seconds.
+-- Removes dead letters that were resolved longer ago than the retention: $1 relay name, $2 retention in seconds.
 --
--- Not while the outbox still has the event: a relay that goes back meets it again, and is to find what became of it.
+-- A letter stays while the outbox still has the event. A relay that goes back reads the event again, and must find what
+-- became of it.
 delete from pillarbox.outbox_dead_letter
 where
     letter = any (

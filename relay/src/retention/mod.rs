@@ -1,45 +1,39 @@
-//! Removes rows that have been shipped and kept long enough, and dead letters that were resolved so long ago, in
-//! bounded batches, on a connection of its own.
+//! Removes rows that were shipped longer ago than the retention, dead letters that were resolved longer ago, and
+//! operators' actions of more than a year ago, in bounded batches, on a connection of its own.
 //!
-//! Reading starts at the cursor, so old rows cost the relay nothing; they cost space. They are kept for a while
-//! to be looked at, and to be shipped again if the broker should have lost them.
+//! Reading starts at the cursor, so old rows cost the relay nothing but space. They are kept for a while for operators
+//! to look at, and to be shipped again if the broker loses them.
 
-use std::sync::Arc;
 use std::time::Duration;
 
-use pillarbox_store::full_text;
+use pillarbox_store::actions::{KEPT_FOR, REMOVE_OLD};
 use pillarbox_store::limit::limited;
-use sqlx::{AssertSqlSafe, PgConnection, Row, SqlSafeStr, SqlStr};
+use pillarbox_store::{full_text, retention};
+use sqlx::{PgConnection, Row, SqlStr};
 use tokio::time::sleep;
 
 use crate::config::RelayConfig;
 use crate::health::Observer;
-use crate::schema::in_schema;
 use crate::session::Database;
 use crate::source::visibility::spliced;
+use pillarbox_store::schema::in_schema;
 
 const BATCH_ROWS: i64 = 2000;
-/// A batch takes a bounded time whatever it finds.
+/// The time limit for one batch. A batch does a bounded amount of work whatever it finds.
 const LIMIT: Duration = Duration::from_secs(60);
 const LONGEST_INTERVAL: Duration = Duration::from_secs(30);
 
-/// Leaves the disk to others in between.
-const BREATH: Duration = Duration::from_millis(10);
-
 /// Removes old rows for as long as it is polled. Failures are logged and tried again.
 pub(crate) async fn remove_old_rows(config: RelayConfig, database: Database, observer: Observer) {
-    let Ok(seconds) = i64::try_from(config.retention_s) else {
-        return;
-    };
-    let sql = |text| {
-        AssertSqlSafe(Arc::<str>::from(in_schema(&spliced(text), &config.schema))).into_sql_str()
-    };
+    let kept_for = config.retention;
+    let seconds = retention::seconds(kept_for);
+    let sql = |text| in_schema(&spliced(text), &config.schema);
     let statements = Statements {
         rows: sql(include_str!("delete.sql")),
         letters: sql(include_str!("letters.sql")),
+        actions: in_schema(REMOVE_OLD, &config.schema),
     };
-    let interval = (Duration::from_secs(config.retention_s) / 4)
-        .clamp(Duration::from_millis(250), LONGEST_INTERVAL);
+    let interval = retention::interval(kept_for, LONGEST_INTERVAL);
     loop {
         sleep(interval).await;
         match run(&database, &statements, &config.name, seconds, &observer).await {
@@ -64,9 +58,10 @@ pub(crate) async fn remove_old_rows(config: RelayConfig, database: Database, obs
 struct Statements {
     rows: SqlStr,
     letters: SqlStr,
+    actions: SqlStr,
 }
 
-/// Removes what can be removed now, and returns how many rows of the outbox that was.
+/// Removes what can be removed now, and returns how many rows of the outbox it removed.
 async fn run(
     database: &Database,
     statements: &Statements,
@@ -78,6 +73,7 @@ async fn run(
     let removed = async {
         let removed = remove(&mut connection, &statements.rows, seconds, observer).await?;
         remove_letters(&mut connection, &statements.letters, relay, seconds).await?;
+        remove_actions(&mut connection, &statements.actions).await?;
         Ok(removed)
     };
     let removed = removed.await;
@@ -91,13 +87,19 @@ async fn remove_letters(
     relay: &str,
     seconds: i64,
 ) -> Result<(), sqlx::Error> {
-    loop {
-        let batch = sqlx::query(sql.clone()).bind(relay).bind(seconds);
-        if limited(LIMIT, batch.execute(&mut *connection)).await?.rows_affected() == 0 {
-            return Ok(());
-        }
-        sleep(BREATH).await;
+    let batch = || sqlx::query(sql.clone()).bind(relay).bind(seconds);
+    while limited(LIMIT, batch().execute(&mut *connection)).await?.rows_affected() > 0 {
+        retention::pause().await;
     }
+    Ok(())
+}
+
+async fn remove_actions(connection: &mut PgConnection, sql: &SqlStr) -> Result<(), sqlx::Error> {
+    let batch = || sqlx::query(sql.clone()).bind(retention::seconds(KEPT_FOR));
+    while limited(LIMIT, batch().execute(&mut *connection)).await?.rows_affected() > 0 {
+        retention::pause().await;
+    }
+    Ok(())
 }
 
 async fn remove(
@@ -115,10 +117,10 @@ async fn remove(
         removed += rows;
         observer.meter.removed(rows);
         match last {
-            // What was just removed is stepped over, though its remains may lie there until a vacuum.
+            // This skips the rows that were just removed. Their dead versions may stay until a vacuum.
             Some(last) if rows > 0 && looked_at == BATCH_ROWS => behind = last,
             _ => return Ok(removed),
         }
-        sleep(BREATH).await;
+        retention::pause().await;
     }
 }

@@ -1,4 +1,4 @@
-//! A row by itself: weighed first, and then read column by column.
+//! Reads one row by itself: first its sizes, then its columns one by one.
 
 use sqlx::{PgConnection, Row as _};
 use uuid::Uuid;
@@ -9,40 +9,40 @@ use super::{BadRow, Entry, Reading};
 use crate::message::Row;
 use crate::refused::{Reason, Refused};
 
-/// The most bytes of a type, topic or key that are read. A valid one has 255.
+/// At most this many bytes of a type, topic or key are read. A valid one has at most 255.
 const LONGEST_TEXT: i32 = 64 * 1024;
-/// Headers that take more than this as they are stored have more than the 64 KiB that JetStream takes: what is not
-/// compressed has at most as much again for its structure, and what is compressed has more than it shows.
+/// Headers whose stored form is larger than this exceed the 64 KiB that JetStream accepts. If they are not compressed,
+/// at most half of the stored form is structure; if they are compressed, they are larger than their stored form.
 const LARGEST_HEADERS: i32 = 128 * 1024;
-/// The most that is read of headers that were compressed, or grow as text.
+/// At most this many bytes of headers are read if they were compressed, or are longer as text.
 const LARGEST_HEADERS_TEXT: i32 = 1024 * 1024;
-/// Columns that are larger than this are not copied into the dead letters. No broker takes them, and the copy would
-/// go through the memory of the database.
+/// Columns larger than this are not copied into the dead letters. No broker accepts them, and the copy would go through
+/// the database's memory.
 const LARGEST_COPY: i32 = 64 * 1024 * 1024;
 
-/// What a row is like, before any column of it has been read.
+/// What is known of a row before any column of it is read.
 #[derive(Debug)]
 pub(super) enum Alone {
-    /// It is not there any more.
+    /// The row no longer exists.
     Gone,
     Bad(BadRow),
-    /// It weighs so many bytes.
+    /// The row can be read, and has this many bytes.
     Fits(usize),
 }
 
-/// What the database says of a row without unpacking it.
+/// The sizes of a row's columns, which the database knows without decompressing them.
 pub(super) struct Sizes {
     pub(super) event_id: Option<Uuid>,
     pub(super) event_type: Option<i32>,
     pub(super) topic: Option<i32>,
     pub(super) key: Option<i32>,
     pub(super) payload: Option<i32>,
-    /// As stored.
+    /// In their stored form, in bytes.
     pub(super) headers: Option<i32>,
     pub(super) created_at: Option<i64>,
 }
 
-/// What is wrong with a row of these sizes, and which columns are not worth copying.
+/// What is wrong with a row of these sizes, and which of its columns must not be copied.
 pub(super) fn problem(sizes: &Sizes, largest: usize) -> Option<(Reason, String)> {
     let Sizes { event_id, event_type, topic, key, payload, headers, created_at } = *sizes;
     let is_null = |name| {
@@ -80,7 +80,7 @@ pub(super) fn problem(sizes: &Sizes, largest: usize) -> Option<(Reason, String)>
     time_of(created_at).err().map(|error| (Reason::Unreadable, error))
 }
 
-/// The columns that are too large to be copied.
+/// The columns that are too large to copy.
 pub(super) fn too_large_to_copy(sizes: &Sizes) -> Vec<&'static str> {
     let Sizes { event_type, topic, key, payload, headers, .. } = *sizes;
     [
@@ -97,7 +97,7 @@ pub(super) fn too_large_to_copy(sizes: &Sizes) -> Vec<&'static str> {
 }
 
 impl Reading {
-    /// Weighs a row.
+    /// Reads the sizes of a row.
     pub(super) async fn alone(
         &self,
         connection: &mut PgConnection,
@@ -165,7 +165,7 @@ impl Reading {
         }
     }
 
-    /// Reads a row that was weighed column by column. `None` if it is not there any more.
+    /// Reads a row whose sizes are known, column by column. `None`: the row no longer exists.
     pub(super) async fn columns(
         &self,
         connection: &mut PgConnection,
@@ -221,7 +221,8 @@ fn unreadable(name: &str, error: &sqlx::Error) -> String {
     }
 }
 
-/// Bytes that are no text can be copied as they are. What the database cannot put together cannot.
+/// The column that cannot be read, if it cannot be copied either. Bytes that are no text can be copied. A value that
+/// the database cannot assemble cannot.
 fn lost(name: &'static str, error: &sqlx::Error) -> Vec<&'static str> {
     let is_damaged = match error {
         sqlx::Error::Database(error) => error.code().is_some_and(|code| code.starts_with("XX")),

@@ -1,4 +1,4 @@
-//! One row of an answer.
+//! One row of a page, as the database returned it.
 
 use bytes::Bytes;
 use sqlx::postgres::PgRow;
@@ -9,16 +9,16 @@ use uuid::Uuid;
 use crate::message::Row;
 use crate::refused::{Reason, Refused};
 
-/// A row as a page has it. Its place is what it is found again by.
+/// A row of a page. `place` identifies it, so that it can be read again.
 #[derive(Debug)]
 pub(crate) enum Entry {
     Whole {
         place: i64,
         row: Row,
     },
-    /// It cannot be read, or not be sent.
+    /// The row cannot be read or cannot be sent.
     Bad(BadRow),
-    /// It came without its columns. `bytes`: what it weighs, if that is known.
+    /// The row came without its columns. `bytes`: its size, if it is known.
     Withheld {
         place: i64,
         position: i64,
@@ -31,9 +31,9 @@ pub(crate) enum Entry {
 pub(crate) struct BadRow {
     pub(crate) place: i64,
     pub(crate) refused: Refused,
-    /// Its ordering key, as far as it can be read.
+    /// The ordering key, if it can be read.
     pub(crate) key: Option<String>,
-    /// Columns that cannot even be copied.
+    /// The columns that cannot even be copied.
     pub(crate) lost: Vec<&'static str>,
 }
 
@@ -47,7 +47,7 @@ impl Entry {
     }
 }
 
-/// Reads a row of [`Select`](super::Select).
+/// Reads a row of a statement made by [`Select`](super::Select).
 pub(crate) fn read(row: &PgRow) -> Result<Entry, sqlx::Error> {
     let (position, place): (i64, i64) = (row.try_get(0)?, row.try_get("place")?);
     let withheld = Entry::Withheld {
@@ -55,7 +55,7 @@ pub(crate) fn read(row: &PgRow) -> Result<Entry, sqlx::Error> {
         position,
         bytes: row.try_get::<Option<i64>, _>(8)?.and_then(|bytes| usize::try_from(bytes).ok()),
     };
-    // The type must not be null, so this says whether the columns came.
+    // The type is never null in a valid row, so this shows whether the columns came.
     let Some(event_type) = text(row, 2)? else { return Ok(withheld) };
     let event_id: Option<Uuid> = row.try_get(1)?;
     let key = text(row, 4)?;
@@ -94,7 +94,7 @@ pub(crate) fn read(row: &PgRow) -> Result<Entry, sqlx::Error> {
     })
 }
 
-/// A text as it came: a database whose encoding is SQL_ASCII sends any bytes.
+/// A text column. A database with the encoding SQL_ASCII may send any bytes.
 pub(super) fn text(row: &PgRow, at: usize) -> Result<Option<Result<String, String>>, sqlx::Error> {
     let value = row.try_get_raw(at)?;
     if value.is_null() {
@@ -123,8 +123,8 @@ pub(super) fn payload(row: &PgRow, at: usize) -> Result<Bytes, sqlx::Error> {
     Ok(Bytes::copy_from_slice(bytes))
 }
 
-/// The time of a timestamptz as it is sent: microseconds since 2000. sqlx would panic at one that is infinite, or
-/// outside the years that a time can have here.
+/// The time of a timestamptz, which is sent as microseconds since 2000. sqlx would panic if it is infinite, or outside
+/// the years that `OffsetDateTime` supports.
 pub(super) fn time_of(microseconds: Option<i64>) -> Result<OffsetDateTime, String> {
     const EPOCH: i128 = 946_684_800_000_000;
     match microseconds {

@@ -1,22 +1,22 @@
-//! Reads rows without trusting them: neither their size nor that they can be read at all.
+//! Reads rows without relying on their size, or on being able to read them at all.
 //!
 //! | what | how |
 //! |---|---|
-//! | a page | [`Select`]: each row comes whole up to a number of bytes, and above that without its columns; the database weighs them before it sends anything |
-//! | rows that came without their columns | [`Reading::fill`]: together as far as the page has room, a large one by itself |
-//! | a page that fails | the same without any columns, and then by halves, down to the row that it fails at |
-//! | that row | [`Reading::alone`]: weighed, and then read column by column, so that the reason names one |
+//! | a page | [`Select`]: the database compares each row's size before it sends anything, and sends the columns only of rows up to a number of bytes |
+//! | rows that came without their columns | [`Reading::fill`]: together as far as the page has room; a large row by itself |
+//! | a page that fails | read again without any columns, then by halves, down to the row that fails |
+//! | that row | [`Reading::alone`]: first its sizes, then its columns one by one, so that the error names the column |
 //!
-//! A row that cannot be read, or is larger than the broker takes, becomes a [`BadRow`] with what is wrong. It holds
-//! nobody up: the others of its page are read as ever.
+//! A row that cannot be read, or is larger than the broker accepts, becomes a [`BadRow`] that says what is wrong. The
+//! other rows of its page are read as usual.
 //!
-//! What a row weighs is what it is once it is unpacked. `octet_length` of a text or bytea tells that without unpacking
-//! it. There is nothing of the kind for jsonb, so compressed headers are not unpacked in a page at all. The outbox has
-//! them stored uncompressed, so these are rows of tables that somebody changed, or copied from elsewhere.
+//! The size of a row is its size after decompression. For a text or bytea, `octet_length` returns that without
+//! decompressing the value. There is no such function for jsonb, so a page never contains compressed headers. The
+//! outbox stores headers uncompressed, so such rows come from tables that somebody changed, or copied from elsewhere.
 
 mod alone;
 mod entry;
-mod room;
+mod memory;
 mod select;
 #[cfg(test)]
 mod tests;
@@ -26,21 +26,21 @@ use sqlx::{PgConnection, SqlStr};
 use crate::message::Row;
 use alone::Alone;
 pub(crate) use entry::{BadRow, Entry, read as read_entry};
+pub(crate) use memory::{Memory, Room};
 pub(crate) use pillarbox_store::bad_data::is_of_data;
-pub(crate) use room::{Memory, Room};
 pub(crate) use select::{Compression, Select, Table};
 
-/// What a page weighs, in bytes.
+/// The target size of a page, in bytes.
 pub(crate) const PAGE_BYTES: usize = 4 * 1024 * 1024;
 
-/// The statements that read rows of one table one by one, or by their places.
+/// Reads rows of one table one by one, or by their places.
 #[derive(Clone, Debug)]
 pub(crate) struct Reading {
     group: SqlStr,
     sizes: SqlStr,
     headers_size: SqlStr,
     columns: [(&'static str, SqlStr); 5],
-    /// The largest payload that is worth reading.
+    /// The largest payload that the broker accepts, in bytes. Larger ones are not read.
     largest: usize,
 }
 
@@ -49,19 +49,19 @@ pub(crate) struct Reading {
 pub(crate) struct Filled {
     pub(crate) rows: Vec<(i64, Row)>,
     pub(crate) bad: Vec<BadRow>,
-    /// The position of the last row that was looked at.
+    /// The position of the last row that was examined.
     pub(crate) last: Option<i64>,
-    /// There was no room for the rows behind it.
+    /// Whether there was no room for the rows after it.
     pub(crate) cut: bool,
 }
 
 impl Reading {
-    /// The largest payload that is read.
+    /// The largest payload that is read, in bytes.
     pub(crate) fn largest(&self) -> usize {
         self.largest
     }
 
-    /// Fetches the rows of this page that came without their columns. They must be in the order of their positions.
+    /// Fetches the rows of this page that came without their columns. `entries` must be in the order of the positions.
     pub(crate) async fn fill(
         &self,
         connection: &mut PgConnection,
@@ -89,7 +89,7 @@ impl Reading {
                     group.push(place);
                 }
                 Entry::Withheld { place, bytes, .. } => {
-                    // A page of its own, if it is known to be large.
+                    // A row that is known to be large gets a page of its own.
                     if bytes.is_some_and(|bytes| bytes <= self.largest) && !is_first {
                         filled.cut = true;
                         break;
@@ -120,7 +120,7 @@ impl Reading {
         Ok(filled)
     }
 
-    /// Reads these rows together; by halves, if that fails.
+    /// Reads these rows together, or by halves if that fails.
     async fn group(
         &self,
         connection: &mut PgConnection,
@@ -142,7 +142,7 @@ impl Reading {
                 Ok(rows) => {
                     for row in &rows {
                         match entry::read(row)? {
-                            // Its headers are compressed, or it weighs more than a moment ago.
+                            // Its headers are compressed, or its size has grown since the page was read.
                             Entry::Withheld { place, .. } => {
                                 found.extend(self.by_itself(connection, place).await?);
                             }
@@ -181,7 +181,7 @@ impl Filled {
         match entry {
             Some(Entry::Whole { place, row }) => self.rows.push((place, row)),
             Some(Entry::Bad(bad)) => self.bad.push(bad),
-            // Somebody deleted it since: what is not there is not shipped.
+            // It was deleted since the page was read, so there is nothing to ship.
             Some(Entry::Withheld { .. }) | None => {}
         }
     }

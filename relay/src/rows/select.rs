@@ -1,11 +1,9 @@
-//! The text of the statements that read rows.
+//! Builds the statements that read rows.
 
-use std::sync::Arc;
-
-use sqlx::{AssertSqlSafe, PgConnection, Row as _, SqlSafeStr};
+use sqlx::{PgConnection, Row as _};
 
 use super::Reading;
-use crate::schema::in_schema;
+use pillarbox_store::schema::in_schema;
 
 /// The table that rows are read from.
 #[derive(Clone, Copy, Debug)]
@@ -17,9 +15,10 @@ pub(crate) enum Table {
 /// How to find out whether a column is compressed.
 #[derive(Clone, Copy, Debug)]
 pub(crate) enum Compression {
-    /// The database tells (from version 14 on).
+    /// The database has a function for it (from version 14 on).
     Told,
-    /// It does not. pglz makes at most 90 bytes of one, so what is small as stored is small.
+    /// The database has no such function. pglz compresses at most 90 bytes into one, so headers that are small as
+    /// stored are small.
     Guessed,
 }
 
@@ -40,7 +39,7 @@ impl Compression {
     }
 }
 
-/// What stands for the columns in a statement that reads a page.
+/// The placeholders in a statement that reads a page.
 ///
 /// ```sql
 /// select {columns}
@@ -57,11 +56,11 @@ impl Compression {
 ///
 /// | | |
 /// |---|---|
-/// | `{read}` | the columns, headers as text; null where they may be large once unpacked, empty for `{}` |
-/// | `{bytes}` | what the row weighs; null if a column is null that must not be |
-/// | `{columns}` | the columns of a row that weighs at most as much as the parameter `{most}` says, and nulls otherwise |
+/// | `{read}` | the columns, with headers as text: null if they may be large after decompression, empty for `{}` |
+/// | `{bytes}` | the size of the row; null if a column is null that must not be |
+/// | `{columns}` | the columns of a row whose size is at most the parameter `{most}`, and nulls for a larger row |
 ///
-/// With a `{most}` below 0 no column is touched. `offset 0` keeps the planner from weighing each row again for each
+/// If `{most}` is below 0, no column is read. `offset 0` prevents the planner from computing the size again for each
 /// column.
 pub(crate) struct Select;
 
@@ -102,8 +101,7 @@ impl Reading {
             Table::Outbox => ("outbox", "position"),
             Table::Letters => ("outbox_dead_letter", "letter"),
         };
-        let sql =
-            |text: &str| AssertSqlSafe(Arc::<str>::from(in_schema(text, schema))).into_sql_str();
+        let sql = |text: &str| in_schema(text, schema);
         let group = format!(
             "select {{columns}} from (select *, {{bytes}} as bytes from (\
              select {{read}} from pillarbox.{name} where {place} = any ($1)) as read offset 0) as row"

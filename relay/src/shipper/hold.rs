@@ -1,4 +1,4 @@
-//! Decides what follows when the broker does not store what it is given. Without I/O.
+//! Decides what to do when the broker does not store a message. Without I/O.
 //!
 //! ```text
 //!             a message is not stored                       it is stored
@@ -11,13 +11,13 @@
 //!                                         └── it does: this message is set aside
 //! ```
 //!
-//! While held, only the first message that is not stored is tried. What lies behind it was stored before as often
-//! as not, and a stream forgets message ids after its duplicate window, so sending that again would repeat it.
+//! While held, only the first message that is not stored is tried. The messages after it were often stored already. A
+//! stream forgets message ids after its duplicate window, so sending them again would repeat them.
 //!
-//! Only progress resets the backoff: a message stored that had not been stored before. The log has one line for
-//! each reason between the beginning and the end of an outage. The end is told when messages have been stored for a
-//! while without a failure; that while doubles with each relapse, so that trouble which comes and goes is one trouble.
-
+//! Only progress resets the backoff: a message stored that had not been stored before. The log has one line for each
+//! reason between the beginning and the end of an outage. An outage ends when messages have been stored for a while
+//! without a failure. This while doubles with each relapse, so that trouble that comes and goes is reported as one
+//! outage.
 use std::collections::HashSet;
 use std::time::Duration;
 
@@ -26,54 +26,58 @@ use tokio::time::Instant;
 
 use crate::sink::SinkError;
 
-/// How often a message is tried alone before the broker is asked for proof.
+/// How often a message is tried alone before another message is sent as proof.
 const TRIES: u32 = 5;
-/// A refusal that was proven to be a message's fault condemns the next one sooner, if the broker stored something
-/// within this time.
+/// If a refusal was proven to be a message's fault, the next message with the same refusal is condemned sooner,
+/// provided the broker stored something within this time.
 const FRESH: Duration = Duration::from_secs(30);
-/// A message without a stream that a subscriber may have received is sent again after this long at the earliest.
+/// A message without a stream that a subscriber may have received is not sent again sooner than this.
 const SEND_AGAIN: Duration = Duration::from_secs(60);
-/// How long messages must be stored without a failure before an outage is called over.
+/// How long messages must be stored without a failure before an outage is over: at first, and at most.
 const CALM: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(60));
-/// At most this many different reasons are kept in mind.
+/// At most this many different reasons are remembered.
 const REASONS: usize = 32;
 
-/// What to do about an event that was not stored.
+/// What to do about a message that was not stored.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum NextStep {
-    /// Wait and try it again, alone.
+    /// Wait, and try the message again, alone.
     Wait,
-    /// It was tried alone often enough. If the broker stores another message, it is this one's fault.
+    /// The message was tried alone often enough. If the broker stores another message, the failure is this message's
+    /// fault.
     AskForProof,
-    /// The same refusal was proven to be a message's fault a moment ago.
+    /// The same refusal was recently proven to be a message's fault.
     Proven,
 }
 
 pub(super) struct Hold {
     backoff: Backoff,
     alone: bool,
-    suspect: Option<Suspect>,
+    suspect: Option<HeldSuspect>,
     /// The refusals that were proven to be a message's fault.
     proven: HashSet<u64>,
     stored_at: Option<Instant>,
+    /// Whether an outage is going on.
+    held: bool,
+    /// The reasons that the log has reported of it.
     reasons: HashSet<String>,
-    /// How many events were stored for the first time since the log last said that they are not.
+    /// How many events were stored for the first time since the log last reported that events are not stored.
     progress: u64,
     calm: Duration,
     over_at: Option<Instant>,
-    /// Events that go out again on purpose: until they have, storing them is no progress.
+    /// How many events are still to be shipped a second time, after going back. Storing these is no progress.
     owed: u64,
 }
 
-/// So many events stored between two times of trouble make the second one news.
+/// If this many events were stored between two failures, the second failure is logged even if its reason was.
 const MUCH: u64 = 100;
 
 /// The event that is not stored.
-struct Suspect {
+struct HeldSuspect {
     position: i64,
-    /// How often it was tried alone, without success and without another explanation.
+    /// How often the event was tried alone and not stored, without another explanation.
     tries: u32,
-    /// When it was sent to somebody who is no stream.
+    /// When a subscriber that is no stream last received it.
     heard_at: Option<Instant>,
 }
 
@@ -85,6 +89,7 @@ impl Hold {
             suspect: None,
             proven: HashSet::new(),
             stored_at: None,
+            held: false,
             reasons: HashSet::new(),
             progress: 0,
             calm: CALM.0,
@@ -93,12 +98,12 @@ impl Hold {
         }
     }
 
-    /// Whether the next message is to be stored alone.
+    /// Whether the next message is sent alone.
     pub(super) fn is_alone(&self) -> bool {
         self.alone
     }
 
-    /// Whether to ask for a stream before this event is sent again: a subscriber would receive it each time.
+    /// Whether to ask for a stream before this event is sent again, because a subscriber would receive it each time.
     pub(super) fn asks_first(&self, position: i64) -> bool {
         self.suspect.as_ref().is_some_and(|suspect| {
             suspect.position == position
@@ -106,14 +111,14 @@ impl Hold {
         })
     }
 
-    /// Whether one more failure of this event calls for proof.
+    /// Whether proof is needed if this event fails once more.
     pub(super) fn needs_proof(&self, position: i64) -> bool {
         self.suspect
             .as_ref()
             .is_some_and(|suspect| suspect.position == position && suspect.tries + 1 >= TRIES)
     }
 
-    /// Takes note of messages that were stored.
+    /// Records that messages were stored.
     pub(super) fn stored(&mut self, count: u64) {
         if count == 0 {
             return;
@@ -128,19 +133,19 @@ impl Hold {
         self.owed = self.owed.saturating_sub(count);
     }
 
-    /// Takes note that an event was set aside: that is progress.
+    /// Records that an event was set aside, which is progress.
     pub(super) fn set_aside(&mut self) {
         self.alone = false;
         self.suspect = None;
         self.backoff = Backoff::default();
     }
 
-    /// Takes note that about this many events are shipped again, because a stream has lost them.
+    /// Records that about this many events are shipped again, because a stream has lost them.
     pub(super) fn goes_back(&mut self, events: u64) {
         self.owed = self.owed.max(events);
     }
 
-    /// Takes note of a failure, and says what to do about it.
+    /// Records a failure, and returns what to do about it.
     pub(super) fn failed(&mut self, error: &SinkError) -> NextStep {
         let was_alone = std::mem::replace(&mut self.alone, true);
         let Some(position) = error.position() else {
@@ -148,7 +153,7 @@ impl Hold {
         };
         let suspect = match &mut self.suspect {
             Some(suspect) if suspect.position == position => suspect,
-            other => other.insert(Suspect { position, tries: 0, heard_at: None }),
+            other => other.insert(HeldSuspect { position, tries: 0, heard_at: None }),
         };
         match error {
             SinkError::NotStored { refusal, .. } => {
@@ -170,16 +175,17 @@ impl Hold {
         }
     }
 
-    /// Takes note that a refusal was proven to be a message's fault.
+    /// Records that a refusal was proven to be a message's fault.
     pub(super) fn proves(&mut self, refusal: Option<u64>) {
         self.stored_at = Some(Instant::now());
         self.proven.extend(refusal);
     }
 
-    /// Takes note of why messages are not stored. `true` if the log is to say it.
+    /// Records why messages are not stored. Returns `true` if the log should report it.
     pub(super) fn holds(&mut self, reason: &str) -> bool {
+        self.held = true;
         if self.progress >= MUCH {
-            // Between two times of trouble the broker took many events: that is a change, and is said again.
+            // The broker took many events between two failures. That is a change, so the reason is logged again.
             self.reasons.clear();
         }
         self.progress = 0;
@@ -190,11 +196,17 @@ impl Hold {
         self.reasons.len() < REASONS && self.reasons.insert(reason.to_owned())
     }
 
-    /// Messages have been stored for this long without a failure. `true` if that ends an outage.
+    /// Records that something is held which the log does not report now. It reports the reason if it lasts.
+    pub(super) fn holds_unreported(&mut self) {
+        self.held = true;
+    }
+
+    /// Records that messages have been stored for this long without a failure. Returns `true` if that ends an outage.
     pub(super) fn is_over(&mut self, calm: Duration) -> bool {
-        if self.reasons.is_empty() || calm < self.calm {
+        if !self.held || calm < self.calm {
             return false;
         }
+        self.held = false;
         self.reasons.clear();
         self.over_at = Some(Instant::now());
         true
@@ -280,6 +292,19 @@ mod tests {
         assert!(!hold.holds("full") && hold.is_over(CALM.1), "and in the end it is over");
         advance(10 * CALM.1).await;
         assert!(hold.holds("full") && hold.is_over(CALM.0), "a new one is another");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn what_was_not_reported_is_reported_if_it_lasts_and_ends_like_the_rest() {
+        let mut hold = Hold::new();
+        assert!(!hold.is_over(CALM.1), "nothing was held");
+        hold.holds_unreported();
+        assert!(hold.holds("no letters"), "the log has not said it yet");
+        hold.holds_unreported();
+        assert!(!hold.holds("no letters"), "it has");
+        assert!(hold.is_over(CALM.1) && !hold.is_over(CALM.1), "it ends once");
+        hold.holds_unreported();
+        assert!(hold.is_over(CALM.1), "it ends although the log said nothing");
     }
 
     #[tokio::test(start_paused = true)]

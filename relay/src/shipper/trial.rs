@@ -1,18 +1,18 @@
-//! A message that the broker does not store, tried alone, and the question whose fault that is.
+//! The trial of a message that the broker does not store: is it the message's fault, or the broker's?
 
 use std::collections::HashSet;
 
 use uuid::Uuid;
 
-use crate::config::Order;
+use crate::config::ShippingOrder;
 use crate::cursor::Cursor;
 use crate::message::Message;
-use crate::reader::Batch;
+use crate::reader::MessagePage;
 use crate::refused::{Reason, Refused};
 use crate::sink::targets::stream_of;
 use crate::sink::{KeyedWindow, Sink, SinkError};
 
-/// At most this many other messages of each kind are tried for proof that the broker stores something.
+/// At most this many other messages of each kind are sent to prove that the broker stores something.
 const OTHERS: usize = 8;
 
 /// The message that is tried alone.
@@ -20,27 +20,28 @@ pub(super) struct Trial {
     message: Message,
     /// Where the relay stands once the message is stored or set aside.
     pub(super) after: Cursor,
-    /// Messages behind it that may prove that its stream stores others.
+    /// Later messages that may prove that the stream stores other messages.
     others: Vec<Message>,
-    /// The last resort: later events of keys that were met before. If one is stored, the event before it comes later.
+    /// The last resort: later events of keys that were seen before. If one is stored, the earlier event of its key
+    /// follows it.
     followers: Vec<Message>,
-    /// The keys met so far.
+    /// The keys seen so far.
     keys: HashSet<String>,
 }
 
 /// What came of a trial.
 pub(super) enum TrialOutcome {
-    /// The message is stored after all.
+    /// The message was stored after all.
     Stored,
-    /// The stream stores other messages, and not this one.
+    /// The stream stores other messages, but not this one.
     Guilty(Refused),
-    /// There is no proof: nothing else is stored either, or there is nothing else.
+    /// There is no proof: no other message is stored either, or there is no other message.
     Open,
 }
 
 impl Trial {
-    /// The trial of the first message of a batch. `None` if it has none.
-    pub(super) fn of(batch: &Batch, order: Order) -> Option<Self> {
+    /// The trial of the first message of a batch. `None`: the batch has no message.
+    pub(super) fn of(batch: &MessagePage, order: ShippingOrder) -> Option<Self> {
         let (first, behind) = batch.messages.split_first()?;
         let after = batch.cursor_at(first.position);
         let keys = first.key.iter().cloned().collect();
@@ -50,17 +51,18 @@ impl Trial {
         Some(trial)
     }
 
-    /// Whether no message of another subject was found yet. A subject may be full, and then none of its own proves
-    /// anything.
+    /// Whether no message of another subject was found yet. A subject may be full, and then no message of that subject
+    /// proves anything.
     pub(super) fn looks_further(&self) -> bool {
         self.others.iter().all(|other| self.is_near(other))
     }
 
-    /// Looks for messages that may prove something among these, which come behind the one that is tried.
+    /// Looks among these later messages for some that may prove something.
     ///
-    /// One whose key was met before must not be stored before the event that was met. So it is only taken where that
-    /// event becomes a dead letter by it, or would by the same refusal, and in an order that allows it.
-    pub(super) fn looks_among(&mut self, behind: &[Message], order: Order) {
+    /// A message whose key was seen before must not be stored before the earlier event of that key. So it is taken only
+    /// where that event becomes a dead letter by this trial, or would by the same refusal, and only if the configured
+    /// order allows it.
+    pub(super) fn looks_among(&mut self, behind: &[Message], order: ShippingOrder) {
         for message in behind {
             let near = self.is_near(message);
             let follows = (message.key.as_ref()).is_some_and(|key| !self.keys.insert(key.clone()));
@@ -70,7 +72,7 @@ impl Trial {
                     self.others.push(message.clone());
                 }
             } else if (near || message.key == self.message.key)
-                && order == Order::Key
+                && order == ShippingOrder::Key
                 && self.followers.len() < OTHERS
             {
                 self.followers.push(message.clone());
@@ -91,14 +93,14 @@ impl Trial {
         position == Some(self.message.position)
     }
 
-    /// Asks the broker for a stream before the message is sent again.
+    /// Asks the broker which stream takes the message, before it is sent again.
     pub(super) async fn ask(&self, window: &KeyedWindow) -> Result<(), SinkError> {
         let Message { position, event_id, subject, .. } = &self.message;
         stream_of(window.context(), *position, *event_id, subject).await.map(drop)
     }
 
-    /// Looks for proof that the stream stores other messages: stores one, and then tries this one again.
-    /// Each message goes through a window of its own, which `window` opens.
+    /// Looks for proof that the stream stores other messages: stores another one, and then tries this one again. Each
+    /// message goes through a window of its own, which `window` opens.
     pub(super) async fn prove(
         &self,
         window: impl Fn() -> KeyedWindow,
@@ -112,13 +114,13 @@ impl Trial {
             let (other_id, other_key) = (other.event_id, other.key.clone());
             match store(window(), other.clone()).await {
                 Ok(()) => {}
-                // That one may be as bad.
+                // That message may be at fault too.
                 Err(SinkError::NotStored { refusal: Some(_), .. } | SinkError::Message { .. }) => {
                     continue;
                 }
                 Err(_) => return TrialOutcome::Open,
             }
-            // Behind a later event of its key it must not be stored any more.
+            // After a later event of its key, this message must not be stored any more.
             let overtaken = self.message.key.is_some() && other_key == self.message.key;
             if !overtaken {
                 match store(window(), self.message.clone()).await {
@@ -132,7 +134,7 @@ impl Trial {
         TrialOutcome::Open
     }
 
-    /// What is said of the message when it is set aside.
+    /// What the dead letter says if the message is set aside.
     pub(super) fn refused(&self, other: Option<Uuid>, said: &str) -> Refused {
         let proof = other.map_or_else(
             || "other messages".to_owned(),
@@ -148,8 +150,8 @@ impl Trial {
         }
     }
 
-    /// Whether storing the other message says something about this one: it must go to the same stream, and if there
-    /// was no answer, under the same subject, because a missing permission is a subject's.
+    /// Whether storing the other message proves something about this one. It must go to the same stream. If there was
+    /// no answer, it must also have the same subject, because a missing permission concerns a subject.
     async fn is_comparable(
         &self,
         window: &KeyedWindow,

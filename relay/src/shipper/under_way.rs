@@ -1,4 +1,4 @@
-//! The pages given to the sink and not yet known to be stored.
+//! The pages that the sink was given and that are not yet known to be stored.
 
 use std::collections::VecDeque;
 
@@ -9,28 +9,28 @@ use crate::config::NoStream;
 use crate::cursor::Cursor;
 use crate::health::Observer;
 use crate::interrupted::Interrupted;
-use crate::reader::Batch;
+use crate::reader::MessagePage;
 use crate::sink::{Sink, SinkFailure};
 
-/// The pages given to the sink and not yet known to be stored.
+/// The pages that the sink was given and that are not yet known to be stored.
 pub(super) struct UnderWay<'p> {
     progress: &'p watch::Sender<Cursor>,
     observer: Observer,
     pages: VecDeque<Given>,
-    /// Messages given to the sink so far.
+    /// How many messages the sink was given.
     pub(super) count: u64,
-    /// Messages known to be stored.
+    /// How many of these are known to be stored.
     pub(super) stored: u64,
-    /// Parked messages shipped in between.
+    /// How many parked messages were shipped in between.
     pub(super) parked: u64,
     no_stream: NoStream,
 }
 
 struct Given {
-    batch: Batch,
+    batch: MessagePage,
     /// Where the relay stands when the page is stored.
     after: Cursor,
-    /// Messages given before this page.
+    /// How many messages the sink was given before this page.
     first: u64,
     given: Instant,
 }
@@ -56,7 +56,7 @@ impl<'p> UnderWay<'p> {
     pub(super) async fn ship(
         &mut self,
         sink: &mut dyn Sink,
-        mut batch: Batch,
+        mut batch: MessagePage,
         alone: bool,
     ) -> Result<(), Interrupted> {
         let mut messages = std::mem::take(&mut batch.messages);
@@ -77,7 +77,7 @@ impl<'p> UnderWay<'p> {
         self.stored + self.parked > 0
     }
 
-    /// Takes note of what is stored, and of why no more is.
+    /// Records how far the sink has stored, and why no further.
     pub(super) fn stored(&mut self, result: Result<u64, SinkFailure>) -> Result<(), Interrupted> {
         let (stored, error) = match result {
             Ok(stored) => (stored, None),
@@ -96,7 +96,7 @@ impl<'p> UnderWay<'p> {
             }
             reached = Some(page.after.clone());
             match page.batch.positions.is_empty() {
-                // What it held was set aside.
+                // All its events were set aside.
                 true => self.observer.moved(),
                 false => self.observer.page_stored(&page.batch.created, page.given),
             }
@@ -108,7 +108,7 @@ impl<'p> UnderWay<'p> {
             }
             return Ok(());
         };
-        // Part of a page counts only when it matters: here, where reading starts again.
+        // A part of a page counts only here, where reading starts again.
         let mut behind = None;
         if let Some(page) = self.pages.front() {
             let part = usize::try_from(stored.saturating_sub(page.first)).unwrap_or(usize::MAX);

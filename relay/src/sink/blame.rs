@@ -1,4 +1,4 @@
-//! Whose fault it is when a message is not stored.
+//! Decides whose fault it is if a message is not stored.
 //!
 //! | what happened | whose fault | what the relay does |
 //! |---|---|---|
@@ -16,45 +16,45 @@
 //! | any other refusal | nobody knows | hold, and try the message alone; dead letter `refused` only with proof |
 //! | no answer for this message, again and again | nobody knows | the same |
 //!
-//! The last three lines are deliberate. What the relay does not know is held, where an operator sees it, and not
-//! thrown aside. But one message must not hold all others for good, so it becomes a dead letter when it was tried
-//! alone several times without success, and the broker stored another message of its stream meanwhile.
+//! The last three lines are deliberate. An error that the relay does not know makes it hold, so that an operator sees
+//! it. But one message must not hold all others for ever. So it becomes a dead letter once it was tried alone several
+//! times without success, while the broker stored another message of its stream.
 
 use async_nats::jetstream;
 
 use crate::refused::Reason;
 
-/// Whose fault the server's error is.
+/// Whose fault an error of the server is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Blame {
     /// The event can never be stored.
     Event(Reason),
-    /// The stream stores no more messages of the event's subject now, and goes on with other subjects.
+    /// The stream now stores no more messages of the event's subject, but it stores messages of other subjects.
     Subject,
-    /// The server or the stream does not store messages now.
+    /// The server or the stream stores no messages now.
     Broker,
     /// The table does not know this error.
     Unknown,
 }
 
-/// Refusals below 500 that are about the room a stream or an account has. They hit large messages before small
-/// ones, so that another message which is stored meanwhile would prove nothing.
+/// Refusals below 500 that concern the space of a stream or an account. They hit large messages before small ones, so a
+/// smaller message that is stored meanwhile would prove nothing.
 const NO_ROOM: [u64; 5] = [10002, 10023, 10028, 10047, 10077];
 
 impl Blame {
-    /// What the server's error says.
+    /// The blame for an error of the server.
     pub(super) fn of(error: &jetstream::Error) -> Self {
         match error.error_code() {
             jetstream::ErrorCode::STREAM_MESSAGE_EXCEEDS_MAXIMUM
             | jetstream::ErrorCode::STREAM_HEADER_EXCEEDS_MAXIMUM => Self::Event(Reason::TooLarge),
-            // nats-server stores no message over 32 MiB in a file, whatever its max_payload. It calls that a failure to
-            // store, as it calls a full stream.
+            // nats-server stores no message above 32 MiB in a file, whatever its max_payload is. It reports that under
+            // the same code as a full stream.
             jetstream::ErrorCode::STREAM_STORE_FAILED
                 if error.to_string().contains("message too large") =>
             {
                 Self::Event(Reason::TooLarge)
             }
-            // It says this in the same way as it says that the whole stream is full.
+            // The server reports this under the same code as a full stream.
             jetstream::ErrorCode::STREAM_STORE_FAILED
                 if error.to_string().contains("maximum messages per subject exceeded") =>
             {

@@ -1,7 +1,7 @@
 //! Pipelined publishing with at most one unacknowledged message for each key.
 //!
-//! Correct on every server: whatever is lost or repeated on the way, a key's next message is not sent before
-//! its previous one is stored. Full speed when keys vary; a run of one key goes at one round trip each.
+//! This is correct on every server: whatever is lost or repeated on the way, a key's next message is not sent before
+//! the previous one is stored. It is fast if keys vary; consecutive messages of one key take one round trip each.
 
 use std::collections::{HashSet, VecDeque};
 use std::time::Duration;
@@ -17,43 +17,46 @@ use tokio::time::timeout;
 use uuid::Uuid;
 
 use super::blame::Blame;
-use super::swallowed::First;
+use super::duplicate_ids::First;
 use super::targets::{acknowledges_nothing, stream_of};
-use super::{FirstSends, Sink, SinkError, SinkFailure};
+use super::{FirstSends, Sink, SinkError, SinkFailure, connection};
 use crate::acknowledged::{Acknowledged, Doubt};
 use crate::message::Message;
+use crate::places::{Holds, LARGEST};
 use crate::refused::Reason;
 use crate::streams::Api;
 
-/// How long the broker may take to say which stream takes a subject, once it has left a message without an answer.
+/// After a message got no answer, how long the broker may take to say which stream takes its subject.
 const QUESTION: Duration = Duration::from_millis(500);
-/// The most messages under way at a time.
+/// At most this many messages are under way at a time.
 const WINDOW: usize = 1024;
 
-/// See the [module](self).
+/// The sink; see the [module](self).
 pub(crate) struct KeyedWindow {
     context: Context,
     acknowledged: Acknowledged,
     stored: u64,
-    /// In the order of sending. Only the first is waited for: the answers of the others wait for it.
+    /// In the order of sending. The sink waits for the first answer before it reads the next ones.
     under_way: VecDeque<Sent>,
     keys: HashSet<String>,
     first_sends: Option<FirstSends>,
 }
 
-/// A message that is sent and not known to be stored.
+/// A message that was sent and is not known to be stored.
 struct Sent {
     answer: PublishAckFuture,
     position: i64,
     event_id: Uuid,
     key: Option<String>,
     subject: Subject,
-    /// What was sent, if it was for the first time.
+    /// Whether its place may be compared later.
+    comparable: bool,
+    /// What was sent, if it was sent for the first time.
     first: Option<First>,
 }
 
 impl KeyedWindow {
-    /// A sink on this context, whose timeout is how long an acknowledgement may take. It keeps `acknowledged`.
+    /// A sink on this context, whose timeout limits the wait for an acknowledgement. It updates `acknowledged`.
     pub(crate) fn new(context: Context, acknowledged: Acknowledged) -> Self {
         Self {
             context,
@@ -65,7 +68,7 @@ impl KeyedWindow {
         }
     }
 
-    /// Has duplicates looked at among what is sent for the first time.
+    /// Reports messages that are sent for the first time and acknowledged as duplicates.
     #[must_use]
     pub(crate) fn watching(self, first_sends: Option<FirstSends>) -> Self {
         Self { first_sends, ..self }
@@ -96,6 +99,7 @@ impl KeyedWindow {
     async fn send(&mut self, message: Message) -> Result<(), SinkError> {
         let first = self.first_sends.as_ref().and_then(|first_sends| first_sends.of(&message));
         let Message { position, event_id, key, subject, headers, payload, .. } = message;
+        let comparable = payload.len() <= LARGEST;
         let publish = PublishMessage::build().headers(headers).payload(payload);
         let answer = self
             .context
@@ -105,14 +109,22 @@ impl KeyedWindow {
         if let Some(key) = &key {
             self.keys.insert(key.clone());
         }
-        self.under_way.push_back(Sent { answer, position, event_id, key, subject, first });
+        self.under_way.push_back(Sent {
+            answer,
+            position,
+            event_id,
+            key,
+            subject,
+            comparable,
+            first,
+        });
         Ok(())
     }
 
     /// Waits for the oldest acknowledgement.
     async fn acknowledge_next(&mut self) -> Result<(), SinkError> {
         if let Some(sent) = self.under_way.pop_front() {
-            let Sent { answer, position, event_id, key, subject, first } = sent;
+            let Sent { answer, position, event_id, key, subject, comparable, first } = sent;
             let PublishAck { stream, sequence, domain, duplicate, .. } = match answer.await {
                 Ok(ack) => ack,
                 Err(error) => {
@@ -125,6 +137,11 @@ impl KeyedWindow {
                 let stream = stream.clone();
                 SinkError::WentBack { stream, sequence, before }
             })?;
+            // A duplicate's place is that of its first copy.
+            if comparable {
+                let holds = Holds::Event(event_id);
+                self.acknowledged.lies(&stream, sequence, holds, connection(&self.context));
+            }
             if let (true, Some(first), Some(to)) = (duplicate, first, &self.first_sends) {
                 to.is_duplicate(position, event_id, subject, first, &stream, sequence);
             }
@@ -136,7 +153,7 @@ impl KeyedWindow {
         Ok(())
     }
 
-    /// Why a message was not stored, going by the answer, or by the stream that should have answered.
+    /// Finds out why a message was not stored, from the answer or from the stream that should have answered.
     async fn not_stored(
         &self,
         error: PublishError,
@@ -145,8 +162,8 @@ impl KeyedWindow {
         subject: &str,
     ) -> SinkError {
         let unknown = |refusal, error| SinkError::NotStored { position, event_id, refusal, error };
-        // Nobody listens to the subject, which is so for a stream without a leader, too; or somebody listens, and may
-        // be no stream.
+        // Nobody listens to the subject, which is also so if the stream has no leader. Or somebody listens who may be
+        // no stream.
         let heard = match error.kind() {
             PublishErrorKind::StreamNotFound => false,
             PublishErrorKind::TimedOut => true,
@@ -168,13 +185,13 @@ impl KeyedWindow {
         };
         let asked = stream_of(&self.context, position, event_id, subject);
         let Ok(asked) = timeout(QUESTION, asked).await else {
-            // Nobody answers anything: that is the broker's trouble, and no word about the event.
+            // The broker does not answer at all, which says nothing about the event.
             return SinkError::Unavailable(full_text(&error));
         };
         let stream = match asked {
             Ok(stream) => stream,
             Err(SinkError::NoStream { position, event_id, subject, .. }) => {
-                // Through a mapping, or in another domain, a stream takes subjects that the API does not tell of.
+                // A stream may take the subject through a mapping, or in another domain. The API shows neither.
                 let api = Api::new(self.context.clone());
                 match self.acknowledged.doubt(&subject) {
                     Some(Doubt::Hidden(stream)) => stream,
@@ -223,7 +240,7 @@ impl Sink for KeyedWindow {
     }
 }
 
-/// What is said of an event whose subject is full.
+/// The error for an event whose subject is full.
 fn full_subject(subject: &str, said: &str) -> String {
     format!(
         "subject {subject:?} is full: its stream keeps a limited number of messages of each subject and refuses new ones \
@@ -232,7 +249,7 @@ fn full_subject(subject: &str, said: &str) -> String {
     )
 }
 
-/// Refuses what the server would answer by closing the connection.
+/// Refuses a message for which the server would close the connection.
 pub(super) fn check_size(message: &Message, max_payload: usize) -> Result<(), SinkError> {
     let Message { position, event_id, .. } = *message;
     match message.too_large(max_payload) {

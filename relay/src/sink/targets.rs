@@ -1,4 +1,4 @@
-//! Which stream takes a subject, and what it can do.
+//! Finds the stream that takes a subject, and whether it takes fast-ingest batches.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -22,14 +22,14 @@ pub(super) struct Target {
     pub(super) allow_batched: bool,
 }
 
-/// The streams met so far. Asked for once each, and again after [`forget`](Self::forget).
+/// The streams known so far. The server is asked once for each, and again after [`forget`](Self::forget).
 #[derive(Clone, Debug)]
 pub(crate) struct Targets {
     context: Context,
     targets: Vec<Target>,
-    /// The last subjects asked for. Bounded: topics may hold ids.
+    /// The last subjects looked up. At most [`RECENT`], because topics may contain ids.
     recent: HashMap<String, usize>,
-    /// Streams that the log knows of, and whether they take batches. An outage does not make them news.
+    /// The streams that were logged, and whether they take batches. So an outage does not repeat these lines.
     said: HashMap<String, bool>,
 }
 
@@ -62,7 +62,7 @@ impl Targets {
         Ok(&self.targets[index])
     }
 
-    /// Forgets all that was learned, because something did not go as it said.
+    /// Forgets everything, because storing failed and the streams may have changed.
     pub(crate) fn forget(&mut self) {
         self.targets.clear();
         self.recent.clear();
@@ -81,7 +81,7 @@ impl Targets {
         }
         let mut subjects = subjects.clone();
         if !takes(&subjects, subject) {
-            // Taken through a mapping that the configuration does not show.
+            // The stream takes the subject through a mapping, which its configuration does not show.
             subjects.push(subject.to_string());
         }
         self.targets.push(Target {
@@ -93,7 +93,8 @@ impl Targets {
     }
 }
 
-/// Asks the server which stream takes a subject. Only its own word counts as [`SinkError::NoStream`].
+/// Asks the server which stream takes a subject. Only the server's answer that there is none becomes
+/// [`SinkError::NoStream`].
 pub(crate) async fn stream_of(
     context: &Context,
     position: i64,
@@ -113,7 +114,7 @@ pub(crate) async fn stream_of(
     }
 }
 
-/// Whether a stream is known to be set so that it acknowledges nothing.
+/// Whether the stream is configured to acknowledge nothing. `false` if that is not known.
 pub(super) async fn acknowledges_nothing(context: &Context, name: &str) -> bool {
     let stream = within(API, BROKER, context.get_stream(name)).await;
     matches!(stream, Ok(Ok(stream)) if stream.cached_info().config.no_ack)

@@ -1,12 +1,15 @@
 //! Reads the outbox: the next page behind a cursor.
 //!
-//! [`cursor`](crate::cursor) says what is read and why; here it is done. One connection is held for as long
-//! as the source lives: when it is lost, the source is of no more use, and a new one starts from the cursor
-//! that the database holds. (After a failover the new primary may know fewer transactions than a cursor in
-//! memory has seen.)
+//! [`cursor`](crate::cursor) explains what is read and why. A source keeps one connection for as long as it lives. If
+//! the connection is lost, the source must not be used again, and a new one starts from the cursor in the database.
+//! (After a failover, the new primary may know fewer transactions than a cursor in memory has seen.)
 
+#[cfg(test)]
+mod flush_tests;
 mod sql;
 mod sweep;
+#[cfg(test)]
+mod tests;
 pub(crate) mod visibility;
 
 use std::sync::Arc;
@@ -15,37 +18,38 @@ use std::time::Duration;
 use sqlx::postgres::PgRow;
 use sqlx::{PgConnection, Row as _};
 
-use crate::cursor::{Cursor, Snapshot};
+use crate::cursor::{Cursor, Snapshot, TableId};
 use crate::message::Row;
 use crate::rows::{
     BadRow, Compression, Entry, Filled, Memory, PAGE_BYTES, Reading, Room, Table, is_of_data,
     read_entry,
 };
+use crate::table;
 use sql::{Size, Statements};
-use sweep::Sweep;
+use sweep::{Late, Sweep};
 
-/// Rows to ship, in the order of their positions, and where the relay stands when it has.
+/// Rows to ship, in the order of their positions, and the cursor once they are shipped.
 #[derive(Debug)]
 pub(crate) struct Page {
     pub(crate) rows: Vec<Row>,
-    /// Rows among them that cannot be read, or are larger than the broker takes.
+    /// Rows of the page that cannot be read, or that are larger than the broker accepts.
     pub(crate) bad: Vec<BadRow>,
-    /// The memory that it takes.
+    /// The memory that the page takes.
     pub(crate) room: Room,
-    /// The largest message that the broker takes.
+    /// The largest message that the broker accepts, in bytes.
     pub(crate) max_payload: usize,
     /// The cursor before the window that this page belongs to.
     base: Arc<Cursor>,
-    /// The window's end.
+    /// The end of that window.
     window: Arc<Snapshot>,
-    /// The cursor when all rows have been shipped.
+    /// The cursor once all rows have been shipped.
     pub(crate) after: Cursor,
-    /// Whether the rows are late ones of a sweep, of which the cursor's place says nothing.
+    /// Whether the rows are late rows that a sweep found. The cursor does not depend on them.
     late: bool,
 }
 
 impl Page {
-    /// The cursor when the rows up to this position have been shipped.
+    /// The cursor once the rows up to this position have been shipped.
     pub(crate) fn cursor_at(&self, position: i64) -> Cursor {
         match self.late {
             true => Cursor::clone(&self.base),
@@ -72,17 +76,20 @@ impl Page {
 #[derive(Debug)]
 pub(crate) struct Source {
     connection: PgConnection,
+    schema: String,
+    relay: String,
+    compression: Compression,
     statements: Statements,
     reading: Reading,
     size: PageSize,
-    /// The memory for all that is read and not stored yet.
+    /// The memory for everything that was read and is not stored yet.
     all: Arc<Memory>,
     state: State,
     sweep: Sweep,
 }
 
-/// How many rows to ask for: as many as were about [`PAGE_BYTES`] last time, within the configured bound, so
-/// that pages of large rows do not fill the memory.
+/// How many rows to ask for: as many as had about [`PAGE_BYTES`] last time, within the configured limit. So pages of
+/// large rows do not fill the memory.
 #[derive(Debug)]
 struct PageSize {
     rows: i64,
@@ -97,7 +104,7 @@ impl PageSize {
         Self { rows: most.min(FIRST_PAGE_ROWS), most }
     }
 
-    /// What one of them may weigh to come with its page: twice its share.
+    /// The largest row that is read with its page: twice its share of the page.
     fn each(&self) -> i64 {
         2 * i64::try_from(PAGE_BYTES).unwrap_or(i64::MAX) / self.rows.max(1)
     }
@@ -113,11 +120,11 @@ impl PageSize {
 
 #[derive(Debug)]
 enum State {
-    /// Between two windows. `spent` says whether a transaction id of the relay's own has been consumed since
-    /// the cursor's snapshot was taken, and then how far the sequence was.
-    Between { cursor: Arc<Cursor>, spent: Option<i64> },
-    /// In a window, read up to `position`. `last` is the last position in it, `sequence` how far the sequence was
-    /// before the window's snapshot was taken, where they are known.
+    /// Between two windows. `spent` says whether the relay has consumed a transaction id of its own since the cursor's
+    /// snapshot was taken, and how far the sequence was then.
+    Between { cursor: Arc<Cursor>, spent: Option<Spent> },
+    /// In a window, which has been read up to `position`. `last` is the last position in it. `sequence` is how far the
+    /// sequence was before the window's snapshot was taken. Both may be unknown.
     Within {
         base: Arc<Cursor>,
         window: Arc<Snapshot>,
@@ -127,9 +134,32 @@ enum State {
     },
 }
 
+/// A transaction id of the relay's own has been consumed.
+#[derive(Clone, Copy, Debug)]
+struct Spent {
+    /// How far the sequence of positions was then. `None`: there is none.
+    sequence: Option<i64>,
+}
+
+impl State {
+    /// Where reading begins with this cursor.
+    fn at(cursor: Cursor) -> Self {
+        match cursor.window.clone() {
+            Some(window) => Self::Within {
+                base: Arc::new(Cursor { window: None, ..cursor }),
+                window: Arc::new(window.snapshot),
+                position: window.position,
+                last: None,
+                sequence: None,
+            },
+            None => Self::Between { cursor: Arc::new(cursor), spent: None },
+        }
+    }
+}
+
 impl Source {
-    /// Reads from `cursor` on, `page_rows` rows at a time, without payloads larger than `largest`. Sets the connection
-    /// up for it.
+    /// A source that reads from `cursor` on, `page_rows` rows at a time, without payloads larger than `largest`.
+    /// Prepares the connection for it.
     pub(crate) async fn open(
         mut connection: PgConnection,
         schema: &str,
@@ -138,44 +168,91 @@ impl Source {
         page_rows: u32,
         largest: usize,
     ) -> Result<Self, sqlx::Error> {
-        // The planner may not trade the walk along the primary key for a sort of the whole table, and the
-        // relay's own commits must reach the disk even where the database's default says otherwise.
+        // The planner must walk along the primary key, and not sort the whole table. The relay's own commits must reach
+        // the disk, whatever the database's default is.
         sqlx::raw_sql(
             "set enable_seqscan = off; set enable_bitmapscan = off; set jit = off; \
              set default_transaction_isolation = 'read committed'; set synchronous_commit = on",
         )
         .execute(&mut connection)
         .await?;
-        let state = match cursor.window.clone() {
-            Some(window) => State::Within {
-                base: Arc::new(Cursor { window: None, ..cursor }),
-                window: Arc::new(window.snapshot),
-                position: window.position,
-                last: None,
-                sequence: None,
-            },
-            None => State::Between { cursor: Arc::new(cursor), spent: None },
-        };
         let compression = Compression::of(&mut connection).await?;
-        Ok(Self {
-            statements: Statements::new(schema, relay, compression),
+        let found = table::find(&mut connection, schema).await?;
+        let mut source = Self {
+            schema: schema.to_owned(),
+            relay: relay.to_owned(),
+            compression,
+            statements: Statements::new(schema, relay, compression, &found),
             reading: Reading::new(schema, Table::Outbox, compression, largest),
             connection,
             size: PageSize::new(page_rows),
             all: Room::all(),
-            state,
+            state: State::at(cursor.clone()),
             sweep: Sweep::default(),
-        })
+        };
+        source.settle_in(found, &cursor, None).await?;
+        Ok(source)
     }
 
-    /// What is read takes it until it is stored.
+    /// Looks which table is the outbox now, and goes on from this cursor there. `reached`: how far the sequence was a
+    /// moment ago.
+    async fn settle(&mut self, cursor: &Cursor, reached: Option<i64>) -> Result<(), sqlx::Error> {
+        let found = table::find(&mut self.connection, &self.schema).await?;
+        self.statements = Statements::new(&self.schema, &self.relay, self.compression, &found);
+        self.settle_in(found, cursor, reached).await
+    }
+
+    async fn settle_in(
+        &mut self,
+        found: table::Found,
+        cursor: &Cursor,
+        reached: Option<i64>,
+    ) -> Result<(), sqlx::Error> {
+        let id = found.id;
+        let reached = reached.into_iter().chain(found.reached).min();
+        let mut now = cursor.in_table(id, reached);
+        match cursor.table {
+            Some(table) if table.relation != id.relation => {
+                self.say_replaced(table.relation).await?
+            }
+            _ => match reached {
+                Some(reached) if reached < cursor.high => {
+                    self.say_set_back(reached, cursor.high).await?;
+                    now = now.set_back(reached);
+                }
+                _ if cursor.table.is_some_and(|table| table != id) => tracing::info!(
+                    "the sequence of positions was restarted or replaced; looking through the whole outbox once more"
+                ),
+                _ => {}
+            },
+        }
+        self.state = State::at(now);
+        self.sweep = Sweep::default();
+        Ok(())
+    }
+
+    /// Says that another table is the outbox now.
+    async fn say_replaced(&mut self, before: i64) -> Result<(), sqlx::Error> {
+        let name =
+            "select $1::bigint::oid::regclass::text from pg_class where oid = $1::bigint::oid";
+        let name = sqlx::query(name).bind(before).fetch_optional(&mut self.connection).await?;
+        let old_table: Option<String> = name.map(|row| row.try_get(0)).transpose()?;
+        tracing::warn!(
+            old_table = old_table.as_deref().unwrap_or("(dropped)"),
+            remedy = "what had not been shipped is left in the old table: copy it into the new one, then drop the old one",
+            "another table is the outbox now; reading it from its start"
+        );
+        Ok(())
+    }
+
+    /// The memory of this reader. Rows take a part of it until they are stored.
     pub(crate) fn memory(&self) -> Arc<Memory> {
         self.all.clone()
     }
 
-    /// The next page, or `None` if nothing is new. A page may be empty: then it only ends its window.
+    /// The next page. `None`: there is nothing new. A page without rows only ends its window.
     ///
-    /// Not safe to cancel: drop the source with the future.
+    /// This is not safe to cancel: drop the source together with the future.
     pub(crate) async fn next(&mut self) -> Result<Option<Page>, sqlx::Error> {
         match &self.state {
             State::Within { base, window, position, last, sequence } => {
@@ -186,33 +263,36 @@ impl Source {
                     statements.next_page(&base, &window, position, size)
                 };
                 let answer = self.ask(page).await?;
-                let Answer { reach, entries, .. } = Answer::read(&answer)?;
+                let Answer { head, reach, entries } = Answer::read(&answer)?;
                 drop(answer);
+                if !head.is_of(&base) {
+                    self.settle(&base, head.reached).await?;
+                    return Ok(None);
+                }
+                self.until_on_disk(&head).await?;
                 let reach = Reach { last: last.or(reach.last), ..reach };
                 Ok(Some(self.page(base, window, entries, (reach, sequence), room).await?))
             }
             State::Between { cursor, spent } => {
-                let (mut cursor, spent) = (cursor.clone(), *spent);
-                if let Some(page) = self.late_page(&cursor).await? {
-                    return Ok(Some(page));
+                let (cursor, spent) = (cursor.clone(), *spent);
+                match self.late_page(&cursor).await? {
+                    Late::Page(page) => return Ok(Some(*page)),
+                    Late::Settled => return Ok(None),
+                    Late::Nothing => {}
                 }
                 let sequence = match spent {
-                    Some(sequence) => sequence,
+                    Some(Spent { sequence }) => sequence,
                     None => {
                         let spend = self.statements.spend_xid();
                         spend.fetch_one(&mut self.connection).await?.try_get(1)?
                     }
                 };
-                if sequence < cursor.high {
-                    self.say_set_back(sequence, cursor.high).await?;
-                    cursor = Arc::new(cursor.set_back(sequence));
-                }
                 self.first_page(cursor, sequence).await
             }
         }
     }
 
-    /// Says that the sequence was set back, and what to do about it, if anything is to be done.
+    /// Logs that the sequence was set back, and what to do about it.
     async fn say_set_back(&mut self, sequence: i64, shipped: i64) -> Result<(), sqlx::Error> {
         let last = self.statements.last().fetch_one(&mut self.connection).await?;
         match last.try_get::<Option<i64>, _>(0)? {
@@ -236,34 +316,40 @@ impl Source {
     async fn first_page(
         &mut self,
         cursor: Arc<Cursor>,
-        sequence: i64,
+        sequence: Option<i64>,
     ) -> Result<Option<Page>, sqlx::Error> {
         let room = Room::of_a_page(&self.all).await;
         let answer = self.ask(|statements, size| statements.first_page(&cursor, size)).await?;
         let Answer { head, reach, entries } = Answer::read(&answer)?;
         drop(answer);
-        if entries.is_empty() && !reach.ends_before_the_last() {
-            let closed = cursor.close(&head.snapshot, None, Some(sequence));
+        let reached = sequence.into_iter().chain(head.reached).min();
+        if !head.is_of(&cursor) || reached.is_some_and(|reached| reached < cursor.high) {
+            self.settle(&cursor, reached).await?;
+            return Ok(None);
+        }
+        // Nothing is left to ship again. The page without rows that says so lets parked events go on.
+        let again = cursor.again_until.as_ref().is_some_and(|again| head.snapshot.covers(again));
+        if entries.is_empty() && !reach.ends_before_the_last() && !again {
+            let closed = cursor.close(&head.snapshot, None, sequence);
             let higher = closed.floor > cursor.floor || closed.high > cursor.high;
             self.state = match higher {
-                // An empty window: nothing to ship or to save, but the next read starts higher.
+                // The window is empty: there is nothing to ship or to save, but the next read starts higher.
                 true => State::Between { cursor: Arc::new(closed), spent: None },
                 false => {
                     let mut cursor = Arc::unwrap_or_clone(cursor);
                     cursor.forget_finished(&head.snapshot);
-                    State::Between { cursor: Arc::new(cursor), spent: Some(sequence) }
+                    State::Between { cursor: Arc::new(cursor), spent: Some(Spent { sequence }) }
                 }
             };
             return Ok(None);
         }
-        if !head.flushed {
-            self.wait_for_flush(&head.wal).await?;
-        }
+        self.until_on_disk(&head).await?;
         let window = Arc::new(head.snapshot);
-        Ok(Some(self.page(cursor, window, entries, (reach, Some(sequence)), room).await?))
+        Ok(Some(self.page(cursor, window, entries, (reach, sequence), room).await?))
     }
 
-    /// Asks for a page; without any columns if the database stumbles over them. Then each row is read by itself.
+    /// Asks for a page. If the database cannot read one of the rows, asks again without any columns; then each row is
+    /// read by itself.
     async fn ask(
         &mut self,
         page: impl Fn(&Statements, Size) -> sql::Statement<'static>,
@@ -278,7 +364,8 @@ impl Source {
         }
     }
 
-    /// Makes the page, and moves on behind it. `sequence`: how far that was before the window's snapshot was taken.
+    /// Makes the page, and continues after it. `sequence`: how far the sequence was before the window's snapshot was
+    /// taken.
     async fn page(
         &mut self,
         base: Arc<Cursor>,
@@ -288,7 +375,7 @@ impl Source {
         mut room: Room,
     ) -> Result<Page, sqlx::Error> {
         let Taken { rows, bad, largest, full } = self.take(entries, &mut room).await?;
-        // A page that is full says nothing of what lies behind its last row.
+        // A full page says nothing about rows after its last one.
         let position = largest.filter(|_| full).unwrap_or(reach.upto);
         let (after, state) = match full || reach.ends_before_the_last() {
             true => (
@@ -313,7 +400,7 @@ impl Source {
         Ok(Page { rows, bad, room, max_payload, base, window, after, late: false })
     }
 
-    /// Fetches the rows of a page as far as they fit.
+    /// Fetches the rows of a page, as many as fit.
     async fn take(&mut self, entries: Vec<Entry>, room: &mut Room) -> Result<Taken, sqlx::Error> {
         let full = i64::try_from(entries.len()).is_ok_and(|rows| rows >= self.size.rows);
         let Filled { rows, bad, last, cut } =
@@ -324,13 +411,20 @@ impl Source {
         Ok(Taken { rows, bad, largest: last, full: full || cut })
     }
 
-    /// Waits until the write-ahead log is on disk up to `wal`. Normally the writers' own commits see to
-    /// that within a moment; if not, the relay commits something itself.
-    async fn wait_for_flush(&mut self, wal: &str) -> Result<(), sqlx::Error> {
+    /// Waits until the page's rows are on disk. Normally other writers' commits flush the write-ahead log within a
+    /// moment; if not, the relay commits something itself.
+    async fn until_on_disk(&mut self, head: &Head) -> Result<(), sqlx::Error> {
+        if head.on_disk {
+            return Ok(());
+        }
         let mut pause = Duration::from_millis(1);
         loop {
-            let flushed: bool =
-                self.statements.flushed(wal).fetch_one(&mut self.connection).await?.try_get(0)?;
+            let flushed: bool = self
+                .statements
+                .flushed(&head.wal)
+                .fetch_one(&mut self.connection)
+                .await?
+                .try_get(0)?;
             if flushed {
                 return Ok(());
             }
@@ -343,13 +437,13 @@ impl Source {
     }
 }
 
-/// What of a page was fetched.
+/// The part of a page that was fetched.
 struct Taken {
     rows: Vec<Row>,
     bad: Vec<BadRow>,
-    /// The position of its last row.
+    /// The position of the last row.
     largest: Option<i64>,
-    /// Whether there may be more behind that.
+    /// Whether there may be more rows after it.
     full: bool,
 }
 
@@ -357,7 +451,7 @@ struct Taken {
 #[derive(Clone, Copy, Debug)]
 struct Reach {
     upto: i64,
-    /// The last position there was; `None` in an empty table.
+    /// The last position in the table. `None`: the table is empty.
     last: Option<i64>,
 }
 
@@ -367,7 +461,7 @@ impl Reach {
     }
 }
 
-/// What a statement answered: the head, and the rows in the order of their positions.
+/// The answer of a statement: the head, and the rows in the order of their positions.
 struct Answer {
     head: Head,
     reach: Reach,
@@ -377,73 +471,55 @@ struct Answer {
 impl Answer {
     fn read(answer: &[PgRow]) -> Result<Self, sqlx::Error> {
         let mut head = None;
+        let mut flushed = true;
         let mut entries = Vec::with_capacity(answer.len().saturating_sub(1));
         for row in answer {
             if row.try_get_raw("position").map(|value| sqlx::ValueRef::is_null(&value))? {
                 head = Some(row);
             } else {
+                // Null where nobody knows.
+                flushed &= row.try_get::<Option<bool>, _>("flushed")?.unwrap_or(false);
                 entries.push(read_entry(row)?);
             }
         }
         let head = head.ok_or(sqlx::Error::RowNotFound)?;
-        // `union all` does not promise an order.
+        // `union all` guarantees no order.
         if !entries.is_sorted_by_key(Entry::position) {
             entries.sort_by_key(Entry::position);
         }
         let reach = Reach { upto: head.try_get("upto")?, last: head.try_get("last")? };
-        Ok(Self { head: Head::read(head)?, reach, entries })
+        Ok(Self { head: Head::read(head, flushed)?, reach, entries })
     }
 }
 
-/// The snapshot that a statement had, and whether all that it sees is on disk.
+/// The snapshot that a statement had, the table that it read, and whether its rows are on disk.
 struct Head {
+    table: TableId,
+    /// How far the sequence of positions was at the end of the statement, or a little before.
+    reached: Option<i64>,
     snapshot: Snapshot,
+    /// Where the write-ahead log stood when the rows were visible already.
     wal: String,
-    flushed: bool,
+    /// Whether the commits of all rows are on disk.
+    on_disk: bool,
 }
 
 impl Head {
-    fn read(row: &PgRow) -> Result<Self, sqlx::Error> {
+    /// Whether this is the cursor's table still, and its positions have not begun again.
+    fn is_of(&self, cursor: &Cursor) -> bool {
+        cursor.table == Some(self.table)
+            && self.reached.is_none_or(|reached| reached >= cursor.high)
+    }
+
+    /// `flushed`: whether each of the rows is surely on disk by itself.
+    fn read(row: &PgRow, flushed: bool) -> Result<Self, sqlx::Error> {
         let snapshot: String = row.try_get("snapshot")?;
         Ok(Self {
+            table: table::identity(row)?,
+            reached: row.try_get("reached")?,
             snapshot: snapshot.parse().map_err(|error| sqlx::Error::Decode(Box::new(error)))?,
             wal: row.try_get("wal")?,
-            flushed: row.try_get("flushed")?,
+            on_disk: flushed || row.try_get("flushed")?,
         })
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use bytes::Bytes;
-    use time::OffsetDateTime;
-
-    use super::*;
-
-    fn row(payload: usize) -> Row {
-        Row {
-            position: 1,
-            event_id: uuid::Uuid::nil(),
-            event_type: "t".into(),
-            topic: "t".into(),
-            key: None,
-            headers: None,
-            payload: Bytes::from(vec![0; payload]),
-            created_at: OffsetDateTime::UNIX_EPOCH,
-        }
-    }
-
-    #[test]
-    fn pages_of_large_rows_are_short_and_pages_of_small_ones_grow_again() {
-        let mut size = PageSize::new(2000);
-        assert_eq!(size.rows, 200);
-        size.learn(&[row(1024 * 1024), row(1024 * 1024)]);
-        assert_eq!(size.rows, 3);
-        size.learn(&[row(8 * 1024 * 1024)]);
-        assert_eq!(size.rows, 1);
-        size.learn(&[row(100)]);
-        assert_eq!(size.rows, 2000);
-        size.learn(&[]);
-        assert_eq!(size.rows, 2000);
     }
 }

@@ -1,37 +1,43 @@
-//! Whether a snapshot can see a row, and what else is to be known of one, as pieces of SQL that are spliced into
-//! statements.
+//! Pieces of SQL that say whether a snapshot can see a row, and more about a row. They are spliced into statements.
 //!
-//! `t` is the row's `txid`, `x` its system column `xmin` widened to 64 bits: the id under which somebody put it here,
-//! a subtransaction's where a savepoint was used. Statements speak of the table as `outbox`.
+//! `t` is the row's `txid`. `x` is its system column `xmin`, extended to 64 bits: the id under which somebody put the
+//! row here. If a savepoint was used, that is a subtransaction's id. The statements call the table `outbox`.
 //!
-//! - Where `t` is `x`, the row's transaction wrote it itself, and `t` alone decides. That is nearly every row.
-//! - Otherwise it was written under a savepoint (then `t` is `x`'s transaction, and older), or it was loaded, and `t` is
-//!   another cluster's. Above `x` it is certainly that, since a transaction is never younger than its subtransactions.
-//!   Below, nothing tells it from a savepoint's.
-//! - `t` may be null, if somebody dropped the column's constraint. Then `x` alone decides. A rule that is null itself would
-//!   hide the row from every page, and retention would remove it.
+//! - If `t` is `x`, the row's transaction wrote it itself, and `t` alone decides. This is so for nearly every row.
+//! - Otherwise it was written under a savepoint (then `t` is the transaction of `x`, and older), or it was loaded (then
+//!   `t` is another cluster's). If `t` is above `x`, it was certainly loaded, because a transaction is never younger
+//!   than its subtransactions. If `t` is below `x`, nothing distinguishes the two.
+//! - `t` may be null if somebody dropped the column's constraint. Then `x` alone decides. If the rule were null, the
+//!   row would be hidden from every page, and retention would remove it.
 //!
-//! So there are two rules for the rows where they differ. Both are exact for rows written under a savepoint, but for
-//! the case below, and both believe a snapshot to have seen a row whose `x` is older than everything that the snapshot
-//! knows to be running.
+//! There are two rules for rows where `t` and `x` differ. Both are exact for rows written under a savepoint, except for
+//! the case below. Both assume that a snapshot has seen a row if `x` is older than everything that the snapshot knows
+//! to be running.
 //!
-//! - [`:seen`](spliced): it also saw the row if it sees both `x` and `t`, or `x` alone where `t` is certainly
-//!   another's. A row loaded under a savepoint by a transaction that was still running then is called seen, wrongly.
-//! - [`:surely_seen`](spliced): only if `t` could be the transaction of `x`, being no older than the oldest one that
-//!   was running. A row is called unseen, wrongly, if its transaction had begun before the oldest one that was running,
-//!   had ended, and wrote it under a savepoint after that one had begun. It is then shipped once more, which is what
-//!   is promised; the first page of a window uses this rule.
+//! - [`:seen`](spliced): the snapshot also saw the row if it sees both `x` and `t`, or `x` alone if `t` is certainly
+//!   another cluster's. A row that was loaded under a savepoint by a transaction that was still running is wrongly
+//!   called seen.
+//! - [`:surely_seen`](spliced): only if `t` could be the transaction of `x`, because it is not older than the oldest
+//!   transaction that was running. A row is wrongly called unseen if its transaction had begun before the oldest
+//!   running one, had ended, and wrote the row under a savepoint after that one had begun. It is then shipped once
+//!   more, which at-least-once delivery allows. The first page of a window uses this rule.
 
 /// Replaces in a statement
 ///
 /// - `:seen(S)` by whether the snapshot `S` could see the row,
-/// - `:surely_seen(S)` by the same where a mistake may only be made to the other side,
-/// - `:covered(R, S, P)` by whether the row was shipped in another cluster: `R` is [`Before::found`], `S` and `P`
-///   are arrays with what is in [`Before::shipped`],
-/// - `:awaited(X, L)` by whether the row may be of a transaction in `X` and lies above where that began to write, which
-///   is at the same place in `L`,
-/// - `:set_aside(N)` by whether the relay of this name has set the row aside, and it has not been shipped since. It is
-///   the same event if position, id and time are the same: positions and even ids come again when a table is emptied.
+/// - `:surely_seen(S)` by the same, except that a mistake may only call a row unseen,
+/// - `:covered(R, S, P)` by whether the row was shipped in another cluster: `R` is [`Before::found`], `S` and `P` are
+///   arrays with the contents of [`Before::shipped`],
+/// - `:awaited(X, L)` by whether the row may belong to a transaction in `X` and lies above the position where that
+///   transaction began to write, which is at the same place in `L`,
+/// - `:flushed()` by whether the row's commit is surely on disk: its own transaction wrote it here and had not turned
+///   `synchronous_commit` off, and such a commit is flushed before anybody can see it. A loaded row says what was true
+///   where it comes from, and a row that was written under a savepoint looks like a loaded one,
+/// - `:own()` by whether its own transaction wrote it here. One that was written under a savepoint looks like a loaded
+///   one,
+/// - `:set_aside(N)` by whether the relay with this name has set the row aside, and has not shipped it since. The
+///   letter is for the same event if position, id and time are the same, because positions and even ids are used again
+///   when a table is emptied.
 ///
 /// [`Before::found`]: crate::cursor::Before::found
 /// [`Before::shipped`]: crate::cursor::Before::shipped
@@ -42,6 +48,8 @@ pub(crate) fn spliced(sql: &str) -> String {
         (":surely_seen(", surely_seen),
         (":covered(", covered),
         (":awaited(", awaited),
+        (":flushed(", flushed),
+        (":own(", own),
         (":set_aside(", set_aside),
     ] {
         while let Some((before, rest)) = text.split_once(mark) {
@@ -52,7 +60,7 @@ pub(crate) fn spliced(sql: &str) -> String {
     text
 }
 
-/// The arguments up to the closing bracket, and what follows it.
+/// The arguments up to the closing bracket, and the text after it.
 fn arguments(text: &str) -> (Vec<&str>, &str) {
     let (mut depth, mut from, mut found) = (0_usize, 0, Vec::new());
     for (at, c) in text.char_indices() {
@@ -75,7 +83,7 @@ fn arguments(text: &str) -> (Vec<&str>, &str) {
 /// The first id that the statement's own snapshot does not know.
 const NEXT: &str = "(select pg_snapshot_xmax(pg_current_snapshot()))";
 
-/// Where the two ids agree, and the statement's own snapshot knows them.
+/// Whether the two ids agree, and the statement's own snapshot knows them.
 const OWN: &str = "outbox.txid::xid = outbox.xmin and outbox.txid < (select pg_snapshot_xmax(pg_current_snapshot()))";
 
 /// `x`: the largest id below the next one that ends in the 32 bits of `xmin`.
@@ -128,9 +136,17 @@ fn awaited(arguments: &[&str]) -> String {
     )
 }
 
+fn flushed(_: &[&str]) -> String {
+    format!("({OWN} and outbox.synchronous)")
+}
+
+fn own(_: &[&str]) -> String {
+    format!("({OWN})")
+}
+
 fn set_aside(arguments: &[&str]) -> String {
     let relay = arguments.first().copied().unwrap_or("null");
-    // Nulls as dead_letters/set_aside.sql writes them.
+    // With the same values for nulls as in dead_letters/set_aside.sql.
     format!(
         "exists (select from pillarbox.outbox_dead_letter as letter where letter.position = outbox.position \
          and letter.event_id = coalesce(outbox.event_id, '00000000-0000-0000-0000-000000000000'::uuid) \
@@ -156,9 +172,9 @@ mod tests {
     fn every_mark_is_replaced_and_the_rest_stays() {
         let text = spliced(
             "select a where not :seen($1) and :seen(horizon.snapshot) and :covered((select a from b), $3::text[], $4) \
-             and not :awaited($6, $7) and not :set_aside($5)",
+             and not :awaited($6, $7) and not :set_aside($5) and :flushed()",
         );
-        for mark in [":seen", ":covered", ":awaited", ":set_aside"] {
+        for mark in [":seen", ":covered", ":awaited", ":flushed", ":set_aside"] {
             assert!(!text.contains(mark), "{mark}: {text}");
         }
         assert!(text.contains("letter.relay = $5"), "{text}");

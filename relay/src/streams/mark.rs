@@ -1,7 +1,8 @@
-//! How a stream stood, and what it has lost since.
+//! The state of a stream at one moment, and what the stream has lost since.
 
 use std::collections::BTreeMap;
 
+use async_nats::jetstream::message::StreamMessage;
 use async_nats::jetstream::stream::{LastRawMessageErrorKind, Stream};
 use pillarbox_store::limit::within;
 use serde::{Deserialize, Serialize};
@@ -12,29 +13,30 @@ use super::{API, BROKER, Untold, takes};
 /// At most this many subjects of a stream are remembered.
 const SUBJECTS: usize = 64;
 
-/// How a stream stood.
+/// The state of a stream at one moment.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Mark {
-    /// When it was created. `None` if the API has never shown it, and all that is known is from acknowledgements.
+pub struct StreamMark {
+    /// When the stream was created. `None`: the API has never shown it, and only acknowledgements tell of it.
     #[serde(with = "time::serde::rfc3339::option")]
     pub created: Option<OffsetDateTime>,
-    /// Its last sequence; the last one acknowledged, if the API does not show it.
+    /// The last sequence of the stream. If the API does not show the stream, the last sequence that it acknowledged.
     pub last_sequence: u64,
-    /// When that message was stored. `None` if it held no message.
+    /// When the message at that sequence was stored. `None`: the stream held no message.
     #[serde(with = "time::serde::rfc3339::option")]
     pub last_time: Option<OffsetDateTime>,
-    /// The subjects that it takes or took, or some that it acknowledged.
+    /// The subjects that the stream takes or took, or some that it acknowledged.
     #[serde(default)]
     pub subjects: Vec<String>,
-    /// When it last acknowledged something to the relay, by the relay's clock.
+    /// When the stream last acknowledged something to the relay, by the relay's clock.
     #[serde(default, with = "time::serde::rfc3339::option")]
     pub acknowledged_at: Option<OffsetDateTime>,
-    /// Whether the API shows it. If not, it is gone or out of sight, and nobody watches it for loss.
+    /// Whether the API shows the stream. If not, it does not exist or is in another domain or account, and a loss there
+    /// goes unnoticed.
     pub shown: bool,
 }
 
-impl Mark {
-    /// The mark of a stream of which only acknowledgements tell.
+impl StreamMark {
+    /// The mark of a stream that is known only from acknowledgements.
     pub(crate) fn of_acknowledgements() -> Self {
         Self {
             created: None,
@@ -46,7 +48,8 @@ impl Mark {
         }
     }
 
-    /// Adds what it acknowledged and its own subjects do not tell of, as through a mapping of the account.
+    /// Adds subjects that the stream acknowledged although its configuration does not list them, for example through a
+    /// subject mapping of the account.
     pub(crate) fn acknowledged<'a>(&mut self, subjects: impl IntoIterator<Item = &'a String>) {
         for subject in subjects {
             if !self.is_taken(subject) {
@@ -60,7 +63,7 @@ impl Mark {
         takes(&self.subjects, subject)
     }
 
-    /// Adds subjects. None is taken away: what is in the stream stays there when its subjects change.
+    /// Adds subjects. None is removed, because messages stay in a stream when its subjects change.
     pub(crate) fn takes<'a>(&mut self, subjects: impl IntoIterator<Item = &'a String>) {
         for subject in subjects {
             if self.subjects.len() < SUBJECTS && !self.subjects.contains(subject) {
@@ -70,14 +73,14 @@ impl Mark {
     }
 }
 
-/// How the streams stood, by name.
-pub type Marks = BTreeMap<String, Mark>;
+/// The marks of several streams, by name.
+pub type StreamMarks = BTreeMap<String, StreamMark>;
 
-/// What the stream has lost since `before`, if anything.
+/// What the stream has lost since `before`. `None`: nothing.
 pub(crate) async fn lost(
     stream: &Stream,
-    now: &Mark,
-    before: &Mark,
+    now: &StreamMark,
+    before: &StreamMark,
 ) -> Result<Option<String>, Untold> {
     if let (Some(now), Some(before)) = (now.created, before.created)
         && now != before
@@ -93,17 +96,28 @@ pub(crate) async fn lost(
     if now.last_sequence == before.last_sequence && now.last_time == before.last_time {
         return Ok(None);
     }
-    let asked = within(API, BROKER, stream.get_raw_message(before.last_sequence)).await;
+    match message_of(stream, before.last_sequence).await? {
+        Some(message) if message.time != stored => {
+            Ok(Some(format!("its message {} is another one", before.last_sequence)))
+        }
+        _ => Ok(None),
+    }
+}
+
+/// The message at this sequence. `None`: it exceeded a limit of the stream, was consumed, or was purged.
+pub(crate) async fn message_of(
+    stream: &Stream,
+    sequence: u64,
+) -> Result<Option<StreamMessage>, Untold> {
+    let asked = within(API, BROKER, stream.get_raw_message(sequence)).await;
     match asked.map_err(|late| Untold::by(&stream.cached_info().config.name, &late))? {
-        Ok(message) if message.time == stored => Ok(None),
-        Ok(_) => Ok(Some(format!("its message {} is another one", before.last_sequence))),
-        // Past the stream's own limits, or consumed, or purged.
+        Ok(message) => Ok(Some(message)),
         Err(error) if error.kind() == LastRawMessageErrorKind::NoMessageFound => Ok(None),
         Err(error) => Err(Untold::by(&stream.cached_info().config.name, &error)),
     }
 }
 
-pub(crate) fn shorter(now: &Mark, least: u64) -> Option<String> {
+pub(crate) fn shorter(now: &StreamMark, least: u64) -> Option<String> {
     (now.last_sequence < least)
         .then(|| format!("it ends at {}, and {least} had been acknowledged", now.last_sequence))
 }
@@ -114,13 +128,13 @@ mod tests {
 
     #[test]
     fn a_mark_survives_its_column() {
-        let mark = Mark {
+        let mark = StreamMark {
             created: Some(OffsetDateTime::UNIX_EPOCH + time::Duration::nanoseconds(123_456_789)),
             last_sequence: 7,
             subjects: vec!["orders.>".into()],
-            ..Mark::of_acknowledgements()
+            ..StreamMark::of_acknowledgements()
         };
         let text = serde_json::to_string(&mark).unwrap();
-        assert_eq!(serde_json::from_str::<Mark>(&text).unwrap(), mark, "{text}");
+        assert_eq!(serde_json::from_str::<StreamMark>(&text).unwrap(), mark, "{text}");
     }
 }

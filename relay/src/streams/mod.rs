@@ -1,4 +1,4 @@
-//! What the JetStream API tells of streams: which one takes a subject, how one stands, and what it has lost.
+//! Asks the JetStream API about streams: which stream takes a subject, what state a stream is in, and what it has lost.
 
 mod mark;
 
@@ -14,16 +14,16 @@ use async_nats::jetstream::stream::Stream;
 use pillarbox_store::full_text;
 use pillarbox_store::limit::within;
 
-pub use mark::{Mark, Marks};
-pub(crate) use mark::{lost, shorter};
+pub use mark::{StreamMark, StreamMarks};
+pub(crate) use mark::{lost, message_of, shorter};
 
-/// Who does not answer, where the broker does not.
+/// What error texts call the broker.
 pub(crate) const BROKER: &str = "the broker";
-/// How long one answer of the JetStream API may take. The context has a limit of its own, which does not hold where a
-/// question cannot even be handed to the connection, as after hours without one.
+/// The time limit for one answer of the JetStream API. The context has a limit too, but it does not apply while a
+/// request waits for a connection, possibly for hours.
 pub(crate) const API: Duration = Duration::from_secs(30);
 
-/// The API did not tell how a stream stands.
+/// The API did not return the state of a stream.
 #[derive(Debug, thiserror::Error)]
 #[error("stream {stream} does not tell how it stands: {why}")]
 pub(crate) struct Untold {
@@ -37,7 +37,7 @@ impl Untold {
     }
 }
 
-/// The API's answers about streams of its own domain and of others.
+/// Asks the API about streams of its own domain and of others.
 #[derive(Clone, Debug)]
 pub(crate) struct Api(Context);
 
@@ -46,12 +46,12 @@ impl Api {
         Self(context)
     }
 
-    /// How a stream stands now. `None` if the API does not show a stream of this name.
-    pub(crate) async fn stand(&self, name: &str) -> Result<Option<(Stream, Mark)>, Untold> {
+    /// The present state of a stream. `None`: the API does not show a stream of this name.
+    pub(crate) async fn stand(&self, name: &str) -> Result<Option<(Stream, StreamMark)>, Untold> {
         let asked = within(API, BROKER, self.stream(name)).await;
         let stream = match asked.map_err(|late| Untold::by(name, &late))? {
             Ok(stream) => stream,
-            // Another domain may not let this user ask, and its answer may not find the way.
+            // Another domain may refuse this user, or its answer may not get through.
             Err(_) if name.contains('.') => return Ok(None),
             Err(error) => match error.kind() {
                 GetStreamErrorKind::JetStream(said) if said.code() == 404 => return Ok(None),
@@ -59,18 +59,18 @@ impl Api {
             },
         };
         let info = stream.cached_info();
-        let mut mark = Mark {
+        let mut mark = StreamMark {
             created: Some(info.created),
             last_sequence: info.state.last_sequence,
             last_time: (info.state.messages > 0).then_some(info.state.last_timestamp),
             shown: true,
-            ..Mark::of_acknowledgements()
+            ..StreamMark::of_acknowledgements()
         };
         mark.takes(&info.config.subjects);
         Ok(Some((stream, mark)))
     }
 
-    /// Another stream than this one that takes one of these subjects, which may hold wildcards.
+    /// Another stream that takes one of these subjects, which may contain wildcards.
     pub(crate) async fn successor(
         &self,
         name: &str,
@@ -88,7 +88,7 @@ impl Api {
         Ok(None)
     }
 
-    /// The message that a stream has at this sequence. `None` if there is none any more, or the API does not tell.
+    /// The message at this sequence of a stream. `None`: the message no longer exists, or the API did not answer.
     pub(crate) async fn message(&self, name: &str, sequence: u64) -> Option<StreamMessage> {
         let (context, stream) = match name.split_once('.') {
             None => (self.0.clone(), name),
@@ -98,12 +98,12 @@ impl Api {
         stream.get_raw_message(sequence).await.ok()
     }
 
-    /// Whether the API shows the stream. An API that does not answer says nothing against it.
+    /// Whether the API shows the stream. Without an answer, the stream is assumed to exist.
     pub(crate) async fn shows(&self, name: &str) -> bool {
         !matches!(self.stand(name).await, Ok(None))
     }
 
-    /// A stream by the name that it has in a mark: with its domain before it, if that is another one.
+    /// A stream by its name in a mark, which begins with the domain if that is not the API's domain.
     pub(crate) async fn stream(&self, name: &str) -> Result<Stream, GetStreamError> {
         match name.split_once('.') {
             None => self.0.get_stream(name).await,
@@ -116,12 +116,12 @@ impl Api {
     }
 }
 
-/// Whether the server said itself that no stream takes the subject.
+/// Whether the server itself answered that no stream takes the subject.
 pub(crate) fn is_none(error: &GetStreamByNameError) -> bool {
     error.kind() == GetStreamByNameErrorKind::NotFound
 }
 
-/// Whether one of a stream's subjects, which may hold wildcards, takes this one.
+/// Whether one of a stream's subjects, which may contain wildcards, matches this subject.
 pub(crate) fn takes(patterns: &[String], subject: &str) -> bool {
     patterns.iter().any(|pattern| {
         let mut words = subject.split('.');

@@ -1,4 +1,4 @@
--- The same letters with their texts as the bytes that are stored: nothing is converted, so nothing can fail to be.
+-- The same letters, with texts as the bytes that the database stores. Nothing is converted, so no conversion can fail.
 select
     letter,
     position,
@@ -15,7 +15,8 @@ select
     convert_to(error, getdatabaseencoding()) as error,
     attempts,
     whole,
-    age
+    age,
+    edited_at
 from (
 {letters}
 ) as letters

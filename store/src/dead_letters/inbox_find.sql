@@ -1,6 +1,6 @@
--- Dead letters by what an operator may call them: $1 consumer, $2 id, $3 position, $4 stream, or null for any.
+-- Finds a consumer's dead letters by an id or a position: $1 consumer, $2 id, $3 position, $4 stream, or null for any.
 --
--- An id is the event's own, its identity, or, of a message that is no event, what is written where an id would be.
+-- The id may be the event's own or its identity. For a message that is no event, it may be the id that its headers claim.
 select *
 from pillarbox.inbox_dead_letter
 where

@@ -8,21 +8,21 @@ use serde::Serialize;
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "lowercase")]
 #[non_exhaustive]
-pub enum State {
+pub enum LetterState {
     /// Given up.
     Dead,
-    /// Waits for the relay to ship it, or for the consumer to handle it, or behind a dead event of its key.
+    /// Waits until the relay ships it or the consumer handles it, or waits behind a dead event of its key.
     Parked,
-    /// Shipped or handled after all.
+    /// Shipped or handled after it had been given up.
     Retried,
-    /// Not to be shipped or handled: an operator said so.
+    /// Will not be shipped or handled, because an operator discarded it.
     Discarded,
 }
 
-impl State {
+impl LetterState {
     const ALL: [Self; 4] = [Self::Dead, Self::Parked, Self::Retried, Self::Discarded];
 
-    /// As it is written in the table.
+    /// The text that the table holds.
     pub fn as_str(self) -> &'static str {
         match self {
             Self::Dead => "dead",
@@ -32,15 +32,15 @@ impl State {
         }
     }
 
-    /// Whether somebody still has to do something about it.
+    /// Whether the event is still to be shipped, handled or discarded.
     pub fn is_unresolved(self) -> bool {
         matches!(self, Self::Dead | Self::Parked)
     }
 
-    /// Reads it from the table.
+    /// The state for a text of the table.
     ///
     /// # Errors
-    /// [`sqlx::Error::Decode`] for a text that is no state.
+    /// [`sqlx::Error::Decode`] if the text is no state.
     pub fn read(text: &str) -> Result<Self, sqlx::Error> {
         let known = Self::ALL.into_iter().find(|state| state.as_str() == text);
         known.ok_or_else(|| {
@@ -49,7 +49,7 @@ impl State {
     }
 }
 
-impl fmt::Display for State {
+impl fmt::Display for LetterState {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.pad(self.as_str())
     }

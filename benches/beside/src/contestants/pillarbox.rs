@@ -5,7 +5,7 @@ use std::time::Duration;
 use anyhow::{Result, ensure};
 use async_trait::async_trait;
 use pillarbox_event::RawEvent;
-use pillarbox_relay::{Relay, RelayConfig, SinkChoice, Status};
+use pillarbox_relay::{Relay, RelayConfig, RelayStatus, SinkChoice};
 use tokio::time::{Instant, sleep};
 
 use crate::contestant::{Contestant, Open, Running, begin};
@@ -78,7 +78,7 @@ impl Contestant for Pillarbox {
         let mut running = self.relay(site)?;
         let start = Instant::now();
         let mut connection = site.pool.acquire().await?;
-        while Status::read(&mut connection, "pillarbox", "default").await?.backlog_events > 0 {
+        while RelayStatus::read(&mut connection, "pillarbox", "default").await?.backlog_events > 0 {
             running.check()?;
             ensure!(start.elapsed() < Duration::from_secs(120), "the relay makes no progress");
             sleep(Duration::from_millis(100)).await;

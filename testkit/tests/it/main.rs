@@ -1,0 +1,7 @@
+//! The testkit itself.
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
+
+mod find;
+mod pgbouncer;
+mod proxy;
+mod servers;
