@@ -1,6 +1,6 @@
 //! The process that reads the streams and fills the tables.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -8,7 +8,7 @@ use pillarbox_relay::broker::Connection;
 use pillarbox_relay::{ConfigError, Database};
 use pillarbox_store::{Backoff, Schema, full_text};
 use tokio::sync::{mpsc, watch};
-use tokio::task::JoinSet;
+use tokio::task::{AbortHandle, JoinSet};
 use tokio::time::{Instant, MissedTickBehavior, interval, sleep};
 use tokio_util::sync::CancellationToken;
 
@@ -161,7 +161,8 @@ struct Session<'t> {
     trail: &'t Trail,
     places: BTreeMap<String, Place>,
     readers: JoinSet<()>,
-    read: BTreeSet<String>,
+    /// The reader of each stream.
+    read: BTreeMap<String, AbortHandle>,
     sender: mpsc::Sender<Report>,
     reports: mpsc::Receiver<Report>,
     /// When the state of each stream was last written.
@@ -176,7 +177,7 @@ impl<'t> Session<'t> {
             trail,
             places,
             readers: JoinSet::new(),
-            read: BTreeSet::new(),
+            read: BTreeMap::new(),
             sender,
             reports,
             written: BTreeMap::new(),
@@ -218,14 +219,15 @@ impl<'t> Session<'t> {
         }
     }
 
-    /// Starts a reader for each stream that has none.
+    /// Starts a reader for each stream that has none, and ends those of streams that are not listed any more.
     fn listed(&mut self, listed: Result<Vec<String>, String>) {
         match listed {
             Ok(streams) => {
                 self.no_list = None;
                 self.trail.state.send_modify(|state| state.problem = None);
+                self.forget_all_but(&streams);
                 for stream in streams {
-                    if !self.read.insert(stream.clone()) {
+                    if self.read.contains_key(&stream) {
                         continue;
                     }
                     let state = StreamState::new();
@@ -235,7 +237,8 @@ impl<'t> Session<'t> {
                     let (config, place) =
                         (self.trail.config.clone(), self.places.get(&stream).copied());
                     let following = Following::new(&stream, config, place, self.sender.clone());
-                    self.readers.spawn(following.run());
+                    let reader = self.readers.spawn(following.run());
+                    self.read.insert(stream, reader);
                 }
             }
             Err(problem) => {
@@ -250,11 +253,30 @@ impl<'t> Session<'t> {
         }
     }
 
+    /// Stops reading what is not among `listed`: a deleted stream is no trouble of the trail.
+    fn forget_all_but(&mut self, listed: &[String]) {
+        let trail = self.trail;
+        self.read.retain(|stream, reader| {
+            let stays = listed.contains(stream);
+            if !stays {
+                reader.abort();
+                trail.state.send_modify(|all| {
+                    all.streams.remove(stream);
+                });
+                metrics::stands(stream, 0, false);
+                tracing::info!(stream, "the broker does not list this stream any more");
+            }
+            stays
+        });
+        self.written.retain(|stream, _| listed.contains(stream));
+    }
+
     async fn take(&mut self, tables: &mut Tables, report: Report) -> Result<(), sqlx::Error> {
         match report {
             Report::Rows { stream, place, rows } => {
                 let written = tables.write(&stream, place, &rows).await?;
                 metrics::recorded(&stream, written.recorded, written.foreign, written.skipped);
+                self.places.insert(stream.to_string(), place);
                 self.change(&stream, |state| {
                     state.sequence = place.sequence;
                     state.last_sequence = state.last_sequence.max(place.sequence);
@@ -348,4 +370,35 @@ async fn streams(config: &TrailConfig) -> Result<Vec<String>, String> {
         }
     }
     Ok(found)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn a_stream_that_is_not_listed_any_more_is_no_trouble() {
+        let (database_url, nats_url) = ("postgres://127.0.0.1:1/none", "nats://127.0.0.1:1");
+        let config = TrailConfig {
+            database_url: database_url.to_owned(),
+            nats_url: nats_url.to_owned(),
+            ..TrailConfig::default()
+        };
+        let trail = Trail::new(config).unwrap();
+        let mut session = Session::new(&trail, BTreeMap::new());
+        session.listed(Ok(vec!["orders".to_owned(), "old".to_owned()]));
+        session.change("old", |state| state.problem = Some("it was deleted".to_owned()));
+        assert_eq!(trail.state().borrow().streams.len(), 2);
+
+        session.listed(Ok(vec!["orders".to_owned()]));
+        let state = trail.state().borrow().clone();
+        assert_eq!(state.streams.keys().collect::<Vec<_>>(), ["orders"]);
+        assert_eq!(session.read.keys().collect::<Vec<_>>(), ["orders"]);
+        // The reader of the other stream ends; that of the first one goes on.
+        let ended = session.readers.join_next().await.unwrap();
+        assert!(ended.unwrap_err().is_cancelled());
+
+        session.listed(Err("away".to_owned()));
+        assert_eq!(trail.state().borrow().streams.len(), 1, "an unknown list ends no reader");
+    }
 }
