@@ -1,11 +1,12 @@
-//! The relay stays within the 256 MB of the shipped unit and manifest, whatever waits in the outbox.
+//! The relay stays within the 256 MB of the shipped unit and manifest, whatever waits in the outbox. Each test has servers
+//! of its own, so that its gigabytes leave the disk with it.
 
 use std::time::Duration;
 
 use crate::support::http::Endpoint;
 use crate::support::{Process, Shop, large};
 use async_nats::jetstream::stream::{Config, StorageType};
-use pillarbox_testkit::{Nats, Scope, eventually, servers};
+use pillarbox_testkit::{Nats, Postgres, Scope, Servers, eventually};
 use sqlx::AssertSqlSafe;
 
 const LIMIT_KB: u64 = 256 * 1024;
@@ -44,7 +45,8 @@ async fn until(shop: &Shop, process: &Process, what: &str, shipped: u64, letters
 #[tokio::test]
 async fn four_hundred_events_of_a_megabyte_are_shipped() {
     let _large = large().await;
-    let shop = Shop::open().await;
+    let servers = Servers::start().await.unwrap();
+    let shop = Shop::on(servers.scope().await.unwrap()).await;
     run(
         &shop,
         format!(
@@ -65,7 +67,8 @@ async fn four_hundred_events_of_a_megabyte_are_shipped() {
 #[tokio::test]
 async fn four_hundred_letters_of_a_megabyte_are_shipped_and_replayed() {
     let _large = large().await;
-    let shop = Shop::open().await;
+    let servers = Servers::start().await.unwrap();
+    let shop = Shop::on(servers.scope().await.unwrap()).await;
     let columns = "position, relay, event_id, event_type, topic, key, headers, payload, created_at, reason, error, attempts, state";
     run(
         &shop,
@@ -99,7 +102,8 @@ async fn four_hundred_letters_of_a_megabyte_are_shipped_and_replayed() {
 #[tokio::test]
 async fn small_events_with_large_ones_among_them_are_shipped_with_the_largest_page() {
     let _large = large().await;
-    let shop = Shop::open().await;
+    let servers = Servers::start().await.unwrap();
+    let shop = Shop::on(servers.scope().await.unwrap()).await;
     run(
         &shop,
         format!(
@@ -117,12 +121,13 @@ async fn small_events_with_large_ones_among_them_are_shipped_with_the_largest_pa
 #[tokio::test]
 async fn events_of_a_raised_max_payload_are_shipped_and_larger_ones_set_aside_unread() {
     let _large = large().await;
+    let postgres = Postgres::start().await.unwrap();
     // A stream in files takes no message over 32 MiB.
     for (megabytes, count, storage) in [(64, 3, StorageType::Memory), (8, 24, StorageType::File)] {
         let nats =
             Nats::options().config(&format!("max_payload: {megabytes}MB\nmax_pending: 256MB"));
         let nats = nats.start().await.unwrap();
-        let scope = Scope::on(&servers().await.unwrap().postgres, &nats.url()).await.unwrap();
+        let scope = Scope::on(&postgres, &nats.url()).await.unwrap();
         let shop = Shop::with_stream(scope, |config| Config { storage, ..config }).await;
         run(
             &shop,
@@ -147,9 +152,10 @@ async fn events_of_a_raised_max_payload_are_shipped_and_larger_ones_set_aside_un
 #[tokio::test]
 async fn a_message_larger_than_a_stream_in_files_takes_is_set_aside() {
     let _large = large().await;
+    let postgres = Postgres::start().await.unwrap();
     let nats =
         Nats::options().config("max_payload: 64MB\nmax_pending: 256MB").start().await.unwrap();
-    let scope = Scope::on(&servers().await.unwrap().postgres, &nats.url()).await.unwrap();
+    let scope = Scope::on(&postgres, &nats.url()).await.unwrap();
     let shop = Shop::on(scope).await;
     run(
         &shop,
@@ -167,7 +173,8 @@ async fn a_message_larger_than_a_stream_in_files_takes_is_set_aside() {
 #[tokio::test]
 async fn headers_that_can_never_be_sent_are_refused_by_the_table() {
     let _large = large().await;
-    let shop = Shop::open().await;
+    let servers = Servers::start().await.unwrap();
+    let shop = Shop::on(servers.scope().await.unwrap()).await;
     for (headers, fits) in [
         ("jsonb_build_object('x', repeat('x', 190000000))", false),
         ("jsonb_build_object('x', repeat('x', 3000000))", false),
@@ -193,7 +200,8 @@ async fn headers_that_can_never_be_sent_are_refused_by_the_table() {
 #[tokio::test]
 async fn rows_far_too_large_are_set_aside_unread() {
     let _large = large().await;
-    let shop = Shop::open().await;
+    let servers = Servers::start().await.unwrap();
+    let shop = Shop::on(servers.scope().await.unwrap()).await;
     let mut transaction = shop.pool().begin().await.unwrap();
     sqlx::raw_sql(
         "do $$ declare name text; begin \
