@@ -5,9 +5,9 @@
 //!  stop    HTTP and tasks ── then consumers ── then relays
 //! ```
 //!
-//! Whatever can be reached is started, and the rest is waited for. A database or a broker that is down at the start is an
-//! outage: it is logged once, `/readyz` says so, and the service continues by itself when it is over. The stop goes the
-//! way of an event: first nothing new comes in, then what has come in is handled, and the relay ships meanwhile.
+//! Whatever can be reached is started, and the rest is waited for. A database or a broker that is down at the start is
+//! an outage: it is logged once, `/readyz` says so, and the service continues by itself when it is over. The stop goes
+//! the way of an event: first nothing new comes in, then what has come in is handled, and the relay ships meanwhile.
 //!
 //! ```no_run
 //! use pillarbox::{Consumer, Event, Tx, inbox, service::Service};
@@ -82,8 +82,8 @@ impl Service {
     }
 
     /// Adds something that must have succeeded before consumers and relays start, such as migrations or the declaration
-    /// of a stream. `name` is for the log and for `/readyz`, and each try gets a clone of `with`. Preparations run one after
-    /// the other, in the order in which they are added.
+    /// of a stream. `name` is for the log and for `/readyz`, and each try gets a clone of `with`. Preparations run one
+    /// after the other, in the order in which they are added.
     ///
     /// If it fails, it is tried again, after 50 ms at first and 5 s at most, until it succeeds or the service stops. It
     /// must therefore be safe to repeat. An error that is certain to come again ends the service instead: a statement
@@ -115,9 +115,9 @@ impl Service {
         self.part("http", Stage::First, false, server)
     }
 
-    /// Adds any other future: another server, or a loop of the service's own. It starts at once, before the preparations,
-    /// and must end when its token is cancelled, which happens together with the stop of the HTTP server. It may end
-    /// earlier; only an error then ends the service.
+    /// Adds any other future: another server, or a loop of the service's own. It starts at once, before the
+    /// preparations, and must end when its token is cancelled, which happens together with the stop of the HTTP server.
+    /// It may end earlier; only an error then ends the service.
     pub fn task<F, E>(
         self,
         name: impl Into<String>,
@@ -149,8 +149,8 @@ impl Service {
     }
 
     /// Sets how long a stop may take in all; 25 s by default, a day at most. The HTTP server and tasks have the first
-    /// 40 % of it, consumers until 80 %, and relays the rest. What has not ended by then is dropped: handlers are rolled
-    /// back, and their events come again. (An HTTP request that is under way goes on until the process ends.)
+    /// 40 % of it, consumers until 80 %, and relays the rest. What has not ended by then is dropped: handlers are
+    /// rolled back, and their events come again. (An HTTP request that is under way goes on until the process ends.)
     pub fn stop_within(self, limit: Duration) -> Self {
         Self { stop_within: limit.min(LONGEST_STOP), ..self }
     }
@@ -179,8 +179,8 @@ impl Service {
         self
     }
 
-    /// Runs everything until `stop` is cancelled or a part ends with an error, and then stops all parts in order, within
-    /// [`stop_within`](Self::stop_within). It also returns when no part is left to run.
+    /// Runs everything until `stop` is cancelled or a part ends with an error, and then stops all parts in order,
+    /// within [`stop_within`](Self::stop_within). It also returns when no part is left to run.
     ///
     /// Dropping the future ends all parts at once.
     ///
@@ -207,8 +207,8 @@ impl Service {
     /// [Runs](Self::run) until the process gets SIGTERM or SIGINT (ctrl-c). A second signal ends all parts at once.
     ///
     /// # Errors
-    /// As [`run`](Self::run); [`ServiceError::Interrupted`] after a second signal; [`ServiceError::Signals`] if the system
-    /// does not let the process listen to signals.
+    /// As [`run`](Self::run); [`ServiceError::Interrupted`] after a second signal; [`ServiceError::Signals`] if the
+    /// system does not let the process listen to signals.
     pub async fn run_until_signal(self) -> Result<(), ServiceError> {
         let mut signals = Signals::new().map_err(ServiceError::Signals)?;
         let stop = CancellationToken::new();

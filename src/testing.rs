@@ -38,7 +38,8 @@ pub enum HandleError {
 /// Runs the handler that `router` has for an event, as a consumer does, rolls everything back, and returns what it
 /// published.
 ///
-/// The database needs the tables of inbox and outbox, in schema `pillarbox`. [`handle_then`] says how the handler is run.
+/// The database needs the tables of inbox and outbox, in schema `pillarbox`. [`handle_then`] says how the handler is
+/// run.
 ///
 /// ```no_run
 /// use pillarbox::{Event, Received, Router, Tx, outbox, testing};

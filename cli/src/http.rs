@@ -1,9 +1,9 @@
 //! The endpoints for operators and monitoring: `/healthz`, `/readyz` and `/metrics`.
 //!
 //! Shipping comes first. The address may be in use by another process, missing on this machine, not allowed, or have a
-//! name that is not found. None of this stops the relay: it ships without endpoints, says so, and listens on the address
-//! as soon as it can. A client can hold a connection for a few seconds at most, so `/healthz` answers whatever other
-//! clients do; see [`connections`].
+//! name that is not found. None of this stops the relay: it ships without endpoints, says so, and listens on the
+//! address as soon as it can. A client can hold a connection for a few seconds at most, so `/healthz` answers whatever
+//! other clients do; see [`connections`].
 
 mod address;
 pub(crate) mod connections;

@@ -70,8 +70,8 @@ pub enum Access {
     Tokens(Tokens),
     /// By the headers of a proxy that is trusted.
     Proxy(Proxy),
-    /// By a layer of the service that mounts the console: it puts a [`Visitor`] into the request's extensions. A request
-    /// without one is refused.
+    /// By a layer of the service that mounts the console: it puts a [`Visitor`] into the request's extensions. A
+    /// request without one is refused.
     Service,
 }
 

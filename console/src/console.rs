@@ -50,7 +50,8 @@ impl Console {
     }
 
     /// Shows the payloads of dead letters, the values of their own headers, and the state of sagas. Default: it does
-    /// not. Without accounts ([`Access::Loopback`]) it never does, because every account of the machine could read them.
+    /// not. Without accounts ([`Access::Loopback`]) it never does, because every account of the machine could read
+    /// them.
     #[must_use]
     pub fn show_payloads(mut self, show: bool) -> Self {
         self.0.shows_payloads = show && !matches!(self.0.access, Access::Loopback);

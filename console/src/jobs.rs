@@ -1,7 +1,8 @@
 //! Changes of many dead letters, which take a while: they show their progress, and can be stopped.
 //!
-//! The letters that match are found first. Then a hundred of them at a time are changed and recorded in one transaction, so
-//! a stop leaves each letter either as it was or changed and recorded. If the process ends, so does the job.
+//! The letters that match are found first. Then a hundred of them at a time are changed and recorded in one
+//! transaction, so a stop leaves each letter either as it was or changed and recorded. If the process ends, so does the
+//! job.
 
 use std::collections::VecDeque;
 use std::sync::{Arc, Mutex, PoisonError};

@@ -18,8 +18,8 @@
 //! # }
 //! ```
 //!
-//! The pages are made on the server and can be read without JavaScript. A page loads nothing from another host. Whatever
-//! comes from events, errors and names is somebody else's text: `shown` is the one way into a page.
+//! The pages are made on the server and can be read without JavaScript. A page loads nothing from another host.
+//! Whatever comes from events, errors and names is somebody else's text: `shown` is the one way into a page.
 //!
 //! | module | concept |
 //! |---|---|

@@ -51,8 +51,8 @@ pub(crate) struct Unanswered {
 }
 
 impl Place {
-    /// The tables in this schema of this database, under a name. Connects to nothing yet; then to at most 4 connections.
-    /// The connections must not go through a pooler in transaction mode.
+    /// The tables in this schema of this database, under a name. Connects to nothing yet; then to at most 4
+    /// connections. The connections must not go through a pooler in transaction mode.
     ///
     /// # Errors
     /// [`PlaceError`] if the URL or the schema's name cannot be used.
@@ -72,8 +72,8 @@ impl Place {
         })
     }
 
-    /// Names a relay that should run here, so that the page can say so if none has ever run. Relays that have run are found
-    /// without it.
+    /// Names a relay that should run here, so that the page can say so if none has ever run. Relays that have run are
+    /// found without it.
     #[must_use]
     pub fn relay(mut self, name: impl Into<String>) -> Self {
         self.relays.push(name.into());
@@ -111,7 +111,8 @@ impl Place {
 
     /// The pool, opened when it is first needed. After an outage it opens new connections by itself.
     pub(crate) async fn pool(&self) -> Result<&PgPool, Unanswered> {
-        // Boxed, because the future of a new connection is large: with it, an unoptimised build had almost no stack left.
+        // Boxed, because the future of a new connection is large: with it, an unoptimised build had almost no stack
+        // left.
         let opened = Box::pin(self.database.pool(CONNECTIONS));
         let opened = within(ANSWER, "the database", opened);
         let opened = self.pool.get_or_try_init(async || match opened.await {

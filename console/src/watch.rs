@@ -1,8 +1,8 @@
 //! The newest stands of all places, shared by all who look, so that ten open pages cost the databases no more than one.
 //!
 //! Reading a stand counts the backlog, which takes longer the larger it is. So the next look waits until fifty times as
-//! long has passed as the last one took: looking costs a database at most a fiftieth of one connection's time. Who asks in
-//! the meantime gets the stand that is there, with its age.
+//! long has passed as the last one took: looking costs a database at most a fiftieth of one connection's time. Who asks
+//! in the meantime gets the stand that is there, with its age.
 
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};

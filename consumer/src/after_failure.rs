@@ -86,8 +86,8 @@ pub(super) fn at_once(blame: Blame, is_said: bool) -> Follows {
 }
 
 impl Patience {
-    /// What follows once the failure is recorded. `retry_after`: the wait that the handler asks for. `backoff`: the wait
-    /// after so many failures.
+    /// What follows once the failure is recorded. `retry_after`: the wait that the handler asks for. `backoff`: the
+    /// wait after so many failures.
     pub(super) fn after(
         self,
         recorded: Recorded,

@@ -31,8 +31,8 @@ const TEN_YEARS: Duration = Duration::from_secs(10 * 365 * 86_400);
 /// # Ok::<(), pillarbox_consumer::ConsumerError>(())
 /// ```
 ///
-/// With serde, a duration is a whole number whose unit is in its name: `handler_timeout_ms`, or `retention_s`. A part of
-/// that unit is left out when it is written.
+/// With serde, a duration is a whole number whose unit is in its name: `handler_timeout_ms`, or `retention_s`. A part
+/// of that unit is left out when it is written.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 #[serde(default = "ConsumerConfig::unnamed", deny_unknown_fields)]
 pub struct ConsumerConfig {

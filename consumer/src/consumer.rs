@@ -45,7 +45,11 @@ const ASK_AGAIN: Duration = Duration::from_millis(500);
 /// # use pillarbox_inbox::{HandlerError, Tx};
 /// # use tokio_util::sync::CancellationToken;
 /// # async fn charge(_: &mut Tx, _: RawEvent) -> Result<(), HandlerError> { Ok(()) }
-/// # async fn example(nats: async_nats::Client, pool: sqlx::PgPool, shutdown: CancellationToken) -> Result<(), ConsumerError> {
+/// # async fn example(
+/// #     nats: async_nats::Client,
+/// #     pool: sqlx::PgPool,
+/// #     shutdown: CancellationToken,
+/// # ) -> Result<(), ConsumerError> {
 /// Consumer::new(nats, pool, "ORDERS", "payments")?
 ///     .on(charge)
 ///     .run(shutdown)
@@ -68,8 +72,9 @@ pub struct Consumer {
 
 impl Consumer {
     /// Makes a consumer of this name that reads this stream, with the [default settings](ConsumerConfig). It records
-    /// handled events in the database of `pool`, which should have at least [`concurrency`](ConsumerConfig::concurrency)
-    /// connections. This neither connects to the broker nor queries the database.
+    /// handled events in the database of `pool`, which should have at least
+    /// [`concurrency`](ConsumerConfig::concurrency) connections. This neither connects to the broker nor queries the
+    /// database.
     ///
     /// # Errors
     /// [`ConsumerError::Config`] if the stream or the name cannot be used.
@@ -278,7 +283,8 @@ impl Consumer {
     /// The consumer waits out outages of the database and the broker, however long they last. Dropping the future stops
     /// it at once: running handlers are rolled back, and their events are delivered again.
     ///
-    /// Meanwhile it removes the rows of events that were handled longer than [`retention`](ConsumerConfig::retention) ago.
+    /// Meanwhile it removes the rows of events that were handled longer than [`retention`](ConsumerConfig::retention)
+    /// ago.
     ///
     /// # Errors
     /// [`ConsumerError::NoHandler`], [`ConsumerError::SecondHandler`], [`ConsumerError::NotInStream`],

@@ -1,11 +1,11 @@
 //! Tells the database about once a second how this process is, and learns what operators have paused and limited.
 //!
-//! Events of a paused type wait in the table. When a process learns that a type is no longer paused, it makes them due. It
-//! does so again with the next beats, because it may just have put some back, and at its start, because the process that
-//! learned it may have died.
+//! Events of a paused type wait in the table. When a process learns that a type is no longer paused, it makes them due.
+//! It does so again with the next beats, because it may just have put some back, and at its start, because the process
+//! that learned it may have died.
 //!
-//! The scheduler begins nothing before the first answer: no answer does not mean that nothing is paused. Later, while the
-//! database does not answer, what was learned last stays in force.
+//! The scheduler begins nothing before the first answer: no answer does not mean that nothing is paused. Later, while
+//! the database does not answer, what was learned last stays in force.
 
 use std::time::Duration;
 

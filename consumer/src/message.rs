@@ -9,8 +9,8 @@ use pillarbox_store::full_text;
 use super::scheduler::{Content, Delivered, Undecodable};
 use super::subscription::Arrival;
 
-/// Reads a message that was delivered from this partition, if there are several. `None` if JetStream did not deliver it.
-/// Whether a handler takes it in batches is for others to say.
+/// Reads a message that was delivered from this partition, if there are several. `None` if JetStream did not deliver
+/// it. Whether a handler takes it in batches is for others to say.
 pub(super) fn read(arrival: Arrival, partition: Option<Partition>) -> Option<Delivered<Acker>> {
     let place = arrival.place()?;
     let Arrival { message, again } = arrival;

@@ -70,8 +70,8 @@ pub(super) struct Looker<'a> {
 }
 
 impl RemovedSoFar {
-    /// Looks at a durable. `takes_all`: its filters take all of the stream's subjects. `pin`: that of the process that is
-    /// active.
+    /// Looks at a durable. `takes_all`: its filters take all of the stream's subjects. `pin`: that of the process that
+    /// is active.
     pub(super) fn look(
         &mut self,
         durable: &str,

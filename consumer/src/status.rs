@@ -71,9 +71,9 @@ pub struct ConsumerStatus {
 
 impl ConsumerStatus {
     /// Whether the consumer works as it should: it handles events, or would handle the next one, and has the same
-    /// number of partitions as the relay. A consumer that an operator has paused is well, because it does as it was told.
-    /// Suitable for a readiness probe. A liveness probe should only check for [`ConsumerState::Stopped`], because a
-    /// restart does not end an outage.
+    /// number of partitions as the relay. A consumer that an operator has paused is well, because it does as it was
+    /// told. Suitable for a readiness probe. A liveness probe should only check for [`ConsumerState::Stopped`], because
+    /// a restart does not end an outage.
     pub fn is_well(&self) -> bool {
         let fits = self.partitions.as_ref().is_none_or(|partitions| partitions.sent_with.is_none());
         fits && matches!(
@@ -117,8 +117,8 @@ pub enum ConsumerState {
         /// What failed.
         reason: String,
     },
-    /// An operator has paused it: `paused by NAME since TIME: NOTE`. Its events wait in the stream. It continues when an
-    /// operator resumes it.
+    /// An operator has paused it: `paused by NAME since TIME: NOTE`. Its events wait in the stream. It continues when
+    /// an operator resumes it.
     PausedByOperator {
         /// Who paused it, since when, and why.
         reason: String,

@@ -1,6 +1,7 @@
 //! Whether two filters take a subject in common.
 
-/// Whether there is a subject that both take. Words are separated by dots; `*` takes any one, `>` the rest, at least one.
+/// Whether there is a subject that both take. Words are separated by dots; `*` takes any one, `>` the rest, at least
+/// one.
 pub(super) fn overlap(one: &str, other: &str) -> bool {
     let (mut one, mut other) = (one.split('.'), other.split('.'));
     loop {

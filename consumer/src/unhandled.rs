@@ -29,9 +29,9 @@ impl Unhandled {
 }
 
 impl Consumer {
-    /// Asks the broker and the database what this consumer has not handled. Unlike [`status`](Self::status), which gives
-    /// the last measurement, this makes requests, and it does not matter which process runs the consumer. The broker is
-    /// asked first.
+    /// Asks the broker and the database what this consumer has not handled. Unlike [`status`](Self::status), which
+    /// gives the last measurement, this makes requests, and it does not matter which process runs the consumer. The
+    /// broker is asked first.
     ///
     /// It tries once, and may take a few seconds if the broker or the database does not answer. It changes nothing.
     ///

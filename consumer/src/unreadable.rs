@@ -118,8 +118,8 @@ impl Unreadable {
     /// The sequences of the messages above the ack floor that cannot be parsed, of those that a durable has delivered,
     /// and of the first `at_least`, delivered or not. They are set aside, and acknowledged.
     ///
-    /// After an interruption, `at_least` is as many as can have been under way: a reset of the durable consumer may have
-    /// come in between, and then the server says that nothing above the ack floor was delivered.
+    /// After an interruption, `at_least` is as many as can have been under way: a reset of the durable consumer may
+    /// have come in between, and then the server says that nothing above the ack floor was delivered.
     pub(super) async fn look(
         &self,
         durable: &Durable,

@@ -131,8 +131,8 @@ impl<S: DeliveryService> Worker<S> {
     }
 
     /// Parks events of a key, in their order. `wait`: how long the first of them, which failed, waits. `None` if it has
-    /// not run, and all are to stand behind what waits in the table already. `paused`: it has not failed, but its type is
-    /// paused.
+    /// not run, and all are to stand behind what waits in the table already. `paused`: it has not failed, but its type
+    /// is paused.
     async fn park(self, held: &[Held], wait: Option<Duration>, paused: bool) -> Parking {
         let events: Vec<_> = held.iter().filter_map(|held| held.content.event()).collect();
         let key = events.first().and_then(|event| event.key());
@@ -253,8 +253,8 @@ impl<S: DeliveryService> Worker<S> {
         contents.iter().map(|_| Disposition::Singly).collect()
     }
 
-    /// Handles a parked event, if it can begin before `until`. `again`: it may have been begun before. What becomes of it
-    /// is recorded in the table.
+    /// Handles a parked event, if it can begin before `until`. `again`: it may have been begun before. What becomes of
+    /// it is recorded in the table.
     async fn handle_letter(
         mut self,
         content: Arc<Content>,

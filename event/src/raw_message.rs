@@ -6,8 +6,8 @@
 
 /// Why a client would not hand on a message with this subject and this header block. `None` if it would.
 ///
-/// `headers` are the bytes of the whole block, with the line `NATS/1.0`; empty for a message without headers. The text is
-/// for people.
+/// `headers` are the bytes of the whole block, with the line `NATS/1.0`; empty for a message without headers. The text
+/// is for people.
 ///
 /// ```
 /// use pillarbox_event::raw_message::fault_in;

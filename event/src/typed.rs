@@ -53,8 +53,8 @@ pub trait Event {
 
     /// The version of the payload, from 1, which is the default. Raise it when a program that knows the payload of
     /// before could not read the new one: see `docs/guides/changing-events.md`. It travels in the header
-    /// [`ce-typeversion`](crate::header::TYPE_VERSION), unless it is 1. Events of a newer version than this are not read: they
-    /// become dead letters.
+    /// [`ce-typeversion`](crate::header::TYPE_VERSION), unless it is 1. Events of a newer version than this are not
+    /// read: they become dead letters.
     const VERSION: u32 = 1;
 
     /// The NATS subject to which this event is published. By default it is [`TOPIC`](Self::TOPIC). If that has

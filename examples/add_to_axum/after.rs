@@ -72,8 +72,8 @@ pub async fn start(work: &Work) -> anyhow::Result<(Service, Router)> {
     };
     jetstream::new(broker.clone()).get_or_create_stream(stream).await?;
 
-    // 6. One process has all of it, started and stopped in order. `pillarbox relay` is the same relay as a program. These
-    // short takeover times are for a service that is killed often; others should keep the defaults.
+    // 6. One process has all of it, started and stopped in order. `pillarbox relay` is the same relay as a program.
+    // These short takeover times are for a service that is killed often; others should keep the defaults.
     let config =
         ConsumerConfig { takeover: Duration::from_secs(1), ..ConsumerConfig::new(STREAM, "mails") };
     let relay = RelayConfig {

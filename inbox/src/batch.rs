@@ -20,8 +20,8 @@
 //! called again for the events that it was given; all of them are given up at once for that reason. The other events of
 //! the batch come again.
 //!
-//! Parked events are handled in batches, too. One statement releases them from the dead letters before they are recorded
-//! (`release_all.sql`), and those that are undone are parked again, in the same transaction.
+//! Parked events are handled in batches, too. One statement releases them from the dead letters before they are
+//! recorded (`release_all.sql`), and those that are undone are parked again, in the same transaction.
 
 mod halves;
 mod transaction;
@@ -203,9 +203,9 @@ pub trait RunBatch: Send + Sync {
     /// Whether events of this type are handled in batches. The others are handled one by one.
     fn takes(&self, event_type: &str) -> bool;
 
-    /// Handles these events in one transaction, and says what became of each, in their order. An error has undone all of
-    /// it. Dropping the future rolls back. `dead_letters`: all of them were taken from the dead letters, and are released
-    /// if they are handled.
+    /// Handles these events in one transaction, and says what became of each, in their order. An error has undone all
+    /// of it. Dropping the future rolls back. `dead_letters`: all of them were taken from the dead letters, and are
+    /// released if they are handled.
     fn run<'a>(
         &'a self,
         store: &'a Store,

@@ -54,8 +54,8 @@ pub const MAX_RETRY_AFTER: Duration = Duration::from_secs(24 * 3600);
 /// # }
 /// ```
 ///
-/// An `anyhow::Error` takes a `HandlerError` by `?`, too, and is classified by it wherever it stands in the chain. In an
-/// enum of your own, it is a source as a [`HandlerCause`]:
+/// An `anyhow::Error` takes a `HandlerError` by `?`, too, and is classified by it wherever it stands in the chain. In
+/// an enum of your own, it is a source as a [`HandlerCause`]:
 ///
 /// ```
 /// use pillarbox_inbox::{HandlerCause, HandlerError};
@@ -388,7 +388,8 @@ pub(crate) fn fault_of(error: &(dyn Error + 'static)) -> Fault {
     sign_of(error).fault()
 }
 
-/// Whether the database refused a statement, and would refuse it again. Otherwise it may work once the database is well.
+/// Whether the database refused a statement, and would refuse it again. Otherwise it may work once the database is
+/// well.
 pub fn is_refused(error: &sqlx::Error) -> bool {
     matches!(sign_of(error), Sign::Sure(_))
 }

@@ -103,8 +103,8 @@ pub(crate) fn sign_of_sqlx(error: &sqlx::Error) -> Sign {
     }
 }
 
-/// By the status of an HTTP answer. The second group says "not now" too: a proxy did not reach the provider (521 to 526,
-/// 530), or the provider is overloaded (529).
+/// By the status of an HTTP answer. The second group says "not now" too: a proxy did not reach the provider (521 to
+/// 526, 530), or the provider is overloaded (529).
 pub(crate) fn sign_of_status(status: u16) -> Sign {
     Sign::Sure(match status {
         408 | 429 | 502 | 503 | 504 => Fault::Outage,

@@ -29,8 +29,8 @@ use crate::tx::Tx;
 ///
 /// A closure that captures something is no handler, because stable Rust cannot say that its future is `Send`. The
 /// compiler then says that the closure "captures state from its environment", or that a "lifetime may not live long
-/// enough". Give the function its state by [`with_state`], or implement this trait for a struct. A struct may handle several types of
-/// events: see [`Router::on_each`](crate::Router::on_each).
+/// enough". Give the function its state by [`with_state`], or implement this trait for a struct. A struct may handle
+/// several types of events: see [`Router::on_each`](crate::Router::on_each).
 ///
 /// ```
 /// use pillarbox_event::RawEvent;

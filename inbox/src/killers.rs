@@ -30,9 +30,9 @@
 //! killer's key waits, and nothing else that may kill runs.
 //!
 //! A reset of the durable consumer makes the broker forget what it has delivered. So after a reset by another process,
-//! as many messages behind the ack floor count as delivered before as a process may hold. A killer can be further behind
-//! it if an event that is long in work, or is tried again and again, keeps the ack floor from moving while later events
-//! are handled. Such a killer runs without a mark after each reset, until the ack floor has moved.
+//! as many messages behind the ack floor count as delivered before as a process may hold. A killer can be further
+//! behind it if an event that is long in work, or is tried again and again, keeps the ack floor from moving while later
+//! events are handled. Such a killer runs without a mark after each reset, until the ack floor has moved.
 //!
 //! A consumer whose future is dropped counts as one that died. A consumer that is stopped by its token does not.
 

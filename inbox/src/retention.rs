@@ -1,5 +1,5 @@
-//! Removes the rows of events that were handled long ago, of dead letters that were resolved long ago, and of operators'
-//! actions of more than a year ago, in bounded parts.
+//! Removes the rows of events that were handled long ago, of dead letters that were resolved long ago, and of
+//! operators' actions of more than a year ago, in bounded parts.
 //!
 //! The row of an event is needed as long as the event may come again, that is as long as the stream keeps it or it is
 //! retried. So the JetStream consumer refuses a shorter retention.

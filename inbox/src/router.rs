@@ -142,8 +142,8 @@ impl Router {
     /// Adds a handler that takes many events of a type at a time: a function, or a struct that implements
     /// `BatchHandler`.
     ///
-    /// It gets batches from a `Consumer` of `pillarbox-consumer`. As a service by itself, a router hands it one event at
-    /// a time.
+    /// It gets batches from a `Consumer` of `pillarbox-consumer`. As a service by itself, a router hands it one event
+    /// at a time.
     #[must_use]
     pub fn on_batch<E, Kind>(mut self, handler: impl IntoBatchHandler<E, Kind>) -> Self
     where
@@ -202,8 +202,8 @@ impl Router {
 
     /// What handles events in batches, for a source of events. `None` if no handler takes batches.
     ///
-    /// `longest` is how long one call of a handler may take; a longer one fails. `keeps_keys` says whether an event that
-    /// fails holds back the later ones of its key.
+    /// `longest` is how long one call of a handler may take; a longer one fails. `keeps_keys` says whether an event
+    /// that fails holds back the later ones of its key.
     pub fn batches(&self, longest: Duration, keeps_keys: bool) -> Option<Arc<dyn RunBatch>> {
         let batch = |(event_type, entry): (&&'static str, &Entry)| {
             Some((*event_type, entry.batch.clone()?))

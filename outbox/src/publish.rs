@@ -27,8 +27,8 @@ pub async fn publish(
     Outbox::new().publish(tx, event).await
 }
 
-/// Writes an event to the outbox in schema `pillarbox` together with the commit, and returns its id. The transaction then
-/// takes no round trip more than without the event.
+/// Writes an event to the outbox in schema `pillarbox` together with the commit, and returns its id. The transaction
+/// then takes no round trip more than without the event.
 ///
 /// This needs a [`Tx`]: what a handler gets, or what a service began by `Tx::open` and ends by
 /// `Tx::commit`. In a transaction of sqlx the event is written at once, as by [`publish`].
@@ -37,13 +37,15 @@ pub async fn publish(
 ///
 /// - What the event itself makes impossible is an error here. What the database refuses fails the commit.
 /// - Until the commit, a query does not find the row; [`testing::published`](crate::testing::published) does.
-/// - Events leave in the order of the calls, including later calls of [`publish`] and [`publish_all`] with the same `Tx`.
-///   Only those that are published in a transaction that sqlx began inside of it come before the ones that were collected.
-/// - A savepoint that is rolled back takes its events with it if it is one of `Tx::savepoint`. One that is set by SQL does
-///   not.
+/// - Events leave in the order of the calls, including later calls of [`publish`] and [`publish_all`] with the same
+///   `Tx`. Only those that are published in a transaction that sqlx began inside of it come before the ones that were
+///   collected.
+/// - A savepoint that is rolled back takes its events with it if it is one of `Tx::savepoint`. One that is set by SQL
+///   does not.
 /// - More than a mebibyte is not collected, but sent at once.
 ///
-/// Roll the transaction back if the future is dropped. If that happened while collected events were sent, the commit fails.
+/// Roll the transaction back if the future is dropped. If that happened while collected events were sent, the commit
+/// fails.
 ///
 /// # Errors
 /// [`OutboxError`]. Nothing has been written then.

@@ -7,8 +7,8 @@
 //!                                           └── cancel ──► gone, never delivered
 //! ```
 //!
-//! A scheduled event is a row of `pillarbox.outbox_scheduled`. The leading relay moves it into the outbox when it is due:
-//! never before that, and normally within a few milliseconds. If no relay runs, it leaves when one does.
+//! A scheduled event is a row of `pillarbox.outbox_scheduled`. The leading relay moves it into the outbox when it is
+//! due: never before that, and normally within a few milliseconds. If no relay runs, it leaves when one does.
 
 use std::time::{Duration, SystemTime};
 
@@ -61,8 +61,8 @@ pub async fn publish_in(
     Outbox::new().publish_in(tx, event, duration).await
 }
 
-/// Cancels a scheduled event. `true`: if `tx` commits, the event is never delivered. `false`: there is no such scheduled
-/// event any more. It has left and is delivered, unless it was cancelled before or never scheduled.
+/// Cancels a scheduled event. `true`: if `tx` commits, the event is never delivered. `false`: there is no such
+/// scheduled event any more. It has left and is delivered, unless it was cancelled before or never scheduled.
 ///
 /// If the event is leaving at this moment, the call waits until it has left, which takes some milliseconds. Until `tx`
 /// ends, a cancelled event does not leave; if `tx` is rolled back, it leaves when it is due. In a transaction with the
@@ -187,8 +187,8 @@ impl Outbox {
     }
 }
 
-/// A duration as Postgres reads it. It counts the hours in 32 bits, which is enough for 245,000 years. What is less than
-/// a microsecond is rounded up, so that nothing is due too early.
+/// A duration as Postgres reads it. It counts the hours in 32 bits, which is enough for 245,000 years. What is less
+/// than a microsecond is rounded up, so that nothing is due too early.
 fn interval(duration: Duration) -> String {
     let microseconds = duration.as_nanos().div_ceil(1_000);
     let (hours, rest) = (microseconds / 3_600_000_000, microseconds % 3_600_000_000);

@@ -95,7 +95,8 @@ impl Acknowledged {
         Err(acks.last)
     }
 
-    /// Records where an event lies that was acknowledged on the connection with this number. The first place of a stream asks for a look, which compares it.
+    /// Records where an event lies that was acknowledged on the connection with this number. The first place of a
+    /// stream asks for a look, which compares it.
     pub(crate) fn lies(&self, stream: &str, sequence: u64, holds: Holds, connection: u64) {
         let mut memory = self.memory();
         let StreamAcks { streams, has_new, .. } = &mut *memory;

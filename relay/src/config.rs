@@ -52,8 +52,8 @@ pub struct RelayConfig {
     /// doubles. Default: 50 ms.
     #[serde(rename = "idle_interval_ms", with = "duration::milliseconds")]
     pub idle_interval: Duration,
-    /// How long the lease lasts unless it is renewed, between 300 ms and 10 minutes. The leader renews it every third of
-    /// that. A standby takes over when it has expired. Default: 10 s.
+    /// How long the lease lasts unless it is renewed, between 300 ms and 10 minutes. The leader renews it every third
+    /// of that. A standby takes over when it has expired. Default: 10 s.
     #[serde(rename = "lease_ms", with = "duration::milliseconds")]
     pub lease: Duration,
     /// How long the broker may take to acknowledge, between 100 ms and a minute. After that, the relay sends everything
@@ -64,8 +64,8 @@ pub struct RelayConfig {
     #[serde(rename = "shutdown_timeout_ms", with = "duration::milliseconds")]
     pub shutdown_timeout: Duration,
     /// How long shipped rows are kept before they are removed, between a second and 10 years. If the broker loses
-    /// events, the relay can go back this far. A row is removed only when every relay in `pillarbox.relay` shipped it at
-    /// least this long ago. Default: an hour.
+    /// events, the relay can go back this far. A row is removed only when every relay in `pillarbox.relay` shipped it
+    /// at least this long ago. Default: an hour.
     #[serde(rename = "retention_s", with = "duration::seconds")]
     pub retention: Duration,
     /// How messages are stored. Default: [`SinkChoice::Auto`].

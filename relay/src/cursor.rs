@@ -43,12 +43,12 @@
 //!
 //! # Another table, and positions that come again
 //!
-//! All of this is about one table and one sequence, so the cursor holds their oids ([`TableId`]), and the same statement
-//! that reads a page and its snapshot tells whether they are still the same. A table that was swapped in by renaming is
-//! read from its start. If the sequence was restarted or set back, everything is looked at once more, and what the last
-//! sweep's snapshot sees is not shipped again. That is right only with a snapshot of before: a later one may see rows at
-//! low positions that no scan has met. So the page that finds it out is dropped, and its window with it. To ask before a
-//! page is read does not do: a `truncate … restart identity` and new rows may come in between.
+//! All of this is about one table and one sequence, so the cursor holds their oids ([`TableId`]), and the same
+//! statement that reads a page and its snapshot tells whether they are still the same. A table that was swapped in by
+//! renaming is read from its start. If the sequence was restarted or set back, everything is looked at once more, and
+//! what the last sweep's snapshot sees is not shipped again. That is right only with a snapshot of before: a later one
+//! may see rows at low positions that no scan has met. So the page that finds it out is dropped, and its window with
+//! it. To ask before a page is read does not do: a `truncate … restart identity` and new rows may come in between.
 //!
 //! # Rows at positions that the scan has left behind
 //!
@@ -192,14 +192,14 @@ pub struct Cursor {
     /// The table that was the outbox before another one took its name, as an oid.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub left_table: Option<i64>,
-    /// What was committed when the relay last went back because the broker had lost something. Until `S` sees all of it,
-    /// events are shipped again. `None`: they all have been.
+    /// What was committed when the relay last went back because the broker had lost something. Until `S` sees all of
+    /// it, events are shipped again. `None`: they all have been.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub again_until: Option<Snapshot>,
 }
 
-/// Which table is the outbox, and which sequence gives out its positions, as oids. A position and a snapshot say nothing
-/// of another table, and positions come again when their sequence begins again.
+/// Which table is the outbox, and which sequence gives out its positions, as oids. A position and a snapshot say
+/// nothing of another table, and positions come again when their sequence begins again.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub struct TableId {
     /// The table.
@@ -291,8 +291,8 @@ impl Cursor {
     /// The cursor after the sequence was set back to `sequence`. The relay looks at everything once more, but does not
     /// ship again what had been shipped when the last sweep began.
     ///
-    /// What was shipped since may be shipped again. The cursor's own snapshot must not be used here, because it may see a
-    /// late row that no sweep has found.
+    /// What was shipped since may be shipped again. The cursor's own snapshot must not be used here, because it may see
+    /// a late row that no sweep has found.
     #[must_use]
     pub fn set_back(&self, sequence: i64) -> Self {
         let swept = self.marks.first().cloned().unwrap_or_else(|| self.mark());
@@ -386,8 +386,8 @@ impl Cursor {
     /// Up to which position all events have been shipped that the relay ships again. `None`: there is no limit, because
     /// it ships nothing again.
     ///
-    /// A window holds its rows in the order of their positions. If it is not the last that ships something again, a later
-    /// one may begin at a lower position, so only what no later one can hold counts.
+    /// A window holds its rows in the order of their positions. If it is not the last that ships something again, a
+    /// later one may begin at a lower position, so only what no later one can hold counts.
     pub fn again_up_to(&self) -> Option<i64> {
         let again = self.again_until.as_ref()?;
         let below = self.in_flight.values().copied().chain([self.floor]).min().unwrap_or(0);

@@ -7,9 +7,9 @@ use crate::lease::LeaseError;
 use crate::session::SessionError;
 use crate::tls::{self, Remedies};
 
-/// Why a relay does not run. [`Config`](Self::Config) and [`Url`](Self::Url) end it. A pooler in transaction mode ends it
-/// only at the start, as does every error with [`fail_fast`](crate::RelayConfig::fail_fast). The relay logs all other
-/// errors and tries again.
+/// Why a relay does not run. [`Config`](Self::Config) and [`Url`](Self::Url) end it. A pooler in transaction mode ends
+/// it only at the start, as does every error with [`fail_fast`](crate::RelayConfig::fail_fast). The relay logs all
+/// other errors and tries again.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum RelayError {
@@ -68,8 +68,8 @@ pub enum RelayError {
     /// Policies may hide rows of the relay's tables from its role.
     #[error(transparent)]
     Hidden(#[from] pillarbox_store::HiddenRows),
-    /// The relay's tables exist, but the relay cannot work with them: the cursor was overwritten with something else, or
-    /// the table of the dead letters has refused too many of them.
+    /// The relay's tables exist, but the relay cannot work with them: the cursor was overwritten with something else,
+    /// or the table of the dead letters has refused too many of them.
     #[error("the relay's tables are not as they must be")]
     Tables(#[source] Box<dyn std::error::Error + Send + Sync>),
     /// A statement failed.

@@ -5,11 +5,11 @@
 //! events that are due. A key is no longer blocked once none of its events is dead or parked. All of this happens in
 //! the shipper's one flow, so no later event of the key can overtake.
 //!
-//! When the relay has gone [back](crate::checkpoint), earlier events of a blocked key are read again. They are parked, or
-//! stay as they are aside. Until all that was there has been read again, a parked event is due only up to the position
-//! that the relay has reached. The cursor says so, and a new leader reads it there. If an event holds the relay in
-//! between, parked events behind it wait, too. With `order = "key"` there is no such limit, because a key does not wait
-//! there.
+//! When the relay has gone [back](crate::checkpoint), earlier events of a blocked key are read again. They are parked,
+//! or stay as they are aside. Until all that was there has been read again, a parked event is due only up to the
+//! position that the relay has reached. The cursor says so, and a new leader reads it there. If an event holds the
+//! relay in between, parked events behind it wait, too. With `order = "key"` there is no such limit, because a key does
+//! not wait there.
 
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
@@ -171,14 +171,14 @@ impl Parking {
         }
     }
 
-    /// Why events are neither stored nor dead letters, or parked ones not stored or not noted to be, while that is so. It
-    /// holds nothing else.
+    /// Why events are neither stored nor dead letters, or parked ones not stored or not noted to be, while that is so.
+    /// It holds nothing else.
     pub(crate) fn trouble(&self) -> Option<&str> {
         self.held.why().or(self.unnoted.why()).or(self.trouble.as_deref())
     }
 
-    /// Ships the parked events that are due, and returns how many. Everything before them must be stored. `reached`: where
-    /// the relay stands.
+    /// Ships the parked events that are due, and returns how many. Everything before them must be stored. `reached`:
+    /// where the relay stands.
     pub(crate) async fn ship(&mut self, reached: &Cursor) -> Result<u64, Interrupted> {
         let mut shipped = 0;
         let began = Instant::now();

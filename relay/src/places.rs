@@ -110,9 +110,9 @@ pub(crate) struct Places {
 impl Places {
     /// Remembers a place that was acknowledged on the connection with this number. One before the newest is left out.
     ///
-    /// The first place of a connection stays beside the last one of the connection before, however near they are, because
-    /// it may be from after a loss: messages that wait in the client are sent as soon as the broker is back, before the
-    /// relay has looked.
+    /// The first place of a connection stays beside the last one of the connection before, however near they are,
+    /// because it may be from after a loss: messages that wait in the client are sent as soon as the broker is back,
+    /// before the relay has looked.
     pub(crate) fn add(&mut self, place: Place, connection: u64, now: Instant) {
         match self.all.last_mut() {
             Some((_, last)) if place.sequence <= last.sequence => return,

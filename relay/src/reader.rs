@@ -47,7 +47,8 @@ impl MessagePage {
     }
 }
 
-/// Reads until the receiver is dropped or the database fails. Looks at once when something was `released` into the outbox.
+/// Reads until the receiver is dropped or the database fails. Looks at once when something was `released` into the
+/// outbox.
 pub(crate) async fn read(
     mut source: Source,
     form: Form,

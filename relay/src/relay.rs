@@ -64,8 +64,8 @@ impl fmt::Debug for Relay {
 }
 
 impl Relay {
-    /// The tables that a relay reads and writes, without their schema. The relay relies on finding every row that exists,
-    /// so no policy may hide rows of these tables from the relay's role.
+    /// The tables that a relay reads and writes, without their schema. The relay relies on finding every row that
+    /// exists, so no policy may hide rows of these tables from the relay's role.
     pub const TABLES: [&str; 6] = [
         "outbox",
         "relay",
@@ -104,12 +104,12 @@ impl Relay {
     /// [`shutdown_timeout`](RelayConfig::shutdown_timeout), writes the cursor and releases the lease.
     ///
     /// During an outage of the database or the broker, the relay waits. It logs one line when the outage begins and one
-    /// when it ends. Dropping the future stops the relay at once. The lease then expires by itself, and the process that
-    /// takes over ships again what was in flight.
+    /// when it ends. Dropping the future stops the relay at once. The lease then expires by itself, and the process
+    /// that takes over ships again what was in flight.
     ///
     /// # Errors
-    /// Only before the first event: [`RelayError::Config`], and [`RelayError::Session`] if the connection goes through a
-    /// pooler in transaction mode. Other errors only with `fail_fast`.
+    /// Only before the first event: [`RelayError::Config`], and [`RelayError::Session`] if the connection goes through
+    /// a pooler in transaction mode. Other errors only with `fail_fast`.
     pub async fn run(self, shutdown: CancellationToken) -> Result<(), RelayError> {
         let _stopped = self.observer.until_dropped();
         let overdue = async {
@@ -128,8 +128,8 @@ impl Relay {
         }
     }
 
-    /// Runs one session after another. Only progress makes the next wait short again. Otherwise a leader that fails at its
-    /// first step would take the lease many times a second.
+    /// Runs one session after another. Only progress makes the next wait short again. Otherwise a leader that fails at
+    /// its first step would take the lease many times a second.
     async fn sessions(&self, shutdown: &CancellationToken) -> Result<(), RelayError> {
         let mut measuring = JoinSet::new();
         measuring.spawn(measure(self.config.clone(), self.database.clone(), self.observer.clone()));
@@ -293,8 +293,8 @@ impl Relay {
         limited(ANSWER, hidden).await?.map_or(Ok(()), |hidden| Err(hidden.into()))
     }
 
-    /// Ships while the lease holds, and releases it at the end, however shipping ended: another process may be able to do
-    /// what this one cannot.
+    /// Ships while the lease holds, and releases it at the end, however shipping ended: another process may be able to
+    /// do what this one cannot.
     async fn lead(
         &self,
         lease: Arc<Lease>,
@@ -378,8 +378,8 @@ impl Relay {
         match ended {
             Ok(()) => Ok(lease.save(&mut reached).await?),
             Err(error) => {
-                // What was done before a table refused something is done. Otherwise the next session does it again, takes
-                // that for progress, and says that the trouble is over.
+                // What was done before a table refused something is done. Otherwise the next session does it again,
+                // takes that for progress, and says that the trouble is over.
                 if matches!(error, RelayError::Tables(_)) {
                     let _ = timeout(ANSWER, lease.save(&mut reached)).await;
                 }

@@ -28,8 +28,8 @@ pub struct RelayStatus {
     pub heartbeat_age_seconds: Option<f64>,
     /// Events that were set aside because they can never be stored, and that are not resolved yet.
     pub dead_letters: i64,
-    /// Events that can never be shipped and whose dead letters the table does not take, because of a trigger, a rule or a
-    /// constraint that somebody added to it.
+    /// Events that can never be shipped and whose dead letters the table does not take, because of a trigger, a rule or
+    /// a constraint that somebody added to it.
     pub held_events: i64,
     /// The scheduled events. `None`: the role may not count them.
     pub scheduled: Option<Scheduled>,
@@ -67,7 +67,8 @@ impl RelayStatus {
     /// session's `search_path` is, and the session's settings are unchanged afterwards.
     ///
     /// # Errors
-    /// The error of sqlx. A cursor that cannot be read is a decoding error. If a policy would hide rows, Postgres refuses.
+    /// The error of sqlx. A cursor that cannot be read is a decoding error. If a policy would hide rows, Postgres
+    /// refuses.
     pub async fn read(
         connection: &mut PgConnection,
         schema: &str,

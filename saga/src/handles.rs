@@ -80,8 +80,8 @@ impl<S: State, E: FromEvent + Send + 'static> Handler<Incoming<E>> for Handles<S
 
 impl<S, E> Handles<S, E> {
     /// This is the same for a timer, although its instance was there once. Nothing is left of an instance that was
-    /// removed, so its absence does not prove that it has ended: the database may have been restored to an older state, or
-    /// be another one.
+    /// removed, so its absence does not prove that it has ended: the database may have been restored to an older state,
+    /// or be another one.
     fn not_there(&self, id: String) -> HandlerError {
         let saga = self.settings.name;
         count(saga, "", Counted::NotThere);

@@ -17,14 +17,19 @@
 //! # )* } }
 //! # events! {
 //! #     Requested "booking.requested" "bookings.requested"; Unpaid "booking.unpaid" "bookings.unpaid";
-//! #     BookRoom "room.book" "rooms.book"; CancelRoom "room.cancel" "rooms.cancel"; Paid "payment.taken" "payments.taken";
+//! #     BookRoom "room.book" "rooms.book"; CancelRoom "room.cancel" "rooms.cancel";
+//! #     Paid "payment.taken" "payments.taken";
 //! # }
 //!
 //! #[derive(Default, serde::Serialize, serde::Deserialize)]
 //! struct Booking { paid: bool }
 //!
 //! impl Booking {
-//!     async fn requested(&mut self, step: &mut Step<'_>, Requested { booking }: Requested) -> Result<(), HandlerError> {
+//!     async fn requested(
+//!         &mut self,
+//!         step: &mut Step<'_>,
+//!         Requested { booking }: Requested,
+//!     ) -> Result<(), HandlerError> {
 //!         step.publish(BookRoom { booking })?;
 //!         step.compensate(CancelRoom { booking })?; // what undoes it
 //!         step.timer("payment", Duration::from_secs(15 * 60), Unpaid { booking })?;

@@ -1,8 +1,8 @@
 //! The metrics of sagas, through the [`metrics`](https://docs.rs/metrics) facade.
 //!
-//! All names begin with `pillarbox_saga_`, and every metric has the label `saga`. The counter is about this process. The
-//! gauges are about the tables, and are set by [`measure`]; they are the same in every process that measures, so take the
-//! maximum of them, not the sum.
+//! All names begin with `pillarbox_saga_`, and every metric has the label `saga`. The counter is about this process.
+//! The gauges are about the tables, and are set by [`measure`]; they are the same in every process that measures, so
+//! take the maximum of them, not the sum.
 
 use std::collections::BTreeSet;
 use std::time::Duration;
@@ -64,9 +64,9 @@ const INTERVAL: Duration = Duration::from_secs(15);
 /// How long one look may take.
 const LONGEST: Duration = Duration::from_secs(10);
 
-/// Sets the gauges of all sagas in the outbox's schema every 15 s, for as long as the future is polled. Spawn it beside the
-/// consumer, in one process or in all of them. It takes a connection of the pool for a moment, and logs once when it
-/// cannot read the tables; the gauges then are not a number (NaN).
+/// Sets the gauges of all sagas in the outbox's schema every 15 s, for as long as the future is polled. Spawn it beside
+/// the consumer, in one process or in all of them. It takes a connection of the pool for a moment, and logs once when
+/// it cannot read the tables; the gauges then are not a number (NaN).
 pub async fn measure(pool: PgPool, outbox: Outbox) {
     describe();
     let sql = outbox.schema_of_tables().statement(include_str!("sql/measure.sql"));

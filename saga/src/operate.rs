@@ -211,7 +211,8 @@ impl Instances {
     }
 
     /// Ends an instance in one transaction, and returns its new status. The history says who did it, by the database
-    /// role, and why; the record of operators' actions says it too. If an event of the instance is being handled, it waits for that.
+    /// role, and why; the record of operators' actions says it too. If an event of the instance is being handled, it
+    /// waits for that.
     ///
     /// Dropping the future before its end rolls everything back when the connection is used again or closed.
     ///

@@ -11,8 +11,9 @@ use pillarbox_inbox::{HandlerError, IntoHandlerError};
 use crate::step::Step;
 use crate::turn::Starts;
 
-/// A function that handles an event of a saga: `async fn(&mut S, &mut Step<'_>, E) -> Result<(), impl IntoHandlerError>`,
-/// where `S` is the state. It is implemented for all that fit, usually methods of `S`.
+/// A function that handles an event of a saga:
+/// `async fn(&mut S, &mut Step<'_>, E) -> Result<(), impl IntoHandlerError>`, where `S` is the state. It is implemented
+/// for all that fit, usually methods of `S`.
 #[diagnostic::on_unimplemented(
     message = "`{Self}` is not a handler of a saga with the state `{S}`",
     label = "this is not a handler of this saga",

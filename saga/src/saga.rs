@@ -24,8 +24,8 @@ type Add<S> = fn(Router, Arc<Settings>, Route<S>) -> Router;
 /// A saga with the state `S`: a process over many events, one instance of it for each order, booking or the like.
 ///
 /// The crate's documentation has an example. Hand the saga to a consumer by
-/// [`Consumer::with`](https://docs.rs/pillarbox-consumer), or to a router by [`Router::with`]. It must have a handler for
-/// each type of event that is for it: those that start it, the answers that it waits for, and its timers.
+/// [`Consumer::with`](https://docs.rs/pillarbox-consumer), or to a router by [`Router::with`]. It must have a handler
+/// for each type of event that is for it: those that start it, the answers that it waits for, and its timers.
 #[must_use = "a saga handles nothing before a consumer has it"]
 pub struct Saga<S> {
     settings: Settings,
@@ -41,8 +41,8 @@ impl<S: State> Saga<S> {
 
     /// Adds a handler of events that start an instance. The instance's id is the event's key.
     ///
-    /// If there is an instance with this id already, the event is counted and acknowledged, and the handler does not run.
-    /// So of two such events at once, one starts the instance.
+    /// If there is an instance with this id already, the event is counted and acknowledged, and the handler does not
+    /// run. So of two such events at once, one starts the instance.
     pub fn starts<E, F>(self, handler: F) -> Self
     where
         E: FromEvent + Send + 'static,
@@ -51,8 +51,8 @@ impl<S: State> Saga<S> {
         self.add(Starts::New, Typed { function: handler, correlate: None })
     }
 
-    /// Adds a handler of events that start an instance, or go on with the one that is there: for events of which any may
-    /// come first. [`Step::is_first`](crate::Step::is_first) tells which it is.
+    /// Adds a handler of events that start an instance, or go on with the one that is there: for events of which any
+    /// may come first. [`Step::is_first`](crate::Step::is_first) tells which it is.
     pub fn starts_or_continues<E, F>(self, handler: F) -> Self
     where
         E: FromEvent + Send + 'static,
@@ -118,8 +118,8 @@ impl<S: State> Saga<S> {
     }
 
     /// How long an instance should take at most. One that takes longer is overdue: metrics, `pillarbox sagas list
-    /// --overdue` and an alert show it. Nothing else happens: set timers for what the process itself must do. The default
-    /// is no deadline, and one longer than 7,000 years means none.
+    /// --overdue` and an alert show it. Nothing else happens: set timers for what the process itself must do. The
+    /// default is no deadline, and one longer than 7,000 years means none.
     pub fn deadline(mut self, deadline: Duration) -> Self {
         self.settings.deadline = (deadline <= LONGEST).then_some(deadline);
         self
@@ -127,7 +127,8 @@ impl<S: State> Saga<S> {
 
     /// How long an instance and its history are kept after its end; 30 days by default. Longer than 7,000 years means
     /// for ever. Keep them for as long as late events may come: for an instance that was removed, they wait as for one
-    /// that is not there yet, and become dead letters in the end; so do its timers that were on their way. Whenever an instance ends, up to 20 old ones are removed.
+    /// that is not there yet, and become dead letters in the end; so do its timers that were on their way. Whenever an
+    /// instance ends, up to 20 old ones are removed.
     pub fn retention(mut self, retention: Duration) -> Self {
         self.settings.retention = (retention <= LONGEST).then_some(retention);
         self
@@ -140,8 +141,8 @@ impl<S: State> Saga<S> {
         self
     }
 
-    /// The outbox into which the saga publishes. The saga's tables are in its schema, which must also be the consumer's.
-    /// The default is `Outbox::new()`, in schema `pillarbox`.
+    /// The outbox into which the saga publishes. The saga's tables are in its schema, which must also be the
+    /// consumer's. The default is `Outbox::new()`, in schema `pillarbox`.
     pub fn outbox(mut self, outbox: Outbox) -> Self {
         self.settings = self.settings.outbox(outbox);
         self

@@ -63,8 +63,8 @@ impl Step<'_> {
         self.turn.timer(name, Due::At(time.into()), event.into_event()?)
     }
 
-    /// Cancels the timer of this name, and returns whether it was set. It never reaches the saga then, even if its event
-    /// was on its way already.
+    /// Cancels the timer of this name, and returns whether it was set. It never reaches the saga then, even if its
+    /// event was on its way already.
     pub fn cancel(&mut self, name: &str) -> bool {
         self.turn.cancel(name)
     }
@@ -96,8 +96,8 @@ impl Step<'_> {
         self.turn.complete();
     }
 
-    /// Gives the place where the instance is a name, such as `paying`. Operators see it, and metrics have it as a label,
-    /// so use few names. It begins as `started`. Names longer than 255 characters are cut off.
+    /// Gives the place where the instance is a name, such as `paying`. Operators see it, and metrics have it as a
+    /// label, so use few names. It begins as `started`. Names longer than 255 characters are cut off.
     pub fn enter(&mut self, step: &str) {
         self.turn.enter(step);
     }

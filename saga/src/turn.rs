@@ -1,8 +1,8 @@
 //! What one event does to an instance: the decisions, without I/O and without a clock.
 //!
 //! [`admission`] decides whether an event is handled at all. A [`Turn`] collects what the handler asks for, and
-//! [`Turn::settle`] says what follows from all of it. The database's side (`handles.rs`) and the tests' side (`given.rs`)
-//! both carry out the same [`Settled`].
+//! [`Turn::settle`] says what follows from all of it. The database's side (`handles.rs`) and the tests' side
+//! (`given.rs`) both carry out the same [`Settled`].
 
 use std::time::{Duration, SystemTime};
 

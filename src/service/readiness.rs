@@ -77,11 +77,11 @@ impl Readiness {
         Self(Arc::new(Mutex::new(Known { phase: Phase::NotStarted, parts: Vec::new() })))
     }
 
-    /// Whether everything that was prepared, each consumer and each relay works or has nothing to do, and the service is
-    /// not about to stop.
+    /// Whether everything that was prepared, each consumer and each relay works or has nothing to do, and the service
+    /// is not about to stop.
     ///
-    /// A database or a broker that is away makes the service unready, because events do not move. A load balancer should
-    /// ask [`check_http`](Self::check_http) instead, if requests can be answered without the broker.
+    /// A database or a broker that is away makes the service unready, because events do not move. A load balancer
+    /// should ask [`check_http`](Self::check_http) instead, if requests can be answered without the broker.
     pub fn check(&self) -> Ready {
         self.with(|known| {
             let mut reasons: Vec<String> = known.not_running().into_iter().collect();
@@ -93,8 +93,8 @@ impl Readiness {
         })
     }
 
-    /// Whether requests should come: the preparations have succeeded, and the service is not about to stop. Consumers and
-    /// relays do not matter: while the broker is away, requests are answered and their events wait in the outbox.
+    /// Whether requests should come: the preparations have succeeded, and the service is not about to stop. Consumers
+    /// and relays do not matter: while the broker is away, requests are answered and their events wait in the outbox.
     pub fn check_http(&self) -> Ready {
         self.with(|known| Ready {
             reasons: known.not_running().into_iter().collect(),
@@ -103,8 +103,8 @@ impl Readiness {
     }
 
     /// Routes for probes, to merge into the service's router: `/readyz` for [`check`](Self::check), `/readyz/http` for
-    /// [`check_http`](Self::check_http), and `/healthz`, which is 200 for as long as the process answers. A restart does
-    /// not end an outage, so a liveness probe should ask only `/healthz`.
+    /// [`check_http`](Self::check_http), and `/healthz`, which is 200 for as long as the process answers. A restart
+    /// does not end an outage, so a liveness probe should ask only `/healthz`.
     #[cfg(feature = "axum")]
     pub fn routes<S: Clone + Send + Sync + 'static>(&self) -> axum::Router<S> {
         use axum::http::StatusCode;

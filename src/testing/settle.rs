@@ -30,12 +30,12 @@ const LOOK_AGAIN: Duration = Duration::from_millis(25);
 /// # Ok(()) }
 /// ```
 ///
-/// It asks the databases and the broker, and does not rely on what this process knows, so the relay and the consumers may
-/// run anywhere. An event that a handler publishes is waited for too, through every consumer that is named here. Scheduled
-/// events are waited for once they are due, not before.
+/// It asks the databases and the broker, and does not rely on what this process knows, so the relay and the consumers
+/// may run anywhere. An event that a handler publishes is waited for too, through every consumer that is named here.
+/// Scheduled events are waited for once they are due, not before.
 ///
-/// A dead letter ends the wait at once with an error, because waiting cannot help. If the test expects dead letters, call
-/// [`with_letters`](Self::with_letters).
+/// A dead letter ends the wait at once with an error, because waiting cannot help. If the test expects dead letters,
+/// call [`with_letters`](Self::with_letters).
 #[derive(Clone, Debug, Default)]
 #[must_use = "`within` waits"]
 pub struct Settle {
@@ -103,8 +103,8 @@ impl Settle {
         Self { with_letters: true, ..self }
     }
 
-    /// Waits, for at most this long, and for a day at most. It has settled when two looks in a row find nothing left, and
-    /// no event was added to an outbox in between.
+    /// Waits, for at most this long, and for a day at most. It has settled when two looks in a row find nothing left,
+    /// and no event was added to an outbox in between.
     ///
     /// Dropping the future is harmless: it only reads.
     ///
@@ -138,8 +138,8 @@ impl Settle {
         }
     }
 
-    /// Looks at the outboxes first, so that what leaves them meanwhile is seen at the consumers. What the consumers' handlers
-    /// publish meanwhile is seen by the next look.
+    /// Looks at the outboxes first, so that what leaves them meanwhile is seen at the consumers. What the consumers'
+    /// handlers publish meanwhile is seen by the next look.
     async fn look(&self) -> Look {
         let mut look = Look::default();
         for outbox in &self.outboxes {
@@ -177,7 +177,8 @@ impl Outbox {
         let schema = Schema::parse(&self.schema)
             .map_err(|error| sqlx::Error::Configuration(Box::new(error)))?;
         let mut connection = self.pool.acquire().await?;
-        // Before the backlog, so that an event that is added in between is in the backlog or in the next look's content.
+        // Before the backlog, so that an event that is added in between is in the backlog or in the next look's
+        // content.
         let sql = schema
             .statement("select count(*), coalesce(sum(position), 0)::text from pillarbox.outbox");
         let content = sqlx::query_as(sql).fetch_one(&mut *connection).await?;

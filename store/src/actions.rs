@@ -1,8 +1,8 @@
 //! What operators have done: who, when, what, to what, to how many, and why.
 //!
-//! Every call that changes something for an operator takes an [`Operator`], and writes a row into `operator_action` in the
-//! transaction that makes the change. So there is no change without a row, and no row without a change. Rows are only
-//! added; old ones are removed after [`KEPT_FOR`].
+//! Every call that changes something for an operator takes an [`Operator`], and writes a row into `operator_action` in
+//! the transaction that makes the change. So there is no change without a row, and no row without a change. Rows are
+//! only added; old ones are removed after [`KEPT_FOR`].
 
 use std::time::Duration;
 
@@ -142,8 +142,8 @@ impl Actions {
         Ok(Self { pool, schema: Schema::parse(schema)? })
     }
 
-    /// The newest actions that match, the newest first, at most `limit`. Of the whole record, only the newest 50,000 rows
-    /// are looked at.
+    /// The newest actions that match, the newest first, at most `limit`. Of the whole record, only the newest 50,000
+    /// rows are looked at.
     ///
     /// # Errors
     /// The error of sqlx.

@@ -4,7 +4,8 @@ use std::time::Duration;
 
 use backon::{BackoffBuilder, ExponentialBackoff, ExponentialBuilder};
 
-/// Waits between tries: each about twice as long as the one before, with jitter, and none longer than 5 s. They never end.
+/// Waits between tries: each about twice as long as the one before, with jitter, and none longer than 5 s. They never
+/// end.
 #[derive(Debug)]
 pub struct Backoff(ExponentialBackoff);
 

@@ -1,7 +1,7 @@
 //! Errors that are the fault of data, not of the database.
 
-/// Whether the database, or sqlx, failed over a row that it read: the row is damaged, or cannot be put into UTF-8, or is
-/// too large. Other rows can still be read.
+/// Whether the database, or sqlx, failed over a row that it read: the row is damaged, or cannot be put into UTF-8, or
+/// is too large. Other rows can still be read.
 pub fn is_of_data(error: &sqlx::Error) -> bool {
     match error {
         sqlx::Error::Database(error) => error.code().is_some_and(|code| {

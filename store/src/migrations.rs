@@ -1,7 +1,7 @@
 //! Creating and updating the tables.
 //!
-//! The migrations are plain SQL. A table of their own records what was applied, so they do not interfere with a service's
-//! migrations. It is safe to run them again, and from several processes at once.
+//! The migrations are plain SQL. A table of their own records what was applied, so they do not interfere with a
+//! service's migrations. It is safe to run them again, and from several processes at once.
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
@@ -89,8 +89,8 @@ impl Migrations {
     /// Applies the migrations that are missing, in one transaction.
     ///
     /// Within the transaction, names are looked up only in `pg_catalog`. Another schema may contain an operator or a
-    /// function of somebody else, which would run with the rights of the role that migrates. Settings and locks end with
-    /// the transaction.
+    /// function of somebody else, which would run with the rights of the role that migrates. Settings and locks end
+    /// with the transaction.
     ///
     /// If nothing is missing, it needs only the right to read the table that records what was applied.
     ///
@@ -161,8 +161,8 @@ impl Migrations {
     }
 }
 
-/// Creates the schema if it is missing. `create schema if not exists` would need the right to create schemas even if the
-/// schema exists.
+/// Creates the schema if it is missing. `create schema if not exists` would need the right to create schemas even if
+/// the schema exists.
 async fn create_schema(connection: &mut PgConnection, schema: &Schema) -> Result<(), sqlx::Error> {
     let there: bool = sqlx::query("select pg_catalog.to_regnamespace($1) is not null")
         .bind(schema.as_str())

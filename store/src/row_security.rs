@@ -1,8 +1,8 @@
 //! Tables whose rows a policy may hide.
 //!
-//! Under row-level security, a role does not see the rows that its policies hide, and nothing tells it so. Then "no row"
-//! does not mean that there is none: a waiting event would not be shipped, and a handled event would be handled again.
-//! So the relay and the inbox ask first, and refuse to run under such policies.
+//! Under row-level security, a role does not see the rows that its policies hide, and nothing tells it so. Then "no
+//! row" does not mean that there is none: a waiting event would not be shipped, and a handled event would be handled
+//! again. So the relay and the inbox ask first, and refuse to run under such policies.
 
 use sqlx::postgres::PgDatabaseError;
 use sqlx::{PgConnection, Row};
@@ -21,8 +21,8 @@ pub struct HiddenRows {
 }
 
 impl HiddenRows {
-    /// Finds such tables among these of this schema. `role` is the role to ask about; `None`: the session's role. Tables
-    /// that do not exist hide nothing.
+    /// Finds such tables among these of this schema. `role` is the role to ask about; `None`: the session's role.
+    /// Tables that do not exist hide nothing.
     ///
     /// # Errors
     /// The error of sqlx, for example if the role does not exist.

@@ -1,7 +1,7 @@
 //! The schema that the tables live in.
 //!
-//! The name is put into statements without quotes, so that migrations stay plain SQL in which one word is replaced. That
-//! is safe because only names that mean the same with and without quotes are accepted.
+//! The name is put into statements without quotes, so that migrations stay plain SQL in which one word is replaced.
+//! That is safe because only names that mean the same with and without quotes are accepted.
 
 use std::sync::Arc;
 
@@ -34,8 +34,8 @@ impl Schema {
     /// Checks a name.
     ///
     /// # Errors
-    /// [`SchemaError`] unless the name is a lower-case word of at most 63 bytes. It must not be a reserved word of SQL, and
-    /// must not begin with `pg_`, because Postgres keeps such names for itself.
+    /// [`SchemaError`] unless the name is a lower-case word of at most 63 bytes. It must not be a reserved word of SQL,
+    /// and must not begin with `pg_`, because Postgres keeps such names for itself.
     pub fn parse(name: &str) -> Result<Self, SchemaError> {
         let fail = |problem| Err(SchemaError { name: name.chars().take(80).collect(), problem });
         let mut bytes = name.bytes();
@@ -67,15 +67,15 @@ impl Schema {
     }
 }
 
-/// The statement for this schema. In `sql`, the tables are named in schema `pillarbox`. The caller must have checked the
-/// name with [`Schema::parse`]. The rest of the text must not come from outside either.
+/// The statement for this schema. In `sql`, the tables are named in schema `pillarbox`. The caller must have checked
+/// the name with [`Schema::parse`]. The rest of the text must not come from outside either.
 pub fn in_schema(sql: &str, schema: &str) -> SqlStr {
     let sql = sql.replace("pillarbox.", &format!("{schema}."));
     AssertSqlSafe(Arc::<str>::from(sql)).into_sql_str()
 }
 
-/// The words that need quotes as the name of a schema: those in the categories R and T of `pg_get_keywords()` in Postgres
-/// 13 to 18.
+/// The words that need quotes as the name of a schema: those in the categories R and T of `pg_get_keywords()` in
+/// Postgres 13 to 18.
 #[rustfmt::skip]
 const RESERVED: &[&str] = &[
     "all", "analyse", "analyze", "and", "any", "array", "as", "asc", "asymmetric", "authorization", "binary",

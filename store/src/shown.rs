@@ -34,8 +34,8 @@ pub fn harmless_json(json: &str) -> String {
     shown
 }
 
-/// A length of time for people, from seconds, for example `90 s`, `15 min`, `3 h` or `2 d`. Each unit is used up to two of
-/// the next one.
+/// A length of time for people, from seconds, for example `90 s`, `15 min`, `3 h` or `2 d`. Each unit is used up to two
+/// of the next one.
 pub fn age(seconds: f64) -> String {
     match seconds {
         s if s < 120.0 => format!("{s:.0} s"),

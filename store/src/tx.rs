@@ -2,9 +2,9 @@
 //!
 //! It is not sqlx's, because that one cannot get rid of a connection that does not answer any more. A connection can
 //! swallow what is sent over it, and no error says so. When it goes back to its pool, the pool asks whether it is well,
-//! and waits for the answer without a limit: the connection keeps its place in the pool until TCP gives up, after a quarter
-//! of an hour. That happens also when a future is dropped in the middle of a statement. So here the way back has a limit,
-//! and a connection that was silent is closed at once.
+//! and waits for the answer without a limit: the connection keeps its place in the pool until TCP gives up, after a
+//! quarter of an hour. That happens also when a future is dropped in the middle of a statement. So here the way back
+//! has a limit, and a connection that was silent is closed at once.
 //!
 //! # Statements that travel with the commit
 //! An event that a transaction publishes is one more round trip that its writer waits for. So a [`Tx`] can
@@ -38,8 +38,8 @@ const NOT_SENT: &str = "select 'statements that were to travel with the commit m
 /// An open transaction over a connection of a pool: a handler writes in it, and publishes in it.
 ///
 /// Queries go to `&mut **tx`, which is the [`PgConnection`]. A savepoint is [`savepoint`](Self::savepoint), or
-/// `tx.begin()` of sqlx's `Connection` or `Acquire`. Whoever began the transaction ends it: a handler has no commit, and
-/// one that ends the transaction by SQL is found out. A service that began it by [`open`](Self::open) ends it by
+/// `tx.begin()` of sqlx's `Connection` or `Acquire`. Whoever began the transaction ends it: a handler has no commit,
+/// and one that ends the transaction by SQL is found out. A service that began it by [`open`](Self::open) ends it by
 /// [`commit`](Self::commit).
 ///
 /// When it is dropped, the transaction is rolled back in the background, and the connection goes back to its pool. A
@@ -55,8 +55,8 @@ pub struct Tx {
 impl Tx {
     /// Begins a transaction with this statement, which may be several, over a connection of the pool.
     ///
-    /// The pool bounds the wait for a connection by its `acquire_timeout`. A connection that does not begin within 10 s is
-    /// closed. It is closed, too, if the future is dropped before the end.
+    /// The pool bounds the wait for a connection by its `acquire_timeout`. A connection that does not begin within 10 s
+    /// is closed. It is closed, too, if the future is dropped before the end.
     ///
     /// # Errors
     /// Those of sqlx.
@@ -82,14 +82,14 @@ impl Tx {
     /// Commits, together with what was [collected](Self::send_with_commit), in one round trip.
     ///
     /// # Errors
-    /// Those of sqlx. If a collected statement fails, or any statement before has failed, nothing is committed. The same
-    /// holds if the transaction was ended by SQL before, and not begun again: what was collected does not outlive it. If the
-    /// database does not answer within 10 s, or if the future is dropped, the connection is closed, and it is not known
-    /// whether the transaction is committed.
+    /// Those of sqlx. If a collected statement fails, or any statement before has failed, nothing is committed. The
+    /// same holds if the transaction was ended by SQL before, and not begun again: what was collected does not outlive
+    /// it. If the database does not answer within 10 s, or if the future is dropped, the connection is closed, and it
+    /// is not known whether the transaction is committed.
     pub async fn commit(mut self) -> Result<(), sqlx::Error> {
-        // In a transaction that has failed, a plain commit would roll back and succeed. Outside of a transaction, a plain
-        // one would commit what was collected, and "and chain" fails. The new transaction is for sqlx, which does not know
-        // of this commit, and sends a rollback when the connection returns to its pool.
+        // In a transaction that has failed, a plain commit would roll back and succeed. Outside of a transaction, a
+        // plain one would commit what was collected, and "and chain" fails. The new transaction is for sqlx, which does
+        // not know of this commit, and sends a rollback when the connection returns to its pool.
         let text = format!("select 1; {}commit and chain", self.take_collected());
         self.is_silent = true;
         let commit = sqlx::raw_sql(AssertSqlSafe(text)).execute(&mut *self.connection);
@@ -101,8 +101,8 @@ impl Tx {
     /// Rolls back, and forgets what was collected. Dropping it does the same in the background.
     pub fn roll_back(self) {}
 
-    /// Collects a statement that is sent together with the commit, behind those that were collected before. It must be a
-    /// whole statement as text, without a semicolon at its end and without parameters: see
+    /// Collects a statement that is sent together with the commit, behind those that were collected before. It must be
+    /// a whole statement as text, without a semicolon at its end and without parameters: see
     /// [`literal`](crate::literal).
     pub fn send_with_commit(&mut self, statement: &str) {
         self.with_commit.push_str(statement);

@@ -17,7 +17,8 @@ use crate::row::Row;
 const BATCH: usize = 2_000;
 /// How long to wait for the next message before the stream's life is looked at again.
 const WAIT: Duration = Duration::from_secs(1);
-/// The most messages that are read one by one after a failure, and how many more of them after one that cannot be parsed.
+/// The most messages that are read one by one after a failure, and how many more of them after one that cannot be
+/// parsed.
 const ONE_BY_ONE: usize = 200;
 const BEHIND_A_FAULT: usize = 20;
 /// How long to wait before a work queue or a missing stream is looked at again.

@@ -28,9 +28,9 @@ impl Place {
 /// The place from which reading can go on in the present life of a stream, if the message at the place is still there:
 /// `at_place` is what the stream holds at its sequence or after it.
 ///
-/// Only the same message at the same sequence proves that the stream is the one that was read before. Without the proof,
-/// everything is read that the stream still holds of the time from `since` on, and what the trail has already is left as
-/// it is.
+/// Only the same message at the same sequence proves that the stream is the one that was read before. Without the
+/// proof, everything is read that the stream still holds of the time from `since` on, and what the trail has already is
+/// left as it is.
 pub(crate) fn proven(
     place: Place,
     life: &StreamLife,

@@ -77,8 +77,8 @@ impl Tables {
         OffsetDateTime::now_utc() - self.retention
     }
 
-    /// Writes the rows of one life of a stream and the place after them, in one transaction. Rows that are there already
-    /// stay as they are. Rows outside the time that is kept are skipped.
+    /// Writes the rows of one life of a stream and the place after them, in one transaction. Rows that are there
+    /// already stay as they are. Rows outside the time that is kept are skipped.
     pub(crate) async fn write(
         &mut self,
         stream: &str,

@@ -67,8 +67,8 @@ impl Trail {
         self.state.subscribe()
     }
 
-    /// Reads until `shutdown` is cancelled. While the database or the broker is away it waits and tries again, for ever;
-    /// the log says so once for each reason. Dropping the future stops it at once, which loses nothing either.
+    /// Reads until `shutdown` is cancelled. While the database or the broker is away it waits and tries again, for
+    /// ever; the log says so once for each reason. Dropping the future stops it at once, which loses nothing either.
     pub async fn run(self, shutdown: CancellationToken) {
         let mut backoff = Backoff::default();
         let mut said = None;

@@ -1,9 +1,9 @@
 //! How soon scheduled events leave after they are due, how fast many leave, and whether pending ones slow shipping
 //! down.
 //!
-//! - *due → in the outbox*: from an event's due time to the `created_at` of its row in the outbox, both by the database's
-//!   clock, on an idle outbox and beside events that are published at a constant rate. The time runs to the insert; the
-//!   commit comes about a millisecond later.
+//! - *due → in the outbox*: from an event's due time to the `created_at` of its row in the outbox, both by the
+//!   database's clock, on an idle outbox and beside events that are published at a constant rate. The time runs to the
+//!   insert; the commit comes about a millisecond later.
 //! - *due → in the stream*: to the time at which the broker stored the event. Database and broker share a clock.
 //! - *release*: a backlog of events that are all due, from the relay's start until none of them is left in the table.
 //! - *shipping*: draining an outbox, beside pending events that are due in a year, and without any.

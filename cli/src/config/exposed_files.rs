@@ -9,8 +9,8 @@ use super::keys::{Kind, key};
 use super::settings::Settings;
 
 impl Settings {
-    /// A sentence for each file with a secret, including a settings file, that every account of this machine can read or
-    /// change, or that its group can change.
+    /// A sentence for each file with a secret, including a settings file, that every account of this machine can read
+    /// or change, or that its group can change.
     pub fn exposed_files(&self) -> Vec<String> {
         let mut files: BTreeMap<PathBuf, &str> = BTreeMap::new();
         for outbox in &self.outboxes {

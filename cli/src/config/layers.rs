@@ -2,8 +2,8 @@
 //!
 //! Flags override the environment, the environment overrides the file, and the file overrides the defaults.
 //!
-//! These layers make the settings for all outboxes. A table `[[outbox]]` overrides them for its own outbox. A flag for a
-//! key that such a table sets would be ambiguous, and is refused.
+//! These layers make the settings for all outboxes. A table `[[outbox]]` overrides them for its own outbox. A flag for
+//! a key that such a table sets would be ambiguous, and is refused.
 
 use std::collections::BTreeSet;
 use std::path::Path;

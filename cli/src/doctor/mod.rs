@@ -64,12 +64,14 @@ pub struct Doctor {
     pub role: Option<String>,
     /// A transaction that has been open for at least this long is reported.
     pub old_transaction: Duration,
-    /// How long the database or the broker may take for one answer. If the database takes longer, it is not asked again.
+    /// How long the database or the broker may take for one answer. If the database takes longer, it is not asked
+    /// again.
     pub limit: Duration,
 }
 
 impl Doctor {
-    /// A check-up with the default limits: a transaction may be open for five minutes, and an answer may take 30 seconds.
+    /// A check-up with the default limits: a transaction may be open for five minutes, and an answer may take 30
+    /// seconds.
     pub fn new(config: RelayConfig) -> Self {
         Self {
             config,

@@ -8,8 +8,8 @@ use pillarbox_relay::broker::{Retention, StreamInfo};
 use super::{Level, Report, said};
 
 const CHECK: &str = "broker.stream";
-/// A duplicate window shorter than this is reported. Within its window, a stream drops the messages that a takeover or a
-/// lost connection repeats.
+/// A duplicate window shorter than this is reported. Within its window, a stream drops the messages that a takeover or
+/// a lost connection repeats.
 const SHORT_WINDOW: Duration = Duration::from_secs(30);
 
 /// Something about a stream that does not suit the relay: how bad it is, what it is, and what to do about it.

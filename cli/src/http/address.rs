@@ -22,8 +22,8 @@ impl Address {
     }
 
     /// Listens on the address, and tries again until it can. Another process may hold the port, this machine may not
-    /// have the address yet, the system may not allow the port, or the host's name may not be found, for example while no
-    /// name server answers. The log and `notice` report each reason once.
+    /// have the address yet, the system may not allow the port, or the host's name may not be found, for example while
+    /// no name server answers. The log and `notice` report each reason once.
     pub(super) async fn listen(self, notice: &Notice) -> TcpListener {
         let mut backoff = Backoff::starting_at(FIRST_WAIT);
         let mut said = None;

@@ -531,8 +531,8 @@ async fn retention_keeps_what_was_loaded_until_it_is_shipped() {
     // At a position that retention passed long ago, with an id that every checkpoint sees.
     load(&shop, BEHIND, Some(3), false, 21).await;
     until_all_of(&shop, 1..=24).await;
-    // The sweep has just been there, and comes again in five seconds. Until then checkpoints are taken that see the rows,
-    // and are older than the retention.
+    // The sweep has just been there, and comes again in five seconds. Until then checkpoints are taken that see the
+    // rows, and are older than the retention.
     load(&shop, BEHIND, Some(10), false, 25).await;
     let mut next = 29;
     let found = eventually("the rows to be found", Duration::from_secs(60), async || {

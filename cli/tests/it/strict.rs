@@ -113,8 +113,8 @@ async fn a_discarded_letter_lets_its_key_go_on_without_it() {
     relay.stop().await;
 }
 
-/// Key `a` has two events, many others follow, and then a letter of the key and two events that wait behind it. Then the
-/// stream is lost with the relay not there, and made anew with room for so many messages.
+/// Key `a` has two events, many others follow, and then a letter of the key and two events that wait behind it. Then
+/// the stream is lost with the relay not there, and made anew with room for so many messages.
 async fn lose_the_stream_behind_a_letter(shop: &Shop, room: i64) -> DeadLetter {
     limit_message_size(shop, 2_000).await;
     let relay = shop.start(strict(shop));

@@ -17,8 +17,8 @@ use crate::guard::Admitted;
 use crate::place::Unanswered;
 use crate::state::State;
 
-/// How long the databases may take for one flow, once they have let the console in. Together with the time for that, it is
-/// shorter than the limit on a page.
+/// How long the databases may take for one flow, once they have let the console in. Together with the time for that, it
+/// is shorter than the limit on a page.
 const ANSWER: Duration = Duration::from_secs(12);
 /// The most events of a flow on a page.
 const EVENTS: usize = 200;

@@ -1,4 +1,5 @@
-//! Tells an open page that there is something newer, by server-sent events. The page's script then fetches the page again.
+//! Tells an open page that there is something newer, by server-sent events. The page's script then fetches the page
+//! again.
 
 use std::convert::Infallible;
 use std::sync::Arc;

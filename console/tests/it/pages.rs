@@ -157,7 +157,8 @@ async fn a_mounted_console_links_to_its_own_path() {
     }
 }
 
-/// What the overview reads is bounded, whatever is in the tables: it counts at most ten thousand and one letters a side.
+/// What the overview reads is bounded, whatever is in the tables: it counts at most ten thousand and one letters a
+/// side.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_hundred_thousand_letters_do_not_slow_the_overview() {
     let shop = Shop::open().await;

@@ -14,12 +14,12 @@
 //! ```
 //!
 //! - Pieces do not overlap, so over any time the processes begin no more than the rate allows, and one piece for each.
-//! - A process asks again only when its piece is used up. So those that have work take turns, and one that has none takes
-//!   nothing.
+//! - A process asks again only when its piece is used up. So those that have work take turns, and one that has none
+//!   takes nothing.
 //! - What is not used within a second after its time is lost. So a process that has slept does not catch up at once.
 //!
-//! Alternatives: a fixed share of the rate for each process wastes the share of those that have nothing to do; a count of
-//! the events in a table needs a statement for each event.
+//! Alternatives: a fixed share of the rate for each process wastes the share of those that have nothing to do; a count
+//! of the events in a table needs a statement for each event.
 
 use std::collections::BTreeSet;
 use std::time::Duration;

@@ -85,8 +85,8 @@ pub(crate) enum Work {
     /// Ask which of these events are handled already. Of each lane its next events.
     LookUp(Vec<(Lane, Vec<Held>)>),
     /// Move these events of a lane into the table. `wait`: how long the first of them, which has failed, still waits.
-    /// `None` if it has not run, so that all of them are to stand behind others of their key. `paused`: the first of them
-    /// has not failed, but its type is paused.
+    /// `None` if it has not run, so that all of them are to stand behind others of their key. `paused`: the first of
+    /// them has not failed, but its type is paused.
     Park {
         lane: Lane,
         events: Vec<Held>,

@@ -74,7 +74,8 @@ impl Held {
         in_batches: bool,
         content: Arc<Content>,
     ) -> Self {
-        // An event that was delivered before may have killed a process. It is marked as begun, which is done one by one.
+        // An event that was delivered before may have killed a process. It is marked as begun, which is done one by
+        // one.
         let by_itself = again || misfit.is_some() || !in_batches || content.event().is_none();
         let manner = if by_itself { Manner::ByItself } else { Manner::InBatch };
         let origin = Origin::Stream { place, partition };

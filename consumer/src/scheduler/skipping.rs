@@ -13,8 +13,8 @@
 //! ```
 //!
 //! - A consumer with nothing to skip asks nothing.
-//! - A few new events between those that come again [end nothing](ENOUGH_NEW). Otherwise all that is held would run after
-//!   each small lookup of them.
+//! - A few new events between those that come again [end nothing](ENOUGH_NEW). Otherwise all that is held would run
+//!   after each small lookup of them.
 //! - Only a row is proof. What has none may be under way elsewhere; the claim of its transaction finds out.
 //! - The events of a key that are new keep their order: they come back to where they were. Whether an event behind them
 //!   that is handled leaves before or after them makes no difference.

@@ -35,8 +35,8 @@ async fn a_failed_statement_that_is_passed_over_is_found_on_a_kept_connection_to
     started.stop().await;
 }
 
-/// Ids that mean something to whoever quotes them wrongly. On a connection that is kept, ids travel in the text of simple
-/// queries, which take no parameters.
+/// Ids that mean something to whoever quotes them wrongly. On a connection that is kept, ids travel in the text of
+/// simple queries, which take no parameters.
 const HOSTILE: [&str; 18] = [
     // They end a literal, by each way to quote a quote.
     "o'clock",

@@ -74,8 +74,8 @@ async fn child() {
     }
 }
 
-/// Ends the process at some moment after something is in work in it, or is held back. The clock does not decide: on a busy
-/// machine the process would die before either.
+/// Ends the process at some moment after something is in work in it, or is held back. The clock does not decide: on a
+/// busy machine the process would die before either.
 async fn die_by_itself(pool: sqlx::PgPool, life: i64) {
     let held_back = "select exists (select from pillarbox.inbox_failure where started in (3, 5) and started_at > \
                      (select began from lives where life = $1))";
@@ -179,8 +179,8 @@ async fn nor_of_what_it_handles_in_batches() {
     innocent_events_stay_innocent("batches", 12).await;
 }
 
-/// While it is held back, there is nothing else to run. So it would be given up at once if the process were not given the
-/// time to die without it.
+/// While it is held back, there is nothing else to run. So it would be given up at once if the process were not given
+/// the time to die without it.
 async fn nor_of_an_event_that_is_the_only_one() {
     innocent_events_stay_innocent("singly", 1).await;
 }

@@ -58,10 +58,10 @@ async fn claims(shop: &Shop) -> i64 {
     shop.number("select last_value from claims").await
 }
 
-/// The most claims of events that are skipped. Those that are held (`prefetch`, 64) may be under way when enough in a row
-/// are known, and four more may be tried twice, because they had failed. From then on events are looked up until 64 new
-/// ones in a row were, which happens only behind the stretch. With batches 93 have been seen, so some are claimed twice
-/// there; it is not known which. Without lookups, all of the 300 or 320 are claimed.
+/// The most claims of events that are skipped. Those that are held (`prefetch`, 64) may be under way when enough in a
+/// row are known, and four more may be tried twice, because they had failed. From then on events are looked up until 64
+/// new ones in a row were, which happens only behind the stretch. With batches 93 have been seen, so some are claimed
+/// twice there; it is not known which. Without lookups, all of the 300 or 320 are claimed.
 fn most_claims(in_batches: bool) -> i64 {
     if in_batches { 8 * 20 + 40 } else { 64 + 4 }
 }

@@ -171,8 +171,8 @@ fn or_behind(end: Option<BatchEnd>) -> BatchEnd {
     end.unwrap_or(BatchEnd::Behind)
 }
 
-/// Writes what became of the events of a batch: undoes the records of undone events, and deletes what is known of failures
-/// of events that now succeeded.
+/// Writes what became of the events of a batch: undoes the records of undone events, and deletes what is known of
+/// failures of events that now succeeded.
 async fn record(
     store: &Store,
     begun: &mut Begun,
@@ -217,8 +217,8 @@ fn comes_again(end: &Option<BatchEnd>) -> bool {
     )
 }
 
-/// The handler committed the transaction, and with it the records of all events. The records of those that come again are
-/// undone. Returns whether that succeeded.
+/// The handler committed the transaction, and with it the records of all events. The records of those that come again
+/// are undone. Returns whether that succeeded.
 async fn committed_by_handler(store: &Store, events: &[&str], dead_letters: bool) -> bool {
     if events.is_empty() {
         return true;

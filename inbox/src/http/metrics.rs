@@ -19,8 +19,8 @@ use metrics::{Unit, counter, describe_counter, describe_histogram, histogram};
 /// | the word in the header `idempotency-problem`, such as `in-progress` | the layer answered for itself |
 pub const REQUESTS: &str = "pillarbox_http_commands_total";
 
-/// How long handlers ran, from the call to the end of the transaction, in seconds. Requests for which no handler ran are
-/// left out.
+/// How long handlers ran, from the call to the end of the transaction, in seconds. Requests for which no handler ran
+/// are left out.
 pub const DURATION: &str = "pillarbox_http_command_duration_seconds";
 
 /// What came of a request for which a handler ran, or that got a stored answer.

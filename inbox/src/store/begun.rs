@@ -263,8 +263,8 @@ impl Begun {
     }
 
     /// Rolls back and leaves the session as it was found, without waiting for it. The pool would also roll back, but
-    /// would leave the session's locks. A statement that a dropped handler left running must end first. If all that takes
-    /// longer than [any other statement](LONGEST), the connection is closed, and its place in the pool is free.
+    /// would leave the session's locks. A statement that a dropped handler left running must end first. If all that
+    /// takes longer than [any other statement](LONGEST), the connection is closed, and its place in the pool is free.
     pub(crate) fn undo_behind(mut self) {
         if let (Some(_), Ok(runtime)) = (&self.mark, tokio::runtime::Handle::try_current()) {
             runtime.spawn(async move {

@@ -121,8 +121,8 @@ impl Store {
         self.lend().await?.execute(leave).await.map(drop)
     }
 
-    /// Lets parked events be taken that wait because their type was paused, except for those of these types. `lease`: for
-    /// how long a process takes an event at the most. What is due sooner than that may be in work.
+    /// Lets parked events be taken that wait because their type was paused, except for those of these types. `lease`:
+    /// for how long a process takes an event at the most. What is due sooner than that may be in work.
     ///
     /// # Errors
     /// The error of sqlx.

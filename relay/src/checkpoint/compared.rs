@@ -8,7 +8,8 @@ use crate::acknowledged::Acks;
 use crate::places::{Holds, Naming};
 use crate::streams::{Untold, message_of};
 
-/// What the stream has lost, as the places tell that it acknowledged since the last checkpoint. `None`: nothing is proven.
+/// What the stream has lost, as the places tell that it acknowledged since the last checkpoint. `None`: nothing is
+/// proven.
 ///
 /// Only another message at a place is a proof, and only if an event was found at its place before. No message there
 /// proves nothing: it was consumed, purged or too old.

@@ -37,8 +37,8 @@
 //! The relay does not notice the loss of messages that were acknowledged after the last checkpoint of a leader that
 //! ended before the broker did, because places are not saved. Nor does it if other producers have filled up the stream,
 //! and nothing else is lost than a part of a batch that the loss itself interrupted, messages that were consumed or
-//! purged since, or messages over 1 MiB. The order is not kept between events that are shipped again and events that were stored
-//! between the loss and its discovery.
+//! purged since, or messages over 1 MiB. The order is not kept between events that are shipped again and events that
+//! were stored between the loss and its discovery.
 
 mod compared;
 mod saved;

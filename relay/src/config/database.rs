@@ -82,10 +82,11 @@ pub(super) fn validate(url: &str) -> Result<(), ConfigError> {
 
 /// How to connect to each server that a URL names, in the URL's order.
 ///
-/// The forms are those of libpq. A host is a name, an IPv4 address, an IPv6 address in brackets, or the folder of a Unix
-/// socket with its slashes percent-encoded. There may be several, each with its port, separated by commas. The parameters
-/// `host`, `hostaddr` and `port` override them. The database client supports only one host, and treats the brackets of
-/// an IPv6 address as part of its name, so each host becomes a URL of its own here, with the host as a parameter.
+/// The forms are those of libpq. A host is a name, an IPv4 address, an IPv6 address in brackets, or the folder of a
+/// Unix socket with its slashes percent-encoded. There may be several, each with its port, separated by commas. The
+/// parameters `host`, `hostaddr` and `port` override them. The database client supports only one host, and treats the
+/// brackets of an IPv6 address as part of its name, so each host becomes a URL of its own here, with the host as a
+/// parameter.
 ///
 /// # Errors
 /// [`ConfigError`] for `database_url`; its text holds no secret.

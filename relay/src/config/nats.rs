@@ -40,11 +40,11 @@ pub struct NatsConfig {
     pub password: Option<Secret>,
     /// A file with the user's password.
     pub password_file: Option<PathBuf>,
-    /// The prefix of the subjects on which the broker answers, such as `_INBOX_relay`. No other user should be allowed to
-    /// subscribe to it. `None`: `_INBOX`.
+    /// The prefix of the subjects on which the broker answers, such as `_INBOX_relay`. No other user should be allowed
+    /// to subscribe to it. `None`: `_INBOX`.
     pub inbox_prefix: Option<String>,
-    /// The JetStream domain of the streams, if it differs from the server's. Example: the hub's domain, seen from a leaf
-    /// node that has a JetStream of its own. `None`: the server's domain.
+    /// The JetStream domain of the streams, if it differs from the server's. Example: the hub's domain, seen from a
+    /// leaf node that has a JetStream of its own. `None`: the server's domain.
     pub jetstream_domain: Option<String>,
     /// The prefix of the JetStream API, for an API that another account exports. `None`: `$JS.API`.
     pub api_prefix: Option<String>,

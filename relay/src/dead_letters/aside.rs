@@ -67,9 +67,11 @@ impl Aside {
 }
 
 impl Lease {
-    /// Sets events aside, and then moves the cursor if there is one. What the table does not take is [held](super::held).
+    /// Sets events aside, and then moves the cursor if there is one. What the table does not take is
+    /// [held](super::held).
     ///
-    /// The cursor moves last: if this leader ends in between, its successor meets the events again, and finds their letters.
+    /// The cursor moves last: if this leader ends in between, its successor meets the events again, and finds their
+    /// letters.
     pub(super) async fn set_aside(
         &self,
         cursor: Option<String>,
@@ -85,8 +87,8 @@ impl Lease {
         Ok(written)
     }
 
-    /// Writes letters. If that fails, each is written by itself; and if a copy cannot be made of an event, only what can
-    /// be of it.
+    /// Writes letters. If that fails, each is written by itself; and if a copy cannot be made of an event, only what
+    /// can be of it.
     pub(super) async fn try_letters(&self, events: &[Aside]) -> Result<Written, LeaseError> {
         match self.write_letters(None, events).await {
             Ok(written) if written.refused.is_empty() => return Ok(written),

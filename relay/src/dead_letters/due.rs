@@ -15,8 +15,8 @@ const DUE: i64 = 200;
 const EACH: i64 = 2 * PAGE_BYTES as i64 / DUE;
 
 impl Lease {
-    /// The next parked events up to this position, without those of these letters, as many as fit a page. `largest`: the
-    /// largest payload that the broker takes.
+    /// The next parked events up to this position, without those of these letters, as many as fit a page. `largest`:
+    /// the largest payload that the broker takes.
     pub(crate) async fn due(
         &self,
         is_strict: bool,

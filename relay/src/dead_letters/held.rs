@@ -2,8 +2,8 @@
 //!
 //! A trigger, a rule or a constraint that somebody put on the letters can refuse one, or leave it out without a word.
 //! Such an event can be neither shipped nor set aside, and it holds only itself: the relay notes it in its own row, in
-//! `held`, and then the cursor may pass it. Retention keeps its row, and in a strict order its key waits. The relay tries
-//! again to write the letter, says that it cannot, and is not ready until it can.
+//! `held`, and then the cursor may pass it. Retention keeps its row, and in a strict order its key waits. The relay
+//! tries again to write the letter, says that it cannot, and is not ready until it can.
 //!
 //! It notes [`MOST`] events. If there are more, it waits in front of the next one, and nothing is shipped.
 

@@ -9,7 +9,8 @@
 //!      └── order = "strict", and an unresolved event of its key is here ─────────────┘
 //! ```
 //!
-//! If the table does not take a letter, its event is [held]: noted in the relay's own row, which the cursor may then pass.
+//! If the table does not take a letter, its event is [held]: noted in the relay's own row, which the cursor may then
+//! pass.
 //!
 //! They are written on the lease's connection. So these rows have one writer, like the cursor, and the epoch fences it.
 //! The shipper itself ships parked events, between two pages. In a strict order, that is also when their key continues.

@@ -154,8 +154,8 @@ impl Registry {
         Ok(Some(Grant { epoch, cursor, valid_until, system_identifier }))
     }
 
-    /// Begins to lead: gives the connection to the lease, and returns the cursor. If the cursor is another cluster's, it
-    /// is rebased first.
+    /// Begins to lead: gives the connection to the lease, and returns the cursor. If the cursor is another cluster's,
+    /// it is rebased first.
     pub(crate) async fn lead(self, grant: Grant) -> Result<(Arc<Lease>, Cursor), LeaseError> {
         let Grant { epoch, mut cursor, valid_until, system_identifier } = grant;
         let Self { connection, row } = self;

@@ -196,8 +196,8 @@ impl Replay {
         Self { limit, ..self }
     }
 
-    /// Records that an operator is about to send this many events in this generation. It fails if the role may not record
-    /// actions; then nothing should be sent.
+    /// Records that an operator is about to send this many events in this generation. It fails if the role may not
+    /// record actions; then nothing should be sent.
     ///
     /// # Errors
     /// [`ReplayError::Database`].

@@ -8,8 +8,8 @@
 //!
 //! Anybody may schedule something that is due sooner than all the rest, and nothing tells the relay: NOTIFY would
 //! cost every writer a lock at its commit. So the releaser waits until the next event is due, but no longer than
-//! the relay's idle interval. A call that finds nothing reads one entry of an index and writes nothing. After a release,
-//! the releaser wakes the reader, so the events do not wait for the reader's own pause.
+//! the relay's idle interval. A call that finds nothing reads one entry of an index and writes nothing. After a
+//! release, the releaser wakes the reader, so the events do not wait for the reader's own pause.
 
 mod count;
 
@@ -84,7 +84,8 @@ pub(crate) async fn release_due(
                 pace.answered(&call, &answer, asked.elapsed(), Instant::now())
             }
             Err(error) if pace.goes_alone(&call, &error) => Duration::ZERO,
-            // A connection may be lost by itself. If the database is away, the leader says so meanwhile, and stops this.
+            // A connection may be lost by itself. If the database is away, the leader says so meanwhile, and stops
+            // this.
             Err(_) if was_open => {
                 connection = None;
                 RECONNECT
@@ -300,7 +301,8 @@ mod tests {
         })]
 
         /// Whoever schedules and cancels whatever, and whenever: each event leaves once or is cancelled, none leaves
-        /// early, and each within the idle interval, or, if it was due long before it was written, within a second more.
+        /// early, and each within the idle interval, or, if it was due long before it was written, within a second
+        /// more.
         #[test]
         fn whatever_is_scheduled_leaves_soon_after_it_is_due(acts in acts()) {
             let begin = Instant::now();

@@ -30,8 +30,8 @@ use crate::message::Message;
 use crate::refused::{Reason, Refused};
 use crate::streams::Untold;
 
-/// The number of the present connection. The client counts before anything goes over a new one, and tells only later that
-/// there is one.
+/// The number of the present connection. The client counts before anything goes over a new one, and tells only later
+/// that there is one.
 pub(crate) fn connection(context: &Context) -> u64 {
     context.client().statistics().connects.load(Ordering::Relaxed)
 }

@@ -185,8 +185,8 @@ async fn a_sequence_that_was_set_back_and_has_passed_its_old_place_hides_nothing
         read.insert(9_001..=9_005).await;
         read.until_swept(many + 5).await;
         let found: BTreeSet<i64> = read.found.iter().copied().collect();
-        // Some may come again: the sweep, which is far more frequent here than in a relay, also finds what a window holds
-        // that has not closed, as long as transactions of other tests are running.
+        // Some may come again: the sweep, which is far more frequent here than in a relay, also finds what a window
+        // holds that has not closed, as long as transactions of other tests are running.
         assert_eq!(found, (1_001..=1_150).chain(9_001..=9_005).collect());
     }
 }

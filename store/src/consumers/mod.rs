@@ -1,5 +1,5 @@
-//! What operators do with the consumers of an inbox: see how they are, pause and resume them, limit their rate, and remove
-//! those that are gone.
+//! What operators do with the consumers of an inbox: see how they are, pause and resume them, limit their rate, and
+//! remove those that are gone.
 //!
 //! A consumer's processes write about once a second how they are (`inbox_member`), and read at the same time what is
 //! paused (`inbox_pause`) and limited (`inbox_rate`). So a change takes effect within about a second, in all processes,
@@ -275,8 +275,8 @@ impl Consumers {
     /// Pauses a consumer, or its events of one type. Its processes begin no such event any more within about a second;
     /// what they have begun ends. Returns `false` if it was paused before; the pause then keeps its name and its note.
     ///
-    /// A paused consumer loses nothing: its events wait in the stream. Events of a paused type are put into the table of
-    /// dead letters as parked events, and the later events of their keys follow them there, so the order of each key
+    /// A paused consumer loses nothing: its events wait in the stream. Events of a paused type are put into the table
+    /// of dead letters as parked events, and the later events of their keys follow them there, so the order of each key
     /// stays. At most 10,000 events, or 256 MiB, are put there; then the consumer waits as a whole.
     ///
     /// # Errors
@@ -332,8 +332,8 @@ impl Consumers {
         Ok(done)
     }
 
-    /// Limits how many events per second a consumer begins, over all its processes. `None`: no limit. Returns `false` if
-    /// there was no limit to remove.
+    /// Limits how many events per second a consumer begins, over all its processes. `None`: no limit. Returns `false`
+    /// if there was no limit to remove.
     ///
     /// # Errors
     /// [`ControlError::Unknown`], [`ControlError::Rate`] and [`ControlError::Database`].

@@ -18,15 +18,15 @@ const TABLES: [&str; 7] = [
 ];
 
 impl Consumers {
-    /// Removes all that the database knows of a consumer that is gone: what it has handled, its failures, its dead letters,
-    /// its processes. Returns how many handled events it had recorded.
+    /// Removes all that the database knows of a consumer that is gone: what it has handled, its failures, its dead
+    /// letters, its processes. Returns how many handled events it had recorded.
     ///
-    /// If a consumer of this name starts again, it does not know what it has handled before. Its durable consumer on the
-    /// broker is not touched; remove it as well. The role must be allowed to remove rows, as the consumer's role and the
-    /// tables' owner are, and the operator's is not.
+    /// If a consumer of this name starts again, it does not know what it has handled before. Its durable consumer on
+    /// the broker is not touched; remove it as well. The role must be allowed to remove rows, as the consumer's role
+    /// and the tables' owner are, and the operator's is not.
     ///
-    /// The handled events are removed first, in parts, each recorded in a transaction of its own. If that is interrupted,
-    /// the call can be made again.
+    /// The handled events are removed first, in parts, each recorded in a transaction of its own. If that is
+    /// interrupted, the call can be made again.
     ///
     /// # Errors
     /// [`ControlError`]: unknown, running, or with unresolved dead letters unless `with_letters`.

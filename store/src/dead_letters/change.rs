@@ -186,8 +186,8 @@ pub enum EditError {
 const IDENTITY: [&str; 1] = [header::SOURCE];
 
 impl DeadLetters {
-    /// Parks dead letters, so that the relay ships them or the consumer handles them, about a second later. Letters that
-    /// are no longer dead stay as they are.
+    /// Parks dead letters, so that the relay ships them or the consumer handles them, about a second later. Letters
+    /// that are no longer dead stay as they are.
     ///
     /// The relay ships a letter behind the events of its key that were shipped meanwhile; with `order = "strict"` there
     /// are none.
@@ -242,13 +242,15 @@ impl DeadLetters {
     }
 
     /// Changes the content of a dead letter. The content with which the event was published stays in the table, however
-    /// often the letter is edited: see [`original`](Self::original). The letter stays dead; a retry uses the new content.
+    /// often the letter is edited: see [`original`](Self::original). The letter stays dead; a retry uses the new
+    /// content.
     ///
-    /// The event keeps its id, source, type, topic and key. The inbox knows an event by its id and source, so the edited
-    /// event is still handled once at most, by this consumer and by every other one. Whoever handled the original
-    /// already does not see the edit.
+    /// The event keeps its id, source, type, topic and key. The inbox knows an event by its id and source, so the
+    /// edited event is still handled once at most, by this consumer and by every other one. Whoever handled the
+    /// original already does not see the edit.
     ///
-    /// The letter must have been read by [`first`](Self::first), because [`list`](Self::list) leaves large payloads out.
+    /// The letter must have been read by [`first`](Self::first), because [`list`](Self::list) leaves large payloads
+    /// out.
     ///
     /// # Errors
     /// [`EditError`]. The letter is then unchanged.

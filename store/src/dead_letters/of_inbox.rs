@@ -3,8 +3,8 @@
 //! They also run on a service's own connections, whose `search_path` may be anything. So they name `pg_catalog`
 //! everywhere; the inbox's `store.rs` explains the rules.
 
-/// Lists the unresolved letters of a consumer: $1 the consumer, $2 only after this position, $3 at most this many, $4 the
-/// stream, or null for any.
+/// Lists the unresolved letters of a consumer: $1 the consumer, $2 only after this position, $3 at most this many, $4
+/// the stream, or null for any.
 pub const LIST: &str = "select * from pillarbox.inbox_dead_letter \
      where consumer operator(pg_catalog.=) $1 and position operator(pg_catalog.>) $2 \
      and state operator(pg_catalog.=) any ('{dead,parked}') \
@@ -14,8 +14,8 @@ pub const LIST: &str = "select * from pillarbox.inbox_dead_letter \
 /// Finds letters by an id or a position.
 pub const FIND: &str = include_str!("inbox_find.sql");
 
-/// Parks a dead letter, so that the consumer handles it: $1 the consumer, $2 the position, or null for all, $3 the stream,
-/// or null for any. A message that is no event stays as it is.
+/// Parks a dead letter, so that the consumer handles it: $1 the consumer, $2 the position, or null for all, $3 the
+/// stream, or null for any. A message that is no event stays as it is.
 pub const RETRY: &str = "update pillarbox.inbox_dead_letter set state = 'parked' \
      where consumer operator(pg_catalog.=) $1 and ($2::bigint is null or position operator(pg_catalog.=) $2) \
      and ($3::pg_catalog.text is null or stream is null or stream operator(pg_catalog.=) $3) \

@@ -50,8 +50,8 @@ pub struct Filter {
     pub position: Option<i64>,
     /// The source that the event names.
     pub source: Option<String>,
-    /// The numbers of the letters. One event id may have several letters: of two relays, or from before the table was made
-    /// anew.
+    /// The numbers of the letters. One event id may have several letters: of two relays, or from before the table was
+    /// made anew.
     pub letters: Option<Vec<i64>>,
     /// The event's type, in full.
     pub event_type: Option<String>,
@@ -195,7 +195,8 @@ impl DeadLetters {
         Ok(Self { pool, side, list, list_bytes, outline, count, changes, schema: named })
     }
 
-    /// The letters that match, oldest first, at most `limit`; the unresolved ones, unless the filter names a state. Payloads larger than 64 KiB are left out.
+    /// The letters that match, oldest first, at most `limit`; the unresolved ones, unless the filter names a state.
+    /// Payloads larger than 64 KiB are left out.
     ///
     /// Bytes that are not UTF-8 are shown as `\xff`.
     ///

@@ -6,8 +6,8 @@
 //! it through. Neutral parts have the colour of the text around the picture; the elements have classes, for a page's
 //! style sheet.
 //!
-//! Who published an event is not recorded. It is taken to be the consumer that handled the event's cause last before the
-//! event was written, or else the event's source.
+//! Who published an event is not recorded. It is taken to be the consumer that handled the event's cause last before
+//! the event was written, or else the event's source.
 
 use std::collections::BTreeMap;
 use std::fmt::Write;
@@ -330,7 +330,8 @@ fn cut(name: &str) -> String {
     }
 }
 
-/// Text for XML. A character that acts on the layout, or that XML has not, is shown by its number. A line break is kept.
+/// Text for XML. A character that acts on the layout, or that XML has not, is shown by its number. A line break is
+/// kept.
 fn escaped(text: &str) -> String {
     let mut escaped = String::with_capacity(text.len());
     for c in text.chars() {

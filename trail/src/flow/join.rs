@@ -115,8 +115,8 @@ fn mark(events: &mut [FlowEvent]) {
     }
 }
 
-/// Finds each event's cause: the event that it names as its cause, or else the one that its correlation id names, or the
-/// one whose saga set it as a timer. A cause that goes back to the event itself does not count.
+/// Finds each event's cause: the event that it names as its cause, or else the one that its correlation id names, or
+/// the one whose saga set it as a timer. A cause that goes back to the event itself does not count.
 fn link(events: &mut [FlowEvent], most: usize) -> bool {
     let by_id: BTreeMap<String, usize> =
         events.iter().enumerate().rev().map(|(at, event)| (event.id.clone(), at)).collect();

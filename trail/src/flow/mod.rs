@@ -2,9 +2,9 @@
 //! missing.
 //!
 //! A flow is told from the trail, which knows what went through the streams, and from the tables of each service: what
-//! its consumers have handled, are still trying, or have given up, what waits in its outbox or for its time, and what its
-//! sagas did. [`read`] collects all that, within bounds, and [`Flow`] is the result, from which text and pictures are
-//! made.
+//! its consumers have handled, are still trying, or have given up, what waits in its outbox or for its time, and what
+//! its sagas did. [`read`] collects all that, within bounds, and [`Flow`] is the result, from which text and pictures
+//! are made.
 //!
 //! | module | concept |
 //! |---|---|

@@ -37,8 +37,8 @@ pub(super) struct Pace {
     /// Retry at most this many per second: `20` or `20/s`.
     #[arg(long, value_name = "LETTERS_PER_SECOND", value_parser = per_second)]
     rate: Option<NonZeroU32>,
-    /// Wait until they are shipped or handled, or have failed again, and say which. At most this long: `--wait` is 60 s,
-    /// `--wait=5m` is five minutes. The command fails if any has failed again or still waits.
+    /// Wait until they are shipped or handled, or have failed again, and say which. At most this long: `--wait` is
+    /// 60 s, `--wait=5m` is five minutes. The command fails if any has failed again or still waits.
     #[arg(
         long,
         value_name = "AGE",

@@ -16,8 +16,8 @@ use pillarbox_testkit::eventually;
 pub use shop::{DEADLINE, Shop, Started, Stored};
 
 /// Tests that move hundreds of megabytes or thousands of rows, or open hundreds of connections, hold this, so that one
-/// of them runs at a time: two cores shared by four of them are too slow for their deadlines, and their servers together
-/// take gigabytes.
+/// of them runs at a time: two cores shared by four of them are too slow for their deadlines, and their servers
+/// together take gigabytes.
 pub async fn large() -> tokio::sync::MutexGuard<'static, ()> {
     static ONE: tokio::sync::Mutex<()> = tokio::sync::Mutex::const_new(());
     ONE.lock().await

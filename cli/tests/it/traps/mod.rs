@@ -158,8 +158,8 @@ async fn no_trap_runs_in_a_service_that_publishes_or_migrates() {
     }
 }
 
-/// A trigger of the service runs in the relay's session, and can leave something in that session's temporary schema, where
-/// names of types and tables are looked up first unless a path says otherwise.
+/// A trigger of the service runs in the relay's session, and can leave something in that session's temporary schema,
+/// where names of types and tables are looked up first unless a path says otherwise.
 #[tokio::test]
 async fn no_trap_in_the_temporary_schema_of_its_own_session_runs() {
     let shop = Shop::open().await;

@@ -1,4 +1,5 @@
-//! The cursor, the lease and scheduled events as state machines: every order of their steps, for small numbers of everything.
+//! The cursor, the lease and scheduled events as state machines: every order of their steps, for small numbers of
+//! everything.
 //!
 //! [`stateright`] visits all states that can be reached, tells them apart by 64-bit fingerprints, and asks of each
 //! whether the promises hold. A rule that looks right and is not must be refuted by the same model: the test then

@@ -1,9 +1,9 @@
-//! Scheduled events as a state machine: releases by relays that take the lease over from each other, and transactions that
-//! cancel.
+//! Scheduled events as a state machine: releases by relays that take the lease over from each other, and transactions
+//! that cancel.
 //!
-//! A release is one call of `release_scheduled`, step by step: it looks at the lease, locks the relay's row, looks again,
-//! reads the database's clock, locks one row that is due, moves it, and commits. Its relay may be dead by then, and the
-//! call may fail at any step. Each step of a transaction may come at any later time.
+//! A release is one call of `release_scheduled`, step by step: it looks at the lease, locks the relay's row, looks
+//! again, reads the database's clock, locks one row that is due, moves it, and commits. Its relay may be dead by then,
+//! and the call may fail at any step. Each step of a transaction may come at any later time.
 
 use std::fmt;
 

@@ -174,8 +174,8 @@ impl Run<'_> {
     }
 }
 
-/// Runs all statements with each path, and then `stumbles`, which shows that the traps are found with that path: without
-/// it, all would pass with traps that nobody can step on.
+/// Runs all statements with each path, and then `stumbles`, which shows that the traps are found with that path:
+/// without it, all would pass with traps that nobody can step on.
 async fn no_trap_runs(paths: [&str; 2], first: &'static str, stumbles: &'static str) {
     let office = Office::open().await;
     lay_traps(&office).await;
