@@ -6,7 +6,7 @@ mod summary;
 use clap::{Args, Subcommand};
 use pillarbox_store::SchemaError;
 use pillarbox_store::actions::{ActionFilter, Actions};
-use pillarbox_store::dead_letters::{DeadLetter, DeadLetters, Filter, LetterState, Side};
+use pillarbox_store::dead_letters::{DeadLetters, Filter, LetterState, LetterView, Side};
 use pillarbox_store::dead_letters::{Groups, brief};
 
 use self::change::{Content, Pace};
@@ -274,11 +274,11 @@ struct Letters {
 }
 
 impl Letters {
-    async fn list(&self, filter: &Filter, most: i64) -> Result<Vec<DeadLetter>, Failed> {
+    async fn list(&self, filter: &Filter, most: i64) -> Result<Vec<LetterView>, Failed> {
         self.limit.ask("list the dead letters", self.letters.list(filter, most)).await
     }
 
-    async fn first(&self, filter: &Filter) -> Result<Option<DeadLetter>, Failed> {
+    async fn first(&self, filter: &Filter) -> Result<Option<LetterView>, Failed> {
         self.limit.ask("send a payload", self.letters.first(filter)).await
     }
 
@@ -392,14 +392,14 @@ async fn show(which: &Which, event_id: &String, payload: bool, original: bool) -
 impl Letters {
     async fn original(
         &self,
-        letter: &DeadLetter,
+        letter: &LetterView,
     ) -> Result<Option<(std::collections::BTreeMap<String, String>, bytes::Bytes)>, Failed> {
         let original = self.letters.original(letter.letter);
         self.limit.ask("show what the letter was", original).await
     }
 
     /// What operators have done to a letter, and what it was before that.
-    async fn history(&self, letter: &DeadLetter) -> Result<String, Failed> {
+    async fn history(&self, letter: &LetterView) -> Result<String, Failed> {
         let mut lines = Vec::new();
         if let Some((headers, payload)) = self.original(letter).await? {
             let what = "bytes (--payload --original writes it out)";
@@ -451,7 +451,7 @@ fn name(side: Side) -> &'static str {
 }
 
 /// The error text for an event id that several dead letters have.
-fn ambiguous(event_id: &str, found: &[DeadLetter]) -> String {
+fn ambiguous(event_id: &str, found: &[LetterView]) -> String {
     let list: Vec<String> = found
         .iter()
         .map(|letter| {
@@ -467,7 +467,7 @@ fn ambiguous(event_id: &str, found: &[DeadLetter]) -> String {
     ))
 }
 
-fn table(letters: &[DeadLetter]) -> String {
+fn table(letters: &[LetterView]) -> String {
     if letters.is_empty() {
         return "no dead letters\n".to_owned();
     }
@@ -493,7 +493,7 @@ fn table(letters: &[DeadLetter]) -> String {
     text
 }
 
-fn whole(letter: &DeadLetter) -> String {
+fn whole(letter: &LetterView) -> String {
     let position = letter.position.map(|position| position.to_string());
     let mut lines = vec![
         ("event id", letter.event_id.clone()),

@@ -6,7 +6,7 @@ use crate::support::http::Endpoint;
 use crate::support::{DEADLINE, Process, Shop, discarded, large, retried};
 use async_nats::jetstream::stream;
 use pillarbox_relay::{Relay, RelayConfig, RelayState, ShippingOrder};
-use pillarbox_store::dead_letters::{DeadLetter, DeadLetters, Filter, Side};
+use pillarbox_store::dead_letters::{DeadLetters, Filter, LetterView, Side};
 use pillarbox_testkit::eventually;
 use sqlx::AssertSqlSafe;
 use sqlx::types::Uuid;
@@ -16,7 +16,7 @@ fn letters(shop: &Shop) -> DeadLetters {
     DeadLetters::new(shop.pool().clone(), "pillarbox", Side::Outbox).unwrap()
 }
 
-async fn listed(shop: &Shop) -> Vec<DeadLetter> {
+async fn listed(shop: &Shop) -> Vec<LetterView> {
     letters(shop).list(&Filter::default(), 1_000).await.unwrap()
 }
 

@@ -3,7 +3,7 @@
 use crate::support::{DEADLINE, Shop, discarded, retried};
 use async_nats::jetstream::stream;
 use pillarbox_relay::{NoStream, RelayConfig, ShippingOrder};
-use pillarbox_store::dead_letters::{DeadLetter, DeadLetters, Filter, LetterState, Side};
+use pillarbox_store::dead_letters::{DeadLetters, Filter, LetterState, LetterView, Side};
 use pillarbox_testkit::eventually;
 
 async fn limit_message_size(shop: &Shop, bytes: i32) {
@@ -19,7 +19,7 @@ fn letters(shop: &Shop) -> DeadLetters {
 }
 
 /// Waits for so many unresolved letters in this state, and returns them.
-async fn until(shop: &Shop, state: LetterState, wanted: usize) -> Vec<DeadLetter> {
+async fn until(shop: &Shop, state: LetterState, wanted: usize) -> Vec<LetterView> {
     let letters = letters(shop);
     let filter = Filter { state: Some(state), ..Filter::default() };
     eventually(&format!("{wanted} {state}"), DEADLINE, async || {
@@ -115,7 +115,7 @@ async fn a_discarded_letter_lets_its_key_go_on_without_it() {
 
 /// Key `a` has two events, many others follow, and then a letter of the key and two events that wait behind it. Then
 /// the stream is lost with the relay not there, and made anew with room for so many messages.
-async fn lose_the_stream_behind_a_letter(shop: &Shop, room: i64) -> DeadLetter {
+async fn lose_the_stream_behind_a_letter(shop: &Shop, room: i64) -> LetterView {
     limit_message_size(shop, 2_000).await;
     let relay = shop.start(strict(shop));
     for n in 0..10 {

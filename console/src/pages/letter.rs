@@ -6,7 +6,7 @@ use askama::Template;
 use axum::extract::{Query as Asked, State as Shared};
 use axum::http::StatusCode;
 use axum::response::Response;
-use pillarbox_store::dead_letters::{DeadLetter, Filter, Side};
+use pillarbox_store::dead_letters::{Filter, LetterView, Side};
 use serde::Deserialize;
 
 use super::letter_groups::{side, side_name};
@@ -34,7 +34,7 @@ struct Page {
     place: String,
     side: &'static str,
     who: &'static str,
-    letter: DeadLetter,
+    letter: LetterView,
     state: &'static str,
     kind: Query,
     one: Query,
@@ -84,13 +84,13 @@ pub(super) async fn read(
     place: &Place,
     side: Side,
     letter: i64,
-) -> Result<Option<DeadLetter>, Unanswered> {
+) -> Result<Option<LetterView>, Unanswered> {
     let filter = Filter { letters: Some(vec![letter]), ..Filter::default() };
     let letters = place.letters(side).await?;
     in_time(letters.first(&filter)).await
 }
 
-fn shown(frame: Frame, place: &Place, side: Side, letter: DeadLetter, payload: bool) -> Page {
+fn shown(frame: Frame, place: &Place, side: Side, letter: LetterView, payload: bool) -> Page {
     // The event's own headers may hold secrets of the service.
     let is_known = |name: &str| name.to_ascii_lowercase().starts_with("ce-");
     let all = letter.headers.len();

@@ -6,7 +6,7 @@ use askama::Template;
 use axum::extract::{Query as Asked, State as Shared};
 use axum::http::StatusCode;
 use axum::response::Response;
-use pillarbox_store::dead_letters::{DeadLetter, Side, brief};
+use pillarbox_store::dead_letters::{LetterView, Side, brief};
 
 use super::letter_groups::{SINCES, Which, side, side_name};
 use super::{Frame, ROWS, html, said};
@@ -67,12 +67,12 @@ pub(crate) async fn page(
     html(StatusCode::OK, &page)
 }
 
-async fn read(place: &Place, side: Side, which: &Which) -> Result<Vec<DeadLetter>, Unanswered> {
+async fn read(place: &Place, side: Side, which: &Which) -> Result<Vec<LetterView>, Unanswered> {
     let letters = place.letters(side).await?;
     in_time(letters.list(&which.filter(), ROWS + 1)).await
 }
 
-fn letter(place: &Place, side: Side, letter: DeadLetter) -> Letter {
+fn letter(place: &Place, side: Side, letter: LetterView) -> Letter {
     let one = Query::default()
         .with("place", place.name())
         .with("side", side_name(side))

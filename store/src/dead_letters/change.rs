@@ -12,7 +12,7 @@ use sqlx::{PgConnection, Row, SqlStr};
 use super::merge::{MergeError, merged};
 use super::of_inbox;
 use super::state::LetterState;
-use super::view::{DeadLetter, DeadLetters, RetryError, Side};
+use super::view::{DeadLetters, LetterView, RetryError, Side};
 use crate::actions::{Deed, Operator, record};
 use crate::schema::Schema;
 
@@ -197,7 +197,7 @@ impl DeadLetters {
     /// [refused](Changed::refused) ones, and the others are retried.
     pub async fn retry(
         &self,
-        letters: &[DeadLetter],
+        letters: &[LetterView],
         operator: &Operator,
     ) -> Result<Changed, sqlx::Error> {
         let (mut good, mut refused) = (Vec::new(), Vec::new());
@@ -218,7 +218,7 @@ impl DeadLetters {
     /// The error of sqlx. All letters are then unchanged.
     pub async fn discard(
         &self,
-        letters: &[DeadLetter],
+        letters: &[LetterView],
         operator: &Operator,
     ) -> Result<Changed, sqlx::Error> {
         let letters: Vec<_> = letters.iter().collect();
@@ -233,7 +233,7 @@ impl DeadLetters {
     /// The error of sqlx. All letters are then unchanged.
     pub async fn restore(
         &self,
-        letters: &[DeadLetter],
+        letters: &[LetterView],
         operator: &Operator,
     ) -> Result<Changed, sqlx::Error> {
         let letters: Vec<_> = letters.iter().collect();
@@ -256,7 +256,7 @@ impl DeadLetters {
     /// [`EditError`]. The letter is then unchanged.
     pub async fn edit(
         &self,
-        letter: &DeadLetter,
+        letter: &LetterView,
         edit: &Edit,
         operator: &Operator,
     ) -> Result<(), EditError> {
@@ -331,7 +331,7 @@ impl DeadLetters {
         Ok(outcome)
     }
 
-    fn retryable(&self, letter: &DeadLetter) -> Result<(), RetryError> {
+    fn retryable(&self, letter: &LetterView) -> Result<(), RetryError> {
         if self.side == Side::Outbox && !letter.whole {
             return Err(RetryError::Incomplete {
                 event_id: letter.event_id.clone(),
@@ -361,7 +361,7 @@ impl DeadLetters {
 
     async fn change(
         &self,
-        letters: &[&DeadLetter],
+        letters: &[&LetterView],
         statement: &SqlStr,
         what: &'static str,
         operator: &Operator,
@@ -392,7 +392,7 @@ impl DeadLetters {
         &self,
         connection: &mut PgConnection,
         what: &'static str,
-        letters: &[&DeadLetter],
+        letters: &[&LetterView],
         changed: &[i64],
         operator: &Operator,
     ) -> Result<(), sqlx::Error> {
@@ -410,7 +410,7 @@ impl DeadLetters {
 }
 
 /// The letter as it is after the edit, if it is an event then.
-fn edited(letter: &DeadLetter, edit: &Edit) -> Result<DeadLetter, EditError> {
+fn edited(letter: &LetterView, edit: &Edit) -> Result<LetterView, EditError> {
     let event_id = || letter.event_id.clone();
     let mut edited = letter.clone();
     if !edit.headers.is_empty() && !letter.has_all_headers {

@@ -45,4 +45,4 @@ pub use change::{Changed, Edit, EditError, PayloadEdit, RetryOutcome};
 pub use fingerprint::fingerprint;
 pub use groups::{Group, Groups};
 pub use state::LetterState;
-pub use view::{DeadLetter, DeadLetters, Filter, RetryError, Side};
+pub use view::{DeadLetters, Filter, LetterView, RetryError, Side};

@@ -63,9 +63,9 @@ pub struct Filter {
     pub group: Option<String>,
 }
 
-/// An event that was given up. `Debug` shows neither payload nor header values; `Serialize` shows the headers.
+/// What an operator sees of a dead letter of either side. `Debug` shows neither payload nor header values; `Serialize` shows the headers.
 #[derive(Clone, Serialize)]
-pub struct DeadLetter {
+pub struct LetterView {
     /// The letter's number.
     pub letter: i64,
     /// The position: in the outbox, or among the dead letters of the inbox.
@@ -106,9 +106,9 @@ pub struct DeadLetter {
     pub(super) has_all_headers: bool,
 }
 
-impl std::fmt::Debug for DeadLetter {
+impl std::fmt::Debug for LetterView {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("DeadLetter")
+        f.debug_struct("LetterView")
             .field("owner", &self.owner)
             .field("event_id", &self.event_id)
             .field("topic", &self.topic)
@@ -202,7 +202,7 @@ impl DeadLetters {
     ///
     /// # Errors
     /// The error of sqlx.
-    pub async fn list(&self, filter: &Filter, limit: i64) -> Result<Vec<DeadLetter>, sqlx::Error> {
+    pub async fn list(&self, filter: &Filter, limit: i64) -> Result<Vec<LetterView>, sqlx::Error> {
         self.read(filter, limit, LISTED_PAYLOAD).await
     }
 
@@ -210,7 +210,7 @@ impl DeadLetters {
     ///
     /// # Errors
     /// The error of sqlx.
-    pub async fn first(&self, filter: &Filter) -> Result<Option<DeadLetter>, sqlx::Error> {
+    pub async fn first(&self, filter: &Filter) -> Result<Option<LetterView>, sqlx::Error> {
         Ok(self.read(filter, 1, i64::MAX).await?.pop())
     }
 
@@ -219,7 +219,7 @@ impl DeadLetters {
         filter: &Filter,
         limit: i64,
         payload: i64,
-    ) -> Result<Vec<DeadLetter>, sqlx::Error> {
+    ) -> Result<Vec<LetterView>, sqlx::Error> {
         let narrowed;
         let filter = match filter.group {
             Some(_) => {
@@ -336,7 +336,7 @@ fn filtered(
         .bind(filter.since_s)
 }
 
-impl DeadLetter {
+impl LetterView {
     /// The source that the event names.
     pub fn source(&self) -> Option<&str> {
         self.headers.get(header::SOURCE).map(String::as_str)
@@ -373,11 +373,11 @@ fn outline(row: &PgRow) -> Result<Outline, sqlx::Error> {
     })
 }
 
-fn read(row: &PgRow) -> Result<DeadLetter, sqlx::Error> {
+fn read(row: &PgRow) -> Result<LetterView, sqlx::Error> {
     let must = |name| Ok::<_, sqlx::Error>(text(row, name)?.unwrap_or_default());
     // Headers that are no object of strings may be the reason for the letter.
     let headers = serde_json::from_str(&must("headers")?);
-    Ok(DeadLetter {
+    Ok(LetterView {
         letter: row.try_get("letter")?,
         position: row.try_get("position")?,
         owner: must("owner")?,

@@ -10,7 +10,7 @@ use clap::Args;
 use pillarbox_store::Operator;
 use pillarbox_store::consumers::Consumers;
 use pillarbox_store::dead_letters::{
-    Changed, DeadLetter, Edit, Filter, LetterState, PayloadEdit, RetryOutcome, Side,
+    Changed, Edit, Filter, LetterState, LetterView, PayloadEdit, RetryOutcome, Side,
 };
 
 use super::{Chosen, Failed, Letters, Which, ambiguous, table};
@@ -86,7 +86,7 @@ pub(super) async fn retry(which: Which, chosen: Chosen, pace: Pace) -> Done {
     let operator = chosen.signature.operator();
     let (dead, rate) = (Some(LetterState::Dead), pace.rate);
     let doing = Doing { verb: "retry", done: "retried", state: dead, rate };
-    let act = async |page: &[DeadLetter]| letters.retry(page, &operator).await;
+    let act = async |page: &[LetterView]| letters.retry(page, &operator).await;
     let done = each(&letters, &which, &chosen, &doing, act).await?;
     letters.say_who_is_missing(&done.owners).await?;
     let waited = match pace.wait {
@@ -104,7 +104,7 @@ pub(super) async fn discard(which: Which, chosen: Chosen) -> Done {
     let letters = which.letters().await?;
     let operator = chosen.signature.operator();
     let doing = Doing { verb: "discard", done: "discarded", state: None, rate: None };
-    let act = async |page: &[DeadLetter]| letters.discard(page, &operator).await;
+    let act = async |page: &[LetterView]| letters.discard(page, &operator).await;
     each(&letters, &which, &chosen, &doing, act).await?.result
 }
 
@@ -113,7 +113,7 @@ pub(super) async fn restore(which: Which, chosen: Chosen) -> Done {
     let operator = chosen.signature.operator();
     let state = Some(LetterState::Discarded);
     let doing = Doing { verb: "restore", done: "restored", state, rate: None };
-    let act = async |page: &[DeadLetter]| letters.restore(page, &operator).await;
+    let act = async |page: &[LetterView]| letters.restore(page, &operator).await;
     each(&letters, &which, &chosen, &doing, act).await?.result
 }
 
@@ -123,7 +123,7 @@ pub(super) async fn edit(which: Which, chosen: Chosen, content: Content) -> Done
     let operator = chosen.signature.operator();
     let state = Some(LetterState::Dead);
     let doing = Doing { verb: "edit", done: "edited", state, rate: None };
-    let act = async |page: &[DeadLetter]| letters.edit(page, &edit, &operator).await;
+    let act = async |page: &[LetterView]| letters.edit(page, &edit, &operator).await;
     each(&letters, &which, &chosen, &doing, act).await?.result
 }
 
@@ -184,7 +184,7 @@ async fn each(
     which: &Which,
     chosen: &Chosen,
     doing: &Doing,
-    act: impl AsyncFn(&[DeadLetter]) -> Result<(Changed, Vec<String>), Failed>,
+    act: impl AsyncFn(&[LetterView]) -> Result<(Changed, Vec<String>), Failed>,
 ) -> Result<Did, Failed> {
     let numbers = choose(letters, which, chosen, doing).await?;
     let none = || Did { letters: Vec::new(), owners: BTreeSet::new(), result: Ok(()) };
@@ -215,7 +215,7 @@ async fn each(
                 for error in refused {
                     eprintln!("pillarbox: {}", harmless(&error));
                 }
-                let changed_one = |letter: &&DeadLetter| changed.letters.contains(&letter.letter);
+                let changed_one = |letter: &&LetterView| changed.letters.contains(&letter.letter);
                 let owners = page_of_letters.iter().filter(changed_one);
                 did.owners.extend(owners.map(|letter| letter.owner.clone()));
                 did.letters.extend(changed.letters);
@@ -262,7 +262,7 @@ async fn choose(
     if let Some(event_id) = &chosen.event_id {
         let mut found = letters.list(&filter, SHOWN).await?;
         found.sort_by(|one, other| one.owner.cmp(&other.owner));
-        let of_one = |pair: &[DeadLetter]| pair[0].owner == pair[1].owner;
+        let of_one = |pair: &[LetterView]| pair[0].owner == pair[1].owner;
         if found.windows(2).any(of_one) {
             return Err(ambiguous(event_id, &found).into());
         }
@@ -323,7 +323,7 @@ fn said(side: Side, outcome: &RetryOutcome) -> String {
 impl Letters {
     async fn retry(
         &self,
-        page: &[DeadLetter],
+        page: &[LetterView],
         operator: &Operator,
     ) -> Result<(Changed, Vec<String>), Failed> {
         let retried = self.letters.retry(page, operator);
@@ -332,7 +332,7 @@ impl Letters {
 
     async fn discard(
         &self,
-        page: &[DeadLetter],
+        page: &[LetterView],
         operator: &Operator,
     ) -> Result<(Changed, Vec<String>), Failed> {
         let discarded = self.letters.discard(page, operator);
@@ -341,7 +341,7 @@ impl Letters {
 
     async fn restore(
         &self,
-        page: &[DeadLetter],
+        page: &[LetterView],
         operator: &Operator,
     ) -> Result<(Changed, Vec<String>), Failed> {
         let restored = self.letters.restore(page, operator);
@@ -350,7 +350,7 @@ impl Letters {
 
     async fn edit(
         &self,
-        page: &[DeadLetter],
+        page: &[LetterView],
         edit: &Edit,
         operator: &Operator,
     ) -> Result<(Changed, Vec<String>), Failed> {

@@ -11,7 +11,7 @@ use std::process::{Child, Command, Stdio};
 use std::sync::{Arc, Mutex};
 
 use pillarbox_store::Operator;
-use pillarbox_store::dead_letters::{DeadLetter, DeadLetters};
+use pillarbox_store::dead_letters::{DeadLetters, LetterView};
 use pillarbox_testkit::eventually;
 pub use shop::{DEADLINE, Shop, Started, Stored};
 
@@ -121,11 +121,11 @@ fn mia() -> Operator {
 }
 
 /// Whether a dead letter was retried.
-pub async fn retried(letters: &DeadLetters, letter: &DeadLetter) -> bool {
+pub async fn retried(letters: &DeadLetters, letter: &LetterView) -> bool {
     !letters.retry(std::slice::from_ref(letter), &mia()).await.unwrap().letters.is_empty()
 }
 
 /// Whether a dead letter was discarded.
-pub async fn discarded(letters: &DeadLetters, letter: &DeadLetter) -> bool {
+pub async fn discarded(letters: &DeadLetters, letter: &LetterView) -> bool {
     !letters.discard(std::slice::from_ref(letter), &mia()).await.unwrap().letters.is_empty()
 }
