@@ -133,7 +133,7 @@ mod tests {
         PATIENCE.after(recorded, None, |times| Duration::from_secs(times.into()))
     }
 
-    /// Whether the event is tried again after so many seconds, and whether that is news.
+    /// Whether the event is tried again after this many seconds, and whether that is news.
     fn retries(recorded: Recorded, seconds: u64, is_news: bool) -> bool {
         let wait = Duration::from_secs(seconds);
         after(recorded) == Follows::Retry { wait, is_news, after: recorded }

@@ -39,9 +39,9 @@ pub(super) struct Driver<S> {
     reader: Reader,
     parked: ParkedEvents,
     handlers: JoinSet<Ran>,
-    /// Asks whether the surroundings are back.
+    /// Asks whether what all events need is back.
     probes: JoinSet<bool>,
-    /// Asks whether the database is there, and why not.
+    /// Asks whether the database is reachable, and why not.
     asking: JoinSet<Option<String>>,
     /// Takes a piece of the rate.
     taking_rate: JoinSet<Option<Piece>>,
@@ -226,10 +226,10 @@ impl<S: DeliveryService> Driver<S> {
                     let store = store.clone();
                     self.taking_rate.spawn(async move { take_rate(&store, events).await });
                 }
-                Decision::SignOfLife => {
+                Decision::ReportProgress => {
                     // Nobody listens without a connection, and the acknowledgements would only pile up.
                     if self.reader.is_connected() {
-                        self.scheduler.tell_in_work();
+                        self.scheduler.report_progress();
                     }
                 }
                 Decision::Tidy => {
@@ -339,7 +339,7 @@ fn kind(acknowledgement: Acknowledgement) -> AckKind {
         Acknowledgement::Done => AckKind::Ack,
         Acknowledgement::GivenUp => AckKind::Term,
         Acknowledgement::Later(wait) => AckKind::Nak(Some(wait)),
-        Acknowledgement::InWork => AckKind::Progress,
+        Acknowledgement::InProgress => AckKind::Progress,
     }
 }
 

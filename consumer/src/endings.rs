@@ -151,7 +151,7 @@ impl Endings {
         }
     }
 
-    /// The event is no longer in work, and the database knows it.
+    /// The event is no longer in progress, and the database knows it.
     fn ended(&self, event: &RawEvent) {
         let identity = event.identity();
         self.killers.ended(&identity);

@@ -26,7 +26,7 @@ use async_nats::jetstream::consumer::Info;
 use async_nats::jetstream::stream;
 use time::OffsetDateTime;
 
-/// Events that were removed, at least so many, between these sequences.
+/// At least this many events were removed, between these sequences.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Gap {
     pub(super) events: u64,

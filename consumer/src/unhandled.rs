@@ -21,7 +21,7 @@ pub struct Unhandled {
 }
 
 impl Unhandled {
-    /// Whether no event waits, is in work, in retry or parked. Dead letters do not count: they were given up.
+    /// Whether no event waits, is in progress, in retry or parked. Dead letters do not count: they were given up.
     pub fn is_nothing(&self) -> bool {
         let Self { pending, ack_pending, failed } = self;
         (*pending, *ack_pending, failed.failing, failed.parked) == (0, 0, 0, 0)

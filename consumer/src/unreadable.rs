@@ -8,7 +8,7 @@
 //! letters with its bytes, and then acknowledged by its sequence, which is all that the server needs.
 //!
 //! With an order, a reset of the durable consumer delivers everything above its ack floor again. That includes such a
-//! message if an earlier event is still in work. So while there is one above the floor, messages are pulled [one by
+//! message if an earlier event is still in progress. So while there is one above the floor, messages are pulled [one by
 //! one](super::one_by_one): the connection breaks once more, and nothing else is lost with it.
 
 use std::collections::BTreeSet;

@@ -53,7 +53,7 @@ impl<S: DeliveryService> Worker<S> {
                 };
                 let mut dispositions = dispositions.into_iter();
                 let mut with_disposition =
-                    |held| (held, dispositions.next().unwrap_or(Disposition::Singly));
+                    |held| (held, dispositions.next().unwrap_or(Disposition::ByItself));
                 let lanes = lanes.into_iter().map(|(lane, held)| {
                     (lane, held.into_iter().map(&mut with_disposition).collect())
                 });
@@ -70,7 +70,7 @@ impl<S: DeliveryService> Worker<S> {
                 let events = events.into_iter().zip(dispositions).collect();
                 Ran { lanes: vec![(lane, events)], parking: Some(parking), looked_up: false }
             }
-            Work::Rest { lane, event, wait } => {
+            Work::Postpone { lane, event, wait } => {
                 if let Some(event) = event.content.event() {
                     self.endings.rest_paused(&event, wait).await;
                 }
@@ -203,7 +203,7 @@ impl<S: DeliveryService> Worker<S> {
         }
         let mut dispositions = dispositions.into_iter();
         let late_or = |held: &&Held| match in_time(held) {
-            true => dispositions.next().unwrap_or(Disposition::Singly),
+            true => dispositions.next().unwrap_or(Disposition::ByItself),
             false => Disposition::Late,
         };
         held.iter().map(late_or).collect()
@@ -213,7 +213,7 @@ impl<S: DeliveryService> Worker<S> {
     async fn handle_batch(self, contents: &[Arc<Content>], dead_letters: bool) -> Vec<Disposition> {
         let events: Vec<_> = contents.iter().filter_map(|content| content.event()).collect();
         let Some(batches) = self.batches.filter(|_| events.len() == contents.len()) else {
-            return contents.iter().map(|_| Disposition::Singly).collect();
+            return contents.iter().map(|_| Disposition::ByItself).collect();
         };
         let endings = self.endings;
         let name = &endings.config.name;
@@ -250,7 +250,7 @@ impl<S: DeliveryService> Worker<S> {
             error = text,
             "a batch failed; its events run one by one now"
         );
-        contents.iter().map(|_| Disposition::Singly).collect()
+        contents.iter().map(|_| Disposition::ByItself).collect()
     }
 
     /// Handles a parked event, if it can begin before `until`. `again`: it may have been begun before. What becomes of

@@ -9,15 +9,16 @@
 //! | a database was not reached | it was another database: an outage for this event | everybody's |
 //! | a connection broke | excused twice, then the event's | everybody's |
 //! | a server has run out of something | excused 20 times, then the event's | everybody's |
-//! | the inbox waited too long for a row | the event is in work elsewhere: an outage for this event | everybody's |
+//! | the inbox waited too long for a row | the event is in progress elsewhere: an outage for this event | everybody's |
 //! | the handler took too long | the event's | everybody's |
 //!
 //! Without asking, a conflict is excused 20 times, and a transaction that was left idle twice. An outage that a handler
 //! reports is excused for `max_outage`.
 //!
 //! After an event has crashed the server, the database does not work for a moment, and other events lose their
-//! connections too. So an event that was in work twice when that happened runs [alone](Judge). If the connection breaks
-//! then, the database is given time. If it is back soon, and its server was not restarted, the event is to blame.
+//! connections too. So an event that was in progress twice when that happened runs [alone](Judge). If the connection
+//! breaks then, the database is given time. If it is back soon, and its server was not restarted, the event is to
+//! blame.
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -37,13 +38,14 @@ const CONFLICTS: u32 = 20;
 /// How many broken connections and idle transactions are excused.
 const BREAKS: u32 = 2;
 
-/// How often an event must be in work when the database goes away before it runs alone.
+/// How often an event must be in progress when the database goes away before it runs alone.
 const HITS: u32 = 2;
 
 /// How long a server may take to come back after a crash that is blamed on an event.
 const RECOVERY: Duration = Duration::from_secs(10);
 
-/// At most this many events that were in work then are remembered. Forgetting one costs another crash of the server.
+/// At most this many events that were in progress then are remembered. Forgetting one costs another crash of the
+/// server.
 const MOST: usize = 10_000;
 
 /// Whose failure it is.
@@ -117,7 +119,7 @@ impl Finding {
             },
             Self::Failed(Sign::Idle) => Blame::Excused(BREAKS),
             _ if !well => Blame::Everybody,
-            // If the database works, another transaction has the event in work.
+            // If the database works, another transaction is handling the event.
             Self::Failed(Sign::Unreached) | Self::SlowDatabase => Blame::Elsewhere,
             Self::Failed(Sign::Broken) => Blame::Excused(BREAKS),
             Self::Failed(Sign::Exhausted) => Blame::Excused(CONFLICTS),
@@ -128,7 +130,7 @@ impl Finding {
 
 /// Decides whose failure an event's failure is.
 ///
-/// It remembers which events were in work when the database went away, because one of them may have crashed it. All
+/// It remembers which events were in progress when the database went away, because one of them may have crashed it. All
 /// clones share this.
 #[derive(Clone, Debug)]
 pub struct Judge {

@@ -1,9 +1,10 @@
 //! Finds events that kill the process, by a stack overflow, an abort, or by using all memory.
 //!
 //! Such an event comes again and again, and each time it ends the handling of all other events, so it must be found. An
-//! event must not be taken for a killer because it was in work when the machine lost power, or when the process died of
-//! a leak, of another task or of another event, even if that happens repeatedly. The broker's count of deliveries does
-//! not help: it also grows with outages, lost acknowledgements and redeliveries of any kind, and a reset clears it. So:
+//! event must not be taken for a killer because it was in progress when the machine lost power, or when the process
+//! died of a leak, of another task or of another event, even if that happens repeatedly. The broker's count of
+//! deliveries does not help: it also grows with outages, lost acknowledgements and redeliveries of any kind, and a
+//! reset clears it. So:
 //!
 //! - An event that is delivered for the first time simply runs, at no extra cost.
 //! - An event that was delivered before, or may have been, is *marked* as begun in the database. The mark is removed
@@ -20,19 +21,19 @@
 //!                          ├────────────── died ───────────────┘   │ lived, where own deaths are known
 //!                          │                                       ▼
 //!                          └─ died ─ held back: 5 ◄─ died ─ alone: 4      5 ─ lived ─► dead letter
-//!   in work, any of them ─ ended ─► as any other event
+//!   in progress, any of them ─ ended ─► as any other event
 //! ```
 //!
 //! Suppose that a process dies at random, so often that an event that runs for a time *t* is likely to be hit. Such a
 //! process is unlikely to survive several times *t* right after that. So the event is held back for [several
-//! times](CONTROL) as long as it had been in work. Finding a killer costs three processes, one more for each death of
-//! another cause during the control, and two more if processes are known to die by themselves. Until then only the
+//! times](CONTROL) as long as it had been in progress. Finding a killer costs three processes, one more for each death
+//! of another cause during the control, and two more if processes are known to die by themselves. Until then only the
 //! killer's key waits, and nothing else that may kill runs.
 //!
 //! A reset of the durable consumer makes the broker forget what it has delivered. So after a reset by another process,
 //! as many messages behind the ack floor count as delivered before as a process may hold. A killer can be further
-//! behind it if an event that is long in work, or is tried again and again, keeps the ack floor from moving while later
-//! events are handled. Such a killer runs without a mark after each reset, until the ack floor has moved.
+//! behind it if an event that is in progress for long, or is tried again and again, keeps the ack floor from moving
+//! while later events are handled. Such a killer runs without a mark after each reset, until the ack floor has moved.
 //!
 //! A consumer whose future is dropped counts as one that died. A consumer that is stopped by its token does not.
 
@@ -48,7 +49,7 @@ use crate::store::{Marked, Store};
 /// The time limit for removing the marks of dropped events in a clean stop.
 const UNMARK_TIMEOUT: Duration = Duration::from_secs(2);
 
-/// An event is held back for this many times as long as it was in work.
+/// An event is held back for this many times as long as it was in progress.
 const CONTROL: u32 = 5;
 
 /// The shortest time for which an event is held back.
@@ -60,7 +61,7 @@ const SHORTEST_CONTROL: Duration = Duration::from_secs(10);
 pub struct Killers {
     store: Store,
     marked: Arc<Mutex<HashMap<Identity, EventMark>>>,
-    /// The longest time that an event can be in work.
+    /// The longest time that an event can be in progress.
     longest: Duration,
 }
 
@@ -108,7 +109,7 @@ fn found(step: u32, alone: bool, own_deaths: bool) -> Found {
     }
 }
 
-/// How long an event that was in work for this long is held back.
+/// How long an event that was in progress for this long is held back.
 fn control(lasted: Duration, longest: Duration) -> Duration {
     // A longer time includes time without any process.
     SHORTEST_CONTROL.max(CONTROL * lasted.min(longest))
@@ -204,7 +205,7 @@ impl Killers {
         }
     }
 
-    /// Records that no event is in work any more.
+    /// Records that no event is in progress any more.
     pub async fn unmark_all(&self) {
         let ids: Vec<String> =
             std::mem::take(&mut *self.marked()).keys().map(Identity::to_string).collect();

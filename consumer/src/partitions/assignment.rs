@@ -29,7 +29,7 @@ struct Several {
     reading: BTreeSet<u32>,
     /// No longer read, and not yet given up.
     leaving: BTreeSet<u32>,
-    /// Those of the leaving partitions of which nothing is in work any longer.
+    /// Those of the leaving partitions of which nothing is in progress any longer.
     done: BTreeSet<u32>,
     handing_over: JoinSet<u32>,
 }
@@ -149,7 +149,7 @@ impl Assignment {
         self.several.as_ref().is_some_and(|several| several.leaving.len() > several.done.len())
     }
 
-    /// Hands over those partitions of which nothing is in work any longer.
+    /// Hands over those partitions of which nothing is in progress any longer.
     pub(crate) fn hand_over(&mut self, in_work: impl Fn(u32) -> bool) {
         let Some(several) = &mut self.several else { return };
         let leaving: Vec<u32> = several.leaving.difference(&several.done).copied().collect();
@@ -164,7 +164,7 @@ impl Assignment {
         }
     }
 
-    /// Reads nothing more, and lets other processes continue at once. Nothing may be in work any longer.
+    /// Reads nothing more, and lets other processes continue at once. Nothing may be in progress any longer.
     pub(crate) async fn close(self) {
         let Self { opener, feeds, durables, several } = self;
         drop(feeds);

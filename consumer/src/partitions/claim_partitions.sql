@@ -7,7 +7,7 @@
 -- size of this process's share; the partitions that it has now.
 --
 -- Shares differ by one at the most, the oldest process first, and add up to all partitions. What a process has
--- beyond its share it gives up by itself, when nothing of it is in work any more. What a silent process had is
+-- beyond its share it gives up by itself, when nothing of it is in progress any more. What a silent process had is
 -- free, and what others have taken meanwhile is theirs. Whoever runs this holds a lock on the consumer, so nobody
 -- else takes anything at the same time. It only says who is to read: that two who read at once turn nothing around
 -- is the broker's part (see subscription.rs).

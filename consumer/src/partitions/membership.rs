@@ -139,7 +139,7 @@ impl Membership {
         self.beat_at = Instant::now();
     }
 
-    /// Nothing of this partition is in work any longer, so another process may have it.
+    /// Nothing of this partition is in progress any longer, so another process may have it.
     pub(crate) fn give_up(&mut self, partition: u32) {
         self.held.remove(&partition);
         self.given_up.insert(partition);

@@ -1,22 +1,24 @@
 //! What operators allow: pauses, and how many events may begin.
 //!
-//! Nothing begins before it is known what is paused.
+//! Nothing begins until it is known what is paused.
 //!
 //! **The rate** is shared by all processes of a consumer, over one row of the database. A process that has events to
-//! begin asks for a *piece*: the row's `next_at` moves forward by the time in which the rate allows so many events, and
-//! the process may begin them once that time has come (`take_rate.sql`).
+//! begin asks for a *piece*: the row's `next_at` moves forward by the time that the rate needs for that many events,
+//! and the process may begin them once their time has come (`take_rate.sql`).
 //!
 //! ```text
 //!                 a tenth of a second, or one event
 //!   ──┬─────────┬─────────┬─────────┬─────────► time
-//!     │ one     │ another │ one     │ next_at: the next one who asks
+//!     │ A       │ B       │ A       │ next_at: the next piece begins here
 //!     └─────────┴─────────┴─────────┘
 //! ```
 //!
-//! - Pieces do not overlap, so over any time the processes begin no more than the rate allows, and one piece for each.
-//! - A process asks again only when its piece is used up. So those that have work take turns, and one that has none
+//! - Pieces do not overlap. So in any period the processes together begin at most what the rate allows, and one piece
+//!   more for each process.
+//! - A process asks again only when its piece is used up. So processes that have work take turns, and one without work
 //!   takes nothing.
-//! - What is not used within a second after its time is lost. So a process that has slept does not catch up at once.
+//! - A piece is lost if it is not used within a second after its time. So a process that was suspended does not catch
+//!   up at once.
 //!
 //! Alternatives: a fixed share of the rate for each process wastes the share of those that have nothing to do; a count
 //! of the events in a table needs a statement for each event.
@@ -35,13 +37,13 @@ const GRACE: Duration = Duration::from_secs(1);
 /// How long until the next question after one that failed.
 const ASK_AGAIN: Duration = Duration::from_secs(1);
 
-/// The longest wait that is believed.
+/// Waits are cut to this, whatever the database answers.
 const LONGEST: Duration = Duration::from_secs(86_400);
 
 /// What operators have paused and limited, for one consumer.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub(crate) struct Controls {
-    /// Whether all of it is paused.
+    /// Whether the whole consumer is paused.
     pub(crate) paused: bool,
     /// The types of events that are paused.
     pub(crate) paused_types: BTreeSet<String>,
@@ -117,7 +119,7 @@ impl Control {
         }
     }
 
-    /// So many events begin.
+    /// This many events begin.
     pub(super) fn spend(&mut self, events: usize) {
         if let Some(piece) = &mut self.piece {
             piece.left = piece.left.saturating_sub(events);
@@ -220,7 +222,7 @@ mod tests {
         control.set(limited(100.0), now);
         assert_eq!(control.ask(now), Some(10));
         control.granted(Some(Piece { events: 1, wait, per_second: 0.1 }), now);
-        assert_eq!(control.room(now), 0, "an answer for the rate of before");
+        assert_eq!(control.room(now), 0, "an answer for the earlier rate");
         assert_eq!(control.wake_at(now), Some(now + ASK_AGAIN));
     }
 }

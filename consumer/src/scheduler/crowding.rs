@@ -15,13 +15,13 @@
 //! Alternatives that were considered:
 //!
 //! - Hold more events. That needs memory for the payloads, and the server delivers all of them again after each crash.
-//!   Beyond any bound the keys stop as before. The bound cannot be in bytes, because a consumer that stops reading
+//!   Past any bound, all keys stop as before. The bound cannot be in bytes, because a consumer that stops reading
 //!   loses its pin.
 //! - Hold only the places, and fetch the messages again. A message may be gone from the stream by then.
 //! - Leave the events to the server's redelivery. It delivers them behind later events of the key.
 //!
-//! A key that holds a single place is not parked. Where half of all places are held by different keys, the keys do not
-//! fail by themselves: something that they all need is away, and reading on would only fill the table.
+//! A key that holds a single place is not parked. If many different keys hold half of all places, the keys are
+//! not to blame: something that they all need is away, and reading on would only fill the table.
 //!
 //! The order of a key rests on the table, not on the memory of this process: each claim finds out whether the table
 //! holds events of the key, whoever put them there (`claim.sql`, `blocked.sql`). What is known here only saves a claim
@@ -35,13 +35,13 @@ use tokio::time::Instant;
 use super::disposition::Parking;
 use super::lanes::Lane;
 
-/// How often the consumer looks whether failing keys crowd.
+/// How often the consumer checks whether failing keys take the others' room.
 const INTERVAL: Duration = Duration::from_millis(10);
 
 /// How long until the next try after one that failed.
 const NEXT_TRY: Duration = Duration::from_secs(1);
 
-/// How many keys are remembered of which the table holds events.
+/// How many keys with events in the table are remembered.
 const MOST_KNOWN: usize = 10_000;
 
 /// See the [module](self).

@@ -36,21 +36,21 @@ pub(crate) enum Decision {
     Run(Work),
     /// Look for parked events, and take at most this many pages. Answer with [`super::Scheduler::found`].
     LookForParked(usize),
-    /// Ask whether the database is there: something waits for it, and nothing has ended for a while. Answer with
+    /// Ask whether the database is reachable: something waits for it, and nothing has ended for a while. Answer with
     /// [`super::Scheduler::asked`].
     AskDatabase,
-    /// Ask whether the surroundings are back. Answer with [`super::Scheduler::probed`].
+    /// Ask whether what all events need is back. Answer with [`super::Scheduler::probed`].
     Probe,
     /// Let other processes take these dead letters, which were not begun; each with whether it may have been begun
     /// before.
     GiveBack(Vec<(i64, bool)>),
-    /// Tell the server what is in work, if it listens: [`super::Scheduler::tell_in_work`].
-    SignOfLife,
+    /// Tell the server what is in progress, if it can be reached: [`super::Scheduler::report_progress`].
+    ReportProgress,
     /// Look for connections that are kept and that nobody needs, and for failures that were not logged one by one.
     Tidy,
     /// Take a piece of the consumer's rate, for this many events. Answer with [`super::Scheduler::granted`].
     TakeRate(u32),
-    /// Tell this by metrics, status and log.
+    /// Report this in metrics, status and log.
     Tell(News),
 }
 
@@ -61,28 +61,28 @@ pub(crate) enum News {
     Released(Place),
     /// An attempt failed, and another follows.
     Retries,
-    /// The database is not there.
+    /// The database is unreachable.
     NoDatabase(String),
-    /// Nothing starts until the surroundings are back, because of this error.
+    /// Nothing starts until what all events need is back. It failed with this error.
     Paused { error: String, begins: bool },
     /// The pause is over, and has lasted this long.
     Resumed(Duration),
-    /// The sender of this event put it in this partition, which is one of another number of partitions.
+    /// The sender of this event put it in this partition, because it uses another number of partitions.
     Misfit(Arc<Content>, Partition),
     /// The table of dead letters takes no more waiting events, or takes them again.
     Table(Table),
 }
 
-/// What a handler is to run.
+/// What a worker is to do.
 #[derive(Debug)]
 pub(crate) enum Work {
     One {
         lane: Lane,
         event: Held,
     },
-    /// Of each lane its next events.
+    /// The next events of each lane.
     Batch(Vec<(Lane, Vec<Held>)>),
-    /// Ask which of these events are handled already. Of each lane its next events.
+    /// Ask which of these events are handled already. They are the next events of each lane.
     LookUp(Vec<(Lane, Vec<Held>)>),
     /// Move these events of a lane into the table. `wait`: how long the first of them, which has failed, still waits.
     /// `None` if it has not run, so that all of them are to stand behind others of their key. `paused`: the first of
@@ -94,7 +94,7 @@ pub(crate) enum Work {
         paused: bool,
     },
     /// Let this event, which was taken from the table, wait there for this long, because its type is paused.
-    Rest {
+    Postpone {
         lane: Lane,
         event: Held,
         wait: Duration,
@@ -104,9 +104,9 @@ pub(crate) enum Work {
 /// What became of what ran.
 #[derive(Debug)]
 pub(crate) struct Ran {
-    /// Of each lane its events, in their order.
+    /// The events of each lane, in their order.
     pub(crate) lanes: Vec<(Lane, Vec<(Held, Disposition)>)>,
-    /// If they were to be parked.
+    /// `None` unless they were to be parked.
     pub(crate) parking: Option<Parking>,
     /// Whether they were only looked up: each has left as skipped, or is behind.
     pub(crate) looked_up: bool,

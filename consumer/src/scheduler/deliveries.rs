@@ -14,8 +14,8 @@ pub(crate) enum Acknowledgement {
     GivenUp,
     /// Deliver it again after this long.
     Later(Duration),
-    /// It is in work: do not deliver it again yet.
-    InWork,
+    /// It is in progress: do not deliver it again yet.
+    InProgress,
 }
 
 /// The messages that are held, each with the `A` by which its last delivery is acknowledged.
@@ -39,8 +39,8 @@ struct Unacknowledged<A> {
 enum Due<A> {
     /// The last one of a message, which is not held any more.
     Last { partition: u32, acker: A, acknowledgement: Acknowledgement },
-    /// The message at this place is in work.
-    InWork(Place),
+    /// The message at this place is in progress.
+    InProgress(Place),
 }
 
 impl<A> Deliveries<A> {
@@ -65,20 +65,20 @@ impl<A> Deliveries<A> {
     }
 
     /// This message is not held any more, and the server is to be told so, unless it delivers the message again
-    /// anyhow.
+    /// anyway.
     pub(super) fn acknowledge(&mut self, place: &Place, acknowledgement: Acknowledgement) {
         if let Some(Unacknowledged { partition, acker: Some(acker) }) = self.held.remove(place) {
             self.due.push_back(Due::Last { partition, acker, acknowledgement });
         }
     }
 
-    /// This message is not held any more, without a word to the server.
+    /// This message is not held any more, and the server is told nothing.
     pub(super) fn forget(&mut self, place: &Place) {
         self.held.remove(place);
     }
 
-    /// The messages of this partition were interrupted, and begin again. Deliveries from before are not acknowledged
-    /// any more.
+    /// The delivery of this partition's messages was interrupted, and starts again. Earlier deliveries are not
+    /// acknowledged any more.
     pub(super) fn interrupted(&mut self, interrupted: u32) {
         for held in self.held.values_mut().filter(|held| held.partition == interrupted) {
             held.acker = None;
@@ -87,9 +87,9 @@ impl<A> Deliveries<A> {
             .retain(|due| !matches!(due, Due::Last { partition, .. } if *partition == interrupted));
     }
 
-    /// The server is to be told of every message that it is in work.
-    pub(super) fn tell_in_work(&mut self) {
-        self.due.extend(self.held.keys().cloned().map(Due::InWork));
+    /// The server is to be told that every message that is held is in progress.
+    pub(super) fn report_progress(&mut self) {
+        self.due.extend(self.held.keys().cloned().map(Due::InProgress));
     }
 
     /// Whether an acknowledgement is due.
@@ -97,18 +97,18 @@ impl<A> Deliveries<A> {
         !self.due.is_empty()
     }
 
-    /// The next acknowledgement that is due. It stays so until [`told`](Self::told).
+    /// The next acknowledgement that is due. It stays due until [`told`](Self::told) is called.
     pub(super) fn next_due(&mut self) -> Option<(&A, Acknowledgement)> {
-        while let Some(Due::InWork(place)) = self.due.front()
+        while let Some(Due::InProgress(place)) = self.due.front()
             && self.held.get(place).is_none_or(|held| held.acker.is_none())
         {
             self.due.pop_front();
         }
         match self.due.front()? {
             Due::Last { acker, acknowledgement, .. } => Some((acker, *acknowledgement)),
-            Due::InWork(place) => {
+            Due::InProgress(place) => {
                 let acker = self.held.get(place)?.acker.as_ref()?;
-                Some((acker, Acknowledgement::InWork))
+                Some((acker, Acknowledgement::InProgress))
             }
         }
     }
@@ -122,7 +122,7 @@ impl<A> Deliveries<A> {
     pub(super) fn end(self) -> (Vec<(A, Acknowledgement)>, Vec<A>) {
         let last = self.due.into_iter().filter_map(|due| match due {
             Due::Last { acker, acknowledgement, .. } => Some((acker, acknowledgement)),
-            Due::InWork(_) => None,
+            Due::InProgress(_) => None,
         });
         (last.collect(), self.held.into_values().filter_map(|held| held.acker).collect())
     }

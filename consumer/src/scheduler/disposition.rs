@@ -20,22 +20,22 @@ pub(crate) enum Disposition {
     Dead,
     /// The attempt failed: try again after this long.
     Retry(Duration),
-    /// Not run, because it has to run with nothing beside it.
+    /// Not run, because it must run with nothing beside it.
     Alone,
     /// Not run, because this event or another suspect may kill the process: ask again after this long.
     HeldBack(Duration),
-    /// The surroundings that all events need failed, and how. Nothing can be handled now.
+    /// Something that all events need failed, with this error. Nothing can be handled now.
     Environment(String),
     /// Not run, because an event before it in its lane failed: it comes back behind that one.
     Behind,
-    /// Not run: it goes on waiting for this long.
+    /// Not run: it waits on, for this long.
     Waits(Duration),
     /// Not run, because its type is paused. The table, from which it was taken, knows when to look at it again.
     Paused,
     /// Not run, because it was taken from the dead letters too long ago.
     Late,
     /// Its whole batch was rolled back: it runs again at once, outside a batch.
-    Singly,
+    ByItself,
     /// Its sender uses another number of partitions, so other events of its key are elsewhere. It waits until somebody
     /// corrects the number, or the event turns out to be handled.
     Misfit(Partition),

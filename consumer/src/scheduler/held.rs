@@ -2,7 +2,7 @@
 //!
 //! ```text
 //!   delivered,                                                                           delivered or taken again,
-//!   parked    ──► in a batch ── its batch, or the surroundings, failed ──► by itself ◄── or not an event
+//!   parked    ──► in a batch ── its batch, or what all need, failed ─────► by itself ◄── or not an event
 //!                      │                                                       │
 //!                      └──────────────────────────┬────────────────────────────┘
 //!                           an attempt failed     │     it may kill the process
@@ -14,7 +14,7 @@
 //! ```
 //!
 //! Every state ends when the event leaves the consumer. Only an event that is failed, by itself or in a batch may be
-//! parked: another process would take a suspect for dead, or run it beside others.
+//! parked: another process would conclude that a suspect had killed this one, or run it beside others.
 
 use std::collections::HashSet;
 use std::sync::Arc;
@@ -36,7 +36,7 @@ pub(crate) struct Held {
     pub(crate) misfit: Option<Partition>,
     pub(crate) content: Arc<Content>,
     pub(super) manner: Manner,
-    /// Whether it was asked, before it ran, whether it is handled already.
+    /// Whether the inbox was asked, before it ran, whether it is handled already.
     pub(super) looked_up: bool,
 }
 
@@ -57,7 +57,7 @@ pub(super) enum Manner {
     InBatch,
     /// By itself, beside the events of other lanes.
     ByItself,
-    /// By itself. Its last attempt failed, and it waits for the next.
+    /// By itself. Its last attempt failed, and it waits for the next one.
     Failed,
     /// By itself, after it was held back because it or another suspect may kill the process.
     HeldBack,
@@ -138,7 +138,7 @@ impl Manner {
             Disposition::Alone => Self::Alone,
             Disposition::HeldBack(_) => Self::HeldBack,
             // Never in a batch again: this event may be the one that broke the batch or the connection.
-            Disposition::Singly | Disposition::Environment(_) if self == Self::InBatch => {
+            Disposition::ByItself | Disposition::Environment(_) if self == Self::InBatch => {
                 Self::ByItself
             }
             _ => self,

@@ -74,7 +74,7 @@ impl<T> Lanes<T> {
         Some(event)
     }
 
-    /// The next event that may run, if it is known which one that is.
+    /// The next event that may run, if it is known which one.
     pub(super) fn next(&self) -> Option<&T> {
         self.lanes.get(self.ready.front()?)?.front()
     }
@@ -153,7 +153,7 @@ impl<T> Lanes<T> {
         abandoned
     }
 
-    /// Takes the waiting events out for which `is_such` holds, in no order. Running lanes keep running.
+    /// Takes out the waiting events for which `is_such` holds, in no order. Running lanes keep running.
     pub(super) fn remove(&mut self, mut is_such: impl FnMut(&T) -> bool) -> Vec<T> {
         let mut removed = Vec::new();
         let mut empty = HashSet::new();
@@ -184,7 +184,7 @@ impl<T> Lanes<T> {
         self.resting.first().map(|(at, _)| *at)
     }
 
-    /// Makes the resting lanes ready that are due.
+    /// Makes the resting lanes that are due ready.
     pub(super) fn wake(&mut self, now: Instant) {
         while let Some((at, lane)) = self.resting.pop_first() {
             if at > now {

@@ -10,7 +10,7 @@
 //!
 //! What it promises:
 //!
-//! - Of each key at most one event runs, or one stretch of them in a batch, and a key's events run in their order.
+//! - At most one event of each key runs at a time, or in a batch one stretch of them, and a key's events run in order.
 //! - What is held stays held until it leaves: nothing is forgotten.
 //! - No more messages are held than the subscription, or [`has_room`](Scheduler::has_room), allows.
 //! - A key that fails delays no other key.
@@ -37,7 +37,7 @@
 //! | `pages.rs` | parked events that this process has taken |
 //! | `control.rs` | what operators have paused and limited |
 //! | `pause.rs` | pausing while nothing can be handled |
-//! | `silence.rs` | when to ask whether the database is there |
+//! | `silence.rs` | when to ask whether the database is reachable |
 //! | `skipping.rs` | looking up many events that may be handled already |
 
 mod content;
@@ -103,7 +103,7 @@ pub(crate) struct Limits {
 /// How events are put together in batches.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct BatchLimits {
-    /// The most events of a batch.
+    /// The most events in a batch.
     pub(crate) size: usize,
     /// How long the first event waits for others.
     pub(crate) linger: Duration,
@@ -120,7 +120,7 @@ pub(crate) struct BatchLimits {
 /// ```
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Running {
-    /// So many, beside each other.
+    /// This many, beside each other.
     BesideOthers(usize),
     /// One event, with nothing beside it.
     Alone,
@@ -132,13 +132,14 @@ pub(crate) struct Scheduler<A> {
     limits: Limits,
     lanes: Lanes<Held>,
     running: Running,
-    /// Taken out of their lanes. Nothing else starts before them, and each runs with nothing beside it.
+    /// Events taken out of their lanes. Nothing else starts before them, and each runs with nothing beside it.
     alone: VecDeque<(Lane, Held)>,
     /// The messages of the stream that are held, running or not.
     deliveries: Deliveries<A>,
-    /// The partitions that this process no longer reads. What runs of them ends, and nothing else of them begins.
+    /// The partitions that this process no longer reads. Their events that run may end, and no other event of theirs
+    /// begins.
     given_up: HashSet<u32>,
-    /// When a batch may start that is not full.
+    /// When a batch that is not full may start.
     batch_at: Instant,
     crowding: Crowding,
     pages: Pages,
@@ -146,7 +147,7 @@ pub(crate) struct Scheduler<A> {
     control: Control,
     silence: Silence,
     skipping: Skipping,
-    in_work_at: Instant,
+    report_at: Instant,
     tidy_at: Instant,
     /// Whether nothing starts any more.
     stops: bool,
@@ -168,7 +169,7 @@ impl<A> Scheduler<A> {
             control: Control::new(now),
             silence: Silence::new(now),
             skipping: Skipping::new(),
-            in_work_at: now,
+            report_at: now,
             tidy_at: now + TIDY_EVERY,
             stops: false,
             decisions: VecDeque::new(),
@@ -181,7 +182,8 @@ impl<A> Scheduler<A> {
         self.decisions.pop_front()
     }
 
-    /// Whether another message may be asked for. With an order each subscription keeps to its own places.
+    /// Whether another message may be asked for. If keys are kept in order, each subscription limits itself to its own
+    /// places.
     pub(crate) fn has_room(&self) -> bool {
         self.limits.order.keeps_keys() || self.deliveries.len() < self.limits.prefetch
     }
@@ -209,7 +211,8 @@ impl<A> Scheduler<A> {
         is_new
     }
 
-    /// The messages of this partition were interrupted, and begin again. Deliveries from before are not acknowledged.
+    /// The delivery of this partition's messages was interrupted, and starts again. Earlier deliveries are not
+    /// acknowledged any more.
     pub(crate) fn interrupted(&mut self, partition: u32) {
         self.deliveries.interrupted(partition);
     }
@@ -222,8 +225,8 @@ impl<A> Scheduler<A> {
         }
     }
 
-    /// This process does not read these partitions any more. What waits of them is forgotten, because another process
-    /// gets it. What runs of them ends.
+    /// This process no longer reads these partitions. Their events that wait are forgotten, because another process
+    /// gets them. Those that run may end.
     pub(crate) fn gives_up(&mut self, partitions: &[u32]) {
         self.given_up.extend(partitions);
         let given_up = &self.given_up;
@@ -249,23 +252,23 @@ impl<A> Scheduler<A> {
         self.deliveries.any_due()
     }
 
-    /// The next acknowledgement that is due. It stays so until [`acknowledged`](Self::acknowledged), so the driver may
-    /// be cancelled meanwhile.
+    /// The next acknowledgement that is due. It stays due until [`acknowledged`](Self::acknowledged) is called, so
+    /// the driver may be cancelled in between.
     pub(crate) fn acknowledgement_due(&mut self) -> Option<(&A, Acknowledgement)> {
         self.deliveries.next_due()
     }
 
-    /// What was due next was done.
+    /// The acknowledgement that was due next was sent.
     pub(crate) fn acknowledged(&mut self) {
         self.deliveries.told();
     }
 
-    /// The server listens, and is to be told of every message that it is in work.
-    pub(crate) fn tell_in_work(&mut self) {
-        self.deliveries.tell_in_work();
+    /// The server can be reached: reports every message that is held as in progress.
+    pub(crate) fn report_progress(&mut self) {
+        self.deliveries.report_progress();
     }
 
-    /// These parked events were taken from the table. `has_seen_all`: whether the look came to the end of the table.
+    /// These parked events were taken from the table. `has_seen_all`: whether the look reached the end of the table.
     pub(crate) fn found(&mut self, pages: Vec<Page>, has_seen_all: bool, now: Instant) {
         self.silence.broken(now);
         for page in self.pages.found(pages, has_seen_all, now) {
@@ -303,7 +306,7 @@ impl<A> Scheduler<A> {
         }
     }
 
-    /// The database was asked whether it is there. `away`: why it is not.
+    /// The database was asked whether it is reachable. `away`: why it is not.
     pub(crate) fn asked(&mut self, away: Option<String>, now: Instant) {
         self.silence.asked(now);
         if let Some(error) = away.filter(|_| self.waits_for_database()) {
@@ -325,10 +328,10 @@ impl<A> Scheduler<A> {
             self.control.wake_at(now).filter(|_| self.may_start() && self.waits_for_rate()),
             Some(self.tidy_at),
         ];
-        times.into_iter().flatten().fold(self.in_work_at, Instant::min)
+        times.into_iter().flatten().fold(self.report_at, Instant::min)
     }
 
-    /// Decides what it is time for.
+    /// Decides what is due now.
     pub(crate) fn wake(&mut self, now: Instant) {
         let is_due = |at: Option<Instant>| at.is_some_and(|at| at <= now);
         self.lanes.wake(now);
@@ -349,9 +352,9 @@ impl<A> Scheduler<A> {
             self.tidy_at = now + TIDY_EVERY;
             self.decisions.push_back(Decision::Tidy);
         }
-        if self.in_work_at <= now {
-            self.in_work_at = now + self.limits.ack_wait / 3;
-            self.decisions.push_back(Decision::SignOfLife);
+        if self.report_at <= now {
+            self.report_at = now + self.limits.ack_wait / 3;
+            self.decisions.push_back(Decision::ReportProgress);
         }
     }
 
@@ -380,7 +383,7 @@ impl<A> Scheduler<A> {
             .filter(|_| self.pause.is_open() && self.control.is_open() && !self.stops)
     }
 
-    /// When to ask whether the database is there.
+    /// When to ask whether the database is reachable.
     fn ask_at(&self) -> Option<Instant> {
         self.silence.ask_at().filter(|_| self.pause.is_open() && self.waits_for_database())
     }
@@ -396,7 +399,7 @@ impl<A> Scheduler<A> {
         self.running != Running::BesideOthers(0) || self.pages.is_looking()
     }
 
-    /// Holds an event no longer, without a word to the server.
+    /// Stops holding an event, and tells the server nothing.
     fn forget(&mut self, held: &Held) {
         if let Origin::Stream { place, .. } = &held.origin {
             self.deliveries.forget(place);

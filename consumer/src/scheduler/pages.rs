@@ -86,7 +86,7 @@ impl Pages {
         found
     }
 
-    /// So many events of a page have left this process.
+    /// This many events of a page have left this process.
     pub(super) fn left(&mut self, page: i64, many: usize, now: Instant) {
         if let Some(here) = self.here.get_mut(&page) {
             *here = here.saturating_sub(many);

@@ -14,8 +14,8 @@ use tokio::time::Instant;
 ///                                       └───────────────────┘ the probe fails
 /// ```
 ///
-/// The waits grow from one pause to the next until an event has been handled. So a handler that reports an outage of
-/// its own surroundings is not called all the time while the probe succeeds.
+/// The waits grow from one pause to the next until an event has been handled. So a handler that reports an outage
+/// of something that the probe does not see is not called all the time.
 #[derive(Debug)]
 pub(super) struct Pause {
     backoff: Backoff,
@@ -38,7 +38,7 @@ impl Pause {
         matches!(self.state, State::Open)
     }
 
-    /// When to probe whether the surroundings are back. `None` while that is not needed, or is being done.
+    /// When to probe whether what all events need is back. `None` while that is not needed, or is being done.
     pub(super) fn probe_at(&self) -> Option<Instant> {
         match self.state {
             State::Paused { probe_at, .. } => Some(probe_at),
@@ -46,7 +46,7 @@ impl Pause {
         }
     }
 
-    /// Pauses. Returns whether the pause begins by that.
+    /// Pauses. Returns whether this began a pause.
     pub(super) fn begin(&mut self, now: Instant) -> bool {
         let begins = self.is_open();
         if begins {
@@ -55,14 +55,14 @@ impl Pause {
         begins
     }
 
-    /// The surroundings are being probed.
+    /// The probe is under way.
     pub(super) fn probing(&mut self) {
         if let State::Paused { since, .. } = self.state {
             self.state = State::Probing { since };
         }
     }
 
-    /// The probe has ended. Returns how long the pause has lasted, if it ends by that.
+    /// The probe has ended. Returns how long the pause lasted, if this ended it.
     pub(super) fn probed(&mut self, well: bool, now: Instant) -> Option<Duration> {
         let (State::Paused { since, .. } | State::Probing { since }) = self.state else {
             return None;

@@ -11,7 +11,7 @@ use super::lanes::Lane;
 use super::{Decision, News, Ran, Running, Scheduler};
 use crate::config::HandlingOrder;
 
-/// How long an event of another number of partitions waits before it is looked at again.
+/// How long an event whose sender uses another number of partitions waits before it is looked at again.
 const MISFIT_WAIT: Duration = Duration::from_secs(5);
 
 impl<A> Scheduler<A> {
@@ -68,7 +68,7 @@ impl<A> Scheduler<A> {
         }
     }
 
-    /// Counts what was handled already, of what has begun.
+    /// Counts the events of the stream that have run, and those of them that were handled already.
     fn tell_skipping(&mut self, held: &Held, disposition: &Disposition) {
         match disposition {
             _ if held.is_letter() => {}
@@ -82,7 +82,7 @@ impl<A> Scheduler<A> {
         }
     }
 
-    /// Returns the event and how long it waits, if it comes back. `given_back`: takes the parked events that have not
+    /// Returns the event and how long it waits, if it comes back. `given_back` collects the parked events that have not
     /// run, if their page ends.
     pub(super) fn settle_one(
         &mut self,
@@ -103,7 +103,7 @@ impl<A> Scheduler<A> {
         }
         held.manner = held.manner.after(&disposition);
         match disposition {
-            // Whatever the order and the origin: another process would take a suspect for dead.
+            // Whatever the order and the origin: another process would conclude that the suspect had killed this one.
             Disposition::Alone => return Some((held, Duration::ZERO)),
             Disposition::HeldBack(wait) => return Some((held, wait)),
             _ => {}
@@ -113,11 +113,11 @@ impl<A> Scheduler<A> {
             Origin::Letter { position, page, .. } => {
                 let (letter, page) = ((*position, held.again), *page);
                 match (disposition, given_back) {
-                    (Disposition::Behind | Disposition::Singly, None) => {
+                    (Disposition::Behind | Disposition::ByItself, None) => {
                         return Some((held, Duration::ZERO));
                     }
                     (
-                        Disposition::Behind | Disposition::Singly | Disposition::Late,
+                        Disposition::Behind | Disposition::ByItself | Disposition::Late,
                         Some(given_back),
                     ) => given_back.push(letter),
                     // The table knows what became of it.
@@ -157,7 +157,7 @@ impl<A> Scheduler<A> {
             | Disposition::Behind
             | Disposition::Late
             | Disposition::Paused
-            | Disposition::Singly => return Some((held, Duration::ZERO)),
+            | Disposition::ByItself => return Some((held, Duration::ZERO)),
         };
         self.deliveries.acknowledge(&place, acknowledgement);
         self.tell(News::Released(place));
@@ -174,7 +174,7 @@ impl<A> Scheduler<A> {
             | Disposition::Alone
             | Disposition::HeldBack(_)
             | Disposition::Behind
-            | Disposition::Singly => false,
+            | Disposition::ByItself => false,
             _ => true,
         }
     }

@@ -1,4 +1,4 @@
-//! When to ask whether the database is there: after a while in which nothing has ended.
+//! When to ask whether the database is reachable: after a while in which nothing has ended.
 //!
 //! A lost database shows late by itself. A pool goes on connecting until its `acquire_timeout` is over (30 s by
 //! default), and a handler waits for an answer until its own time is up. A busy pool and a slow handler look the same
@@ -50,7 +50,7 @@ impl Silence {
         }
     }
 
-    /// When to ask, if anything is waited for then. `None` while the database is being asked.
+    /// When to ask, if anything is still waited for. `None` while the database is being asked.
     pub(super) fn ask_at(&self) -> Option<Instant> {
         match self.state {
             State::Waiting { ask_at } => Some(ask_at),

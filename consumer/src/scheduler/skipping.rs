@@ -1,24 +1,24 @@
 //! Skipping stretches of events that are handled already.
 //!
-//! After a stream was made anew, or a durable was deleted, events of an hour may come again. Each of them would begin a
+//! After a stream was made anew, or a durable was deleted, an hour's events may come again. Each of them would begin a
 //! transaction, only to find its row in the inbox. So after a [few](ENOUGH) events in a row that were handled already,
 //! the consumer *looks up* what waits: one statement asks for the rows of all of it, before any handler's transaction
-//! begins. What has its row leaves at once. The rest runs as any other event, and is not looked up again.
+//! begins. Events that have their row leave at once. The others run as usual, and are not looked up again.
 //!
 //! ```text
-//!               so many in a row were handled already
+//!               enough in a row were handled already
 //!   as they come ─────────────────────────────────────► looked up
 //!        ▲                                                 │
-//!        └─── most was new in lookups of so many new ones ──┘
+//!        └─── lookups in a row found mostly new events ────┘
 //! ```
 //!
 //! - A consumer with nothing to skip asks nothing.
-//! - A few new events between those that come again [end nothing](ENOUGH_NEW). Otherwise all that is held would run
-//!   after each small lookup of them.
-//! - Only a row is proof. What has none may be under way elsewhere; the claim of its transaction finds out.
-//! - The events of a key that are new keep their order: they come back to where they were. Whether an event behind them
-//!   that is handled leaves before or after them makes no difference.
-//! - One lookup runs at a time. Meanwhile, others gather for the next one. It takes the place of a handler.
+//! - A few new events between those that come again [do not end it](ENOUGH_NEW). Otherwise each small lookup of new
+//!   events would let everything that is held run.
+//! - Only a row is proof. An event without one may be under way elsewhere; the claim of its transaction finds out.
+//! - The new events of a key keep their order: they come back to where they were. It makes no difference whether an
+//!   event behind them that is handled leaves before or after them.
+//! - One lookup runs at a time, in the place of a handler. Meanwhile, events gather for the next one.
 //!
 //! Whether the server says that it delivered a message before does not help: to a new durable, all messages are new.
 
@@ -28,10 +28,10 @@ use super::held::{Held, Manner, Origin};
 use super::lanes::Lane;
 use super::{Content, Disposition, Scheduler, Work};
 
-/// After so many events in a row that were handled already, the next ones are looked up.
+/// After this many events in a row that were handled already, the next ones are looked up.
 pub(super) const ENOUGH: u32 = 8;
 
-/// Lookups in a row of which most was new end the skipping once they found so many new events.
+/// Skipping ends once lookups in a row, each with mostly new events, have found this many new events.
 const ENOUGH_NEW: usize = 64;
 
 /// The most events that one statement looks up.
@@ -40,10 +40,10 @@ const MOST: usize = 1_000;
 /// See the [module](self).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Skipping {
-    /// Events run as they come. So many were handled already, one after another.
+    /// Events run as they come. `in_a_row` is how many of the last ones were handled already, without another between.
     AsTheyCome { in_a_row: u32 },
-    /// Events are looked up. Whether a lookup is under way, and how many events were new in the last lookups of which
-    /// most was new.
+    /// Events are looked up. `under_way`: whether a lookup is. `new`: how many new events the last lookups found that
+    /// had mostly new ones.
     LookedUp { under_way: bool, new: usize },
 }
 

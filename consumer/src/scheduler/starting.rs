@@ -18,7 +18,7 @@ const MOST_PARKED: usize = 200;
 const MOST_PARKED_BYTES: usize = 4 << 20;
 
 /// How long an event of a paused type stays in the table before it is looked at again, unless the type is resumed
-/// before: see `control.rs` of the crate.
+/// earlier: see the crate's `control.rs`.
 const PAUSED_WAIT: Duration = Duration::from_secs(3_600);
 
 /// What an event that was taken from its lane does next.
@@ -82,7 +82,7 @@ impl<A> Scheduler<A> {
         self.control.spend(match &work {
             Work::One { .. } => 1,
             Work::Batch(lanes) => lanes.iter().map(|(_, events)| events.len()).sum(),
-            Work::LookUp(_) | Work::Park { .. } | Work::Rest { .. } => 0,
+            Work::LookUp(_) | Work::Park { .. } | Work::Postpone { .. } => 0,
         });
         if let Running::BesideOthers(running) = &mut self.running {
             *running += 1;
@@ -129,7 +129,7 @@ impl<A> Scheduler<A> {
                 }
                 Turn::Parks if batch.is_empty() => self.start_parking(lane, held, None, now),
                 Turn::Pauses if batch.is_empty() && held.is_letter() => {
-                    self.run(Work::Rest { lane, event: held, wait: PAUSED_WAIT }, now);
+                    self.run(Work::Postpone { lane, event: held, wait: PAUSED_WAIT }, now);
                 }
                 Turn::Pauses if batch.is_empty() => self.start_pausing(lane, held, now),
                 Turn::Waits if batch.is_empty() => {
@@ -193,7 +193,7 @@ impl<A> Scheduler<A> {
         }
     }
 
-    /// When to look whether a failing key crowds. `None` while none could be parked.
+    /// When to check whether a failing key takes the others' room. `None` while none could be parked.
     pub(super) fn crowds_at(&self) -> Option<Instant> {
         self.crowding.look_at().filter(|_| self.may_start() && self.alone.is_empty())
     }

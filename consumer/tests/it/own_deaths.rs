@@ -1,5 +1,5 @@
-//! Processes that die for reasons of their own, and the events that happen to be in work then. The processes are this
-//! test binary again.
+//! Processes that die for reasons of their own, and the events that happen to be in progress then. The processes are
+//! this test binary again.
 
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
@@ -19,7 +19,7 @@ const KILLER: i64 = 99;
 /// How long an event takes: much longer than a process that dies by itself lives after it has begun.
 const LONG: Duration = Duration::from_millis(1_500);
 
-/// Whether anything has been in work in this process.
+/// Whether anything has been in progress in this process.
 static WORKS: AtomicBool = AtomicBool::new(false);
 
 struct Slow;
@@ -74,8 +74,8 @@ async fn child() {
     }
 }
 
-/// Ends the process at some moment after something is in work in it, or is held back. The clock does not decide: on a
-/// busy machine the process would die before either.
+/// Ends the process at some moment after something is in progress in it, or is held back. The clock does not decide: on
+/// a busy machine the process would die before either.
 async fn die_by_itself(pool: sqlx::PgPool, life: i64) {
     let held_back = "select exists (select from pillarbox.inbox_failure where started in (3, 5) and started_at > \
                      (select began from lives where life = $1))";

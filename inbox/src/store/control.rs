@@ -98,8 +98,8 @@ impl Store {
         if answered { Ok(told) } else { Err(sqlx::Error::RowNotFound) }
     }
 
-    /// Takes a piece of the consumer's rate, for so many events. Returns how long it is until the piece begins, and the
-    /// rate. `None`: there is no limit.
+    /// Takes a piece of the consumer's rate, for this many events. Returns how long it is until the piece begins, and
+    /// the rate. `None`: there is no limit.
     ///
     /// # Errors
     /// The error of sqlx.
@@ -122,7 +122,7 @@ impl Store {
     }
 
     /// Lets parked events be taken that wait because their type was paused, except for those of these types. `lease`:
-    /// for how long a process takes an event at the most. What is due sooner than that may be in work.
+    /// for how long a process takes an event at the most. What is due sooner than that may be in progress.
     ///
     /// # Errors
     /// The error of sqlx.

@@ -74,7 +74,7 @@ pub enum Marked {
     Started {
         /// The step of suspicion; `mark.sql` explains it.
         step: u32,
-        /// How long it had been in work.
+        /// How long it had been in progress.
         lasted: Duration,
         /// Whether a process of the consumer recently died for reasons of its own.
         own_deaths: bool,

@@ -1,6 +1,6 @@
 -- What a consumer has failed to handle, or given up: $1 its name.
 --
--- A row of inbox_failure without any of the three counts is an event that is merely in work again.
+-- A row of inbox_failure without any of the three counts is an event that is merely in progress again.
 select
     (
         select pg_catalog.count(*) from pillarbox.inbox_failure as failure

@@ -15,7 +15,7 @@ with recursive handles (consumer) as (
     from handles where handles.consumer is not null
 ),
 failing as (
-    -- A row without any of the three is an event that is merely in work again.
+    -- A row without any of the three is an event that is merely in progress again.
     select consumer, count(*) as events, min(first_failed_at) as since
     from pillarbox.inbox_failure where attempts > 0 or outages > 0 or uncounted > 0
     group by consumer

@@ -63,7 +63,8 @@ pub struct Filter {
     pub group: Option<String>,
 }
 
-/// What an operator sees of a dead letter of either side. `Debug` shows neither payload nor header values; `Serialize` shows the headers.
+/// What an operator sees of a dead letter of either side. `Debug` shows neither payload nor header values; `Serialize`
+/// shows the headers.
 #[derive(Clone, Serialize)]
 pub struct LetterView {
     /// The letter's number.

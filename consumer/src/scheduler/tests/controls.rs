@@ -81,7 +81,7 @@ fn a_parked_event_of_a_paused_type_goes_back_with_those_behind_it() {
     bench.go();
     assert_eq!(bench.runs(), [[-1]]);
     bench.end(-1, |_| Disposition::Done);
-    assert!(matches!(bench.running[0], Work::Rest { .. }));
+    assert!(matches!(bench.running[0], Work::Postpone { .. }));
     bench.end(-2, |_| Disposition::Paused);
     assert_eq!(bench.runs().len(), 0);
     let given_back = |decision: &Decision| match decision {

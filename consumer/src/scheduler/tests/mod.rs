@@ -108,7 +108,7 @@ impl Bench {
             match decision {
                 Decision::Run(work) => self.running.push(work),
                 Decision::Tell(news) => self.news.push(news),
-                Decision::SignOfLife | Decision::Tidy => {}
+                Decision::ReportProgress | Decision::Tidy => {}
                 decision => self.decided.push(decision),
             }
         }
@@ -158,7 +158,7 @@ impl Bench {
         let looked_up = matches!(work, Work::LookUp(_));
         let lanes = match work {
             Work::One { lane, event } => vec![(lane, vec![with(event)])],
-            Work::Rest { lane, event, .. } => vec![(lane, vec![with(event)])],
+            Work::Postpone { lane, event, .. } => vec![(lane, vec![with(event)])],
             Work::Park { lane, events, .. } => {
                 vec![(lane, events.into_iter().map(with).collect())]
             }
@@ -199,7 +199,7 @@ fn events(work: &Work) -> Box<dyn Iterator<Item = &Held> + '_> {
         Work::Batch(lanes) | Work::LookUp(lanes) => {
             Box::new(lanes.iter().flat_map(|(_, events)| events))
         }
-        Work::Rest { event, .. } => Box::new(std::iter::once(event)),
+        Work::Postpone { event, .. } => Box::new(std::iter::once(event)),
         Work::Park { events, .. } => Box::new(events.iter()),
     }
 }

@@ -34,7 +34,7 @@ enum Happens {
         work: usize,
         becomes: Vec<Becomes>,
     },
-    /// A look at the surroundings ends.
+    /// A probe ends.
     Probed {
         well: bool,
     },
@@ -69,7 +69,7 @@ enum Becomes {
     Alone,
     Environment,
     Late,
-    Singly,
+    ByItself,
 }
 
 fn happens() -> impl Strategy<Value = Happens> {
@@ -88,7 +88,7 @@ fn happens() -> impl Strategy<Value = Happens> {
         Alone,
         Environment,
         Late,
-        Singly,
+        ByItself,
     ]);
     let partition = 0..2_u32;
     prop_oneof![
@@ -283,7 +283,7 @@ impl World {
             assert_eq!(interruptions, self.interruptions[partition as usize], "{sequence}");
             match acknowledgement {
                 Acknowledgement::Later(_) => drop(self.again.insert(sequence)),
-                Acknowledgement::InWork => {}
+                Acknowledgement::InProgress => {}
                 Acknowledgement::Done | Acknowledgement::GivenUp => {
                     self.unacknowledged.remove(&sequence);
                     self.again.remove(&sequence);
@@ -328,7 +328,8 @@ impl World {
             });
         }
         let in_batch = matches!(self.bench.running[work], Work::Batch(_));
-        let whole = becomes.iter().find(|it| matches!(it, Becomes::Environment | Becomes::Singly));
+        let whole =
+            becomes.iter().find(|it| matches!(it, Becomes::Environment | Becomes::ByItself));
         let mut failed = BTreeSet::new();
         let mut becomes = becomes.iter().cycle();
         let keeps_keys = self.limits.order.keeps_keys();
@@ -342,7 +343,7 @@ impl World {
                         left.extend(letter.map(|position| (position, true)));
                         return Disposition::Environment("away".into());
                     }
-                    Some(_) => return Disposition::Singly,
+                    Some(_) => return Disposition::ByItself,
                     None => {}
                 }
                 if keeps_keys && key.as_ref().is_some_and(|key| failed.contains(key)) {
@@ -422,7 +423,7 @@ impl World {
         for work in running {
             let of_lane: Vec<(&Lane, Vec<i64>)> = match work {
                 Work::One { lane, event } => vec![(lane, vec![number(event)])],
-                Work::Rest { lane, event, .. } => vec![(lane, vec![number(event)])],
+                Work::Postpone { lane, event, .. } => vec![(lane, vec![number(event)])],
                 Work::Park { lane, events, .. } => {
                     vec![(lane, events.iter().map(number).collect())]
                 }

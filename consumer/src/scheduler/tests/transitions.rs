@@ -156,7 +156,7 @@ fn an_event_whose_handler_takes_no_batches_runs_outside_of_them_and_at_once() {
 fn the_events_of_a_batch_that_was_undone_run_one_by_one_and_in_order() {
     let mut bench = Bench::new(in_batches(3));
     bench.deliver(1, &["a", "a", "b"]);
-    bench.end(1, |_| Disposition::Singly);
+    bench.end(1, |_| Disposition::ByItself);
     bench.advance(Duration::from_millis(5));
     assert_eq!(bench.runs(), [[1], [3]]);
     bench.end(1, done);
@@ -185,14 +185,18 @@ fn a_delivery_from_before_an_interruption_is_not_acknowledged() {
     bench.end(1, |_| Disposition::Done);
     bench.scheduler.interrupted(0);
     bench.end(2, |_| Disposition::Done);
-    bench.scheduler.tell_in_work();
+    bench.scheduler.report_progress();
     assert_eq!(bench.acknowledge(), []);
     let again = bench.deliver_one(3, "c", 0, true);
     bench.go();
     assert_eq!(bench.runs(), [[3]], "it is held already");
-    bench.scheduler.tell_in_work();
+    bench.scheduler.report_progress();
     bench.end(3, |_| Disposition::Done);
-    assert_eq!(bench.acknowledge(), [(again, Acknowledgement::Done)], "and in work no more");
+    assert_eq!(
+        bench.acknowledge(),
+        [(again, Acknowledgement::Done)],
+        "and it is in progress no more"
+    );
 }
 
 #[test]
@@ -403,7 +407,7 @@ fn of_a_batch_of_parked_events_those_behind_one_that_fails_follow_it_or_are_give
 fn a_batch_of_parked_events_that_was_undone_runs_one_by_one_and_one_that_is_late_or_met_an_outage_leaves()
  {
     let mut bench = with_pages(in_batches(3), &[&[1, 2, 3, 4]]);
-    bench.end(-1, |_| Disposition::Singly);
+    bench.end(-1, |_| Disposition::ByItself);
     bench.advance(Duration::ZERO);
     for event in [-1, -2, -3, -4] {
         assert_eq!(bench.runs(), [[event]]);
@@ -499,7 +503,7 @@ fn the_server_is_told_what_is_in_work_every_third_of_the_time_that_it_waits() {
     for second in 0..=30 {
         scheduler.wake(now + Duration::from_secs(second));
         while let Some(decision) = scheduler.decision() {
-            if matches!(decision, Decision::SignOfLife) {
+            if matches!(decision, Decision::ReportProgress) {
                 signs.push(second);
             }
         }
