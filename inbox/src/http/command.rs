@@ -1,4 +1,4 @@
-//! What the handler gets: the request's transaction.
+//! The request's transaction, for the handler.
 
 use std::ops::{Deref, DerefMut};
 use std::sync::Arc;
@@ -27,12 +27,13 @@ impl Command {
         self.key.as_deref()
     }
 
-    /// The transaction. The layer commits it after the handler's response, depending on the
-    /// [`Verdict`](crate::http::Verdict); the handler does not. Drop it before the handler responds, as happens with
-    /// any local variable.
+    /// The transaction. The handler must not commit it: the layer does that after the handler's response, if the
+    /// [`Verdict`](crate::http::Verdict) says so. Drop it before the handler responds, as happens with any local
+    /// variable.
     ///
     /// # Errors
-    /// [`CommandOver`] if the response was given or the request was cancelled. Then this is a clone in another task.
+    /// [`CommandOver`] if the handler has responded or the request was cancelled. That can happen only to a clone in
+    /// another task.
     pub async fn transaction(&self) -> Result<CommandTransaction<'_>, CommandOver> {
         // This is created first, so that it is dropped after the guard.
         let let_go = LetGo(&self.slot);
@@ -48,7 +49,9 @@ impl Command {
 
 /// The request is over, and its transaction was committed or rolled back.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("the request is over, and so is its transaction: use it before the handler responds")]
+#[error(
+    "the request is over, and so is its transaction: use the transaction before the handler responds"
+)]
 pub struct CommandOver;
 
 /// Access to the transaction of a [`Command`], for as long as it lives. `&mut **tx` is its connection; pass `&mut tx`
@@ -84,7 +87,7 @@ impl InTransaction for CommandTransaction<'_> {
     }
 }
 
-/// Rolls back if the request ended while the transaction was held.
+/// Rolls back if the request ended while the handler held the transaction.
 #[derive(Debug)]
 struct LetGo<'a>(&'a Slot);
 

@@ -6,9 +6,9 @@ use sha2::{Digest, Sha256};
 use crate::http::multipart;
 
 /// SHA-256 of method, path with query, and body, each with its length, so that moving text from one to the next changes
-/// it. They are taken as they were sent: other white space in a JSON body, or another order of a query, makes another
-/// request. Headers do not matter, except the [boundary](multipart::parts) of a multipart body. Clients choose a new
-/// boundary for each attempt, so such a body is compared by its parts.
+/// it. They are taken as they were sent: different white space in a JSON body, or a different order of the query, makes
+/// a different request. Headers do not matter, except the [boundary](multipart::parts) of a multipart body. Clients
+/// choose a new boundary for each attempt, so such a body is compared by its parts.
 pub(crate) fn of_request(parts: &Parts, body: &[u8]) -> [u8; 32] {
     let path = parts.uri.path_and_query().map_or("/", |path| path.as_str());
     let mut all = vec![parts.method.as_str().as_bytes(), path.as_bytes()];
@@ -25,7 +25,7 @@ pub(crate) fn of_request(parts: &Parts, body: &[u8]) -> [u8; 32] {
     digest(&all)
 }
 
-/// The advisory lock of a key: 64 bits of the SHA-256 of the key and everything that it belongs to. It is extremely
+/// The advisory lock of a key: 64 bits of the SHA-256 of schema, scope and key. It is extremely
 /// unlikely that two keys share a lock; one of them would then get a 409.
 pub(crate) fn lock_of(schema: &str, scope: &str, key: &str) -> i64 {
     let parts = ["pillarbox.inbox_request", schema, scope, key];
@@ -64,7 +64,11 @@ mod tests {
     #[test]
     fn method_path_query_and_body_each_make_a_difference() {
         let one = of("POST", "/orders?a=1", "tea");
-        assert_eq!(one, of("POST", "http://shop/orders?a=1", "tea"), "the host is none of them");
+        assert_eq!(
+            one,
+            of("POST", "http://shop/orders?a=1", "tea"),
+            "the host makes no difference"
+        );
         for other in [
             of("PATCH", "/orders?a=1", "tea"),
             of("POST", "/order?a=1", "tea"),

@@ -10,20 +10,22 @@ const NAME: &str = "idempotency-key";
 /// Why a header is not a valid key.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum BadKey {
-    #[error("there is more than one Idempotency-Key header")]
+    #[error("there is more than one Idempotency-Key header: send one")]
     Several,
-    #[error("the key is empty")]
+    #[error("the key is empty: send a new random value, such as a UUID")]
     Empty,
-    #[error("the key is longer than {MAX_KEY_BYTES} bytes")]
+    #[error("the key is longer than {MAX_KEY_BYTES} bytes: send a shorter one, such as a UUID")]
     Long,
-    #[error("the key is neither a quoted string of printable ASCII nor a bare word")]
+    #[error(
+        "the key is neither printable ASCII in quotes nor a single word without quotes: send it in quotes"
+    )]
     Form,
 }
 
 /// The key of a request. `None`: it has no such header.
 ///
-/// The draft demands a structured-field string (RFC 9651) in quotes: `"8e03978e-40d5"`. Most clients send the word
-/// without quotes. Both are accepted, and are the same key. Parameters after the string are ignored.
+/// The draft requires a structured-field string (RFC 9651) in quotes: `"8e03978e-40d5"`. Most clients send the word
+/// without quotes. Both are accepted, and mean the same key. Parameters after the string are ignored.
 pub fn key_of(headers: &HeaderMap) -> Result<Option<String>, BadKey> {
     let mut values = headers.get_all(NAME).iter();
     let Some(value) = values.next() else { return Ok(None) };
@@ -42,7 +44,7 @@ pub fn key_of(headers: &HeaderMap) -> Result<Option<String>, BadKey> {
     }
 }
 
-/// The text after an opening quote.
+/// The key in the text after an opening quote.
 fn quoted(text: &str) -> Result<String, BadKey> {
     let mut key = String::new();
     let mut chars = text.chars();
@@ -61,7 +63,7 @@ fn quoted(text: &str) -> Result<String, BadKey> {
     if parameters.is_empty() || parameters.starts_with(';') { Ok(key) } else { Err(BadKey::Form) }
 }
 
-/// Refuses a comma, because a proxy puts one between two headers that it joins.
+/// A key without quotes. A comma is refused, because a proxy puts one between two headers that it joins.
 fn bare(text: &str) -> Result<String, BadKey> {
     let word = text.bytes().all(|byte| byte.is_ascii_graphic() && byte != b'"' && byte != b',');
     if word { Ok(text.to_owned()) } else { Err(BadKey::Form) }

@@ -46,14 +46,14 @@ const DROPPED: [HeaderName; 11] = [
 /// key, unless [`key_optional`](Self::key_optional) is set; other methods may have one. The handler finds a
 /// [`Command`](crate::http::Command) with the transaction in the request's extensions.
 ///
-/// - The first request holds a connection of the pool while its handler runs. A handler that takes a second one from
-///   the same pool can make itself and others wait for ever.
+/// - The first request holds a connection of the pool while its handler runs. If handlers take a second one from the
+///   same pool, they can make each other wait for ever.
 /// - The request's body is read before the transaction begins, and the answer's body before the transaction ends. So a
 ///   streamed answer is sent when it is complete.
 /// - Layers outside of this layer see every request (authentication, tracing, compression, rate limits). Layers inside
-///   of it see each request once, with its transaction. A timeout outside or inside rolls back.
-/// - A dropped future rolls back, because the client is gone or a timeout outside has expired. If this happens during
-///   the commit, a repeated request finds out whether it succeeded.
+///   of it see each request once, with its transaction. A timeout rolls back, outside or inside.
+/// - If the future is dropped, because the client is gone or a timeout outside has expired, the request is rolled back.
+///   If that happens during the commit, a repeated request finds out whether the commit succeeded.
 ///
 /// The bodies of request and response are rebuilt from bytes, so their types must allow that, as `axum::body::Body` and
 /// `http_body_util::Full<Bytes>` do.
@@ -106,22 +106,22 @@ impl IdempotencyLayer {
         Self { settings }
     }
 
-    /// Allows `POST` and `PATCH` without a key. Such a request runs in a transaction like any other, but its answer is
-    /// not stored.
+    /// Allows `POST` and `PATCH` without a key. Such a request also runs in a transaction, but its answer is not
+    /// stored.
     pub fn key_optional(mut self) -> Self {
         self.settings.key_required = false;
         self
     }
 
-    /// The largest body of a request with a key, in bytes. Default: 2 MiB. It is held in memory. A larger one is
-    /// answered with 413.
+    /// The largest body of a request with a key, in bytes, which is held in memory. A larger one is answered with 413.
+    /// Default: 2 MiB.
     pub fn max_request_bytes(mut self, bytes: usize) -> Self {
         self.settings.max_request_bytes = bytes;
         self
     }
 
-    /// The largest body of an answer that is stored, in bytes. Default: 1 MiB. It is held in memory. A larger one
-    /// undoes the request, which is answered with 500; the log says why.
+    /// The largest body of an answer that is stored, in bytes, which is held in memory. If it is larger, the request is
+    /// undone and answered with 500, and the log says why. Default: 1 MiB.
     pub fn max_response_bytes(mut self, bytes: usize) -> Self {
         self.settings.max_response_bytes = bytes;
         self
@@ -159,8 +159,8 @@ impl IdempotencyLayer {
     }
 
     /// How long a handler may leave its transaction idle, for example while it waits for another service. Default: 5
-    /// minutes. After that the database ends the transaction, and the handler's next statement fails. If a process's
-    /// machine is lost, its keys are answered with 409 until then.
+    /// minutes. After that the database ends the transaction, and the handler's next statement fails. If a machine
+    /// is lost, the keys of its requests are answered with 409 until then.
     pub fn longest_idle(mut self, longest: Duration) -> Self {
         self.settings.longest_idle = longest;
         self

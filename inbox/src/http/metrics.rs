@@ -1,7 +1,7 @@
 //! The metrics of HTTP commands, through the [`metrics`](https://docs.rs/metrics) facade.
 //!
-//! Install a recorder before you make the layer, and they go to it. Without a recorder they cost next to nothing. They
-//! are about this process. Requests with a safe method are not counted.
+//! Install a recorder before you make the layer. Without one, the metrics cost next to nothing. They are those of this
+//! process. Requests with a safe method are not counted.
 
 use std::time::Instant;
 
@@ -15,8 +15,8 @@ use metrics::{Unit, counter, describe_counter, describe_histogram, histogram};
 /// | `refused` | the handler ran and refused: what it wrote is undone, and its answer is stored |
 /// | `undone` | the handler ran and failed: what it wrote is undone, and a repeat runs again |
 /// | `replayed` | a repeat, which got the stored answer |
-/// | `abandoned` | the handler panicked, the client went away, or a timeout outside of the layer struck; undone, unless it was about to commit |
-/// | the word in the header `idempotency-problem`, such as `in-progress` | the layer answered for itself |
+/// | `abandoned` | the handler panicked, the client went away, or a timeout outside of the layer expired: undone, unless it was about to commit |
+/// | the word in the header `idempotency-problem`, such as `in-progress` | the layer answered itself |
 pub const REQUESTS: &str = "pillarbox_http_commands_total";
 
 /// How long handlers ran, from the call to the end of the transaction, in seconds. Requests for which no handler ran
@@ -32,7 +32,7 @@ pub(crate) mod outcome {
     pub(crate) const ABANDONED: &str = "abandoned";
 }
 
-/// Describes the metrics to the recorder. Making a layer does it too.
+/// Describes the metrics to the recorder. Making a layer does this too.
 pub fn describe() {
     describe_counter!(
         REQUESTS,
@@ -44,12 +44,12 @@ pub fn describe() {
         "From the call of a command's handler to the end of its transaction."
     );
     for outcome in [outcome::COMMITTED, outcome::REFUSED, outcome::UNDONE, outcome::REPLAYED] {
-        // `increase` does not see the first request of a counter that first appears with that request.
+        // `increase` does not count the request with which a counter first appears, so it appears now.
         counter!(REQUESTS, "outcome" => outcome).increment(0);
     }
 }
 
-/// Counts one request when it is dropped, and so also one whose future is dropped.
+/// Counts one request when it is dropped, so a request whose future is dropped is counted, too.
 pub(crate) struct Count {
     outcome: &'static str,
     handling_since: Option<Instant>,

@@ -39,18 +39,18 @@
 //! | first with its key | the handler's; stored |
 //! | again, after the first one's answer | the stored one, with `idempotent-replayed: true` |
 //! | again, while the first one runs | 409 at once, with `retry-after` |
-//! | same key, other method, path, query or body | 422 |
+//! | same key, but another method, path, query or body | 422 |
 //! | no key, where one is required | 400 |
 //! | an invalid key, one longer than 255 bytes, or two keys | 400 |
 //! | a body above the limit | 413 |
 //! | no scope for the request | 403 |
 //! | the database is not available | 503, with `retry-after` |
 //!
-//! Answers of the layer itself are `application/problem+json` (RFC 9457), with a `code` that is also in the header
+//! The layer's own answers are `application/problem+json` (RFC 9457), with a `code` that is also in the header
 //! `idempotency-problem`. So a 409 with `in-progress` comes from the layer, and one without it from the handler.
 //!
-//! The response decides what becomes of the transaction; see [`Verdict`]. Success is kept. A server error, a panic or a
-//! client that is gone rolls back and leaves nothing, so a repeated request runs again.
+//! The response decides what becomes of the transaction; see [`Verdict`]. Success is committed. After a server error, a
+//! panic, or when the client is gone, everything is rolled back, so a repeated request runs again.
 //!
 //! | module | concept |
 //! |---|---|

@@ -38,7 +38,7 @@ fn parameter(text: &str) -> Option<(String, &str)> {
 
 /// The parts of a body, each with its headers. `None`: the body is not well-formed, and is compared as it is.
 ///
-/// Text before the first delimiter and after the last one does not belong to the content, and is ignored.
+/// Text before the first delimiter and after the last one is not part of the content, and is ignored.
 pub(crate) fn parts<'a>(body: &'a [u8], boundary: &[u8]) -> Option<Vec<&'a [u8]>> {
     let delimiter = [b"--", boundary].concat();
     let mut parts = Vec::new();
@@ -61,7 +61,7 @@ pub(crate) fn parts<'a>(body: &'a [u8], boundary: &[u8]) -> Option<Vec<&'a [u8]>
         let end = at + delimiter.len() + padding + if closes { 2 } else { 0 };
         let line_ends = body[end..].starts_with(b"\r\n") || (closes && end == body.len());
         if !line_ends {
-            // This is a longer line of the content that begins like the boundary.
+            // It is a line of the content that begins like a delimiter, and is longer.
             continue;
         }
         if let Some(begin) = begin {

@@ -1,4 +1,4 @@
-//! The course of one request.
+//! What happens to one request.
 
 use std::future::Future;
 use std::sync::Arc;
@@ -17,7 +17,7 @@ use crate::error::{BoxError, InboxError, fault_of};
 use crate::fault::Fault;
 use crate::http::command::Command;
 use crate::http::metrics::{Count, outcome};
-use crate::http::problem::Refusal;
+use crate::http::problem::Problem;
 use crate::http::requests::{Answer, Identity, Known};
 use crate::http::settings::Settings;
 use crate::http::verdict::Verdict;
@@ -26,7 +26,7 @@ use crate::store::{Begun, Fate, LONGEST};
 
 const REPLAYED: HeaderName = HeaderName::from_static("idempotent-replayed");
 
-/// Answers a request as it was answered before, or by the inner service.
+/// Answers a request with its stored answer, or with what the inner service answers.
 pub(crate) async fn answer<S, B, R>(
     settings: Arc<Settings>,
     mut inner: S,
@@ -46,9 +46,9 @@ where
             count.end(outcome);
             Ok(response)
         }
-        Err(Ended::Refused(refusal)) => {
-            count.end(refusal.code());
-            Ok(refusal.response(settings.documentation.as_deref()))
+        Err(Ended::Problem(problem)) => {
+            count.end(problem.code());
+            Ok(problem.response(settings.documentation.as_deref()))
         }
         Err(Ended::Failed(error)) => {
             count.end(outcome::UNDONE);
@@ -57,21 +57,21 @@ where
     }
 }
 
-/// Why there is no answer of the handler.
+/// Why the client does not get the handler's answer.
 enum Ended<E> {
-    /// The layer answers for itself.
-    Refused(Refusal),
+    /// The layer answers itself.
+    Problem(Problem),
     /// The inner service failed.
     Failed(E),
 }
 
-impl<E> From<Refusal> for Ended<E> {
-    fn from(refusal: Refusal) -> Self {
-        Self::Refused(refusal)
+impl<E> From<Problem> for Ended<E> {
+    fn from(problem: Problem) -> Self {
+        Self::Problem(problem)
     }
 }
 
-/// The course of a request, with what came of it.
+/// Runs a request or finds its stored answer. Returns what came of it, with the response.
 async fn course<S, B, R>(
     settings: &Settings,
     mut inner: S,
@@ -124,7 +124,7 @@ where
                         "the body of a response could not be stored, and the request was rolled back; the \
                          limit is set by max_response_bytes",
                     );
-                    return Err(Refusal::Failed.into());
+                    return Err(Problem::Failed.into());
                 }
             };
             let answer = settings.answer(&parts, &body);
@@ -137,11 +137,11 @@ where
                     let outcome = if undo { outcome::REFUSED } else { outcome::COMMITTED };
                     Ok((outcome, Response::from_parts(parts, R::from(body))))
                 }
-                Err(Refusal::Ended) => {
+                Err(Problem::Ended) => {
                     keep_ended(settings, &identity).await;
-                    Err(Refusal::Ended.into())
+                    Err(Problem::Ended.into())
                 }
-                Err(refusal) => Err(refusal.into()),
+                Err(problem) => Err(problem.into()),
             }
         }
     }
@@ -169,25 +169,25 @@ impl Settings {
     }
 }
 
-/// Reads the request's body and finds out which request it is. A request without a key is left as it is.
+/// Reads the request's body and finds out which request it is. A request without a key is not read.
 async fn identify<B>(
     settings: &Settings,
     request: Request<B>,
-) -> Result<(Request<B>, Option<Identity>), Refusal>
+) -> Result<(Request<B>, Option<Identity>), Problem>
 where
     B: Body<Error: Into<BoxError>> + From<Bytes>,
 {
-    let Some(key) = key::key_of(request.headers()).map_err(Refusal::Malformed)? else {
+    let Some(key) = key::key_of(request.headers()).map_err(Problem::Malformed)? else {
         let needs_one = matches!(*request.method(), Method::POST | Method::PATCH);
         let refused = settings.key_required && needs_one;
-        return if refused { Err(Refusal::Missing) } else { Ok((request, None)) };
+        return if refused { Err(Problem::Missing) } else { Ok((request, None)) };
     };
     let (parts, body) = request.into_parts();
-    let scope = (settings.scope)(&parts).ok_or(Refusal::NoScope)?;
+    let scope = (settings.scope)(&parts).ok_or(Problem::NoScope)?;
     let limit = settings.max_request_bytes;
     let body = collect(body, limit).await.map_err(|unread| match unread {
-        Unread::TooLarge => Refusal::BodyTooLarge { limit },
-        Unread::Broken(_) => Refusal::BodyUnreadable,
+        Unread::TooLarge => Problem::BodyTooLarge { limit },
+        Unread::Broken(_) => Problem::BodyUnreadable,
     })?;
     let identity = Identity {
         scope: scope::storable(scope),
@@ -205,7 +205,7 @@ enum Opened {
     Answered(Answer),
 }
 
-async fn open(settings: &Settings, identity: Option<&Identity>) -> Result<Opened, Refusal> {
+async fn open(settings: &Settings, identity: Option<&Identity>) -> Result<Opened, Problem> {
     let known = async {
         let begun = settings.requests.begin(settings.longest_idle).await?;
         look(settings, begun, identity).await
@@ -213,8 +213,8 @@ async fn open(settings: &Settings, identity: Option<&Identity>) -> Result<Opened
     match known.await {
         Ok((Some(begun), _)) => Ok(Opened::First(begun)),
         Ok((None, Known::Answered(answer))) => Ok(Opened::Answered(answer)),
-        Ok((None, Known::Reused)) => Err(Refusal::Reused),
-        Ok((None, Known::Outstanding | Known::New)) => Err(Refusal::Outstanding),
+        Ok((None, Known::Reused)) => Err(Problem::Reused),
+        Ok((None, Known::InProgress | Known::New)) => Err(Problem::InProgress),
         Err(error) => {
             let error: sqlx::Error = error;
             tracing::error!(
@@ -222,14 +222,14 @@ async fn open(settings: &Settings, identity: Option<&Identity>) -> Result<Opened
                 "the key of a request could not be looked up"
             );
             Err(match fault_of(&error) {
-                Fault::Environment | Fault::Conflict | Fault::Outage => Refusal::Unavailable,
-                _ => Refusal::Failed,
+                Fault::Environment | Fault::Conflict | Fault::Outage => Problem::Unavailable,
+                _ => Problem::Failed,
             })
         }
     }
 }
 
-/// Looks up what is known of a request. Returns the transaction, unless it is over.
+/// Looks up what is known of a request. Returns the transaction if the request must run in it.
 async fn look(
     settings: &Settings,
     mut begun: Begun,
@@ -244,7 +244,7 @@ async fn look(
     match looked.await {
         Ok(Ok(Known::New)) => Ok((Some(begun), Known::New)),
         Ok(Ok(known)) => {
-            // This is done before the answer, because others wait for the connection and for the lock.
+            // Before the answer, because others wait for the connection and for the lock.
             begun.roll_back().await;
             Ok((None, known))
         }
@@ -285,7 +285,7 @@ async fn keep(
 /// Stores an answer for a handler that ended the transaction. A repeated request gets it and does not run, because what
 /// the handler wrote may have been kept.
 async fn keep_ended(settings: &Settings, identity: &Identity) {
-    let response: Response<Bytes> = Refusal::Ended.response(settings.documentation.as_deref());
+    let response: Response<Bytes> = Problem::Ended.response(settings.documentation.as_deref());
     let (parts, body) = response.into_parts();
     let headers = parts.headers.iter();
     let answer = Answer {
@@ -302,42 +302,45 @@ async fn keep_ended(settings: &Settings, identity: &Identity) {
         }
     };
     if let Err(error) = kept.await {
-        tracing::error!(error = full_text(&error), "an answer was not stored: a repeat runs again");
+        tracing::error!(
+            error = full_text(&error),
+            "an answer was not stored: the request runs again if it is repeated"
+        );
     }
 }
 
-/// Stores and commits, or returns what to answer instead.
-async fn conclude<F>(begun: Option<Begun>, keep: impl FnOnce(Begun) -> F) -> Result<(), Refusal>
+/// Stores the answer and commits, or returns what to answer instead.
+async fn conclude<F>(begun: Option<Begun>, keep: impl FnOnce(Begun) -> F) -> Result<(), Problem>
 where
     F: Future<Output = Result<(), InboxError>>,
 {
     let Some(begun) = begun else {
         tracing::error!(error = %InboxError::InUse, "a request was rolled back");
-        return Err(Refusal::Failed);
+        return Err(Problem::Failed);
     };
     let Err(error) = keep(begun).await else { return Ok(()) };
     // The answer's row exists, so another request has run meanwhile. See save.sql.
     if let InboxError::Commit(error) = &error
         && error.as_database_error().is_some_and(|error| error.table() == Some("inbox_request"))
     {
-        return Err(Refusal::Outstanding);
+        return Err(Problem::InProgress);
     }
     tracing::error!(error = full_text(&error), "a request was not committed");
     Err(match (error.fault(), error) {
-        (_, InboxError::Ended { .. }) => Refusal::Ended,
-        (Fault::Conflict, _) => Refusal::Unavailable,
-        (Fault::Environment, _) => Refusal::Unknown,
-        _ => Refusal::Failed,
+        (_, InboxError::Ended { .. }) => Problem::Ended,
+        (Fault::Conflict, _) => Problem::Unavailable,
+        (Fault::Environment, _) => Problem::Unknown,
+        _ => Problem::Failed,
     })
 }
 
-/// Rolls back before the answer is given, so that a repeated request right after the answer is not told that this one
+/// Rolls back before the answer is given, so that a request that is repeated right after it is not told that this one
 /// still runs. Fails if the handler ended the transaction, because what it wrote may have been kept.
 async fn roll_back(
     settings: &Settings,
     begun: Option<Begun>,
     identity: Option<&Identity>,
-) -> Result<(), Refusal> {
+) -> Result<(), Problem> {
     let Some(begun) = begun else { return Ok(()) };
     match begun.undo().await.map(Fate::ended) {
         Some(Some(error)) => {
@@ -345,11 +348,13 @@ async fn roll_back(
             if let Some(identity) = identity {
                 keep_ended(settings, identity).await;
             }
-            Err(Refusal::Ended)
+            Err(Problem::Ended)
         }
         Some(None) => Ok(()),
         None => {
-            tracing::warn!("the rollback of a request takes long");
+            tracing::warn!(
+                "the rollback of a request takes long; its key may be answered with 409 until it is done"
+            );
             Ok(())
         }
     }

@@ -1,4 +1,4 @@
-//! The layer's own answers: problem details, RFC 9457.
+//! The layer's own answers, as problem details (RFC 9457).
 
 use bytes::Bytes;
 use http::header::{CONTENT_LANGUAGE, CONTENT_TYPE, LINK, RETRY_AFTER};
@@ -7,12 +7,12 @@ use serde_json::json;
 
 use crate::http::key::BadKey;
 
-/// Only answers of the layer itself have this header. It names the problem in a word.
+/// Only the layer's own answers have this header. Its value is the problem's code.
 const PROBLEM: HeaderName = HeaderName::from_static("idempotency-problem");
 
 /// Why the layer itself answers a request.
 #[derive(Debug, PartialEq, Eq)]
-pub(crate) enum Refusal {
+pub(crate) enum Problem {
     Missing,
     Malformed(BadKey),
     NoScope,
@@ -20,25 +20,25 @@ pub(crate) enum Refusal {
         limit: usize,
     },
     BodyUnreadable,
-    Outstanding,
+    InProgress,
     Reused,
     /// The database is not available, or has rolled the transaction back through no fault of the request.
     Unavailable,
     /// The answer to the commit was lost.
     Unknown,
-    /// What the handler did could not be kept. The log says why.
+    /// What the handler wrote could not be committed. The log says why.
     Failed,
     /// The handler ended the transaction. The log says so.
     Ended,
 }
 
-impl Refusal {
+impl Problem {
     fn status(&self) -> StatusCode {
         match self {
             Self::Missing | Self::Malformed(_) | Self::BodyUnreadable => StatusCode::BAD_REQUEST,
             Self::NoScope => StatusCode::FORBIDDEN,
             Self::BodyTooLarge { .. } => StatusCode::PAYLOAD_TOO_LARGE,
-            Self::Outstanding => StatusCode::CONFLICT,
+            Self::InProgress => StatusCode::CONFLICT,
             Self::Reused => StatusCode::UNPROCESSABLE_ENTITY,
             Self::Unavailable | Self::Unknown => StatusCode::SERVICE_UNAVAILABLE,
             Self::Failed | Self::Ended => StatusCode::INTERNAL_SERVER_ERROR,
@@ -53,7 +53,7 @@ impl Refusal {
             Self::NoScope => "no-scope",
             Self::BodyTooLarge { .. } => "body-too-large",
             Self::BodyUnreadable => "body-unreadable",
-            Self::Outstanding => "in-progress",
+            Self::InProgress => "in-progress",
             Self::Reused => "key-reused",
             Self::Unavailable => "unavailable",
             Self::Unknown => "outcome-unknown",
@@ -69,7 +69,7 @@ impl Refusal {
             Self::NoScope => "Idempotency-Key belongs to nobody",
             Self::BodyTooLarge { .. } => "Request body is too large",
             Self::BodyUnreadable => "Request body could not be read",
-            Self::Outstanding => "A request is outstanding for this Idempotency-Key",
+            Self::InProgress => "A request is outstanding for this Idempotency-Key",
             Self::Reused => "Idempotency-Key is already used",
             Self::Unavailable => "The request could not be processed now",
             Self::Unknown => "It is not known whether the request took effect",
@@ -83,10 +83,16 @@ impl Refusal {
                               safely. Send a new random value, such as a UUID, for each new request."
                 .into(),
             Self::Malformed(why) => format!("{why}."),
-            Self::NoScope => "The request has no principal to whom its key could belong.".into(),
-            Self::BodyTooLarge { limit } => format!("At most {limit} bytes are accepted."),
-            Self::BodyUnreadable => "The body ended early. Nothing was done.".into(),
-            Self::Outstanding => "A request with the same key is being processed. Send this one again, \
+            Self::NoScope => "The service cannot tell whose key this is. Send the request with credentials \
+                              that it accepts."
+                .into(),
+            Self::BodyTooLarge { limit } => {
+                format!("At most {limit} bytes are accepted. Send a smaller body.")
+            }
+            Self::BodyUnreadable => "The body ended early, and nothing was done. Send the whole request \
+                                     again."
+                .into(),
+            Self::InProgress => "A request with the same key is being processed. Send this one again, \
                                   unchanged, to get its answer."
                 .into(),
             Self::Reused => "The key was used for a request with another method, path, query or body. A new \
@@ -94,16 +100,16 @@ impl Refusal {
                 .into(),
             Self::Unavailable => "Nothing was done. Send the request again with the same key.".into(),
             Self::Unknown => "Send the request again with the same key: it takes effect once.".into(),
-            Self::Failed => "What it did was undone.".into(),
-            Self::Ended => "By a fault of the service, what it did may be done in part. The same request with the \
-                            same key gets this answer again, and is not run."
+            Self::Failed => "What it did was undone. With the same key it can be sent again.".into(),
+            Self::Ended => "Because of a fault in the service, part of it may have been done. The same \
+                            request with the same key gets this answer again, and does not run."
                 .into(),
         }
     }
 
-    /// Whether the client should try again soon with the same key.
+    /// Whether the client should soon repeat the request with the same key.
     fn is_passing(&self) -> bool {
-        matches!(self, Self::Outstanding | Self::Unavailable | Self::Unknown)
+        matches!(self, Self::InProgress | Self::Unavailable | Self::Unknown)
     }
 
     /// The response. `documentation` is the URL where the API documents its keys.

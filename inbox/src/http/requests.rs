@@ -1,4 +1,4 @@
-//! The stored answers, and their statements.
+//! The stored requests with their answers, and their statements.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -25,8 +25,8 @@ const WHO: &str =
 
 /// The stored requests of a schema, which [`IdempotencyLayer`](crate::http::IdempotencyLayer) writes. Cheap to clone.
 ///
-/// A key is remembered until its row is removed. The API's documentation should say how long that is, as the draft
-/// demands; a day is usual. Nothing is removed by itself, so call this regularly:
+/// A key is remembered until its row is removed. The draft requires that the API's documentation says how long that is;
+/// a day is usual. Nothing removes rows unless you call this regularly:
 ///
 /// ```no_run
 /// use std::time::Duration;
@@ -71,10 +71,10 @@ pub(crate) struct Answer {
 /// What is known of a key.
 #[derive(Debug)]
 pub(crate) enum Known {
-    /// Nothing. The transaction now holds the key's lock, and has set a savepoint after taking it.
+    /// Nothing. The transaction now holds the key's lock, and has set a savepoint.
     New,
     /// Another transaction holds the lock.
-    Outstanding,
+    InProgress,
     /// The request was answered.
     Answered(Answer),
     /// Another request with this key was answered.
@@ -112,7 +112,7 @@ impl StoredRequests {
 
     /// Removes requests that were answered longer ago than `age`, and returns how many. If such a request is repeated
     /// later, it runs as a new request. Rows are removed in batches of 1,000, each in a transaction of its own. New
-    /// requests do not wait for it, and several processes may do it at once. If the future is dropped, removed rows
+    /// requests do not wait for this, and several processes may do it at once. If the future is dropped, removed rows
     /// stay removed.
     ///
     /// # Errors
@@ -135,8 +135,8 @@ impl StoredRequests {
         }
     }
 
-    /// Opens a transaction that the database ends if it is idle for too long. If a process's machine is lost, its keys
-    /// stay locked until then.
+    /// Opens a transaction that the database ends if it is idle for too long. If a machine is lost, the keys of its
+    /// requests stay locked until then.
     pub(crate) async fn begin(&self, longest_idle: Duration) -> Result<Begun, sqlx::Error> {
         let longest = longest_idle.as_millis().clamp(1, i32::MAX as u128);
         let begin = format!("begin; set local idle_in_transaction_session_timeout = {longest}");
@@ -153,17 +153,17 @@ impl StoredRequests {
         of: &Identity,
     ) -> Result<Known, sqlx::Error> {
         let key = fingerprint::lock_of(&self.schema, &of.scope, &of.key);
-        // The savepoint comes after the lock, so that rolling back to it keeps the lock. All in one round trip.
+        // The savepoint comes after the lock, so that rolling back to it keeps the lock. It is one round trip.
         let lock = format!(
             "{WHO}, pg_catalog.pg_try_advisory_xact_lock('{key}'::bigint); savepoint pillarbox_request"
         );
         let rows = sqlx::raw_sql(AssertSqlSafe(lock)).fetch_all(&mut *begun.tx).await?;
         let row = self.mark_by(begun, &rows, Some(key)).await?;
         let locked: bool = row.try_get(2)?;
-        // This is looked up in either case, because the lock may be held by another repeated request at the same point.
+        // Also without the lock, because another repeat of the request may hold it at this same point.
         let find = sqlx::query(self.statements.find.clone()).bind(&of.scope).bind(&*of.key);
         let Some(row) = find.fetch_optional(&mut *begun.tx).await? else {
-            return Ok(if locked { Known::New } else { Known::Outstanding });
+            return Ok(if locked { Known::New } else { Known::InProgress });
         };
         if row.try_get::<&[u8], _>(0)? != of.fingerprint {
             return Ok(Known::Reused);
@@ -183,7 +183,7 @@ impl StoredRequests {
         self.mark_by(begun, &rows, None).await.map(drop)
     }
 
-    /// Remembers the transaction by the answer to [`WHO`], which is the first row.
+    /// Remembers the transaction by what [`WHO`] returned, which is the first row.
     async fn mark_by<'a>(
         &self,
         begun: &mut Begun,

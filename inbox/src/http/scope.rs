@@ -2,7 +2,7 @@
 //!
 //! A key is unique only for its client. In one scope, the same key means the same request, and whoever sends it again
 //! reads the stored answer. So two tenants must never share a scope. The scope is stored as it is, so it should be a
-//! name and not a credential. A good scope is the principal that the service's own authentication has found; a layer
+//! name, not a credential. A good scope is the principal that the service's own authentication has found; a layer
 //! outside of this one puts it into the request's extensions. Add the route in front of it if routes that look the same
 //! from inside (`/v1/orders` and `/v2/orders`, both nested) must have keys of their own.
 
@@ -13,7 +13,7 @@ use sha2::Sha256;
 
 use crate::http::fingerprint;
 
-/// The longest scope that is stored as it is, in bytes. Of a longer one, the digest is stored.
+/// The longest scope that is stored as it is, in bytes. Instead of a longer one, its digest is stored.
 const MAX_SCOPE_BYTES: usize = 255;
 
 /// One scope for everybody. For a service with one client, or whose clients may read each other's answers.
@@ -22,11 +22,11 @@ pub fn everybody(_: &Parts) -> Option<String> {
 }
 
 /// The SHA-256 of the `Authorization` header. A request without one has no scope. It is for credentials that stay the
-/// same: a client that repeats a request with a renewed token is somebody else, and its request runs again.
+/// same: a client that repeats a request with a renewed token counts as another one, and its request runs again.
 ///
-/// It contains no secret, because several processes and later versions of a service must find the same scope. So it is
-/// only for random tokens: somebody who can read the table can test passwords against the digest. `Basic` credentials
-/// have no scope here, and their requests are answered with 403; use [`keyed_authorization`] for them.
+/// The digest uses no secret, because several processes and later versions of a service must find the same scope. So
+/// this is only for random tokens: somebody who can read the table can test passwords against the digest. `Basic`
+/// credentials have no scope here, and their requests are answered with 403; use [`keyed_authorization`] for them.
 pub fn authorization(request: &Parts) -> Option<String> {
     let value = request.headers.get(AUTHORIZATION)?.as_bytes();
     let is_basic = value.get(..5).is_some_and(|scheme| scheme.eq_ignore_ascii_case(b"basic"));
@@ -34,7 +34,7 @@ pub fn authorization(request: &Parts) -> Option<String> {
 }
 
 /// The HMAC-SHA-256 of the `Authorization` header under a secret of the service. A request without the header has no
-/// scope. It is also for passwords: somebody who can read the table, but does not have the secret, learns nothing about
+/// scope. This is also for passwords: somebody who can read the table but does not have the secret learns nothing about
 /// the credentials.
 ///
 /// The secret must be the same in all processes of the service, and must not change: under another secret, every key is

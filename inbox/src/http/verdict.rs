@@ -14,13 +14,13 @@ pub enum Verdict {
 }
 
 impl Verdict {
-    /// The default verdict.
+    /// The verdict by default, from the status.
     ///
     /// - 2xx, and 3xx except 307 and 308: [`Commit`](Self::Commit).
     /// - 4xx that judge the request itself, such as 400, 402, 413, 415 and 422: [`Refuse`](Self::Refuse). The answer
     ///   was given and must stay the same. Otherwise a copy of the request that a proxy had held back could succeed
     ///   after the client was told that it had failed. A client that corrects its request sends a new key.
-    /// - 4xx that concern the caller, the moment or the state of other things: [`Forget`](Self::Forget). The same
+    /// - 4xx that concern the caller, the moment or the state of something else: [`Forget`](Self::Forget). The same
     ///   request may succeed later: somebody logs in (401, 403, 407), the route is deployed (404, 405), a conflict is
     ///   resolved (409, 412, 423, 424), time passes (408, 421, 425, 426, 428, 429).
     /// - 307 and 308 send the client elsewhere with the same request, so nothing was done here:
