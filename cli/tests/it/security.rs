@@ -1,4 +1,4 @@
-//! The relay, a service and its consumer with the rights that are documented, and no others.
+//! The relay, a service, its consumer and the trail with the rights that are documented, and no others.
 
 use std::process::Command;
 use std::sync::{Arc, Mutex};
@@ -13,6 +13,7 @@ use pillarbox_inbox::{HandlerError, Router, Tx};
 use pillarbox_outbox::{publish, publish_all};
 use pillarbox_testkit::{Nats, Scope, eventually, servers};
 use sqlx::{AssertSqlSafe, PgPool, Row};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
@@ -35,18 +36,21 @@ impl Closed {
     /// With more of the broker's configuration.
     async fn with(more: &str) -> Self {
         let scope = servers().await.unwrap().scope().await.unwrap();
-        let passwords = "ADMIN_PASSWORD: \"admin-pw\"\nRELAY_PASSWORD: \"relay-pw\"\nPAYMENTS_PASSWORD: \"payments-pw\"\n";
+        let passwords = "ADMIN_PASSWORD: \"admin-pw\"\nRELAY_PASSWORD: \"relay-pw\"\nPAYMENTS_PASSWORD: \"payments-pw\"\nTRAIL_PASSWORD: \"trail-pw\"\n";
         let options = Nats::options().closed().config(passwords).config(PERMISSIONS).config(more);
         let closed = Self { scope, nats: options.start().await.unwrap() };
         pillarbox_outbox::migrate(closed.scope.pool()).await.unwrap();
         pillarbox_inbox::migrate(closed.scope.pool()).await.unwrap();
+        pillarbox_trail::migrate(closed.scope.pool()).await.unwrap();
         let prefix = closed.scope.prefix();
         closed.owner("create table orders (id bigint); create table charges (event_id text)").await;
-        let printed =
-            closed.pillarbox(&["migrate", "--print-grants", "--role-prefix", prefix], "writer");
-        closed.owner(&printed).await;
-        closed.owner(&printed).await;
-        for duty in ["writer", "relay", "consumer", "operator"] {
+        for set in ["all", "trail"] {
+            let arguments = ["migrate", set, "--print-grants", "--role-prefix", prefix];
+            let printed = closed.pillarbox(&arguments, "writer");
+            closed.owner(&printed).await;
+            closed.owner(&printed).await;
+        }
+        for duty in ["writer", "relay", "consumer", "trail", "operator"] {
             closed
                 .owner(&format!("create role {prefix}_{duty}_app login password '{duty}-pw' in role {prefix}_{duty}"))
                 .await;
@@ -105,6 +109,32 @@ impl Closed {
         let mut all = vec![("DATABASE_URL", &*database), ("NATS_URL", &*nats), INBOX];
         all.extend(environment);
         Process::run(&[&["relay", "--lease-ms", "2000"], more].concat(), &all)
+    }
+
+    fn trail(&self) -> Process {
+        let (database, nats) = (self.url("trail"), self.nats_url("trail"));
+        let prefix = (INBOX.0, "_INBOX_trail");
+        let environment = [("DATABASE_URL", &*database), ("NATS_URL", &*nats), prefix];
+        Process::run(&["trail", "--streams", "ORDERS"], &environment)
+    }
+
+    /// Stores a message whose headers no client can parse.
+    async fn publish_unparsable(&self, subject: &str) {
+        let address = format!("127.0.0.1:{}", self.nats.port());
+        let mut client = tokio::net::TcpStream::connect(address).await.unwrap();
+        let headers = b"NATS/1.0\r\nname: Caf\xe9\r\n\r\n";
+        let login = "{\"verbose\":false,\"headers\":true,\"user\":\"relay\",\"pass\":\"relay-pw\"}";
+        let length = headers.len();
+        let mut said =
+            format!("CONNECT {login}\r\nHPUB {subject} {length} {length}\r\n").into_bytes();
+        said.extend(headers);
+        said.extend(b"\r\nPING\r\n");
+        client.write_all(&said).await.unwrap();
+        let mut answer = Vec::new();
+        while !answer.windows(4).any(|bytes| bytes == b"PONG") {
+            let read = client.read_buf(&mut answer).await.unwrap();
+            assert!(read > 0, "{}", String::from_utf8_lossy(&answer));
+        }
     }
 
     fn pillarbox(&self, arguments: &[&str], duty: &str) -> String {
@@ -385,6 +415,38 @@ async fn acknowledgements_that_name_domain_and_account_are_within_the_documented
 }
 
 #[tokio::test]
+async fn the_trail_runs_with_the_documented_rights() {
+    let closed = Closed::open().await;
+    let writer = closed.pool("writer").await;
+    let publish_one = async |payload: &'static str| {
+        let mut tx = writer.begin().await.unwrap();
+        publish(&mut tx, event("orders.placed", "1", payload)).await.unwrap();
+        tx.commit().await.unwrap();
+    };
+    let relay = closed.relay(&[], &[]);
+    publish_one("one").await;
+    let trail = closed.trail();
+    let recorded = "select count(*) from pillarbox.trail";
+    closed.until(recorded, 1).await;
+    // To read past this one, it asks the stream itself.
+    closed.publish_unparsable("orders.odd").await;
+    closed
+        .until("select count(*) from pillarbox.trail where problem like '%cannot be parsed%'", 1)
+        .await;
+    publish_one("two").await;
+    closed.until(recorded, 3).await;
+    // It goes on where it stopped, which it proves first.
+    drop(trail);
+    publish_one("three").await;
+    let trail = closed.trail();
+    closed.until(recorded, 4).await;
+    for process in [&relay, &trail] {
+        assert_eq!(process.said("permission denied"), 0, "{:#?}", process.lines.lock().unwrap());
+    }
+    assert!(!closed.broker_log().contains("Violation"), "{}", closed.broker_log());
+}
+
+#[tokio::test]
 async fn no_part_may_do_another_s_work_in_the_database() {
     let closed = Closed::open().await;
     for (duty, statements) in [
@@ -400,6 +462,7 @@ async fn no_part_may_do_another_s_work_in_the_database() {
                 "select from pillarbox.relay",
                 "select from pillarbox.inbox",
                 "select from pillarbox.outbox_dead_letter",
+                "select from pillarbox.trail",
                 "select payload from pillarbox.outbox_scheduled",
                 "update pillarbox.outbox_scheduled set due_at = now()",
                 "insert into pillarbox.outbox_scheduled (due_at, created_at, event_type, topic, payload) values (now(), now(), 't', 't', '')",
@@ -440,8 +503,29 @@ async fn no_part_may_do_another_s_work_in_the_database() {
             ],
         ),
         (
+            "trail",
+            &[
+                "select from pillarbox.outbox",
+                "select from pillarbox.relay",
+                "select from pillarbox.inbox",
+                "select from pillarbox.outbox_dead_letter",
+                "select from orders",
+                "update pillarbox.trail set topic = 'x'",
+                "delete from pillarbox.trail",
+                "truncate pillarbox.trail",
+                "delete from pillarbox.trail_stream",
+                "create table pillarbox.mine ()",
+            ],
+        ),
+        (
             "operator",
             &[
+                "insert into pillarbox.trail (stored_at, stream, stream_life, sequence, topic, size) values (now(), 's', now(), 1, 't', 0)",
+                "update pillarbox.trail set topic = 'x'",
+                "delete from pillarbox.trail",
+                "update pillarbox.trail_stream set sequence = 0",
+                "select pillarbox.trail_forget(3600, 1048576)",
+                "select pillarbox.trail_days(array[current_date])",
                 "select payload from pillarbox.outbox",
                 "select payload from pillarbox.outbox_scheduled",
                 "select key, headers from pillarbox.outbox_scheduled",
@@ -532,6 +616,18 @@ async fn no_part_may_do_another_s_work_on_the_broker() {
         ("payments", "$JS.API.CONSUMER.CREATE.ORDERS.payments.orders.placed"),
         ("payments", "$JS.API.CONSUMER.DURABLE.CREATE.ORDERS.payments"),
         ("payments", "$JS.API.CONSUMER.CREATE.ORDERS"),
+        ("trail", "orders.placed"),
+        ("trail", "$JS.API.STREAM.NAMES"),
+        ("trail", "$JS.API.STREAM.DELETE.ORDERS"),
+        ("trail", "$JS.API.STREAM.INFO.INVOICES"),
+        ("trail", "$JS.API.STREAM.MSG.GET.INVOICES"),
+        ("trail", "$JS.API.STREAM.MSG.DELETE.ORDERS"),
+        ("trail", "$JS.API.CONSUMER.CREATE.INVOICES"),
+        ("trail", "$JS.API.CONSUMER.CREATE.ORDERS.payments"),
+        ("trail", "$JS.API.CONSUMER.DURABLE.CREATE.ORDERS.payments"),
+        ("trail", "$JS.API.CONSUMER.DELETE.ORDERS.payments"),
+        ("trail", "$JS.API.CONSUMER.RESET.ORDERS.payments"),
+        ("trail", "$JS.ACK.ORDERS.payments.1.1.1.1.1"),
     ];
     for (user, subject) in forbidden {
         let client = closed.client(user).await;
@@ -544,6 +640,9 @@ async fn no_part_may_do_another_s_work_on_the_broker() {
         ("payments", "orders.>"),
         ("payments", "_INBOX.>"),
         ("payments", "_INBOX_relay.>"),
+        ("trail", "orders.>"),
+        ("trail", "_INBOX.>"),
+        ("trail", "_INBOX_payments.>"),
     ] {
         let client = closed.client(user).await;
         let _subscriber = client.subscribe(subject).await.unwrap();
@@ -562,7 +661,7 @@ async fn no_part_may_do_another_s_work_on_the_broker() {
             }
         }
         match log.matches("Subscription Violation").count() {
-            5 => Ok(Some(())),
+            8 => Ok(Some(())),
             found => Err(format!("{found} subscriptions refused:\n{log}")),
         }
     })
