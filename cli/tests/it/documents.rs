@@ -199,6 +199,8 @@ fn the_manifests_for_kubernetes_start_what_there_is() {
         ("ops/kubernetes/deployment.yaml", "Deployment"),
         ("ops/kubernetes/migrate.yaml", "Job"),
         ("ops/kubernetes/console.yaml", "Deployment"),
+        ("ops/kubernetes/trail.yaml", "Deployment"),
+        ("ops/kubernetes/migrate-trail.yaml", "Job"),
     ] {
         let manifest = yaml(path);
         assert_eq!(manifest["kind"].as_str(), Some(kind), "{path}");
@@ -217,38 +219,58 @@ fn the_manifests_for_kubernetes_start_what_there_is() {
         }
         assert_eq!(pod["securityContext"]["runAsNonRoot"].as_bool(), Some(true), "{path}");
     }
-    let deployment = yaml("ops/kubernetes/deployment.yaml");
-    assert_eq!(deployment["spec"]["replicas"].as_i64(), Some(2));
-    let relay = &deployment["spec"]["template"]["spec"]["containers"][0];
-    assert_eq!(relay["livenessProbe"]["httpGet"]["path"].as_str(), Some("/healthz"));
-    assert_eq!(relay["readinessProbe"]["httpGet"]["path"].as_str(), Some("/readyz"));
-    let labels = &deployment["spec"]["template"]["metadata"]["labels"];
+    let [relay, trail, console] = ["deployment", "trail", "console"]
+        .map(|name| yaml(&format!("ops/kubernetes/{name}.yaml"))["spec"].clone());
+    assert_eq!(relay["replicas"].as_i64(), Some(2));
+    let [of_relay, of_trail, of_console] =
+        [&relay, &trail, &console].map(|spec| &spec["template"]["metadata"]["labels"]);
+    for spec in [&relay, &trail] {
+        let container = &spec["template"]["spec"]["containers"][0];
+        assert_eq!(container["livenessProbe"]["httpGet"]["path"].as_str(), Some("/healthz"));
+        assert_eq!(container["readinessProbe"]["httpGet"]["path"].as_str(), Some("/readyz"));
+        assert_eq!(container["ports"][0]["name"].as_str(), Some("http"));
+    }
     // The policy is for these pods, lets in who scrapes this port, and nobody else.
     let policy = yaml("ops/kubernetes/networkpolicy.yaml");
     assert_eq!(policy["kind"].as_str(), Some("NetworkPolicy"));
-    assert_eq!(policy["spec"]["podSelector"]["matchLabels"], *labels);
     assert_eq!(texts(&policy["spec"]["policyTypes"]), ["Ingress"]);
     let ingress = policy["spec"]["ingress"].as_vec().unwrap();
     assert_eq!(ingress.len(), 1);
     assert!(ingress[0]["from"][0]["namespaceSelector"]["matchLabels"].as_hash().is_some());
-    assert_eq!(ingress[0]["ports"][0]["port"], relay["ports"][0]["name"]);
+    assert_eq!(ingress[0]["ports"][0]["port"].as_str(), Some("http"));
     assert_eq!(ingress[0]["ports"].as_vec().unwrap().len(), 1);
-    for (path, selector) in [
-        ("ops/kubernetes/poddisruptionbudget.yaml", "matchLabels"),
-        ("ops/kubernetes/servicemonitor.yaml", "matchLabels"),
-        ("ops/kubernetes/service.yaml", ""),
+    for (path, selector, selected) in [
+        ("networkpolicy", "podSelector", [true, true, false]),
+        ("servicemonitor", "selector", [true, true, false]),
+        ("poddisruptionbudget", "selector", [true, false, false]),
     ] {
-        let manifest = yaml(path);
-        let found = &manifest["spec"]["selector"];
-        let found = if selector.is_empty() { found } else { &found[selector] };
-        assert_eq!(found, labels, "{path}");
+        let manifest = yaml(&format!("ops/kubernetes/{path}.yaml"));
+        let found = [of_relay, of_trail, of_console]
+            .map(|labels| selects(&manifest["spec"][selector], labels));
+        assert_eq!(found, selected, "{path}");
     }
+    for (path, labels) in [("service", of_relay), ("trail-service", of_trail)] {
+        let manifest = yaml(&format!("ops/kubernetes/{path}.yaml"));
+        assert_eq!(manifest["spec"]["selector"], *labels, "{path}");
+        assert_eq!(manifest["metadata"]["labels"], *labels, "{path}");
+    }
+}
+
+/// Whether a selector of Kubernetes selects what has these labels.
+fn selects(selector: &Yaml, labels: &Yaml) -> bool {
+    let plain = selector["matchLabels"].as_hash().unwrap();
+    let listed = selector["matchExpressions"].as_vec().into_iter().flatten().all(|expression| {
+        assert_eq!(expression["operator"].as_str(), Some("In"));
+        let label = labels[expression["key"].as_str().unwrap()].as_str().unwrap();
+        texts(&expression["values"]).contains(&label)
+    });
+    listed && plain.iter().all(|(key, value)| labels[key.as_str().unwrap()] == *value)
 }
 
 #[test]
 fn the_compose_file_starts_what_there_is() {
     let compose = yaml("compose.yaml");
-    let mut relays = 0;
+    let mut started = Vec::new();
     for (name, service) in compose["services"].as_hash().unwrap() {
         let name = name.as_str().unwrap();
         // What is written here stands over what is merged in.
@@ -271,9 +293,10 @@ fn the_compose_file_starts_what_there_is() {
         let variables: Vec<&str> = variables.iter().map(String::as_str).collect();
         let arguments = part("command");
         assert_taken(name, &texts(&arguments), &variables);
-        relays += usize::from(texts(&arguments) == ["relay"]);
+        started.push(texts(&arguments).join(" "));
     }
-    assert_eq!(relays, 2);
+    started.sort();
+    assert_eq!(started, ["console", "migrate all", "migrate trail", "relay", "relay", "trail"]);
 }
 
 #[test]
@@ -291,7 +314,8 @@ fn the_image_and_the_unit_start_what_there_is() {
     assert_taken("Dockerfile", &command, &variables);
     assert_ne!(line("USER ").split(':').next(), Some("0"));
 
-    for unit in ["ops/systemd/pillarbox-relay.service", "ops/systemd/pillarbox-console.service"] {
+    for name in ["relay", "console", "trail"] {
+        let unit = &format!("ops/systemd/pillarbox-{name}.service");
         let text = read(unit);
         let value = |key: &str| {
             let found = text.lines().find_map(|line| line.strip_prefix(key));
