@@ -156,11 +156,12 @@ pub struct Need {
     pub column: Option<String>,
 }
 
-/// The rights that a duty needs on the outbox's tables, read from the statements that grant them.
+/// The rights that a duty needs on the outbox's tables, or the trail on its own, read from the statements that grant them.
 pub fn needs(duty: Duty) -> Vec<Need> {
     let to = format!(" to pillarbox_{};", duty.as_str());
+    let granted = if duty == Duty::Trail { TRAIL_SQL } else { OUTBOX_SQL };
     let mut needs = Vec::new();
-    for line in OUTBOX_SQL.lines().map(str::trim) {
+    for line in granted.lines().map(str::trim) {
         let Some((privileges, relation)) =
             line.strip_prefix("grant ").and_then(|rest| rest.strip_suffix(&to)).and_then(|rest| {
                 rest.split_once(" on pillarbox.")
@@ -274,6 +275,11 @@ mod tests {
         });
         assert_eq!(statements.count(), 11, "each is on one line, and for one role");
         assert_eq!(needs.len(), 33);
+
+        let needs = super::needs(Duty::Trail);
+        assert!(needs.contains(&need("trail_stream", "update", None)), "{needs:?}");
+        assert!(needs.contains(&need("trail_days(date[])", "execute", None)), "{needs:?}");
+        assert_eq!(needs.len(), 7);
     }
 
     #[test]

@@ -13,13 +13,14 @@ use crate::terminal::harmless;
 /// Check the database, the outbox, the broker and its streams, and say what to fix.
 ///
 /// It only reads, and needs no more rights than the relay has: run it with the relay's DATABASE_URL and NATS_URL. Of a
-/// database that only consumes, it checks the inbox and the broker.
+/// database that only consumes, it checks the inbox and the broker; of one that holds only a trail, the trail and the
+/// broker.
 /// Each finding is ok, warn or fail, with a remedy where there is something to do.
 #[derive(Debug, Args)]
 pub(crate) struct DoctorCommand {
     #[command(flatten)]
     flags: Flags<Surroundings>,
-    /// The database role that the relay runs as, if doctor runs as a different one.
+    /// The database role that the relay runs as, if doctor runs as a different one; or the trail, if there is only a trail.
     #[arg(long, value_name = "ROLE")]
     role: Option<String>,
     /// Report a transaction that has been open for at least this many seconds.

@@ -50,7 +50,15 @@ impl StatusCommand {
                 let json = serde_json::json!({ "schema": schema, "trail": trail });
                 return super::print_json(&(serde_json::to_string_pretty(&json)? + "\n"));
             }
-            (Tables::Neither, Some(trail)) => return super::print(&trail_text(trail)),
+            (Tables::Neither, Some(trail)) => {
+                let text = match trail.is_empty() {
+                    true => "\nThe trail has read nothing yet.\n".to_owned(),
+                    false => format!("\n{}", trail_text(trail)),
+                };
+                let what =
+                    format!("Schema {schema} has a trail and no outbox, and needs no relay.");
+                return super::print(&format!("{what}\n{text}"));
+            }
             (Tables::Neither, None) => return Err(Tables::missing(schema).into()),
         }
         let status = RelayStatus::read(&mut connection, schema, name);

@@ -1,6 +1,7 @@
 //! The inbox's tables.
 
 use pillarbox_store::dead_letters::Side;
+use pillarbox_store::grants::Tables;
 use sqlx::PgConnection;
 
 use super::tables::{dead_letters, migrations};
@@ -13,7 +14,7 @@ pub(super) const TABLES: [&str; 3] = ["inbox", "inbox_failure", "inbox_dead_lett
 pub(super) async fn examine(doctor: &Doctor, connection: &mut PgConnection, report: &mut Report) {
     report.ok("inbox.tables", format!("the tables are in schema {}", doctor.config.schema));
     row_security(doctor, connection, report).await;
-    migrations(doctor, connection, report, Side::Inbox).await;
+    migrations(doctor, connection, report, Tables::Inbox).await;
     dead_letters(doctor, connection, report, Side::Inbox).await;
 }
 

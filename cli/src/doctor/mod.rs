@@ -7,8 +7,8 @@
 //! | `database` | the server: reachable, a primary, its version, clock, open transactions, vacuum |
 //! | `outbox` | tables, rights, sequence, cursor, lease, backlog |
 //! | `inbox` | the tables of a database that only consumes |
-//! | `trail` | whether the trail keeps up, where there is one |
-//! | `tables` | migrations and dead letters, of either side |
+//! | `trail` | whether the trail keeps up, where there is one; its tables and rights |
+//! | `tables` | migrations and dead letters |
 //! | `broker` | reachable, its version, JetStream, the streams that take the outbox's events |
 
 mod broker;
@@ -22,6 +22,7 @@ mod trail;
 
 use std::time::Duration;
 
+use outbox::Purpose;
 use pillarbox_relay::RelayConfig;
 use pillarbox_store::full_text;
 use pillarbox_store::limit::limited;
@@ -55,12 +56,12 @@ pub struct Finding {
     pub remedy: Option<String>,
 }
 
-/// A check-up of one relay's surroundings, or of a database that only consumes.
+/// A check-up of one relay's surroundings, of a database that only consumes, or of one that holds only a trail.
 #[derive(Clone, Debug)]
 pub struct Doctor {
     /// The relay's settings.
     pub config: RelayConfig,
-    /// The database role that the relay runs as. `None`: the role in `config.database_url`.
+    /// The database role that the relay runs as, or the trail if there is only a trail. `None`: the role in `config.database_url`.
     pub role: Option<String>,
     /// A transaction that has been open for at least this long is reported.
     pub old_transaction: Duration,
@@ -93,8 +94,13 @@ impl Doctor {
         }
         let mut outbox = Some(outbox::Found::default());
         if let Some(mut connection) = database::examine(self, &mut report).await {
-            outbox = outbox::examine(self, &mut connection, &mut report).await;
-            trail::examine(self, &mut connection, &mut report).await;
+            let purpose = outbox::examine(self, &mut connection, &mut report).await;
+            let alone = matches!(purpose, Purpose::Trail);
+            trail::examine(self, &mut connection, &mut report, alone).await;
+            outbox = match purpose {
+                Purpose::Outbox(found) => Some(found),
+                Purpose::Inbox | Purpose::Trail => None,
+            };
             // Everything has been read.
             if !report.lost {
                 let _ = limited(self.limit, sqlx::Connection::close(connection)).await;

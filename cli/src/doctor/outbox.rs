@@ -2,14 +2,13 @@
 
 use pillarbox_relay::status::{self, RelayStatus};
 use pillarbox_relay::{Relay, StreamMarks};
-use pillarbox_store::HiddenRows;
 use pillarbox_store::dead_letters::Side;
+use pillarbox_store::{HiddenRows, grants};
 use sqlx::postgres::PgRow;
 use sqlx::{PgConnection, Row};
 
-use super::inbox;
 use super::tables::{dead_letters, migrations, missing, sql};
-use super::{Doctor, Report, privileges, said};
+use super::{Doctor, Report, inbox, privileges, said, trail};
 
 /// A backlog whose oldest event is older than this is reported, in seconds.
 const OLD_BACKLOG: f64 = 60.0;
@@ -23,24 +22,36 @@ pub(super) struct Found {
     pub(super) marks: StreamMarks,
 }
 
-/// Checks the tables. `None`: there is no outbox, and none is needed, because the database only consumes.
+/// What a database is for, by its tables.
+#[derive(Debug)]
+pub(super) enum Purpose {
+    /// It has an outbox, or should have one.
+    Outbox(Found),
+    /// It has an inbox and no outbox.
+    Inbox,
+    /// It has a trail and nothing else.
+    Trail,
+}
+
+/// Checks the tables of the outbox, or of the inbox if there is no outbox and none is needed.
 pub(super) async fn examine(
     doctor: &Doctor,
     connection: &mut PgConnection,
     report: &mut Report,
-) -> Option<Found> {
+) -> Purpose {
     match tables(doctor, connection, report).await {
         Tables::There => {}
-        Tables::Missing => return Some(Found::default()),
-        Tables::NotNeeded => {
+        Tables::Missing => return Purpose::Outbox(Found::default()),
+        Tables::InboxAlone => {
             inbox::examine(doctor, connection, report).await;
-            return None;
+            return Purpose::Inbox;
         }
+        Tables::TrailAlone => return Purpose::Trail,
     }
-    privileges::examine(doctor, connection, report).await;
+    privileges::examine(doctor, connection, report, privileges::RELAY).await;
     row_security(doctor, connection, report).await;
     inbox::row_security(doctor, connection, report).await;
-    migrations(doctor, connection, report, Side::Outbox).await;
+    migrations(doctor, connection, report, grants::Tables::Outbox).await;
     sequence(doctor, connection, report).await;
     triggers(doctor, connection, report).await;
     cursor(doctor, connection, report).await;
@@ -49,7 +60,7 @@ pub(super) async fn examine(
     vacuum(doctor, connection, report).await;
     dead_letters(doctor, connection, report, Side::Outbox).await;
     dead_letters(doctor, connection, report, Side::Inbox).await;
-    Some(Found {
+    Purpose::Outbox(Found {
         topics: topics(doctor, connection, report).await,
         marks: marks(doctor, connection, report).await,
     })
@@ -61,7 +72,9 @@ enum Tables {
     /// Some or all are missing, or nobody knows.
     Missing,
     /// All are missing, and the inbox's are there.
-    NotNeeded,
+    InboxAlone,
+    /// All are missing, and so are the inbox's, and there is a trail.
+    TrailAlone,
 }
 
 async fn tables(doctor: &Doctor, connection: &mut PgConnection, report: &mut Report) -> Tables {
@@ -75,18 +88,32 @@ async fn tables(doctor: &Doctor, connection: &mut PgConnection, report: &mut Rep
         report.ok(CHECK, format!("the tables are in schema {schema}"));
         return Tables::There;
     }
-    let has_inbox = async {
-        let absent = missing(doctor, connection, &inbox::TABLES).await;
-        absent.map(|absent| absent.is_empty())
-    };
-    if absent.len() == Relay::TABLES.len() && report.got(CHECK, has_inbox).await == Some(true) {
-        report.ok(
-            CHECK,
-            format!(
-                "schema {schema} of this database has an inbox and no outbox: it only consumes, and needs no relay"
-            ),
-        );
-        return Tables::NotNeeded;
+    if absent.len() == Relay::TABLES.len() {
+        let others = async {
+            let inbox = missing(doctor, connection, &inbox::TABLES).await?;
+            Ok((inbox, missing(doctor, connection, &trail::TABLES).await?))
+        };
+        let Some((of_inbox, of_trail)) = report.got(CHECK, others).await else {
+            return Tables::Missing;
+        };
+        if of_inbox.is_empty() {
+            report.ok(
+                CHECK,
+                format!(
+                    "schema {schema} of this database has an inbox and no outbox: it only consumes, and needs no relay"
+                ),
+            );
+            return Tables::InboxAlone;
+        }
+        if of_inbox.len() == inbox::TABLES.len() && of_trail.len() < trail::TABLES.len() {
+            report.ok(
+                CHECK,
+                format!(
+                    "schema {schema} of this database has a trail and no outbox, and needs no relay"
+                ),
+            );
+            return Tables::TrailAlone;
+        }
     }
     report.fail(
         CHECK,

@@ -1,7 +1,8 @@
-//! What is checked in the same way on both sides, outbox and inbox.
+//! What is checked in the same way of each set of tables.
 
 use pillarbox_store::Schema;
 use pillarbox_store::dead_letters::Side;
+use pillarbox_store::grants::Tables;
 use sqlx::{PgConnection, SqlStr};
 
 use super::{Doctor, Report};
@@ -36,11 +37,12 @@ pub(super) async fn migrations(
     doctor: &Doctor,
     connection: &mut PgConnection,
     report: &mut Report,
-    side: Side,
+    tables: Tables,
 ) {
-    let (check, name) = match side {
-        Side::Outbox => ("outbox.migrations", "outbox"),
-        Side::Inbox => ("inbox.migrations", "inbox"),
+    let (check, name) = match tables {
+        Tables::Outbox => ("outbox.migrations", "outbox"),
+        Tables::Inbox => ("inbox.migrations", "inbox"),
+        Tables::Trail => ("trail.migrations", "trail"),
     };
     let recorded = sqlx::query_scalar(
         "select exists (select from pg_class where relname = $2 || '_migration' \
@@ -66,7 +68,7 @@ pub(super) async fn migrations(
     let Some(applied) = report.got(check, applied).await else {
         return;
     };
-    let known = known_migrations(side, &doctor.config.schema);
+    let known = known_migrations(tables, &doctor.config.schema);
     let newest = known.iter().max().copied().unwrap_or_default();
     let missing: Vec<String> = known
         .iter()
@@ -97,10 +99,11 @@ pub(super) async fn migrations(
     }
 }
 
-fn known_migrations(side: Side, schema: &str) -> Vec<i64> {
-    let known = match side {
-        Side::Outbox => pillarbox_outbox::migrations(schema).unwrap_or_default(),
-        Side::Inbox => pillarbox_inbox::migrations(schema).unwrap_or_default(),
+fn known_migrations(tables: Tables, schema: &str) -> Vec<i64> {
+    let known = match tables {
+        Tables::Outbox => pillarbox_outbox::migrations(schema).unwrap_or_default(),
+        Tables::Inbox => pillarbox_inbox::migrations(schema).unwrap_or_default(),
+        Tables::Trail => pillarbox_trail::migrations(schema).unwrap_or_default(),
     };
     known.iter().filter_map(|(name, _)| name.split('_').next()?.parse().ok()).collect()
 }

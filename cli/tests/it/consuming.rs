@@ -1,4 +1,4 @@
-//! A database that only consumes needs no outbox, and no command asks for one.
+//! A database that only consumes, or holds only a trail, needs no outbox, and no command asks for one.
 
 use std::process::Command;
 
@@ -16,14 +16,17 @@ async fn run(scope: &Scope, sql: &str) {
     sqlx::raw_sql(AssertSqlSafe(sql.to_owned())).execute(scope.pool()).await.unwrap();
 }
 
-/// What doctor finds beside the server's own settings, which are those of a test.
-async fn troubles(scope: &Scope) -> Vec<Finding> {
-    let config = RelayConfig {
+async fn doctor(scope: &Scope) -> Doctor {
+    Doctor::new(RelayConfig {
         database_url: scope.database_url().to_owned(),
         nats_url: servers().await.unwrap().nats.url(),
         ..RelayConfig::default()
-    };
-    let findings = Doctor::new(config).examine().await;
+    })
+}
+
+/// What doctor finds beside the server's own settings, which are those of a test.
+async fn troubles(scope: &Scope) -> Vec<Finding> {
+    let findings = doctor(scope).await.examine().await;
     let about_tables = |finding: &Finding| !finding.check.starts_with("database.");
     assert!(findings.iter().filter(|finding| about_tables(finding)).count() >= 4, "{findings:#?}");
     let troubles = |finding: &Finding| about_tables(finding) && finding.level != Level::Ok;
@@ -101,6 +104,71 @@ async fn a_database_that_only_consumes_is_not_told_to_make_an_outbox() {
     let found: Vec<_> =
         troubles(&scope).await.iter().map(|found| (found.check, found.level)).collect();
     assert_eq!(found, [("inbox.row_security", Level::Warn), ("inbox.migrations", Level::Fail)]);
+}
+
+#[tokio::test]
+async fn a_database_that_holds_only_a_trail_is_not_told_to_make_an_outbox() {
+    let scope = database().await;
+    pillarbox_trail::migrate(scope.pool()).await.unwrap();
+    let only = |found: &[Finding], check: &str, level: Level, words: &str| match found {
+        [found]
+            if found.check == check && found.level == level && found.message.contains(words) =>
+        {
+            found.remedy.clone().unwrap()
+        }
+        found => panic!("{check}: {found:#?}"),
+    };
+    let said = only(&troubles(&scope).await, "trail.streams", Level::Warn, "read nothing yet");
+    assert!(said.contains("pillarbox trail"), "{said}");
+    let (well, said) = status(&scope, &[]);
+    assert!(well && said.contains("a trail and no outbox") && !said.contains("migrate"), "{said}");
+    run(
+        &scope,
+        "insert into pillarbox.trail_stream (stream, life, last_sequence) values ('S', now(), 7)",
+    )
+    .await;
+    let found = troubles(&scope).await;
+    assert!(found.is_empty(), "{found:#?}");
+    let (well, said) = status(&scope, &[]);
+    assert!(well && said.contains("S is 7 behind"), "{said}");
+    let (well, said) = status(&scope, &["--json"]);
+    let said: Value = serde_json::from_str(&said).unwrap();
+    assert!(well && said["schema"] == "pillarbox" && said["trail"][0]["stream"] == "S", "{said}");
+
+    // What its role lacks, while nobody reads.
+    run(&scope, "update pillarbox.trail_stream set looked_at = now() - interval '1 hour'").await;
+    only(&troubles(&scope).await, "trail.streams", Level::Warn, "nobody has looked");
+    let role = format!("{}_reader", scope.prefix());
+    run(
+        &scope,
+        &format!(
+            "create role {role}; grant usage on schema pillarbox to {role}; \
+             grant select, insert on pillarbox.trail, pillarbox.trail_stream to {role}"
+        ),
+    )
+    .await;
+    let doctor = Doctor { role: Some(role.clone()), ..doctor(&scope).await };
+    let findings = doctor.examine().await;
+    let lacks = findings.iter().find(|found| found.check == "trail.privileges").unwrap();
+    assert!(lacks.level == Level::Fail && lacks.message.contains("3 of the trail's"), "{lacks:#?}");
+    let remedy = lacks.remedy.clone().unwrap();
+    for missing in ["update on pillarbox.trail_stream", "trail_days(date[])", "trail_forget("] {
+        assert!(remedy.contains(missing), "{remedy}");
+    }
+    run(&scope, remedy.split(" (`pillarbox").next().unwrap()).await;
+    let findings = doctor.examine().await;
+    let has = findings.iter().find(|found| found.check == "trail.privileges").unwrap();
+    assert!(has.level == Level::Ok, "{has:#?}");
+
+    // Half a trail, and an older one.
+    run(&scope, "update pillarbox.trail_stream set looked_at = now()").await;
+    run(&scope, "delete from pillarbox.trail_migration").await;
+    only(&troubles(&scope).await, "trail.migrations", Level::Fail, "older than this program");
+    run(&scope, "drop function pillarbox.trail_forget").await;
+    let said = only(&troubles(&scope).await, "trail.tables", Level::Fail, "trail_forget");
+    assert!(said.contains("pillarbox migrate trail"), "{said}");
+    run(&scope, "drop table pillarbox.trail_stream").await;
+    only(&troubles(&scope).await, "trail.tables", Level::Fail, "trail_stream, trail_forget");
 }
 
 #[tokio::test]
