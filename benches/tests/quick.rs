@@ -7,7 +7,7 @@ use pillarbox_benches::Report;
 use pillarbox_benches::program::{Subject, run};
 use pillarbox_benches::subjects::{
     DeliveryLatency, Footprint, InboxRate, OutboxRate, RelayBacklog, RelayBloat, RelayDrain,
-    RelayKeys, Retention, SagaRate, Scheduled, Skipping,
+    RelayKeys, Retention, SagaRate, Scheduled, Skipping, TrailRate,
 };
 use pillarbox_testkit::Servers;
 
@@ -44,6 +44,7 @@ async fn every_program_measures_what_it_says_and_writes_its_files() {
         quick::<SagaRate>(&servers, folder).await,
         quick::<Scheduled>(&servers, folder).await,
         quick::<Skipping>(&servers, folder).await,
+        quick::<TrailRate>(&servers, folder).await,
     ];
     // Each goal has a row in the table.
     let wanted = reports.iter().flat_map(|report| &report.tables);

@@ -15,6 +15,7 @@ pub mod retention;
 pub mod saga_rate;
 pub mod scheduled;
 pub mod skipping;
+pub mod trail_rate;
 
 use anyhow::Result;
 
@@ -32,6 +33,7 @@ pub use retention::Retention;
 pub use saga_rate::SagaRate;
 pub use scheduled::Scheduled;
 pub use skipping::Skipping;
+pub use trail_rate::TrailRate;
 
 /// The program `delivery_latency`.
 ///
@@ -127,4 +129,12 @@ pub fn scheduled() -> Result<()> {
 /// Any error that stops the program.
 pub fn skipping() -> Result<()> {
     program::main::<Skipping>()
+}
+
+/// The program `trail_rate`.
+///
+/// # Errors
+/// Any error that stops the program.
+pub fn trail_rate() -> Result<()> {
+    program::main::<TrailRate>()
 }
