@@ -27,7 +27,7 @@ pub use tokens::{Tokens, TokensError};
 pub enum Role {
     /// May look.
     Viewer,
-    /// May look, retry and discard.
+    /// May look and change something.
     Operator,
 }
 

@@ -15,6 +15,8 @@ use crate::state::State;
 
 /// The largest form, in bytes.
 const FORM: usize = 64 * 1024;
+/// The largest form with the content of a dead letter, in bytes. A byte of the content may take three.
+const EDIT_FORM: usize = 1024 * 1024;
 
 /// The operator's page. It shows some places to those whom its access lets in.
 pub struct Console(State);
@@ -73,6 +75,12 @@ impl Console {
             .route("/dead-letters/one", get(pages::letter::page))
             .route("/dead-letters/sure", get(pages::change::sure))
             .route("/dead-letters/change", post(pages::change::change))
+            .route(
+                "/dead-letters/edit",
+                get(pages::edit::page)
+                    .post(pages::edit::edit)
+                    .layer(DefaultBodyLimit::max(EDIT_FORM)),
+            )
             .route("/job", get(pages::job::page))
             .route("/job/stop", post(pages::job::stop))
             .route("/actions", get(pages::actions::page))

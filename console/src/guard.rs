@@ -9,6 +9,7 @@ use axum::http::request::Parts;
 use axum::http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode, header};
 use axum::middleware::Next;
 use axum::response::{IntoResponse, Redirect, Response};
+use pillarbox_store::Operator;
 use pillarbox_store::limit::within;
 
 use crate::access::{Access, Role, Visitor, asks_loopback, peer};
@@ -43,6 +44,11 @@ impl Admitted {
     /// Whether a form comes from a page that this visitor was shown.
     pub(crate) fn is_own(&self, state: &State, form_token: &str) -> bool {
         state.is_form_token(&self.bound, form_token)
+    }
+
+    /// Who acts, for the record, and why.
+    pub(crate) fn operator(&self, note: &str) -> Operator {
+        Operator::new(&format!("{} (console)", self.visitor.name), Some(note.trim()))
     }
 
     pub(crate) fn may_change(&self) -> bool {

@@ -30,6 +30,7 @@ const KEPT: usize = 20;
 pub(crate) enum Verb {
     Retry,
     Discard,
+    Restore,
 }
 
 impl Verb {
@@ -37,6 +38,7 @@ impl Verb {
         match name {
             "retry" => Some(Self::Retry),
             "discard" => Some(Self::Discard),
+            "restore" => Some(Self::Restore),
             _ => None,
         }
     }
@@ -45,6 +47,16 @@ impl Verb {
         match self {
             Self::Retry => "retry",
             Self::Discard => "discard",
+            Self::Restore => "restore",
+        }
+    }
+
+    /// The state of the letters that it changes. `None`: unresolved.
+    fn of_state(self) -> Option<LetterState> {
+        match self {
+            Self::Retry => Some(LetterState::Dead),
+            Self::Discard => None,
+            Self::Restore => Some(LetterState::Discarded),
         }
     }
 }
@@ -125,10 +137,7 @@ impl Job {
             return Ok(End::Done);
         };
         let letters = place.letters(self.order.side).await?;
-        let mut filter = self.order.filter.clone();
-        if self.order.verb == Verb::Retry {
-            filter.state = Some(LetterState::Dead);
-        }
+        let filter = Filter { state: self.order.verb.of_state(), ..self.order.filter.clone() };
         let numbers = in_time(letters.numbers(&filter, MOST)).await?;
         self.note(|progress| progress.matched = Some(numbers.len()));
         for some in numbers.chunks(AT_ONCE) {
@@ -149,11 +158,13 @@ impl Job {
     }
 
     async fn change(&self, letters: &DeadLetters, some: &[i64]) -> Result<Changed, Unanswered> {
-        let filter = Filter { letters: Some(some.to_vec()), ..Filter::default() };
+        let state = self.order.verb.of_state();
+        let filter = Filter { letters: Some(some.to_vec()), state, ..Filter::default() };
         let found = in_time(letters.list(&filter, i64::MAX)).await?;
         match self.order.verb {
             Verb::Retry => in_time(letters.retry(&found, &self.order.operator)).await,
             Verb::Discard => in_time(letters.discard(&found, &self.order.operator)).await,
+            Verb::Restore => in_time(letters.restore(&found, &self.order.operator)).await,
         }
     }
 }

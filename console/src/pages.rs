@@ -5,6 +5,7 @@ pub(crate) mod assets;
 pub(crate) mod change;
 pub(crate) mod consumers;
 pub(crate) mod doctor;
+pub(crate) mod edit;
 pub(crate) mod flows;
 pub(crate) mod job;
 pub(crate) mod letter;

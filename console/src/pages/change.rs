@@ -1,4 +1,4 @@
-//! Retrying and discarding dead letters: the question whether to, and the beginning of the job.
+//! Retrying, discarding and restoring dead letters: the question whether to, and the beginning of the job.
 
 use std::sync::Arc;
 
@@ -7,11 +7,10 @@ use axum::Form;
 use axum::extract::{Query as Asked, State as Shared};
 use axum::http::StatusCode;
 use axum::response::{IntoResponse, Redirect, Response};
-use pillarbox_store::actions::Operator;
-use pillarbox_store::dead_letters::Filter;
+use pillarbox_store::dead_letters::{Filter, LetterState};
 use serde::Deserialize;
 
-use super::letter_groups::{SINCES, Which, side};
+use super::letter_groups::{DISCARDED, SINCES, Which, side};
 use super::{Frame, given, html, said};
 use crate::guard::Admitted;
 use crate::jobs::{MOST, Order, Verb};
@@ -40,6 +39,7 @@ pub(crate) struct Wish {
     group: String,
     key: String,
     event: String,
+    state: String,
 }
 
 impl Wish {
@@ -55,6 +55,7 @@ impl Wish {
             group: self.group.clone(),
             key: self.key.clone(),
             event: self.event.clone(),
+            state: self.state.clone(),
         }
     }
 
@@ -62,14 +63,17 @@ impl Wish {
     fn filter(&self) -> Option<Filter> {
         let is_blank = |(_, value): &(&str, String)| value.trim().is_empty();
         let is_known = SINCES.iter().any(|(since, _)| *since == self.since);
-        if self.fields().iter().any(is_blank) || !is_known {
+        let is_restore = self.verb == Verb::Restore.as_str();
+        let fits = self.state.is_empty() || (self.state == DISCARDED && is_restore);
+        if self.fields().iter().any(is_blank) || !is_known || !fits {
             return None;
         }
         let letters = match given(&self.letter) {
             Some(letter) => Some(vec![letter.parse().ok()?]),
             None => None,
         };
-        Some(Filter { letters, ..self.which().filter() })
+        let state = is_restore.then_some(LetterState::Discarded);
+        Some(Filter { letters, state, ..self.which().filter() })
     }
 
     /// Everything but the note and the token, for the form.
@@ -87,6 +91,7 @@ impl Wish {
             ("group", &self.group),
             ("key", &self.key),
             ("event", &self.event),
+            ("state", &self.state),
         ];
         all.into_iter()
             .filter(|(_, value)| !value.is_empty())
@@ -132,6 +137,7 @@ async fn ask(state: &State, admitted: &Admitted, wish: &Wish, status: StatusCode
     let title = match verb {
         Verb::Retry => "Retry dead letters",
         Verb::Discard => "Discard dead letters",
+        Verb::Restore => "Restore discarded letters",
     };
     let count = match count {
         Ok(count) => count,
@@ -139,11 +145,14 @@ async fn ask(state: &State, admitted: &Admitted, wish: &Wish, status: StatusCode
             return said(state, admitted, StatusCode::SERVICE_UNAVAILABLE, title, why, remedy);
         }
     };
-    let shown = ["do", "letter", "side"];
+    let shown = ["do", "letter", "side", "state"];
     let page = Sure {
         frame: Frame::new(state, admitted, "/dead-letters", title),
         verb: verb.as_str(),
-        what: counted(count, "unresolved dead letter", "unresolved dead letters"),
+        what: match verb {
+            Verb::Restore => counted(count, "discarded letter", "discarded letters"),
+            _ => counted(count, "unresolved dead letter", "unresolved dead letters"),
+        },
         narrowed: wish.fields().into_iter().filter(|(name, _)| !shown.contains(name)).collect(),
         fields: wish.fields(),
         too_many: (count > MOST).then(|| number(MOST)),
@@ -166,12 +175,10 @@ pub(crate) async fn change(
     else {
         return unclear(&state, &admitted);
     };
-    let note = given(&wish.note);
-    if verb == Verb::Discard && note.is_none() {
+    if verb != Verb::Retry && given(&wish.note).is_none() {
         return ask(&state, &admitted, &wish, StatusCode::UNPROCESSABLE_ENTITY).await;
     }
-    let who = format!("{} (console)", admitted.visitor.name);
-    let operator = Operator::new(&who, note.as_deref());
+    let operator = admitted.operator(&wish.note);
     let order = Order { verb, place: place.name().to_owned(), side, filter, operator };
     match state.jobs.begin(order, state.places.clone()) {
         Some(job) => {
@@ -183,7 +190,7 @@ pub(crate) async fn change(
             Redirect::to(&format!("{}/job?id={}", state.base, job.id)).into_response()
         }
         None => {
-            let text = "Other retries or discards are running.";
+            let text = "Other changes of many letters are running.";
             let remedy = "Wait until one of them has ended, then try again.";
             said(&state, &admitted, StatusCode::TOO_MANY_REQUESTS, "Not begun", text, remedy)
         }

@@ -58,6 +58,7 @@ pub(crate) async fn page(
     let title = match job.order.verb {
         Verb::Retry => "Retry of dead letters",
         Verb::Discard => "Discarding dead letters",
+        Verb::Restore => "Restoring discarded letters",
     };
     let outcome = job.outcome(&state.places).await.map(|outcome| {
         let mut said = vec![
@@ -97,6 +98,7 @@ pub(crate) async fn page(
                 counted(changed, "letter is to be tried again", "letters are to be tried again")
             }
             Verb::Discard => counted(changed, "letter discarded", "letters discarded"),
+            Verb::Restore => counted(changed, "letter is dead again", "letters are dead again"),
         },
         refused: progress.refused,
         refusal: progress.refusal.unwrap_or_default(),

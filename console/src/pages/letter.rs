@@ -6,7 +6,7 @@ use askama::Template;
 use axum::extract::{Query as Asked, State as Shared};
 use axum::http::StatusCode;
 use axum::response::Response;
-use pillarbox_store::dead_letters::{Filter, LetterView, Side};
+use pillarbox_store::dead_letters::{Filter, LetterState, LetterView, Side};
 use serde::Deserialize;
 
 use super::letter_groups::{side, side_name};
@@ -17,7 +17,7 @@ use crate::state::State;
 use crate::words::{Moment, Query, bytes};
 
 /// As much of a payload is shown, in bytes.
-const PAYLOAD: usize = 64 * 1024;
+pub(super) const PAYLOAD: usize = 64 * 1024;
 
 #[derive(Clone, Debug, Default, Deserialize)]
 #[serde(default)]
@@ -36,6 +36,8 @@ struct Page {
     who: &'static str,
     letter: LetterView,
     state: &'static str,
+    is_discarded: bool,
+    may_edit: bool,
     kind: Query,
     one: Query,
     /// The flow that the event belongs to.
@@ -74,20 +76,25 @@ pub(crate) async fn page(
     }
 }
 
-fn gone(state: &State, admitted: &Admitted) -> Response {
-    let text = "There is no such unresolved dead letter.";
-    let remedy = "It was handled, shipped or discarded meanwhile, or the link is wrong.";
+pub(super) fn gone(state: &State, admitted: &Admitted) -> Response {
+    let text = "There is no such dead letter.";
+    let remedy =
+        "It was handled or shipped meanwhile, or the link is wrong. Begin at the dead letters.";
     said(state, admitted, StatusCode::NOT_FOUND, "One dead letter", text, remedy)
 }
 
+/// The letter of this number, with its whole payload, if it is unresolved or discarded.
 pub(super) async fn read(
     place: &Place,
     side: Side,
     letter: i64,
 ) -> Result<Option<LetterView>, Unanswered> {
-    let filter = Filter { letters: Some(vec![letter]), ..Filter::default() };
+    let of = |state| Filter { letters: Some(vec![letter]), state, ..Filter::default() };
     let letters = place.letters(side).await?;
-    in_time(letters.first(&filter)).await
+    match in_time(letters.first(&of(None))).await? {
+        Some(found) => Ok(Some(found)),
+        None => in_time(letters.first(&of(Some(LetterState::Discarded)))).await,
+    }
 }
 
 fn shown(frame: Frame, place: &Place, side: Side, letter: LetterView, payload: bool) -> Page {
@@ -109,16 +116,15 @@ fn shown(frame: Frame, place: &Place, side: Side, letter: LetterView, payload: b
         side: side_name(side),
         who: if side == Side::Inbox { "consumer" } else { "relay" },
         state: letter.state.as_str(),
+        is_discarded: letter.state == LetterState::Discarded,
+        may_edit: letter.state == LetterState::Dead && letter.whole,
         flow: Query::default().with("id", &letter.event_id),
         kind: Query::default()
             .with("place", place.name())
             .with("side", side_name(side))
             .with("owner", &letter.owner)
             .with("reason", &letter.reason),
-        one: Query::default()
-            .with("place", place.name())
-            .with("side", side_name(side))
-            .with("letter", &letter.letter.to_string()),
+        one: one(place, side, letter.letter),
         at: Moment::ago(letter.age_seconds),
         key: letter.key.clone().unwrap_or_else(|| "none".to_owned()),
         event_type: letter.event_type.clone().unwrap_or_else(|| "no event".to_owned()),
@@ -130,6 +136,14 @@ fn shown(frame: Frame, place: &Place, side: Side, letter: LetterView, payload: b
         cut,
         letter,
     }
+}
+
+/// What says in a link which letter it is.
+pub(super) fn one(place: &Place, side: Side, letter: i64) -> Query {
+    Query::default()
+        .with("place", place.name())
+        .with("side", side_name(side))
+        .with("letter", &letter.to_string())
 }
 
 /// The lines of an error.

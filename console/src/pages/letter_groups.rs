@@ -7,7 +7,7 @@ use axum::extract::{Query as Asked, State as Shared};
 use axum::http::StatusCode;
 use axum::response::Response;
 use futures::future::join_all;
-use pillarbox_store::dead_letters::{Filter, Group, Groups, Side, brief};
+use pillarbox_store::dead_letters::{Filter, Group, Groups, LetterState, Side, brief};
 use serde::Deserialize;
 
 use super::{Frame, given, html};
@@ -34,6 +34,8 @@ pub(crate) struct Which {
     pub(super) group: String,
     pub(super) key: String,
     pub(super) event: String,
+    /// `discarded`, or nothing for the unresolved ones.
+    pub(super) state: String,
 }
 
 impl Which {
@@ -56,8 +58,14 @@ impl Which {
             group: given(&self.group),
             key: given(&self.key),
             event_id: given(&self.event),
+            state: self.is_discarded().then_some(LetterState::Discarded),
             ..Filter::default()
         }
+    }
+
+    /// Whether the discarded letters are wanted, and not the unresolved ones.
+    pub(super) fn is_discarded(&self) -> bool {
+        self.state == DISCARDED
     }
 
     fn since_seconds(&self) -> Option<i64> {
@@ -82,6 +90,7 @@ impl Which {
             .with_some("group", &self.group)
             .with_some("key", &self.key)
             .with_some("event", &self.event)
+            .with_some("state", &self.state)
     }
 
     fn narrows(&self) -> bool {
@@ -135,6 +144,9 @@ struct Kind {
     list: Query,
 }
 
+/// The name of the state that the letters of a filter may have beside the unresolved ones.
+pub(super) const DISCARDED: &str = "discarded";
+
 /// The choices of how far back.
 pub(super) const SINCES: [(&str, &str); 4] = [
     ("", "any time"),
@@ -161,7 +173,8 @@ pub(crate) async fn page(
                 partly |= found.letters >= READ;
                 letters += found.letters;
                 left_out += found.left_out;
-                groups.extend(found.groups.into_iter().map(|group| kind(place, side, group)));
+                let kinds = found.groups.into_iter();
+                groups.extend(kinds.map(|group| kind(place, side, &which, group)));
             }
             Err(why) => unread.push((place.name().to_owned(), why)),
         }
@@ -206,11 +219,12 @@ async fn has_letters(place: &Place, side: Side) -> Result<bool, Unanswered> {
     })
 }
 
-fn kind(place: &Place, side: Side, group: Group) -> Kind {
+fn kind(place: &Place, side: Side, which: &Which, group: Group) -> Kind {
     let list = Query::default()
         .with("place", place.name())
         .with("side", side_name(side))
-        .with("group", &group.group);
+        .with("group", &group.group)
+        .with_some("state", &which.state);
     Kind {
         place: place.name().to_owned(),
         who: if side == Side::Inbox { "consumer" } else { "relay" },

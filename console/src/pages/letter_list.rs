@@ -8,7 +8,8 @@ use axum::http::StatusCode;
 use axum::response::Response;
 use pillarbox_store::dead_letters::{LetterView, Side, brief};
 
-use super::letter_groups::{SINCES, Which, side, side_name};
+use super::letter::one;
+use super::letter_groups::{SINCES, Which, side};
 use super::{Frame, ROWS, html, said};
 use crate::guard::Admitted;
 use crate::place::{Place, Unanswered, in_time};
@@ -73,11 +74,8 @@ async fn read(place: &Place, side: Side, which: &Which) -> Result<Vec<LetterView
 }
 
 fn letter(place: &Place, side: Side, letter: LetterView) -> Letter {
-    let one = Query::default()
-        .with("place", place.name())
-        .with("side", side_name(side))
-        .with("letter", &letter.letter.to_string());
     Letter {
+        one: one(place, side, letter.letter),
         event_id: letter.event_id,
         event_type: letter.event_type.unwrap_or_else(|| "no event".to_owned()),
         key: letter.key.unwrap_or_else(|| "–".to_owned()),
@@ -86,6 +84,5 @@ fn letter(place: &Place, side: Side, letter: LetterView) -> Letter {
         error: brief(&letter.error, 140),
         attempts: letter.attempts,
         at: Moment::ago(letter.age_seconds),
-        one,
     }
 }

@@ -195,7 +195,7 @@ async fn a_service_lets_in_whom_its_own_layer_names() {
     );
 }
 
-/// Every page, a retry and a discard work with the operator's role and no other right.
+/// Every page and every change work with the operator's role and no other right.
 #[tokio::test(flavor = "multi_thread")]
 async fn the_operators_role_is_enough_for_all_of_it() {
     use pillarbox_store::grants::{self, Roles, Tables};
@@ -224,6 +224,8 @@ async fn the_operators_role_is_enough_for_all_of_it() {
         "/dead-letters",
         "/dead-letters/list?place=shop&side=inbox",
         "/dead-letters/one?place=shop&side=inbox&letter=1",
+        "/dead-letters/edit?place=shop&side=inbox&letter=1",
+        "/dead-letters?state=discarded",
         "/flows?key=order-1",
         "/sagas",
         "/sagas/one?place=shop&saga=trip&id=trip-17",
@@ -241,7 +243,18 @@ async fn the_operators_role_is_enough_for_all_of_it() {
     let page = served.get_as(&cookie, "/").await.text;
     let token =
         page.split("name=\"form_token\" value=\"").nth(1).unwrap().split('"').next().unwrap();
-    for (verb, state) in [("retry", "parked"), ("discard", "discarded")] {
+    let edit = [
+        ("form_token", token),
+        ("place", "shop"),
+        ("side", "inbox"),
+        ("letter", "1"),
+        ("merge", "{\"currency\": \"EUR\"}"),
+        ("headers", "{\"tenant\": \"acme\"}"),
+        ("note", "as the operator's role"),
+    ];
+    let edited = served.post(&cookie, "/dead-letters/edit", &edit).await;
+    assert_eq!(edited.status, StatusCode::SEE_OTHER, "{}", edited.text);
+    for (verb, state) in [("retry", "parked"), ("discard", "discarded"), ("restore", "dead")] {
         let form = [
             ("form_token", token),
             ("do", verb),

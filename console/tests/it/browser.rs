@@ -166,6 +166,13 @@ impl Browser {
         self.go("/login").await;
         self.write("#token", token).await;
         self.click("button").await;
+        // A click does not wait for the page that it leads to.
+        eventually("the login", WAIT, async || {
+            let page = self.source().await;
+            if page.contains("Log out") { Ok::<_, String>(Some(())) } else { Err(page) }
+        })
+        .await
+        .unwrap();
     }
 }
 
@@ -237,6 +244,7 @@ async fn every_page_is_readable_at_two_widths_and_in_both_colour_schemes() {
             ("letters", "/dead-letters/list?place=shop&side=inbox&owner=ledger"),
             ("letter", "/dead-letters/one?place=shop&side=inbox&letter=3010"),
             ("sure", "/dead-letters/sure?do=discard&place=shop&side=inbox&owner=ledger"),
+            ("edit", "/dead-letters/edit?place=shop&side=inbox&letter=3010"),
             ("flows", "/flows?key=order-42"),
             ("sagas", "/sagas"),
             ("saga", "/sagas/one?place=shop&saga=trip&id=trip-17"),
@@ -296,6 +304,48 @@ async fn a_kind_is_retried_by_keyboard_and_the_page_shows_what_became_of_it() {
         .await
         .unwrap();
         browser.picture("job").await;
+    })
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_letter_is_edited_in_the_form_and_only_what_was_changed_changes() {
+    let (shop, served) = troubled().await;
+    let payload = "{\"amount\": \"12,50\",\n  \"name\": \"</textarea>\u{202e}M\u{fc}ller\"}\n";
+    sqlx::query("update pillarbox.inbox_dead_letter set payload = $1 where position = 3010")
+        .bind(payload.as_bytes())
+        .execute(shop.pool())
+        .await
+        .unwrap();
+    let stored = async || {
+        let sql = "select payload from pillarbox.inbox_dead_letter where position = 3010";
+        let payload: Vec<u8> = sqlx::query_scalar(sql).fetch_one(shop.pool()).await.unwrap();
+        String::from_utf8(payload).unwrap()
+    };
+    with(&served, async |browser| {
+        browser.log_in(TOKEN).await;
+        let edit = async |css: &str, text: &str| {
+            browser.go("/dead-letters/one?place=shop&side=inbox&letter=3010").await;
+            browser.click("a[href*='/dead-letters/edit']").await;
+            browser.write(css, text).await;
+            browser.write("input[name=note]", "by hand").await;
+            browser.picture("editing").await;
+            browser.click(".sure button").await;
+            eventually("the letter again", WAIT, async || {
+                let page = browser.source().await;
+                if page.contains("<dt>Edited</dt>") { Ok::<_, String>(Some(())) } else { Err(page) }
+            })
+            .await
+            .unwrap();
+        };
+        // The text goes through the browser and back, with every line as it was.
+        edit("textarea[name=headers]", "{\"tenant\": \"acme\"}").await;
+        assert_eq!(stored().await, payload);
+        edit("textarea[name=payload]", "\n").await;
+        assert_eq!(stored().await, payload.replace('\u{202e}', "\\u202e") + "\n");
+        edit("textarea[name=merge]", "{\"amount\": 1250}").await;
+        let name = "\"name\":\"</textarea>\\u202eM\u{fc}ller\"";
+        assert_eq!(stored().await, format!("{{\"amount\":1250,{name}}}"));
     })
     .await;
 }

@@ -2,29 +2,10 @@
 
 use std::time::Duration;
 
-use pillarbox_console::{Access, Console, Tokens};
 use pillarbox_testkit::eventually;
 use reqwest::StatusCode;
 
-use super::support::{Answer, Served, Shop};
-
-const ANNA: &str = "anna-0123456789-0123456789-abc";
-const BEN: &str = "ben-00123456789-0123456789-abc";
-
-async fn served(shop: &Shop) -> Served {
-    let file = format!("operator anna {ANNA}\nviewer ben {BEN}\n");
-    let tokens = Tokens::parse(&file).unwrap();
-    Served::new(Console::new(vec![shop.place()], Access::Tokens(tokens))).await
-}
-
-async fn log_in(served: &Served, token: &str) -> String {
-    served.post("", "/login", &[("token", token)]).await.cookie().unwrap()
-}
-
-fn form_token(page: &str) -> String {
-    let from = page.split("name=\"form_token\" value=\"").nth(1).unwrap();
-    from.split('"').next().unwrap().to_owned()
-}
+use super::support::{ANNA, Answer, BEN, Served, Shop, form_token, log_in};
 
 async fn states(shop: &Shop) -> Vec<(String, i64)> {
     sqlx::query_as(
@@ -56,7 +37,7 @@ async fn a_kind_is_retried_and_another_discarded_and_both_are_recorded() {
     let shop = Shop::open().await;
     shop.give_up("payments", "order.placed", "card declined for order 17", 250).await;
     shop.give_up("ledger", "order.paid", "no such column: cents", 3).await;
-    let served = served(&shop).await;
+    let served = shop.with_accounts(false).await;
     let cookie = log_in(&served, ANNA).await;
     let sure = served
         .get_as(&cookie, "/dead-letters/sure?do=retry&place=shop&side=inbox&owner=payments")
@@ -102,7 +83,7 @@ async fn a_kind_is_retried_and_another_discarded_and_both_are_recorded() {
 async fn viewers_and_forged_forms_change_nothing() {
     let shop = Shop::open().await;
     shop.give_up("payments", "order.placed", "card declined", 2).await;
-    let served = served(&shop).await;
+    let served = shop.with_accounts(false).await;
     let (anna, ben) = (log_in(&served, ANNA).await, log_in(&served, BEN).await);
     let form = |token: &str| {
         ["form_token", "do", "place", "side", "note"]
@@ -141,7 +122,7 @@ async fn viewers_and_forged_forms_change_nothing() {
 async fn a_filter_that_means_nothing_changes_nothing() {
     let shop = Shop::open().await;
     shop.give_up("payments", "order.placed", "card declined", 2).await;
-    let served = served(&shop).await;
+    let served = shop.with_accounts(false).await;
     let cookie = log_in(&served, ANNA).await;
     let token = form_token(&served.get_as(&cookie, "/").await.text);
     for (name, value) in
@@ -169,7 +150,7 @@ async fn a_filter_that_means_nothing_changes_nothing() {
 async fn a_job_that_is_stopped_leaves_the_rest_as_it_was() {
     let shop = Shop::open().await;
     shop.give_up("payments", "order.placed", "card declined", 5_000).await;
-    let served = served(&shop).await;
+    let served = shop.with_accounts(false).await;
     let cookie = log_in(&served, ANNA).await;
     // The job waits for this row after some hundreds of letters.
     let mut lock = shop.pool().begin().await.unwrap();

@@ -2,12 +2,28 @@
 
 use std::net::SocketAddr;
 
-use pillarbox_console::{Access, Console, Place};
+use pillarbox_console::{Access, Console, Place, Tokens};
 use pillarbox_testkit::{Scope, servers};
 use reqwest::redirect::Policy;
 use reqwest::{Client, Method, RequestBuilder, StatusCode};
 use sqlx::PgPool;
 use tokio::task::JoinHandle;
+
+/// The token of an operator.
+pub const ANNA: &str = "anna-0123456789-0123456789-abc";
+/// The token of a viewer.
+pub const BEN: &str = "ben-00123456789-0123456789-abc";
+
+/// Logs in, and returns the cookie.
+pub async fn log_in(served: &Served, token: &str) -> String {
+    served.post("", "/login", &[("token", token)]).await.cookie().unwrap()
+}
+
+/// What the forms of a page contain.
+pub fn form_token(page: &str) -> String {
+    let from = page.split("name=\"form_token\" value=\"").nth(1).unwrap();
+    from.split('"').next().unwrap().to_owned()
+}
 
 /// A console on a free port, and a client that follows no redirects.
 pub struct Served {
@@ -119,6 +135,22 @@ impl Shop {
     /// A console without accounts.
     pub async fn served(&self) -> Served {
         Served::new(Console::new(vec![self.place()], Access::Loopback)).await
+    }
+
+    /// A console with an operator and a viewer.
+    pub async fn with_accounts(&self, show_payloads: bool) -> Served {
+        let file = format!("operator anna {ANNA}\nviewer ben {BEN}\n");
+        let access = Access::Tokens(Tokens::parse(&file).unwrap());
+        let console = Console::new(vec![self.place()], access);
+        Served::new(console.show_payloads(show_payloads)).await
+    }
+
+    /// What operators have done: what, to what, who, why; the newest last.
+    pub async fn actions(&self) -> Vec<(String, String, String, Option<String>)> {
+        sqlx::query_as("select what, target, who, note from pillarbox.operator_action order by id")
+            .fetch_all(self.pool())
+            .await
+            .unwrap()
     }
 
     pub async fn run(&self, sql: &str) {
