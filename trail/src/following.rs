@@ -29,8 +29,8 @@ const LONG: Duration = Duration::from_secs(15);
 pub(crate) enum Report {
     /// Rows of one life of a stream, in its order, and the place after them.
     Rows { stream: Arc<str>, place: Place, rows: Vec<Row> },
-    /// The stream has this life, and is so far.
-    Stands { stream: Arc<str>, life: StreamLife },
+    /// The stream has this life, and is so far. `read_to` is the last sequence up to which nothing more is to be read.
+    Stands { stream: Arc<str>, life: StreamLife, read_to: u64 },
     /// The stream cannot be read at the moment.
     Problem { stream: Arc<str>, life: Option<StreamLife>, problem: String },
 }
@@ -129,10 +129,15 @@ impl Following {
         let reader = connection.read_headers(&self.stream, life, begin).await;
         let mut reader = reader.map_err(failed)?;
         let mut life = life.clone();
+        let mut read_to = self.place.map_or(0, |place| place.sequence);
         loop {
-            self.report(Report::Stands { stream: self.stream.clone(), life: life.clone() }).await?;
+            let stands =
+                Report::Stands { stream: self.stream.clone(), life: life.clone(), read_to };
+            self.report(stands).await?;
             let heads = reader.next(BATCH, WAIT).await.map_err(failed)?;
             if heads.is_empty() {
+                // What the stream had stored before has been read, or has left it.
+                read_to = read_to.max(life.last_sequence);
                 let now = connection.stream_life(&self.stream).await.map_err(failed)?;
                 match now.filter(|now| now.created == life.created) {
                     Some(now) => life = now,
@@ -142,6 +147,7 @@ impl Following {
             }
             if let Some(last) = heads.last() {
                 life.last_sequence = life.last_sequence.max(last.sequence);
+                read_to = last.sequence;
                 self.send(&life, heads).await?;
             }
         }
@@ -174,7 +180,17 @@ impl Following {
         let failed = |error| Stopped::Failed(full_text(&error));
         let connection = Connection::open(&self.config.nats_url, &self.config.nats).await;
         let connection = connection.map_err(|error| Stopped::Failed(full_text(&error)))?;
+        let since = OffsetDateTime::now_utc() - self.config.retention;
         let mut next = self.place.map_or(0, |place| place.sequence) + 1;
+        // Reading in batches begins at this time too. What is older would not be kept, and may be very much.
+        if self.place.is_none_or(|place| place.stored < since) {
+            let mut halving = Halving::new(next, life.last_sequence);
+            while let Some(middle) = halving.middle() {
+                let head = connection.stored_head(&self.stream, middle).await.map_err(failed)?;
+                halving.found(head.is_some_and(|head| head.stored < since));
+            }
+            next = halving.low;
+        }
         let mut heads: Vec<MessageHead> = Vec::new();
         let mut since_fault = None;
         while heads.len() < ONE_BY_ONE && since_fault.is_none_or(|since| since < BEHIND_A_FAULT) {
@@ -218,4 +234,52 @@ impl Following {
     }
 }
 
+/// Finds the first sequence at which a message was stored at a time or later, with one question for each halving.
+struct Halving {
+    low: u64,
+    high: u64,
+}
+
+impl Halving {
+    /// From `low` to the sequence after `last`.
+    fn new(low: u64, last: u64) -> Self {
+        Self { low, high: last.saturating_add(1).max(low) }
+    }
+
+    /// The next sequence to ask about. `None`: `low` is the one that was looked for.
+    fn middle(&self) -> Option<u64> {
+        (self.low < self.high).then(|| self.low + (self.high - self.low) / 2)
+    }
+
+    /// Takes the answer: whether the first message at the middle or after it was stored before the time.
+    fn found(&mut self, is_before: bool) {
+        let Some(middle) = self.middle() else { return };
+        if is_before { self.low = middle + 1 } else { self.high = middle }
+    }
+}
+
 const ANEW: &str = "the stream was deleted or created anew meanwhile";
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_first_message_of_a_time_is_found_whatever_has_left_the_stream() {
+        // Each message was stored at the second that is its sequence.
+        for there in [vec![], vec![1], vec![7], vec![1, 2, 3, 500, 999], (1..=1_000).collect()] {
+            for since in [0, 1, 2, 4, 500, 501, 999, 1_000, 2_000] {
+                let (mut halving, mut asked) = (Halving::new(1, 1_000), 0);
+                while let Some(middle) = halving.middle() {
+                    asked += 1;
+                    let first = there.iter().find(|sequence| **sequence >= middle);
+                    halving.found(first.is_some_and(|sequence| *sequence < since));
+                }
+                let read = there.iter().filter(|sequence| **sequence >= halving.low);
+                let wanted = there.iter().filter(|sequence| **sequence >= since);
+                assert!(read.eq(wanted), "{there:?} since {since}: {}", halving.low);
+                assert!(asked <= 11, "{asked}");
+            }
+        }
+    }
+}

@@ -35,16 +35,19 @@ pub struct StreamState {
     pub problem: Option<String>,
     #[serde(skip)]
     pub(crate) moved: Option<Instant>,
+    /// Up to where nothing more is to be read: what was not recorded has left the stream, or is too old.
+    #[serde(skip)]
+    pub(crate) read_to: u64,
 }
 
 impl StreamState {
     pub(crate) fn new() -> Self {
-        Self { sequence: 0, last_sequence: 0, problem: None, moved: None }
+        Self { sequence: 0, last_sequence: 0, problem: None, moved: None, read_to: 0 }
     }
 
     /// How many messages the trail is behind, at most: some of them may have left the stream.
     pub fn lag(&self) -> u64 {
-        self.last_sequence.saturating_sub(self.sequence)
+        self.last_sequence.saturating_sub(self.sequence.max(self.read_to))
     }
 }
 
@@ -93,8 +96,10 @@ mod tests {
         assert_eq!(state.not_ready(), None);
         tokio::time::advance(STANDSTILL * 2).await;
         assert!(state.not_ready().unwrap().contains("4 messages wait"));
-        state.streams.get_mut("ORDERS").unwrap().sequence = 9;
+        state.streams.get_mut("ORDERS").unwrap().read_to = 9;
         assert_eq!(state.not_ready(), None, "there is nothing to read");
+        state.streams.get_mut("ORDERS").unwrap().sequence = 9;
+        assert_eq!(state.not_ready(), None, "everything was read");
         state.streams.get_mut("ORDERS").unwrap().problem = Some("away".into());
         assert_eq!(state.not_ready().unwrap(), "stream ORDERS: away");
         state.problem = Some("the database is away".into());

@@ -12,7 +12,7 @@ pub struct StreamStatus {
     pub stream: String,
     /// The sequence of the last message that was recorded. 0: none was.
     pub sequence: u64,
-    /// How far the stream was when it was last looked at.
+    /// How far the stream was when it was last looked at. Messages that have left its end do not count.
     pub last_sequence: u64,
     /// How many seconds ago that was, by the database's clock. A running trail looks every few seconds.
     pub looked_seconds: f64,
@@ -62,7 +62,7 @@ impl StreamStatus {
         let sql = schema.statement(
             "select distinct on (stream) stream, sequence, last_sequence, problem, \
              extract(epoch from pg_catalog.clock_timestamp() - looked_at)::float8 as looked \
-             from pillarbox.trail_stream order by stream, life desc",
+             from pillarbox.trail_stream order by stream, looked_at desc, life desc",
         );
         let rows = sqlx::query(sql).fetch_all(connection).await?;
         let status = |row: &sqlx::postgres::PgRow| -> Result<Self, sqlx::Error> {

@@ -25,6 +25,8 @@ pub(crate) struct Tables {
     /// The days whose partitions are there.
     days: BTreeSet<Date>,
     retention: Duration,
+    /// Somebody else kept the tables the last time that days were to be made or dropped.
+    in_use: bool,
 }
 
 /// What became of a batch of rows.
@@ -55,7 +57,7 @@ impl Tables {
         let set = sqlx::query("set synchronous_commit = off").execute(&mut connection);
         limited(ANSWER, set).await?;
         let schema = schema.clone();
-        Ok(Some(Self { connection, schema, days: BTreeSet::new(), retention }))
+        Ok(Some(Self { connection, schema, days: BTreeSet::new(), retention, in_use: false }))
     }
 
     /// The place in the newest life of each stream that was read.
@@ -188,13 +190,38 @@ impl Tables {
         limited(ANSWER, written.execute(&mut self.connection)).await.map(drop)
     }
 
-    /// Drops the days that are too old or too much. Returns their tables' names.
+    /// Makes the day of tomorrow, and drops the days that are too old or too much. Returns the names of what was
+    /// dropped. Both need the tables for themselves for a moment. While somebody else uses them for long, for example
+    /// to dump the database, nothing is done, and it is tried again with the next call.
     pub(crate) async fn forget(&mut self, most_bytes: u64) -> Result<Vec<String>, sqlx::Error> {
-        let sql = self.schema.statement("select pillarbox.trail_forget($1, $2)");
-        let forgotten = sqlx::query_scalar::<_, String>(sql)
-            .bind(self.retention.as_secs().cast_signed())
-            .bind(most_bytes.cast_signed());
-        let dropped = limited(ANSWER, forgotten.fetch_all(&mut self.connection)).await?;
+        let days = self.schema.statement(TOMORROW);
+        let forget = self.schema.statement("select pillarbox.trail_forget($1, $2)");
+        let seconds = self.retention.as_secs().cast_signed();
+        let connection = &mut self.connection;
+        let done = limited(ANSWER, async {
+            let mut transaction = connection.begin().await?;
+            let done = async {
+                sqlx::query(LOCK_TIMEOUT).execute(&mut *transaction).await?;
+                sqlx::query(days).execute(&mut *transaction).await?;
+                let forgotten = sqlx::query_scalar::<_, String>(forget)
+                    .bind(seconds)
+                    .bind(most_bytes.cast_signed());
+                forgotten.fetch_all(&mut *transaction).await
+            };
+            match done.await {
+                Ok(dropped) => transaction.commit().await.map(|()| Some(dropped)),
+                Err(error) if is_locked(&error) => transaction.rollback().await.map(|()| None),
+                Err(error) => Err(error),
+            }
+        });
+        let dropped = done.await?;
+        if dropped.is_none() && !self.in_use {
+            tracing::warn!(
+                "somebody uses the trail's tables: no day is made or dropped until that is over"
+            );
+        }
+        self.in_use = dropped.is_none();
+        let dropped = dropped.unwrap_or_default();
         if !dropped.is_empty() {
             self.days.clear();
         }
@@ -204,6 +231,17 @@ impl Tables {
     pub(crate) async fn close(self) {
         let _ = limited(ANSWER, self.connection.close()).await;
     }
+}
+
+/// How long to wait for a lock. Whoever wants to use the tables waits behind it.
+const LOCK_TIMEOUT: &str = "set local lock_timeout = '2s'";
+
+/// Made ahead, because making it at midnight would wait for whoever uses the tables then.
+const TOMORROW: &str =
+    "select pillarbox.trail_days(array[(clock_timestamp() at time zone 'UTC')::date + 1])";
+
+fn is_locked(error: &sqlx::Error) -> bool {
+    error.as_database_error().and_then(|error| error.code()).as_deref() == Some("55P03")
 }
 
 const MOVE: &str = "insert into pillarbox.trail_stream \

@@ -284,8 +284,9 @@ impl<'t> Session<'t> {
                     state.problem = None;
                 });
             }
-            Report::Stands { stream, life } => {
+            Report::Stands { stream, life, read_to } => {
                 let place = self.places.get(&*stream).copied();
+                let mut last = life.last_sequence;
                 self.change(&stream, |state| {
                     if state.moved.is_none() {
                         let of_life = place
@@ -297,10 +298,15 @@ impl<'t> Session<'t> {
                         state.sequence = 0;
                     }
                     state.last_sequence = life.last_sequence;
+                    state.read_to = read_to;
                     state.problem = None;
+                    // What has left the end of the stream is not waited for.
+                    if state.lag() == 0 {
+                        last = state.sequence;
+                    }
                 });
                 if self.is_due(&stream, None) {
-                    tables.looked(&stream, life.created, life.last_sequence, None).await?;
+                    tables.looked(&stream, life.created, last, None).await?;
                 }
             }
             Report::Problem { stream, life, problem } => {
@@ -346,6 +352,15 @@ impl<'t> Session<'t> {
             self.written.insert(stream.to_owned(), (now, problem.map(str::to_owned)));
         }
         due
+    }
+}
+
+/// A process that does not read any more says nothing of the streams. Another one may read them.
+impl Drop for Session<'_> {
+    fn drop(&mut self) {
+        for stream in self.read.keys() {
+            metrics::stands(stream, 0, false);
+        }
     }
 }
 

@@ -241,6 +241,63 @@ async fn another_process_stands_by_and_takes_over() {
 }
 
 #[tokio::test]
+async fn messages_that_have_left_the_stream_are_not_waited_for() {
+    let shop = with_trail().await;
+    let lag = format!("pillarbox_trail_lag_messages{{stream=\"{}\"}}", shop.stream);
+    publish(&shop, 0, 10).await;
+    let stream = shop.jetstream().await.get_stream(&shop.stream).await.unwrap();
+    stream.purge().await.unwrap();
+    let running = trail(&shop, &[], &[("PILLARBOX_HTTP", "127.0.0.1:0")]);
+    let endpoint = Endpoint::of(&running).await;
+    endpoint.until(&lag, 0.0).await;
+    let ready = endpoint.until_ready(200).await;
+    assert_eq!(ready["streams"][&shop.stream]["last_sequence"], 10, "{ready}");
+    let behind = "select last_sequence - sequence from pillarbox.trail_stream";
+    until(&shop, behind, 0).await;
+    // Nothing was recorded, so nothing proves a place; what comes is read all the same.
+    publish(&shop, 100, 2).await;
+    until(&shop, COUNT, 2).await;
+    stream.delete_message(12).await.unwrap();
+    publish(&shop, 200, 1).await;
+    stream.delete_message(13).await.unwrap();
+    drop(running);
+    let running = trail(&shop, &[], &[("PILLARBOX_HTTP", "127.0.0.1:0")]);
+    let endpoint = Endpoint::of(&running).await;
+    endpoint.until(&lag, 0.0).await;
+    until(&shop, behind, 0).await;
+}
+
+#[tokio::test]
+async fn a_process_that_does_not_read_any_more_reports_nothing_of_the_streams() {
+    let shop = with_trail().await;
+    let streams = format!("{},{}_GONE", shop.stream, shop.stream);
+    let environment = [
+        ("DATABASE_URL", shop.scope.database_url()),
+        ("NATS_URL", shop.scope.nats_url()),
+        ("PILLARBOX_HTTP", "127.0.0.1:0"),
+    ];
+    let start = || Process::run(&["trail", "--streams", &streams], &environment);
+    let first = start();
+    let endpoint = Endpoint::of(&first).await;
+    let problem = format!("pillarbox_trail_problem{{stream=\"{}_GONE\"}}", shop.stream);
+    endpoint.until(&problem, 1.0).await;
+    let second = start();
+    second.until_said("http: ").await;
+    // The first one loses its session until the second one has the trail.
+    let end = "select count(pg_terminate_backend(pid)) from pg_stat_activity \
+               where application_name = 'pillarbox trail' and datname = current_database()";
+    let standing_by = "select count(*) from pg_locks where locktype = 'advisory' and granted \
+                       and database = (select oid from pg_database where datname = current_database())";
+    first.signal(Signal::STOP);
+    shop.number(end).await;
+    Endpoint::of(&second).await.until("pillarbox_trail_active", 1.0).await;
+    assert_eq!(shop.number(standing_by).await, 1);
+    first.signal(Signal::CONT);
+    endpoint.until("pillarbox_trail_active", 0.0).await;
+    endpoint.until(&problem, 0.0).await;
+}
+
+#[tokio::test]
 async fn a_lost_session_is_opened_again_and_nothing_is_missed() {
     let shop = with_trail().await;
     let running = trail(&shop, &[], &[]);
@@ -327,6 +384,19 @@ async fn what_is_too_old_or_too_much_is_dropped_by_days() {
         let refused = sqlx::raw_sql(AssertSqlSafe(sql)).execute(shop.pool()).await;
         assert!(refused.is_err(), "{wrong}");
     }
+}
+
+#[tokio::test]
+async fn a_day_that_somebody_still_reads_is_dropped_later_and_keeps_nothing_back() {
+    let shop = with_trail().await;
+    run(&shop, "select pillarbox.trail_days(array[current_date, current_date - 5])").await;
+    let mut reading = shop.pool().begin().await.unwrap();
+    sqlx::query("select from pillarbox.trail").execute(&mut *reading).await.unwrap();
+    let running = trail(&shop, &[], &[]);
+    running.until_said("somebody uses the trail's tables").await;
+    publish(&shop, 0, 3).await;
+    until(&shop, COUNT, 3).await;
+    drop(reading);
 }
 
 #[tokio::test]

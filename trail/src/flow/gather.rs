@@ -9,7 +9,7 @@ use time::OffsetDateTime;
 
 use super::join::Collected;
 use super::service::Service;
-use super::{Asked, Bounds, Flow, FlowError, Part, Stored};
+use super::{Asked, Bounds, Flow, FlowError, FlowEvent, Part, Stored};
 
 /// How long one statement may take.
 pub(super) const ANSWER: Duration = Duration::from_secs(30);
@@ -116,14 +116,16 @@ async fn of_trail(
         let id: String = row.try_get("event_id")?;
         let identity: Option<String> = row.try_get("identity")?;
         let identity = identity.unwrap_or_else(|| id.clone());
-        let Some(event) = collected.event(&identity, &id, bounds) else { break };
-        event.event_type = row.try_get("event_type")?;
-        event.source = row.try_get("source")?;
-        event.topic = row.try_get("topic")?;
-        event.key = row.try_get("key")?;
-        event.correlation = row.try_get("correlation_id")?;
-        event.causation = row.try_get("causation_id")?;
-        event.written = row.try_get("event_time")?;
+        let said = FlowEvent {
+            event_type: row.try_get("event_type")?,
+            source: row.try_get("source")?,
+            topic: row.try_get("topic")?,
+            key: row.try_get("key")?,
+            correlation: row.try_get("correlation_id")?,
+            causation: row.try_get("causation_id")?,
+            written: row.try_get("event_time")?,
+            ..FlowEvent::named(&id)
+        };
         let stored = Stored {
             stream: row.try_get("stream")?,
             life: row.try_get("stream_life")?,
@@ -131,9 +133,7 @@ async fn of_trail(
             at: row.try_get("stored_at")?,
             size: row.try_get::<i64, _>("size")?.cast_unsigned(),
         };
-        if !event.stored.iter().any(|other| other.is_at(&stored)) && event.stored.len() < 50 {
-            event.stored.push(stored);
-        }
+        collected.stored(&identity, bounds, said, stored);
     }
     clock(part.connection).await
 }

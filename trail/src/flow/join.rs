@@ -27,6 +27,21 @@ impl Collected {
         Some(self.events.entry(identity.to_owned()).or_insert_with(|| FlowEvent::named(id)))
     }
 
+    /// Adds a place in a stream, and what the message there says of the event. Further messages with its identity are
+    /// repeats, which consumers drop, or pretend to be it: the first one counts.
+    pub(super) fn stored(&mut self, identity: &str, bounds: Bounds, said: FlowEvent, at: Stored) {
+        let Some(event) = self.event(identity, &said.id, bounds) else { return };
+        if event.stored.iter().all(|other| at.at < other.at) {
+            let stored = std::mem::take(&mut event.stored);
+            *event = FlowEvent { stored, sagas: std::mem::take(&mut event.sagas), ..said };
+        }
+        // What is in a stream waits no longer.
+        event.waits = None;
+        if !event.stored.iter().any(|other| other.is_at(&at)) && event.stored.len() < 50 {
+            event.stored.push(at);
+        }
+    }
+
     /// The event of this identity, if it is there.
     pub(super) fn known(&mut self, identity: &str) -> Option<&mut FlowEvent> {
         self.events.get_mut(identity)
@@ -200,6 +215,7 @@ impl Stored {
 mod tests {
     use time::{Duration, OffsetDateTime};
 
+    use super::super::Waits;
     use super::*;
 
     fn collect(events: &[(&str, Option<&str>, i64)]) -> Collected {
@@ -278,6 +294,46 @@ mod tests {
         assert!(collected.event("c", "c", bounds).is_none());
         assert!(collected.event("a", "a", bounds).is_some());
         assert!(collected.finish(64).1);
+    }
+
+    fn message(event_type: &str, second: i64) -> (FlowEvent, Stored) {
+        let at = OffsetDateTime::UNIX_EPOCH + Duration::seconds(second);
+        let mut said = FlowEvent::named("a");
+        said.event_type = Some(event_type.to_owned());
+        let stored = Stored {
+            stream: "S".into(),
+            life: OffsetDateTime::UNIX_EPOCH,
+            sequence: second.unsigned_abs(),
+            at,
+            size: 0,
+        };
+        (said, stored)
+    }
+
+    #[test]
+    fn the_first_message_of_an_event_says_what_it_is_whoever_repeats_it() {
+        for order in [[5, 7, 9], [9, 7, 5], [7, 5, 9]] {
+            let mut collected = Collected::default();
+            for second in order {
+                let name = if second == 5 { "order.placed" } else { "forged" };
+                let (said, stored) = message(name, second);
+                collected.stored("a", Bounds::default(), said, stored);
+            }
+            let (events, _) = collected.finish(64);
+            assert_eq!(events[0].event_type.as_deref(), Some("order.placed"), "{order:?}");
+            assert_eq!(events[0].stored.len(), 3);
+        }
+    }
+
+    #[test]
+    fn an_event_that_a_stream_has_got_meanwhile_waits_no_longer() {
+        let mut collected = collect(&[("a", None, 1)]);
+        collected.known("a").unwrap().waits =
+            Some(Waits::Outbox { part: "shop".into(), since: OffsetDateTime::UNIX_EPOCH });
+        let (said, stored) = message("order.placed", 5);
+        collected.stored("a", Bounds::default(), said, stored);
+        let (events, _) = collected.finish(64);
+        assert_eq!(events[0].waits, None);
     }
 
     #[test]
