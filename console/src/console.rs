@@ -69,6 +69,8 @@ impl Console {
             .route("/", get(pages::overview::page))
             .route("/outboxes", get(pages::outboxes::page))
             .route("/consumers", get(pages::consumers::page))
+            .route("/consumers/one", get(pages::consumer::page))
+            .route("/consumers/change", post(pages::consumer::change))
             .route("/retries", get(pages::retries::page))
             .route("/dead-letters", get(pages::letter_groups::page))
             .route("/dead-letters/list", get(pages::letter_list::page))

@@ -3,6 +3,7 @@
 pub(crate) mod actions;
 pub(crate) mod assets;
 pub(crate) mod change;
+pub(crate) mod consumer;
 pub(crate) mod consumers;
 pub(crate) mod doctor;
 pub(crate) mod edit;

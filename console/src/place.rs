@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use futures::future::BoxFuture;
 use pillarbox_relay::{Database, SessionError};
+use pillarbox_store::consumers::Consumers;
 use pillarbox_store::dead_letters::{DeadLetters, Side};
 use pillarbox_store::limit::within;
 use pillarbox_store::{Schema, SchemaError, full_text, row_security};
@@ -155,6 +156,12 @@ impl Place {
     pub(crate) async fn letters(&self, side: Side) -> Result<DeadLetters, Unanswered> {
         let pool = self.pool().await?.clone();
         DeadLetters::new(pool, self.schema.as_str(), side).map_err(|error| Unanswered::by(&error))
+    }
+
+    /// The consumers.
+    pub(crate) async fn consumers(&self) -> Result<Consumers, Unanswered> {
+        let pool = self.pool().await?.clone();
+        Consumers::new(pool, self.schema.as_str()).map_err(|error| Unanswered::by(&error))
     }
 }
 

@@ -99,14 +99,6 @@ impl Stand {
         }
         Ok(stand)
     }
-
-    /// The dead letters of a consumer.
-    pub(crate) fn letters_of(&self, consumer: &str) -> Letters {
-        let found = self.inbox_letters.iter().find(|letters| letters.owner == consumer);
-        found
-            .cloned()
-            .unwrap_or_else(|| Letters { owner: consumer.to_owned(), ..Letters::default() })
-    }
 }
 
 async fn letters(

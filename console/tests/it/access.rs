@@ -220,6 +220,7 @@ async fn the_operators_role_is_enough_for_all_of_it() {
         "/",
         "/outboxes",
         "/consumers",
+        "/consumers/one?place=shop&consumer=payments",
         "/retries",
         "/dead-letters",
         "/dead-letters/list?place=shop&side=inbox",
@@ -254,6 +255,19 @@ async fn the_operators_role_is_enough_for_all_of_it() {
     ];
     let edited = served.post(&cookie, "/dead-letters/edit", &edit).await;
     assert_eq!(edited.status, StatusCode::SEE_OTHER, "{}", edited.text);
+    for control in [
+        &[("do", "pause"), ("note", "x")][..],
+        &[("do", "pause-type"), ("type", "order.placed"), ("note", "x")],
+        &[("do", "resume")],
+        &[("do", "limit"), ("rate", "20")],
+        &[("do", "limit"), ("rate", "10")],
+        &[("do", "no-limit")],
+    ] {
+        let form = [&[("form_token", token)], control].concat();
+        let path = "/consumers/change?place=shop&consumer=payments";
+        let answer = served.post(&cookie, path, &form).await;
+        assert_eq!(answer.status, StatusCode::SEE_OTHER, "{control:?}: {}", answer.text);
+    }
     for (verb, state) in [("retry", "parked"), ("discard", "discarded"), ("restore", "dead")] {
         let form = [
             ("form_token", token),

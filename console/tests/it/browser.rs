@@ -239,6 +239,7 @@ async fn every_page_is_readable_at_two_widths_and_in_both_colour_schemes() {
             ("overview", "/"),
             ("outboxes", "/outboxes"),
             ("consumers", "/consumers"),
+            ("consumer", "/consumers/one?place=shop&consumer=payments"),
             ("retries", "/retries"),
             ("dead-letters", "/dead-letters"),
             ("letters", "/dead-letters/list?place=shop&side=inbox&owner=ledger"),

@@ -8,7 +8,7 @@ use serde_json::json;
 use super::support::{Served, Shop};
 
 /// A trap that names its place. It tries to leave the text, an attribute, a comment, a script and a style.
-fn trap(place: &str) -> String {
+pub(super) fn trap(place: &str) -> String {
     format!(
         "{place}\u{202e}\u{1b}[2J\u{200b}</pre></title><script>alert('{place}')</script><img src=x onerror=\"alert(1)\"> \
          \" autofocus onfocus=\"x' javascript:alert(1) https://evil.example/{place} --> ]]> &lt;b&gt; {{{{ 7 * 7 }}}} %0d%0a"
@@ -108,7 +108,7 @@ async fn set(shop: &Shop) {
 }
 
 /// What a page must not contain, whatever the database contains.
-fn is_harmless(path: &str, page: &str) {
+pub(super) fn is_harmless(path: &str, page: &str) {
     for (at, _) in page.match_indices('<') {
         let tag: String = page[at..].chars().take_while(|c| *c != '>').collect();
         let name: String =

@@ -4,6 +4,7 @@
 mod access;
 mod browser;
 mod changes;
+mod controls;
 mod edits;
 mod hostile;
 mod pages;

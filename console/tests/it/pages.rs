@@ -196,7 +196,7 @@ async fn the_processes_of_every_consumer_count_while_they_write_that_they_run() 
     let served = shop.served().await;
     let page = served.get("/consumers").await.text;
     let processes = |consumer: &str| {
-        let (_, row) = page.split_once(&format!("<th scope=\"row\">{consumer}</th>")).unwrap();
+        let (_, row) = page.split_once(&format!(">{consumer}</a>")).unwrap();
         let cells = row.split_once("</tr>").unwrap().0.trim();
         cells.rsplit_once("<td class=\"n\">").unwrap().1.trim_end_matches("</td>").to_owned()
     };
