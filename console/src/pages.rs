@@ -2,11 +2,13 @@
 
 pub(crate) mod actions;
 pub(crate) mod assets;
+pub(crate) mod cancel_scheduled;
 pub(crate) mod change;
 pub(crate) mod consumer;
 pub(crate) mod consumers;
 pub(crate) mod doctor;
 pub(crate) mod edit;
+pub(crate) mod end_saga;
 pub(crate) mod flows;
 pub(crate) mod job;
 pub(crate) mod letter;
@@ -16,6 +18,7 @@ pub(crate) mod live;
 pub(crate) mod login;
 pub(crate) mod outboxes;
 pub(crate) mod overview;
+mod question;
 pub(crate) mod retries;
 pub(crate) mod runbook;
 pub(crate) mod saga;

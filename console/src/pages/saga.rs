@@ -30,6 +30,9 @@ pub(crate) struct One {
 struct Page {
     frame: Frame,
     place: String,
+    one: Query,
+    is_open: bool,
+    may_cancel: bool,
     instance: Listed,
     deadline: String,
     age: Moment,
@@ -65,8 +68,15 @@ pub(crate) async fn page(
     match read(place, &one, state.shows_payloads).await {
         Ok(Some((instance, history, content))) => {
             let frame = Frame::new(&state, &admitted, "/sagas", title);
+            let is_open = instance.ended_at.is_none();
             let page = Page {
                 frame,
+                one: Query::default()
+                    .with("place", &one.place)
+                    .with("saga", &one.saga)
+                    .with("id", &one.id),
+                is_open,
+                may_cancel: is_open && instance.status != "compensating",
                 place: one.place,
                 deadline: instance.deadline_at.as_deref().map_or("none".to_owned(), to_the_second),
                 age: Moment::ago(instance.age_seconds),

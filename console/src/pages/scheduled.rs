@@ -14,7 +14,7 @@ use super::{Frame, ROWS, given, html};
 use crate::guard::Admitted;
 use crate::place::{Place, Unanswered};
 use crate::state::State;
-use crate::words::{Moment, number};
+use crate::words::{Moment, Query, number};
 
 #[derive(Clone, Debug, Default, Deserialize)]
 #[serde(default)]
@@ -49,6 +49,7 @@ struct Event {
     event: Scheduled,
     due: Moment,
     error: String,
+    one: Query,
 }
 
 pub(crate) async fn page(
@@ -107,6 +108,7 @@ fn event(place: &Place, event: Scheduled) -> Event {
         place: place.name().to_owned(),
         due: Moment::ago(-event.due_in_seconds),
         error: event.error.clone().unwrap_or_default(),
+        one: Query::default().with("place", place.name()).with("event", &event.event_id),
         event,
     }
 }

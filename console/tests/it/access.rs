@@ -268,6 +268,17 @@ async fn the_operators_role_is_enough_for_all_of_it() {
         let answer = served.post(&cookie, path, &form).await;
         assert_eq!(answer.status, StatusCode::SEE_OTHER, "{control:?}: {}", answer.text);
     }
+    let scheduled = served.get_as(&cookie, "/scheduled").await.text;
+    let (_, event) = scheduled.split_once("/scheduled/sure?").unwrap();
+    let event = event.split('"').next().unwrap().replace("&amp;", "&");
+    for (path, choice) in [
+        (format!("/scheduled/cancel?{event}"), ""),
+        ("/sagas/end?do=complete&place=shop&saga=trip&id=trip-18".to_owned(), ""),
+    ] {
+        let form = [("form_token", token), ("choice", choice), ("note", "x")];
+        let answer = served.post(&cookie, &path, &form).await;
+        assert_eq!(answer.status, StatusCode::SEE_OTHER, "{path}: {}", answer.text);
+    }
     for (verb, state) in [("retry", "parked"), ("discard", "discarded"), ("restore", "dead")] {
         let form = [
             ("form_token", token),

@@ -6,6 +6,7 @@ mod browser;
 mod changes;
 mod controls;
 mod edits;
+mod ends;
 mod hostile;
 mod pages;
 mod support;
