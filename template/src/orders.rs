@@ -30,7 +30,10 @@ async fn order(
 ) -> Result<(StatusCode, Json<Placed>), StatusCode> {
     match place(&pool, new.cents).await {
         Ok(order) => Ok((StatusCode::CREATED, Json(Placed { order }))),
-        Err(_) => Err(StatusCode::INTERNAL_SERVER_ERROR),
+        Err(error) => {
+            tracing::error!(error = format!("{error:#}"), "the order could not be placed");
+            Err(StatusCode::INTERNAL_SERVER_ERROR)
+        }
     }
 }
 
