@@ -265,7 +265,8 @@ pub(super) fn table(all: &[Overview]) -> String {
 }
 
 fn remarks(one: &Overview) -> Vec<String> {
-    let mut remarks: Vec<String> = one.pauses.iter().map(pause).collect();
+    let waits = one.waits_for.iter().map(|reason| format!("handles nothing: {reason}"));
+    let mut remarks: Vec<String> = waits.chain(one.pauses.iter().map(pause)).collect();
     if let Some(rate) = &one.rate {
         remarks.push(format!("at most {} events per second", rate.per_second));
     }

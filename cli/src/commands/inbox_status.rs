@@ -57,6 +57,8 @@ pub(super) struct InboxStatus {
 #[derive(Debug, Serialize)]
 struct ConsumerStatus {
     consumer: String,
+    /// Why it handles nothing. `None`: it works, or no process has said anything.
+    waits_for: Option<String>,
     failing_events: i64,
     /// `None`: nothing is failing.
     oldest_failure_seconds: Option<f64>,
@@ -68,6 +70,7 @@ impl InboxStatus {
     pub(super) fn new(schema: &str, consumers: Vec<Overview>) -> Self {
         let consumers = consumers.into_iter().map(|one| ConsumerStatus {
             consumer: one.consumer,
+            waits_for: one.waits_for,
             failing_events: one.failing_events,
             oldest_failure_seconds: one.oldest_failure_seconds,
             parked_events: one.parked_events,
@@ -99,12 +102,15 @@ impl InboxStatus {
                 0 => "0".to_owned(),
                 count => format!("{count} (pillarbox dead-letters list --inbox)"),
             };
-            for (name, value) in [
-                ("consumer", status.consumer.clone()),
-                ("failing", failing),
-                ("parked", events(status.parked_events)),
-                ("dead letters", letters),
-            ] {
+            let waits =
+                status.waits_for.as_ref().map(|why| ("handling", format!("nothing: {why}")));
+            for (name, value) in
+                [("consumer", status.consumer.clone())].into_iter().chain(waits).chain([
+                    ("failing", failing),
+                    ("parked", events(status.parked_events)),
+                    ("dead letters", letters),
+                ])
+            {
                 let line = format!("{name:<12}  {}\n", harmless(&value));
                 text += &if name == "consumer" { format!("\n{line}") } else { line };
             }

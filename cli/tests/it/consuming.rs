@@ -70,25 +70,48 @@ async fn a_database_that_only_consumes_is_not_told_to_make_an_outbox() {
          ('audit', 'z', 't', 't', '{}', '', 'permanent', 'e', 1, now(), 'discarded')",
     )
     .await;
+    run(
+        &scope,
+        "insert into pillarbox.inbox_member (consumer, process, stream, host, state, reason) values \
+         ('audit', 'a', 's', 'h', 'paused-by-operator', 'paused by ann'), \
+         ('mails', 'a', 's', 'h', 'waiting', 'stream s does not exist'), \
+         ('payments', 'a', 's', 'h', 'waiting', 'stream s does not exist'), \
+         ('payments', 'b', 's', 'h', 'active', null)",
+    )
+    .await;
     let (well, said) = status(&scope, &["--json"]);
     assert!(well, "{said}");
     let mut said: Value = serde_json::from_str(&said).unwrap();
     let failing = said["consumers"][2]["oldest_failure_seconds"].take().as_f64().unwrap();
     assert!((600.0..900.0).contains(&failing), "{failing}");
     let of = |consumer: &str, failing: i64, parked: i64, dead: i64| {
-        json!({ "consumer": consumer, "failing_events": failing, "oldest_failure_seconds": null,
+        let waits = (consumer == "mails").then_some("stream s does not exist");
+        json!({ "consumer": consumer, "waits_for": waits, "failing_events": failing, "oldest_failure_seconds": null,
             "parked_events": parked, "dead_letters": dead })
     };
     let consumers = [of("audit", 0, 1, 1), of("mails", 0, 0, 0), of("payments", 2, 0, 0)];
     assert_eq!(said, json!({ "schema": "pillarbox", "consumers": consumers }));
     let text = status(&scope, &[]).1;
     for line in [
+        "handling      nothing: stream s does not exist",
         "failing       2 events, the oldest for 10 min",
         "parked        1 event",
         "dead-letters list --inbox",
     ] {
         assert!(text.contains(line), "{text}");
     }
+
+    let list = Command::new(env!("CARGO_BIN_EXE_pillarbox"))
+        .args(["consumers", "list"])
+        .env("DATABASE_URL", scope.database_url())
+        .output()
+        .unwrap();
+    let list = String::from_utf8(list.stdout).unwrap();
+    let waiting: Vec<_> = list.lines().filter(|line| line.contains("handles nothing")).collect();
+    assert!(
+        matches!(&*waiting, [one] if one.starts_with("mails") && one.ends_with("stream s does not exist")),
+        "{list}"
+    );
 
     let found = troubles(&scope).await;
     assert!(

@@ -28,7 +28,8 @@ struct Consumer {
     place: String,
     name: String,
     condition: Condition,
-    /// What an operator has set, in words.
+    waits: bool,
+    /// Why it waits, and what an operator has set, in words.
     remarks: Vec<String>,
     lag: Option<String>,
     measured: Option<Moment>,
@@ -47,7 +48,7 @@ struct Consumer {
 
 impl Consumer {
     fn is_well(&self) -> bool {
-        self.condition == Condition::Running
+        self.condition == Condition::Running && !self.waits
     }
 }
 
@@ -84,14 +85,17 @@ pub(super) fn one(place: &Place, consumer: &str) -> Query {
 
 fn consumer(place: &Place, found: Overview) -> Consumer {
     let here = Query::default().with("place", place.name());
+    let waits = found.waits_for.iter().map(|reason| format!("handles nothing: {reason}"));
     let pauses = found.pauses.iter().filter_map(|pause| pause.event_type.as_ref());
-    let mut remarks: Vec<String> = pauses.map(|it| format!("type {it} is paused")).collect();
+    let pauses = pauses.map(|it| format!("type {it} is paused"));
+    let mut remarks: Vec<String> = waits.chain(pauses).collect();
     if let Some(rate) = &found.rate {
         remarks.push(format!("at most {} events per second", rate.per_second));
     }
     Consumer {
         place: place.name().to_owned(),
         condition: found.condition,
+        waits: found.waits_for.is_some(),
         remarks,
         lag: found.lag_events.map(number),
         measured: found.measured_age_seconds.map(Moment::ago),

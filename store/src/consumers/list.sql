@@ -4,7 +4,8 @@
 -- primary key: one look into the index for each consumer, and not one for each event. A consumer that has handled
 -- nothing yet is found by its failures, letters or processes.
 --
--- The lag is the newest that any process has measured.
+-- The lag is the newest that any process has measured. A consumer waits if each process that was seen lately says why it
+-- handles nothing; the reason is that of the newest. An operator's pause is told by itself.
 with recursive handles (consumer) as (
     (select consumer from pillarbox.inbox order by consumer limit 1)
     union all
@@ -30,7 +31,10 @@ members as (
         consumer,
         count(*) filter (where seen_at > clock_timestamp() - $2::float8 * interval '1 second') as processes,
         max(seen_at) as seen_at,
-        (array_agg(stream order by seen_at desc))[1] as stream
+        (array_agg(stream order by seen_at desc))[1] as stream,
+        bool_and(reason is not null and state <> 'paused-by-operator')
+            filter (where seen_at > clock_timestamp() - $2::float8 * interval '1 second') as waits,
+        (array_agg(reason order by seen_at desc))[1] as reason
     from pillarbox.inbox_member
     group by consumer
 ),
@@ -55,6 +59,7 @@ select
     members.stream,
     coalesce(members.processes, 0) as processes,
     extract(epoch from clock_timestamp() - members.seen_at)::float8 as seen_age,
+    case when members.waits then members.reason end as waits_for,
     measured.pending,
     measured.ack_pending,
     (measured.oldest_age + extract(epoch from clock_timestamp() - measured.measured_at))::float8 as oldest_age,

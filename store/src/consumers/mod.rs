@@ -142,6 +142,9 @@ pub struct Overview {
     pub processes: i64,
     /// How long ago the last one was seen, in seconds.
     pub seen_age_seconds: Option<f64>,
+    /// Why it handles nothing, if all processes that were seen lately say so: the broker is away, its stream is missing,
+    /// its database fails. `None` if one of them works, or if an operator has paused it.
+    pub waits_for: Option<String>,
     /// Events of the stream that are not handled, by the newest measurement.
     pub lag_events: Option<i64>,
     /// The age of the oldest of them now, in seconds.
@@ -440,6 +443,7 @@ fn overview(row: &PgRow) -> Result<Overview, sqlx::Error> {
         stream: row.try_get("stream")?,
         processes,
         seen_age_seconds: row.try_get("seen_age")?,
+        waits_for: row.try_get("waits_for")?,
         lag_events,
         // It was 0 because nothing was unhandled, and does not grow.
         oldest_age_seconds: oldest_age.map(|age| if lag_events == Some(0) { 0.0 } else { age }),
