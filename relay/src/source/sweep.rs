@@ -23,7 +23,8 @@ use crate::rows::{Entry, Room};
 
 /// The shortest pause between two sweeps.
 const SHORTEST_PAUSE: Duration = Duration::from_secs(5);
-/// A pause is this many times as long as the sweep before it, so that sweeping takes a few per cent of the time.
+/// A pause is this many times as long as the sweep before it has worked, without its own pauses, so that sweeping takes a
+/// few per cent of the time. With its pauses, a busy database would delay late rows by minutes.
 const PAUSE_TO_SWEEP: u32 = 20;
 /// The same for the pause between two steps of a sweep.
 const PAUSE_TO_STEP: u32 = 5;
@@ -39,7 +40,8 @@ pub(super) struct Sweep {
 
 #[derive(Debug)]
 struct SweepUnderWay {
-    begun: Instant,
+    /// How long its steps took together.
+    worked: Duration,
     /// The cursor's mark when the sweep began. Rows that appear later are for the next sweep.
     mark: FloorMark,
     /// The marks whose positions have not all been looked at.
@@ -67,7 +69,7 @@ impl Source {
             return Ok(Late::Nothing);
         }
         let begin = || SweepUnderWay {
-            begun: now,
+            worked: Duration::ZERO,
             mark: cursor.mark(),
             against: cursor.marks.clone().into(),
             position: 0,
@@ -75,7 +77,7 @@ impl Source {
         };
         let under_way = self.sweep.under_way.get_or_insert_with(begin);
         let Some(mark) = under_way.against.front() else {
-            let pause = SHORTEST_PAUSE.max(under_way.begun.elapsed() * PAUSE_TO_SWEEP);
+            let pause = SHORTEST_PAUSE.max(under_way.worked * PAUSE_TO_SWEEP);
             let after = match cursor.marks.is_empty() {
                 true => {
                     self.sweep.end(now + pause);
@@ -100,6 +102,7 @@ impl Source {
         let positions: Vec<i64> = entries.iter().map(Entry::position).collect();
         let Taken { rows, bad, largest, full } = self.take(entries, &mut room).await?;
         if let Some(under_way) = &mut self.sweep.under_way {
+            under_way.worked += now.elapsed();
             under_way.position = largest.filter(|_| full).unwrap_or(reach.upto);
             let nothing_behind = !full && !reach.ends_before_the_last();
             if nothing_behind || under_way.position >= mark.floor {
