@@ -33,6 +33,7 @@ use axum::http::StatusCode;
 use axum::response::{Html, IntoResponse, Response};
 
 use crate::guard::Admitted;
+use crate::place::Unanswered;
 use crate::state::State;
 
 /// The most rows that a list shows.
@@ -140,6 +141,11 @@ fn said(
 ) -> Response {
     let frame = Frame::new(state, admitted, "", title);
     html(status, &Said { frame, text: text.into(), remedy: remedy.into() })
+}
+
+/// A page that says what could not be read or changed, and what to do.
+fn unanswered(state: &State, admitted: &Admitted, title: &str, why: Unanswered) -> Response {
+    said(state, admitted, StatusCode::SERVICE_UNAVAILABLE, title, why.why, why.remedy)
 }
 
 /// There is no such page.

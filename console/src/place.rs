@@ -168,8 +168,7 @@ impl Place {
 impl Unanswered {
     /// The reason, and what to do about it.
     pub(crate) fn by(error: &(dyn std::error::Error + 'static)) -> Self {
-        let mut causes = std::iter::successors(Some(error), |error| error.source());
-        let cause = causes.find_map(|error| error.downcast_ref::<sqlx::Error>());
+        let cause = of_sqlx(error);
         let code = cause.and_then(sqlx::Error::as_database_error).and_then(|error| error.code());
         let remedy = match (cause, code.as_deref()) {
             (_, Some("42P01" | "3F000")) => {
@@ -190,6 +189,18 @@ impl Unanswered {
         };
         Self { why: full_text(error), remedy }
     }
+}
+
+/// Whether the role lacks a right. The message is in the language of the server, so only the code tells.
+pub(crate) fn lacks_a_right(error: &(dyn std::error::Error + 'static)) -> bool {
+    let refused = of_sqlx(error).and_then(sqlx::Error::as_database_error);
+    refused.and_then(|error| error.code()).is_some_and(|code| code == "42501")
+}
+
+/// The error of sqlx behind this one. An error that shows another one as its own hides it here: pass the inner one.
+fn of_sqlx<'e>(error: &'e (dyn std::error::Error + 'static)) -> Option<&'e sqlx::Error> {
+    let mut causes = std::iter::successors(Some(error), |error| error.source());
+    causes.find_map(|error| error.downcast_ref::<sqlx::Error>())
 }
 
 impl std::fmt::Debug for Place {

@@ -11,7 +11,7 @@ use serde::Deserialize;
 
 use super::change::refused;
 use super::question::{Answer, Question};
-use super::{Frame, said};
+use super::{Frame, said, unanswered};
 use crate::guard::Admitted;
 use crate::place::{Place, Unanswered};
 use crate::state::State;
@@ -63,7 +63,7 @@ async fn ask(state: &State, admitted: &Admitted, one: &One, refusal: Option<Stri
             question.asked()
         }
         Ok(None) => gone(state, admitted),
-        Err(why) => unanswered(state, admitted, why),
+        Err(why) => unanswered(state, admitted, TITLE, why),
     }
 }
 
@@ -80,11 +80,6 @@ fn gone(state: &State, admitted: &Admitted) -> Response {
     let text = "There is no such scheduled event.";
     let remedy = "It has left, was cancelled, or the link is wrong. Begin at the scheduled events.";
     said(state, admitted, StatusCode::NOT_FOUND, TITLE, text, remedy)
-}
-
-fn unanswered(state: &State, admitted: &Admitted, why: Unanswered) -> Response {
-    let Unanswered { why, remedy } = why;
-    said(state, admitted, StatusCode::SERVICE_UNAVAILABLE, TITLE, why, remedy)
 }
 
 /// Cancels it.
@@ -104,7 +99,7 @@ pub(crate) async fn cancel(
     match find(place, &one.event).await {
         Ok(Some(_)) => {}
         Ok(None) => return gone(&state, &admitted),
-        Err(why) => return unanswered(&state, &admitted, why),
+        Err(why) => return unanswered(&state, &admitted, TITLE, why),
     }
     let (schema, operator) = (place.schema().clone(), admitted.operator(&answer.note));
     let done = place.ask(|connection| {
@@ -119,6 +114,6 @@ pub(crate) async fn cancel(
             Redirect::to(&format!("{}/scheduled", state.base)).into_response()
         }
         Ok(false) => gone(&state, &admitted),
-        Err(why) => unanswered(&state, &admitted, why),
+        Err(why) => unanswered(&state, &admitted, TITLE, why),
     }
 }

@@ -11,10 +11,10 @@ use pillarbox_store::dead_letters::{Filter, LetterState};
 use serde::Deserialize;
 
 use super::letter_groups::{DISCARDED, SINCES, Which, side};
-use super::{Frame, given, html, said};
+use super::{Frame, given, html, said, unanswered};
 use crate::guard::Admitted;
 use crate::jobs::{MOST, Order, Verb};
-use crate::place::{Unanswered, in_time};
+use crate::place::in_time;
 use crate::state::State;
 use crate::words::{counted, number};
 
@@ -141,9 +141,7 @@ async fn ask(state: &State, admitted: &Admitted, wish: &Wish, status: StatusCode
     };
     let count = match count {
         Ok(count) => count,
-        Err(Unanswered { why, remedy }) => {
-            return said(state, admitted, StatusCode::SERVICE_UNAVAILABLE, title, why, remedy);
-        }
+        Err(why) => return unanswered(state, admitted, title, why),
     };
     let shown = ["do", "letter", "side", "state"];
     let page = Sure {

@@ -15,7 +15,7 @@ use serde::Deserialize;
 
 use super::change::refused;
 use super::consumers::one;
-use super::{Frame, given, html, said};
+use super::{Frame, given, html, said, unanswered};
 use crate::guard::Admitted;
 use crate::place::{Place, Unanswered, in_time};
 use crate::state::State;
@@ -132,9 +132,7 @@ async fn shown(
             html(status, &whole(frame, place, found, processes, refusal))
         }
         Ok(None) => gone(state, admitted),
-        Err(Unanswered { why, remedy }) => {
-            said(state, admitted, StatusCode::SERVICE_UNAVAILABLE, TITLE, why, remedy)
-        }
+        Err(why) => unanswered(state, admitted, TITLE, why),
     }
 }
 
@@ -242,15 +240,12 @@ pub(crate) async fn change(
         }
         Ok(Err(ControlError::Unknown { .. })) => gone(&state, &admitted),
         Ok(Err(ControlError::Database(error))) => {
-            let Unanswered { why, remedy } = Unanswered::by(&error);
-            said(&state, &admitted, StatusCode::SERVICE_UNAVAILABLE, TITLE, why, remedy)
+            unanswered(&state, &admitted, TITLE, Unanswered::by(&error))
         }
         Ok(Err(why)) => {
             shown(&state, &admitted, place, &which.consumer, Some(why.to_string())).await
         }
-        Err(Unanswered { why, remedy }) => {
-            said(&state, &admitted, StatusCode::SERVICE_UNAVAILABLE, TITLE, why, remedy)
-        }
+        Err(why) => unanswered(&state, &admitted, TITLE, why),
     }
 }
 

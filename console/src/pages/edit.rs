@@ -20,7 +20,7 @@ use serde::de::IgnoredAny;
 use super::change::refused;
 use super::letter::{PAYLOAD, Which, gone, one, read};
 use super::letter_groups::{side, side_name};
-use super::{Frame, given, html, said};
+use super::{Frame, given, html, said, unanswered};
 use crate::guard::Admitted;
 use crate::place::{Place, Unanswered, in_time};
 use crate::state::State;
@@ -120,16 +120,13 @@ pub(crate) async fn edit(
             Redirect::to(&to).into_response()
         }
         Ok(Err(EditError::Database { source, .. })) => {
-            let Unanswered { why, remedy } = Unanswered::by(&source);
-            said(&state, &admitted, StatusCode::SERVICE_UNAVAILABLE, TITLE, why, remedy)
+            unanswered(&state, &admitted, TITLE, Unanswered::by(&source))
         }
         Ok(Err(why @ EditError::Changed { .. })) => {
             said(&state, &admitted, StatusCode::CONFLICT, TITLE, why.to_string(), AGAIN)
         }
         Ok(Err(why)) => again(StatusCode::UNPROCESSABLE_ENTITY, full_text(&why)),
-        Err(Unanswered { why, remedy }) => {
-            said(&state, &admitted, StatusCode::SERVICE_UNAVAILABLE, TITLE, why, remedy)
-        }
+        Err(why) => unanswered(&state, &admitted, TITLE, why),
     }
 }
 
@@ -154,9 +151,7 @@ async fn find<'s>(
             Err(answer(StatusCode::CONFLICT, text, remedy))
         }
         Ok(None) => Err(gone(state, admitted)),
-        Err(Unanswered { why, remedy }) => {
-            Err(answer(StatusCode::SERVICE_UNAVAILABLE, why, remedy))
-        }
+        Err(why) => Err(unanswered(state, admitted, TITLE, why)),
     }
 }
 

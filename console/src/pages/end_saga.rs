@@ -13,9 +13,9 @@ use serde::Deserialize;
 use super::change::refused;
 use super::question::{Answer, Question};
 use super::sagas::instances;
-use super::{Frame, said};
+use super::{Frame, said, unanswered};
 use crate::guard::Admitted;
-use crate::place::{Place, Unanswered};
+use crate::place::{Place, Unanswered, lacks_a_right};
 use crate::state::State;
 use crate::words::Query;
 
@@ -101,7 +101,7 @@ async fn ask(state: &State, admitted: &Admitted, one: &One, refusal: Option<Stri
             question.asked()
         }
         Ok(None) => gone(state, admitted),
-        Err(why) => unanswered(state, admitted, why),
+        Err(why) => unanswered(state, admitted, TITLE, why),
     }
 }
 
@@ -118,11 +118,6 @@ fn gone(state: &State, admitted: &Admitted) -> Response {
     let text = "There is no such instance, or the link does not say what to do with it.";
     let remedy = "Begin at the sagas.";
     said(state, admitted, StatusCode::NOT_FOUND, TITLE, text, remedy)
-}
-
-fn unanswered(state: &State, admitted: &Admitted, why: Unanswered) -> Response {
-    let Unanswered { why, remedy } = why;
-    said(state, admitted, StatusCode::SERVICE_UNAVAILABLE, TITLE, why, remedy)
 }
 
 /// Ends it.
@@ -143,7 +138,7 @@ pub(crate) async fn end(
     }
     let instances = match instances(place) {
         Ok(instances) => instances,
-        Err(why) => return unanswered(&state, &admitted, why),
+        Err(why) => return unanswered(&state, &admitted, TITLE, why),
     };
     let (operator, which) = (admitted.operator(&answer.note), one.clone());
     let done = place.ask(|connection| {
@@ -159,21 +154,21 @@ pub(crate) async fn end(
             Redirect::to(&to).into_response()
         }
         Ok(Err(OperateError::NotThere { .. })) => gone(&state, &admitted),
-        Ok(Err(error @ (OperateError::Outbox(_) | OperateError::Database(_)))) => {
-            let Unanswered { why, remedy } = Unanswered::by(&error);
-            let remedy = match (end, why.contains("permission denied")) {
-                (End::Cancel, true) => {
-                    "To publish compensations, the console's role must be a writer too: grant it pillarbox_writer, or \
-                     cancel without compensations. Nothing was changed."
-                }
-                _ => remedy,
-            };
-            said(&state, &admitted, StatusCode::SERVICE_UNAVAILABLE, TITLE, why, remedy)
+        Ok(Err(OperateError::Outbox(error))) => {
+            let mut why = Unanswered::by(&error);
+            if end == End::Cancel && lacks_a_right(&error) {
+                why.remedy = "To publish compensations, the console's role must be a writer too: grant it \
+                              pillarbox_writer, or cancel without compensations. Nothing was changed.";
+            }
+            unanswered(&state, &admitted, TITLE, why)
+        }
+        Ok(Err(OperateError::Database(error))) => {
+            unanswered(&state, &admitted, TITLE, Unanswered::by(&error))
         }
         Ok(Err(why)) => {
             let remedy = "Open the instance again, and see how it stands.";
             said(&state, &admitted, StatusCode::CONFLICT, TITLE, why.to_string(), remedy)
         }
-        Err(why) => unanswered(&state, &admitted, why),
+        Err(why) => unanswered(&state, &admitted, TITLE, why),
     }
 }

@@ -10,7 +10,7 @@ use pillarbox_store::dead_letters::{Filter, LetterState, LetterView, Side};
 use serde::Deserialize;
 
 use super::letter_groups::{side, side_name};
-use super::{Frame, html, said};
+use super::{Frame, html, said, unanswered};
 use crate::guard::Admitted;
 use crate::place::{Place, Unanswered, in_time};
 use crate::state::State;
@@ -69,10 +69,7 @@ pub(crate) async fn page(
             html(StatusCode::OK, &shown(frame, place, side, letter, state.shows_payloads))
         }
         Ok(None) => gone(&state, &admitted),
-        Err(Unanswered { why, remedy }) => {
-            let status = StatusCode::SERVICE_UNAVAILABLE;
-            said(&state, &admitted, status, "One dead letter", why, remedy)
-        }
+        Err(why) => unanswered(&state, &admitted, "One dead letter", why),
     }
 }
 

@@ -11,7 +11,7 @@ use serde::Deserialize;
 
 use super::letter::lines;
 use super::sagas::instances;
-use super::{Frame, html, said};
+use super::{Frame, html, said, unanswered};
 use crate::guard::Admitted;
 use crate::place::{Place, Unanswered};
 use crate::state::State;
@@ -94,9 +94,7 @@ pub(crate) async fn page(
             let remedy = "It has ended and was removed after its retention, or the link is wrong.";
             said(&state, &admitted, StatusCode::NOT_FOUND, title, text, remedy)
         }
-        Err(Unanswered { why, remedy }) => {
-            said(&state, &admitted, StatusCode::SERVICE_UNAVAILABLE, title, why, remedy)
-        }
+        Err(why) => unanswered(&state, &admitted, title, why),
     }
 }
 

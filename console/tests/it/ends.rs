@@ -148,3 +148,40 @@ async fn viewers_and_forged_forms_end_and_cancel_nothing() {
         assert!(!page.contains("/sure?"), "without accounts: {page}");
     }
 }
+
+/// A server speaks its own language, so only the code of its refusal tells what is missing.
+#[tokio::test(flavor = "multi_thread")]
+async fn what_the_database_refuses_is_said_with_what_to_do() {
+    let shop = shop().await;
+    let served = shop.with_accounts(false).await;
+    let cookie = log_in(&served, ANNA).await;
+    let event = r#"[{"id": "0198f3a0-0000-7000-8000-000000000001", "type": "t", "topic": "t", "key": null, "headers": {}, "payload": ""}]"#;
+    sqlx::query("update pillarbox.saga set compensations = $1::json")
+        .bind(event)
+        .execute(shop.pool())
+        .await
+        .unwrap();
+    let sure = of_an_instance(&served, &cookie, "cancel").await;
+    let sure = served.get_as(&cookie, &sure).await.text;
+    let (to, token) = (link(&sure, "/sagas/end?"), form_token(&sure));
+    let form = [("form_token", &*token), ("choice", ""), ("note", "by hand")];
+    for (table, code, remedy) in [
+        ("outbox", "42501", "grant it pillarbox_writer"),
+        ("outbox", "57014", "took too long"),
+        ("saga_history", "42501", "print-grants"),
+        ("saga_history", "42P01", "pillarbox migrate"),
+    ] {
+        shop.run(&format!(
+            "create or replace function public.refuses() returns trigger language plpgsql as \
+             $$ begin raise 'keine Berechtigung' using errcode = '{code}'; end $$; \
+             create or replace trigger refuses before insert on pillarbox.{table} \
+             for each row execute function public.refuses()"
+        ))
+        .await;
+        let answer = served.post(&cookie, &to, &form).await;
+        assert_eq!(answer.status, StatusCode::SERVICE_UNAVAILABLE, "{}", answer.text);
+        assert!(answer.text.contains(remedy), "{table}, {code}: {}", answer.text);
+        shop.run(&format!("drop trigger refuses on pillarbox.{table}")).await;
+    }
+    assert_eq!(count(&shop, OPEN).await, 3);
+}
